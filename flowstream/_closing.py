@@ -1,0 +1,63 @@
+"""How a stream ends: one closed set of reasons, one report.
+
+The reason is the same word on the wire, in the log and as a metric's label, so that a
+question asked of one can be answered from another.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class CloseReason(enum.StrEnum):
+    """Why a stream ended. The first cause wins; what follows from it changes nothing."""
+
+    COMPLETED = "completed"
+    """The source ended and the last byte was handed to the server."""
+    CLIENT_DISCONNECTED = "client_disconnected"
+    """The client went away: it closed, reset or half-closed its connection."""
+    SLOW_CONSUMER = "slow_consumer"
+    """The policy gave the client up: `Disconnect`, or `Block` past its timeout."""
+    STALLED = "stalled"
+    """One write made no progress for `Limits.stall_timeout` seconds."""
+    MAX_DURATION = "max_duration"
+    """The stream was open for `Limits.max_duration` seconds."""
+    MAX_BYTES = "max_bytes"
+    """The next event would have passed `Limits.max_bytes`."""
+    RATE_LIMITED = "rate_limited"
+    """The client went over a rate it was granted."""
+    REFUSED = "refused"
+    """The source was never opened: a HEAD, or a reconnect that gets a 204."""
+    CANCELLED = "cancelled"
+    """Something around the stream cancelled it, without saying why."""
+    STOPPED = "stopped"
+    """The app ended it, for good."""
+    SHUTDOWN = "shutdown"
+    """The server is going down; the client may come back."""
+    ERROR = "error"
+    """The producer failed, or made an item that cannot be encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReport:
+    """What one stream did, given once to `on_close` when it is over."""
+
+    reason: CloseReason
+    """Why it ended."""
+    items: int
+    """Events handed to the server; flowstream's own (gap, end, ...) not counted."""
+    bytes: int
+    """Body bytes handed to the server, flowstream's own included."""
+    dropped: int
+    """Events that the policy dropped, plus those left in the buffer at the end."""
+    gaps: int
+    """Runs of dropped events that were met by the writer; in band where the format can."""
+    duration: float
+    """Seconds from the call of the response to its end."""
+    first_byte: float | None
+    """Seconds from the call to the first *item* handed over; None if there was none."""
+    longest_wait: float
+    """Seconds of the longest single wait of the writer in the server's `send`."""
+    error: BaseException | None = None
+    """The producer's exception when the reason is `error`; never sent to the client."""

@@ -1,0 +1,129 @@
+"""The interfaces that flowstream calls and that an app may implement for itself.
+
+Each is a handful of methods without `await`: they are given values, return values, and
+are called from the event loop, so they must not block.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import math
+from typing import Any
+
+__all__ = ["Encoder", "Judge", "Policy", "Verdict"]
+
+
+class Encoder(abc.ABC):
+    """Turns events into bytes of one wire format.
+
+    An encoder is a value that may be shared by any number of streams; what it remembers
+    of one stream lives in the object that `start` returns. `encode` is called in the
+    producer's task and in the order of production; the other methods by the writer.
+    """
+
+    media_type: str = "application/octet-stream"
+    """The value of ``Content-Type``."""
+
+    in_band: bool = False
+    """Whether the format can carry flowstream's own events (gap, failed, end, ...).
+
+    Where it is false a stream that ends early is cut without its final chunk, so that half
+    of it never looks whole.
+    """
+
+    automatic_ids: bool = False
+    """Whether events without an id are given one (``epoch.seq``)."""
+
+    def start(self) -> Encoder:
+        """Return the encoder for one stream; itself, where nothing is remembered."""
+        return self
+
+    @abc.abstractmethod
+    def encode(
+        self,
+        data: Any,
+        *,
+        id: str | None = None,
+        type: str | None = None,
+        key: object = None,
+        retry: int | None = None,
+    ) -> bytes:
+        """Return the bytes of one event, complete in themselves.
+
+        Raises:
+            TypeError, ValueError: the format cannot carry this; the stream then fails
+                with `flowstream.EncodingError`, which names the item's type.
+        """
+
+    def opening(self, retry: int | None) -> bytes:
+        """Return what is sent at once when the stream opens, before there is an item."""
+        return b""
+
+    def header(self) -> bytes:
+        """Return what goes in front of the first item, or stands alone if there is none."""
+        return b""
+
+    def heartbeat(self) -> bytes:
+        """Return bytes that keep a connection alive and mean nothing."""
+        return b""
+
+    def control(
+        self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
+    ) -> bytes:
+        """Return one of flowstream's own events; called only where `in_band` is true."""
+        return b""
+
+
+class Verdict(enum.Enum):
+    """What is to happen to an item that arrives at a full buffer."""
+
+    WAIT = "wait"
+    """The producer waits for room, for `Policy.patience` seconds at the most."""
+    EVICT_OLDEST = "evict_oldest"
+    """The oldest droppable items go until the arriving one fits."""
+    EVICT_NEWEST = "evict_newest"
+    """The newest droppable items go until the arriving one fits."""
+    REPLACE_NEWEST = "replace_newest"
+    """The newest droppable item goes, whether there is room or not, and the arriving one
+    takes its place at the end."""
+    DROP_ARRIVING = "drop_arriving"
+    """The arriving item goes. (An essential one evicts the newest droppable instead.)"""
+    DISCONNECT = "disconnect"
+    """The client goes, with reason `slow_consumer`."""
+
+
+class Judge(abc.ABC):
+    """A policy at work on one client's buffer."""
+
+    behind: bool = False
+    """While true, `arrive` is asked about every arrival, not only at a full buffer."""
+
+    @abc.abstractmethod
+    def arrive(self, now: float) -> Verdict:
+        """Decide on one arrival. `now` is the time of the clock the stream runs on."""
+
+    def drained(self, level: float) -> None:
+        """Hear how full the buffer is, from 0 to 1, after the writer took from it."""
+        return None
+
+
+class Policy(abc.ABC):
+    """What happens when a client's buffer is full.
+
+    A policy is a value that may be shared by any number of streams. To make one's own,
+    derive from this class and return a `Judge` from `start`; nothing else is needed.
+    """
+
+    patience: float = math.inf
+    """Seconds that a producer waits under `Verdict.WAIT` before the client is given up."""
+
+    max_age: float | None = None
+    """Seconds after which a queued item is dropped instead of written; None for never."""
+
+    keyed: bool = False
+    """Whether an arriving item takes the place of the queued one with the same key."""
+
+    @abc.abstractmethod
+    def start(self) -> Judge:
+        """Return the judge for one client's buffer."""

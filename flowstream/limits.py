@@ -1,0 +1,100 @@
+"""Bounds: how much a buffer may hold, how long and how much a stream may be.
+
+Small frozen values, checked when they are made, so that a bad one is found where it was
+written and not in the first stream that uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+def positive(name: str, value: float, *, unit: str) -> None:
+    """Raise unless `value` is a number above 0.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is 0, negative or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of {unit}, not {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 {unit}, not {value!r}")
+
+
+def whole(name: str, value: int, *, unit: str) -> None:
+    """Raise unless `value` is a whole number of 1 or more.
+
+    Raises:
+        TypeError: if it is no `int`.
+        ValueError: if it is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int ({unit}), not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1 ({unit}), not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """The bounds of one client's buffer; it is full when either is reached.
+
+    Raises:
+        TypeError, ValueError: if a bound is not an `int` of 1 or more, or `warn_at` not a
+            fraction above 0 and up to 1.
+    """
+
+    items: int = 256
+    """Items held at the most. 256 is four turns of the scheduler for a flooding producer."""
+    bytes: int = 1 << 20
+    """Bytes held at the most, after encoding. One larger item is admitted alone."""
+    warn_at: float | None = None
+    """Send a ``warning`` event when the buffer is fuller than this fraction (0.75, say);
+    None, the default, for never. It is sent again only after the buffer was half empty."""
+
+    def __post_init__(self) -> None:
+        whole("buffer items", self.items, unit="items")
+        whole("buffer bytes", self.bytes, unit="bytes")
+        if self.warn_at is not None:
+            positive("warn_at", self.warn_at, unit="parts of the buffer")
+            if self.warn_at > 1:
+                raise ValueError(f"warn_at must be at most 1, the full buffer, not {self.warn_at}")
+
+    @classmethod
+    def of(cls, value: int | Buffer) -> Buffer:
+        """Return `value` if it is a `Buffer`, else one of that many items."""
+        if isinstance(value, Buffer):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"buffer must be an int (items) or a Buffer, not {type(value).__name__}")
+        return cls(items=value)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long and how much one stream may be.
+
+    Raises:
+        TypeError, ValueError: if a limit is not a number above 0.
+    """
+
+    max_duration: float | None = None
+    """Seconds from the call of the response; then ``reconnect`` and a clean end."""
+    max_bytes: int | None = None
+    """Body bytes; the event that would pass it is not sent, the stream fails."""
+    stall_timeout: float = 30.0
+    """Seconds that one write may make no progress. 30 s outlives a lost Wi-Fi hand-over
+    and is what nginx's ``send_timeout`` (60 s) and Centrifugo's write timeout (1 s) frame."""
+    cleanup_timeout: float = 5.0
+    """Seconds that a cancelled producer's cleanup may take, shielded from cancellation."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_duration", "stall_timeout", "cleanup_timeout"):
+            value = getattr(self, name)
+            if value is not None:
+                positive(name, value, unit="seconds")
+        if self.cleanup_timeout == math.inf:
+            raise ValueError("cleanup_timeout must be finite: a cleanup that hangs would never end")
+        if self.max_bytes is not None:
+            whole("max_bytes", self.max_bytes, unit="bytes")
