@@ -1,0 +1,163 @@
+"""SSEDecoder: an event stream, read as a browser reads it.
+
+WHATWG HTML § 9.2.5 and § 9.2.6. What is easily got wrong:
+
+* A CR at the end of a chunk ends its line at once: to wait for a possible LF would hold the
+  event back until the next one. The LF is skipped if it comes.
+* Only CR, LF and CRLF end a line. `str.splitlines` also splits at U+2028, U+0085 and more,
+  and clients built on it tear events apart that have one in their text.
+* ``id`` outlives its event; it becomes the last event id at the blank line, also when there
+  was no data and so no event; and it is ignored if it has a NUL in it.
+* What follows the last blank line is not an event: a cut connection must not deliver half.
+
+Parts of an unfinished line are kept in a list and joined once, so that a long line in many
+small chunks costs no more than one in a large chunk.
+"""
+
+from __future__ import annotations
+
+import codecs
+
+import msgspec
+
+from flowstream._errors import DecodingError
+
+__all__ = ["SSEDecoder", "ServerSentEvent"]
+
+_MAX_RETRY_DIGITS = 18
+"""More would be longer than the age of the universe, and `int` takes quadratic time."""
+
+
+class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
+    """One event as EventSource would dispatch it.
+
+    A Struct, because a frozen dataclass takes many times as long to make, and a load test
+    makes one for each of millions of events.
+    """
+
+    type: str
+    """The event's name; ``"message"`` if it was not given any."""
+
+    data: str
+    """The ``data:`` lines, joined by LF."""
+
+    id: str
+    """The last event id at the time: the event's own, or that of an earlier one, or ``""``."""
+
+
+class SSEDecoder:
+    """An incremental parser of ``text/event-stream``.
+
+    There is nothing to call at the end of the stream: what is unfinished then is discarded,
+    as the standard says.
+
+    Args:
+        max_event: how many characters an unfinished event may occupy: its data so far and
+            the line that is being read.
+
+    Raises:
+        ValueError: if `max_event` is less than 1.
+    """
+
+    last_event_id: str
+    """What a client would send as ``Last-Event-ID``; ``""`` until there is one."""
+
+    retry: int | None
+    """The reconnection time that the server last asked for, in milliseconds; None if never."""
+
+    comments: int
+    """How many comments came, heartbeats among them."""
+
+    def __init__(self, *, max_event: int = 1 << 20) -> None:
+        if max_event < 1:
+            raise ValueError(f"max_event must be 1 or more characters, not {max_event}")
+        self.last_event_id = ""
+        self.retry = None
+        self.comments = 0
+        self._max_event = max_event
+        # Errors are replaced by U+FFFD, one for each maximal part of a sequence, which is
+        # what the Encoding Standard asks for and Python does.
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._at_start = True
+        self._after_cr = False
+        self._broken = False
+        self._line: list[str] = []  # the parts of the unfinished line
+        self._line_size = 0
+        self._data: list[str] = []  # the event's data lines
+        self._data_size = 0
+        self._type = ""
+        self._id = ""
+
+    def feed(self, data: bytes) -> list[ServerSentEvent]:
+        """Return the events that `data` completes, in order.
+
+        Raises:
+            DecodingError: if an event is larger than `max_event`. Nothing can be decoded
+                after that: each further call raises it, too.
+        """
+        if self._broken:
+            raise self._too_large()
+        events: list[ServerSentEvent] = []
+        lines = self._text(data).split("\n")
+        rest = lines.pop()
+        if lines and self._line:
+            lines[0] = "".join(self._line) + lines[0]
+            self._line.clear()
+            self._line_size = 0
+        for line in lines:
+            if not line:
+                self._dispatch(events)
+                continue
+            if self._data_size + len(line) > self._max_event:
+                raise self._too_large()
+            name, _, value = line.partition(":")
+            if value.startswith(" "):
+                value = value[1:]
+            if name == "data":
+                self._data.append(value)
+                self._data_size += len(value) + 1
+            elif name == "id":
+                if "\0" not in value:
+                    self._id = value
+            elif name == "event":
+                self._type = value
+            elif name == "retry":
+                # isdigit() alone is true for the digits of every script.
+                if value.isascii() and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
+                    self.retry = int(value)
+            elif not name:
+                self.comments += 1
+        if rest:
+            self._line.append(rest)
+            self._line_size += len(rest)
+            if self._data_size + self._line_size > self._max_event:
+                raise self._too_large()
+        return events
+
+    def _text(self, data: bytes) -> str:
+        """Return the characters that `data` completes, with LF as the only end of line."""
+        text = self._decode(data)
+        if not text:
+            return text
+        if self._at_start:
+            self._at_start = False
+            text = text.removeprefix("\ufeff")
+        if self._after_cr or "\r" in text:
+            if self._after_cr:
+                text = text.removeprefix("\n")
+            self._after_cr = text.endswith("\r")
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        return text
+
+    def _dispatch(self, events: list[ServerSentEvent]) -> None:
+        self.last_event_id = self._id
+        if self._data:
+            data = self._data[0] if len(self._data) == 1 else "\n".join(self._data)
+            events.append(ServerSentEvent(self._type or "message", data, self._id))
+            self._data.clear()
+            self._data_size = 0
+        self._type = ""
+
+    def _too_large(self) -> DecodingError:
+        self._broken = True
+        return DecodingError(f"an event is larger than {self._max_event} characters")

@@ -1,0 +1,97 @@
+"""The names of flowstream's own events, and how an app gives them others.
+
+The set is closed, so that a client can be written against it once. The names are plain
+words that an app may already use for events of its own; hence the renaming, which every
+format that carries control events offers in the same way. Two controls under one name
+could not be told apart by a client, so that is refused, also when one of them keeps its
+default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flowstream._event import check_field
+from flowstream.abc import Encoder
+
+__all__ = ["CONTROL_NAMES", "ControlEncoder", "wire_names"]
+
+CONTROL_NAMES: frozenset[str] = frozenset(
+    {"gap", "snapshot", "warning", "failed", "end", "reconnect"}
+)
+"""Every event that flowstream itself may put into a stream, by its default name."""
+
+
+def wire_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Return what each control event is called on the wire, given an app's renamings.
+
+    Args:
+        names: default name to new name, for those that are to be renamed.
+
+    Raises:
+        TypeError: if a new name is not a `str`.
+        ValueError: if a key is not in `CONTROL_NAMES`; if a new name is empty (SSE would
+            take it for ``message``) or has CR, LF or NUL in it; or if two controls would
+            bear the same name.
+    """
+    unknown = sorted(set(names) - CONTROL_NAMES)
+    if unknown:
+        raise ValueError(
+            f"no control event is named {', '.join(map(repr, unknown))}; "
+            f"known are {', '.join(sorted(CONTROL_NAMES))}"
+        )
+    wire: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for control in sorted(CONTROL_NAMES):
+        name = check_field(f"the name for {control!r}", names.get(control, control))
+        if not name:
+            raise ValueError(f"the name for {control!r} must not be empty")
+        if name in taken:
+            raise ValueError(f"{taken[name]!r} and {control!r} would both be named {name!r}")
+        taken[name] = control
+        wire[control] = name
+    return wire
+
+
+class ControlEncoder(Encoder):
+    """An encoder whose format carries control events, under names that an app may change.
+
+    Equal to, and of the same hash as, any other of its class with the same names: a topic
+    keeps one encoding of an event per distinct encoder.
+
+    Args:
+        names: control events to rename, e.g. ``{"gap": "lost"}``.
+
+    Raises:
+        TypeError, ValueError: as `wire_names` does.
+    """
+
+    in_band = True
+
+    def __init__(self, *, names: Mapping[str, str] = {}) -> None:
+        self._wire_names = wire_names(names)
+        # Once, because a topic looks encodings up by encoder for every event.
+        self._hash = hash((type(self), *sorted(self._wire_names.items())))
+
+    def wire_name(self, control: str) -> str:
+        """Return what the control event `control` is called in this stream.
+
+        Raises:
+            ValueError: if `control` is not in `CONTROL_NAMES`.
+        """
+        try:
+            return self._wire_names[control]
+        except KeyError:
+            raise ValueError(f"no control event is named {control!r}") from None
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._wire_names == other._wire_names
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        renamed = {old: new for old, new in self._wire_names.items() if old != new}
+        return f"{type(self).__name__}({f'names={renamed}' if renamed else ''})"

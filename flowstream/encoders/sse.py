@@ -1,0 +1,119 @@
+"""SSE: server-sent events, the format of the browser's EventSource.
+
+WHATWG HTML § 9.2 to the letter. Three of its rules shape this file:
+
+* § 9.2.5: a line ends at CR, LF or CRLF, whichever comes. Data with any of them in it
+  becomes several ``data:`` lines, and reaches the client with each turned into LF. (U+2028
+  and the other ends of line that `str.splitlines` knows are ordinary characters here.)
+* § 9.2.6: an event is dispatched only if it has a ``data:`` line; the line may be empty. So
+  one is always written, and the empty string is delivered as an empty string.
+* § 9.2.6: one space after the colon is dropped by the parser. So one is always written, and
+  data that begins with a space of its own keeps it.
+
+Everything is put together as text and encoded once at the end, JSON included: a search for
+a line break costs 20 ns in a `str` and 100 ns in `bytes`, more than the round trip.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from flowstream._event import check_field, check_retry
+from flowstream.encoders._controls import ControlEncoder
+
+__all__ = ["SSE"]
+
+_to_json = msgspec.json.Encoder().encode
+
+
+class SSE(ControlEncoder):
+    """Server-sent events (``text/event-stream``).
+
+    A `str` is sent as it is and anything else as JSON by msgspec, which knows dataclasses,
+    `msgspec.Struct`, dates, UUIDs, enums and decimals; bytes become base64, and NaN and the
+    infinities ``null``. An event's type is its ``event:`` field; its key is not sent.
+
+    Args:
+        names: control events to rename, e.g. ``{"gap": "lost"}``.
+
+    Raises:
+        TypeError, ValueError: if `names` has an unknown key, an unusable name, or the same
+            name twice.
+    """
+
+    media_type = "text/event-stream; charset=utf-8"
+    automatic_ids = True
+
+    def encode(
+        self,
+        data: Any,
+        *,
+        id: str | None = None,
+        type: str | None = None,
+        key: object = None,
+        retry: int | None = None,
+    ) -> bytes:
+        """Return the bytes of one event, with the blank line that dispatches it.
+
+        Raises:
+            TypeError: if msgspec cannot write `data` as JSON; if `id` or `type` is not a
+                `str`, or `retry` not an `int`.
+            ValueError: if `id` or `type` has CR, LF or NUL in it, `retry` is negative, or a
+                text has a lone surrogate in it (then it is a `UnicodeEncodeError`).
+        """
+        if data.__class__ is str:
+            text = data
+        elif isinstance(data, str):
+            # The characters themselves: format() of an enum member is "Colour.RED".
+            text = str.__str__(data)
+        else:
+            text = _to_json(data).decode()
+        # JSON by msgspec is one line, but for msgspec.Raw, which it copies. A break in there
+        # is white space between two tokens, so it may be split just as well.
+        if "\n" in text or "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\ndata: ")
+        # isprintable() is false for CR, LF and NUL: one call of 35 ns passes every usual id.
+        if id is not None and not (id.__class__ is str and id.isprintable()):
+            id = str.__str__(check_field("id", id))
+        if type is None and retry is None:
+            if id is None:
+                return f"data: {text}\n\n".encode()
+            return f"id: {id}\ndata: {text}\n\n".encode()
+        head = ""
+        if type is not None:
+            head = f"event: {str.__str__(check_field('type', type))}\n"
+        if id is not None:
+            head += f"id: {id}\n"
+        if retry is not None:
+            head += f"retry: {check_retry(retry)}\n"
+        return f"{head}data: {text}\n\n".encode()
+
+    def opening(self, retry: int | None) -> bytes:
+        """Return a comment that shows client and proxies that the stream is open.
+
+        Args:
+            retry: milliseconds the browser is to wait before it reconnects; None leaves it
+                at its own default, three seconds in most.
+        """
+        if retry is None:
+            return b": connected\n\n"
+        return f": connected\nretry: {check_retry(retry)}\n\n".encode()
+
+    def heartbeat(self) -> bytes:
+        """Return an empty comment; § 9.2.7 recommends one every 15 seconds or so."""
+        return b":\n\n"
+
+    def control(
+        self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
+    ) -> bytes:
+        """Return the control event `name`, under the name that the app gave it.
+
+        The body goes the way of any data: an app's snapshot that is a `str` as it is, the
+        bodies of flowstream's own making, all mappings, as JSON.
+
+        Raises:
+            ValueError: if `name` is not one of the control events.
+        """
+        return self.encode(body, id=id, type=self.wire_name(name), retry=retry)
