@@ -25,7 +25,8 @@ from flowstream._errors import DecodingError
 __all__ = ["SSEDecoder", "ServerSentEvent"]
 
 _MAX_RETRY_DIGITS = 18
-"""More would be longer than the age of the universe, and `int` takes quadratic time."""
+"""More is ignored, as what is no number is: it would be thirty million years and longer, and
+`int` refuses thousands of digits with an error."""
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):

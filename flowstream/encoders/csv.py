@@ -223,7 +223,7 @@ def _as_mapping(row: Any) -> Mapping[Any, Any] | None:
         return row
     if isinstance(row, msgspec.Struct):
         return msgspec.structs.asdict(row)
-    if dataclasses.is_dataclass(row) and not isinstance(row, type):
+    if dataclasses.is_dataclass(type(row)):
         return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
     # After the two above, either of which may have a field that is called "keys".
     return dict(row) if hasattr(row, "keys") else None
