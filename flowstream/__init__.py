@@ -1,3 +1,71 @@
-"""flowstream: backpressure-aware streaming over HTTP, on Trio."""
+"""flowstream: backpressure-aware streaming over HTTP, on Trio.
+
+Hand `sse`, `ndjson`, `csv` or `raw` a producer; return what they give from a view.
+"""
+
+from flowstream._buffer import BufferStatistics
+from flowstream._closing import CloseReason, StreamReport
+from flowstream._errors import (
+    DecodingError,
+    EncodingError,
+    FlowstreamError,
+    MissingExtraError,
+    PublicError,
+    SourceError,
+    StreamUsedError,
+)
+from flowstream._event import Event
+from flowstream._outlet import Outlet
+from flowstream.asgi._stream import StreamStatistics
+from flowstream.asgi.receive import SharedReceive
+from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
+from flowstream.encoders import CSV, NDJSON, SSE, Raw
+from flowstream.limits import Buffer, Limits
+from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample
+from flowstream.server import serve
 
 __version__ = "0.1.0"
+
+__all__ = [
+    # make a streaming response
+    "stream",
+    "sse",
+    "ndjson",
+    "csv",
+    "raw",
+    "StreamResponse",
+    # what producers use
+    "Event",
+    "Outlet",
+    "SharedReceive",
+    "PublicError",
+    # slow consumers
+    "Block",
+    "DropOldest",
+    "DropNewest",
+    "Sample",
+    "Conflate",
+    "Disconnect",
+    # bounds
+    "Buffer",
+    "Limits",
+    # formats
+    "SSE",
+    "NDJSON",
+    "CSV",
+    "Raw",
+    # how a stream ended, and how it is doing
+    "CloseReason",
+    "StreamReport",
+    "StreamStatistics",
+    "BufferStatistics",
+    # serve
+    "serve",
+    # errors
+    "FlowstreamError",
+    "SourceError",
+    "EncodingError",
+    "DecodingError",
+    "StreamUsedError",
+    "MissingExtraError",
+]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import enum
-import math
 from typing import Any
 
 __all__ = ["Encoder", "Judge", "Policy", "Verdict"]
@@ -79,16 +78,16 @@ class Verdict(enum.Enum):
     """What is to happen to an item that arrives at a full buffer."""
 
     WAIT = "wait"
-    """The producer waits for room, for `Policy.patience` seconds at the most."""
+    """The producer waits for room, for `Policy.timeout` seconds at the most."""
     EVICT_OLDEST = "evict_oldest"
     """The oldest droppable items go until the arriving one fits."""
     EVICT_NEWEST = "evict_newest"
     """The newest droppable items go until the arriving one fits."""
     REPLACE_NEWEST = "replace_newest"
-    """The newest droppable item goes, whether there is room or not, and the arriving one
-    takes its place at the end."""
+    """The newest droppable item goes, if there is one, whether there is room or not; then
+    the oldest ones until the arriving item fits."""
     DROP_ARRIVING = "drop_arriving"
-    """The arriving item goes. (An essential one evicts the newest droppable instead.)"""
+    """The arriving item goes."""
     DISCONNECT = "disconnect"
     """The client goes, with reason `slow_consumer`."""
 
@@ -100,8 +99,15 @@ class Judge(abc.ABC):
     """While true, `arrive` is asked about every arrival, not only at a full buffer."""
 
     @abc.abstractmethod
-    def arrive(self, now: float) -> Verdict:
-        """Decide on one arrival. `now` is the time of the clock the stream runs on."""
+    def arrive(self, now: float, essential: bool) -> Verdict:
+        """Decide on one arrival.
+
+        Args:
+            now: seconds on the clock that the stream runs on.
+            essential: the item may not be dropped. A verdict that would drop it, or that
+                finds nothing droppable to evict, makes the producer wait instead. It is
+                asked about only when it does not fit.
+        """
 
     def drained(self, level: float) -> None:
         """Hear how full the buffer is, from 0 to 1, after the writer took from it."""
@@ -115,8 +121,9 @@ class Policy(abc.ABC):
     derive from this class and return a `Judge` from `start`; nothing else is needed.
     """
 
-    patience: float = math.inf
-    """Seconds that a producer waits under `Verdict.WAIT` before the client is given up."""
+    timeout: float | None = None
+    """Seconds that a producer waits under `Verdict.WAIT` before the client is given up;
+    None for as long as the client lives."""
 
     max_age: float | None = None
     """Seconds after which a queued item is dropped instead of written; None for never."""

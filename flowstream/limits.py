@@ -84,8 +84,8 @@ class Limits:
     max_bytes: int | None = None
     """Body bytes; the event that would pass it is not sent, the stream fails."""
     stall_timeout: float = 30.0
-    """Seconds that one write may make no progress. 30 s outlives a lost Wi-Fi hand-over
-    and is what nginx's ``send_timeout`` (60 s) and Centrifugo's write timeout (1 s) frame."""
+    """Seconds that one write may make no progress. 30 s outlives a Wi-Fi hand-over; nginx's
+    ``send_timeout``, which guards the same thing, is 60 s by default."""
     cleanup_timeout: float = 5.0
     """Seconds that a cancelled producer's cleanup may take, shielded from cancellation."""
 

@@ -64,6 +64,11 @@ HeaderPairs = Iterable[tuple[str | bytes, str | bytes]]
 # Hypercorn's `max_app_queue_size`: so many messages of a request's body wait for the app.
 _INBOX_SIZE = 10
 _NO_BODY = frozenset({204, 304})
+_LIFESPAN_ANSWERS = {
+    f"lifespan.{phase}.{outcome}": phase
+    for phase in ("startup", "shutdown")
+    for outcome in ("complete", "failed")
+}
 
 
 class EndOfBody(EOFError):  # noqa: N818 - an ending, not a fault: like trio.EndOfChannel
@@ -141,6 +146,25 @@ class CollectedResponse:
     """Whether its final chunk came. A body without one was cut, on purpose or not."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A checked ``http.response.start``."""
+
+    status: int
+    headers: Headers
+
+
+class _Chunk:
+    """A checked ``http.response.body`` on its way to the client."""
+
+    __slots__ = ("delivered", "final", "rest")
+
+    def __init__(self, data: bytes, *, final: bool) -> None:
+        self.rest = memoryview(data)
+        self.final = final
+        self.delivered = False
+
+
 class _Contract:
     """The ASGI rules of one response: messages in, checked values out, no `await`.
 
@@ -154,8 +178,8 @@ class _Contract:
         self._promised: int | None = None
         self._sent = 0
 
-    def accept(self, message: Any) -> tuple[int, Headers] | tuple[bytes, bool]:
-        """Return (status, headers) for a start, (bytes, whether more follows) for a body."""
+    def accept(self, message: Any) -> _Head | _Chunk:
+        """Return what the message says, or raise `AssertionError` if it must not be sent."""
         if not isinstance(message, MutableMapping):
             raise AssertionError(f"an ASGI message is a dict, not {type(message).__name__}")
         kind = message.get("type")
@@ -165,40 +189,39 @@ class _Contract:
             return self._body(message)
         raise AssertionError(f"the app sent {kind!r} {self._state}")
 
-    def _start(self, message: Mapping[str, Any]) -> tuple[int, Headers]:
+    def _start(self, message: Mapping[str, Any]) -> _Head:
         status = message.get("status")
         if type(status) is not int or not 200 <= status <= 999:
             raise AssertionError(f"status must be an int from 200 to 999, not {status!r}")
-        raw = [_checked_header(pair) for pair in message.get("headers", ())]
-        headers = Headers(raw)
+        headers = Headers(_checked_header(pair) for pair in message.get("headers", ()))
         self._bodiless = self._method == "HEAD" or status in _NO_BODY
         length = headers.get("content-length")
-        if length is not None:
+        if length is not None and not self._bodiless:
             if not (length.isascii() and length.isdigit()):
                 raise AssertionError(f"content-length must be one whole number, not {length!r}")
             self._promised = int(length)
         self._state = "within the body"
-        return status, headers
+        return _Head(status, headers)
 
-    def _body(self, message: Mapping[str, Any]) -> tuple[bytes, bool]:
+    def _body(self, message: Mapping[str, Any]) -> _Chunk:
         data, more = message.get("body", b""), message.get("more_body", False)
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise AssertionError(f"body must be bytes, not {type(data).__name__}")
         if not isinstance(more, bool):
             raise AssertionError(f"more_body must be a bool, not {type(more).__name__}")
-        if not more:
-            self._state = "after the final chunk"
-        if self._bodiless:
-            return b"", more  # as servers do: the app may send a body, nobody gets it
-        data = bytes(data)  # a copy: the app may use its bytearray again
+        # As servers do: to a HEAD an app may send a body, nobody gets it. And a copy, since
+        # the app may use its bytearray again.
+        data = b"" if self._bodiless else bytes(data)
         self._sent += len(data)
         if self._promised is not None and (
-            self._sent > self._promised or (not more and self._sent < self._promised)
+            self._sent > self._promised or (self._sent < self._promised and not more)
         ):
             raise AssertionError(
                 f"the app sent {self._sent} bytes, its content-length says {self._promised}"
             )
-        return data, more
+        if not more:
+            self._state = "after the final chunk"
+        return _Chunk(data, final=not more)
 
 
 def _checked_header(pair: Any) -> tuple[bytes, bytes]:
@@ -213,18 +236,6 @@ def _checked_header(pair: Any) -> tuple[bytes, bytes]:
     if any(char in name + value for char in b"\r\n\0"):
         raise AssertionError(f"a header must not contain CR, LF or NUL: {pair!r}")
     return name, value
-
-
-class _Chunk:
-    """One body message on its way to the client."""
-
-    __slots__ = ("done", "final", "rest", "size")
-
-    def __init__(self, data: bytes, *, final: bool) -> None:
-        self.rest = memoryview(data)
-        self.size = len(data)
-        self.final = final
-        self.done = False
 
 
 class StreamClient:
@@ -475,7 +486,7 @@ class StreamClient:
             # A reader's demand is a floor under the window, not added to it: what is
             # granted already is used first.
             n = int(min(len(chunk.rest), max(self._window, self._demand)))
-            if n < len(chunk.rest) and n == 0:
+            if chunk.rest and not n:
                 break
             self._received += chunk.rest[:n]
             chunk.rest = chunk.rest[n:]
@@ -484,7 +495,7 @@ class StreamClient:
             moved = True
             if not chunk.rest:
                 self._pending.popleft()
-                chunk.done = True
+                chunk.delivered = True
                 self._sends += 1
                 if chunk.final:
                     self._complete = self._over = True
@@ -554,34 +565,35 @@ class StreamClient:
     async def _send(self, message: Any) -> None:
         await trio.lowlevel.checkpoint()
         try:
-            first, second = self._contract.accept(message)
+            part = self._contract.accept(message)
         except AssertionError as fault:
             self._fault = self._fault or fault  # kept, for an app that swallows it
             raise
-        if isinstance(second, Headers):
-            assert isinstance(first, int)
+        if isinstance(part, _Head):
             if not self._closed:
-                self.status, self.headers = first, second
+                self.status, self.headers = part.status, part.headers
                 self._moved.unpark_all()
-            return
-        assert isinstance(first, bytes)
-        self._largest = max(self._largest, len(first))
+        else:
+            await self._deliver(part)
+
+    async def _deliver(self, chunk: _Chunk) -> None:
+        self._largest = max(self._largest, len(chunk.rest))
         if self._closed:
-            self._swallowed += len(first)
+            self._swallowed += len(chunk.rest)
             return
-        chunk = _Chunk(first, final=not second)
         self._pending.append(chunk)
         self._pump()
+        if chunk.delivered:
+            return
+        self._moved.unpark_all()  # for `wait_blocked`
         try:
             with trio.CancelScope(shield=self._stuck_sends):
-                if not (chunk.done or self._closed):
-                    self._moved.unpark_all()  # for `wait_blocked`
-                while not (chunk.done or self._closed):
+                while not (chunk.delivered or self._closed):
                     await self._moved.park()
         except trio.Cancelled:
             # The bytes that were not delivered leave a hole that nothing can fill. A server
             # has to close such a connection, or the client would take a mangled body for whole.
-            if not chunk.done:
+            if not chunk.delivered:
                 self._close()
             raise
 
@@ -721,35 +733,46 @@ class _Lifespan:
     """The server's side of the lifespan protocol."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, str | None] = {}  # phase -> None if complete, else why not
-        self.finished = False
+        self._answers: dict[str, Mapping[str, Any]] = {}  # by phase
+        self._returned = False
         self._to_app, self._in_app = trio.open_memory_channel[dict[str, Any]](1)
         self._moved = trio.lowlevel.ParkingLot()
 
     async def serve(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         await app(scope, self._in_app.receive, self._send)
-        self.finished = True
+        self._returned = True
         self._moved.unpark_all()
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         await trio.lowlevel.checkpoint()
-        _, phase, outcome = message["type"].split(".")
-        if phase in self.answers:
-            raise AssertionError(f"the app answered the lifespan's {phase} a second time")
-        self.answers[phase] = message.get("message", "") if outcome == "failed" else None
+        kind = message["type"]
+        phase = _LIFESPAN_ANSWERS.get(kind)
+        if phase is None:
+            raise AssertionError(f"the app sent {kind!r} in its lifespan")
+        if phase in self._answers:
+            raise AssertionError(f"the app answered the {phase} a second time, by {kind!r}")
+        self._answers[phase] = message
         self._moved.unpark_all()
 
     async def ask(self, phase: str, timeout: float) -> None:
         """Tell the app to start up or shut down, and wait for its answer."""
-        await self._to_app.send({"type": f"lifespan.{phase}"})
         with trio.move_on_after(timeout):
-            while phase not in self.answers and not self.finished:
+            await self._to_app.send({"type": f"lifespan.{phase}"})
+            while phase not in self._answers and not self._returned:
                 await self._moved.park()
-        if phase not in self.answers:
-            why = "it returned" if self.finished else f"in {timeout:g} s"
+        answer = self._answers.get(phase)
+        if answer is None:
+            why = "it returned" if self._returned else f"not in {timeout:g} s"
             raise AssertionError(f"the app gave no answer to the lifespan's {phase}: {why}")
-        if self.answers[phase] is not None:
-            raise RuntimeError(f"the app's {phase} failed: {self.answers[phase]}")
+        if answer["type"].endswith(".failed"):
+            raise RuntimeError(f"the app's {phase} failed: {answer.get('message', '')}")
+
+    async def wait_returned(self, timeout: float) -> None:
+        with trio.move_on_after(timeout):
+            while not self._returned:
+                await self._moved.park()
+        if not self._returned:
+            raise AssertionError(f"the lifespan was still running {timeout:g} s after its end")
 
 
 @asynccontextmanager
@@ -763,11 +786,11 @@ async def open_lifespan(
 
     Args:
         app: an ASGI application that runs on Trio.
-        timeout: seconds on Trio's clock for each, the startup and the shutdown.
+        timeout: seconds on Trio's clock for each: the startup, the shutdown, the return.
 
     Raises:
         RuntimeError: if the app answers that its startup or its shutdown failed.
-        AssertionError: if it gives no answer, or two.
+        AssertionError: if it gives no answer or two, or does not return after the last one.
     """
     lifespan = _Lifespan()
     state: dict[str, Any] = {}
@@ -784,11 +807,10 @@ async def open_lifespan(
                 await lifespan.ask("startup", timeout)
                 yield state
                 await lifespan.ask("shutdown", timeout)
+                await lifespan.wait_returned(timeout)
             except BaseException:
                 nursery.cancel_scope.cancel()
                 raise
-            # An app that has said it is down may take its leave, but not for ever.
-            nursery.cancel_scope.deadline = trio.current_time() + timeout
     except BaseExceptionGroup as group:
         failure = _only(group)
     if failure is not None:

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Delivery: from a buffer to one client, through any ASGI server on Trio."""

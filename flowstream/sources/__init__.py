@@ -1,1 +1,121 @@
-"""TODO"""
+"""Sources: what an app may hand to `stream()` and its kin, and how each is read.
+
+=============================================  ===========================================
+what                                           how it is read
+=============================================  ===========================================
+async iterable or async generator              iterated in the event loop, then closed
+async generator function of no arguments       called when the stream starts, then as above
+producer function ``async def f(out)``         called with the stream's `Outlet`
+sync iterable or generator                     iterated in worker threads, in batches
+generator function of no arguments             called and iterated in worker threads
+list, tuple, range                             iterated in the event loop
+Trio receive channel                           received from, then closed
+a `Source` of one's own                        run
+=============================================  ===========================================
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+
+from flowstream._errors import SourceError
+from flowstream.sources._channels import Channel
+from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration, InMemory
+from flowstream.sources._producer import Producer
+from flowstream.sources._source import Source
+from flowstream.sources._threads import ThreadedIteration, thread_limiter
+
+__all__ = ["Source", "as_source", "thread_limiter"]
+
+_EXPECTED = (
+    "expected an async iterable, an async generator function of no arguments, a producer "
+    "function `async def produce(out)`, a sync iterable or a Trio receive channel"
+)
+
+
+def as_source(given: Any) -> Source:
+    """Return the source that `given` is, without starting it.
+
+    Raises:
+        SourceError: if it is none. A `str`, bytes or mapping is refused although Python
+            can iterate it: character by character or key by key is never what was meant.
+    """
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, (str, bytes, bytearray, memoryview, Mapping)):
+        raise SourceError(
+            f"a {type(given).__name__} is one item, not a source of items; {_EXPECTED}"
+        )
+    if inspect.isawaitable(given):
+        if inspect.iscoroutine(given):
+            given.close()  # else Python warns later that it was never awaited
+        raise SourceError(
+            "a coroutine is no source: hand over the producer function itself, uncalled, "
+            f"and it will be called with the stream's outlet; {_EXPECTED}"
+        )
+    if isinstance(given, trio.abc.ReceiveChannel):
+        return Channel(given)
+    if hasattr(given, "__aiter__"):
+        return AsyncIteration(given)
+    if isinstance(given, (list, tuple, range)):
+        return InMemory(given)
+    if hasattr(given, "__iter__") and not isinstance(given, type):
+        return ThreadedIteration(given)
+    if callable(given) and not isinstance(given, type):
+        return _from_function(given)
+    raise SourceError(f"a {type(given).__name__} is no source of items; {_EXPECTED}")
+
+
+def _from_function(function: Callable[..., Any]) -> Source:
+    try:
+        wants = _arguments_wanted(function)
+    except ValueError:  # a builtin whose signature Python does not know
+        raise SourceError(f"{_name(function)} is no source of items; {_EXPECTED}") from None
+    called = function if inspect.isroutine(function) else _unwrapped(function)
+    if inspect.isasyncgenfunction(called):
+        if wants == 0:
+            return AsyncGeneratorFunction(function)
+        raise SourceError(
+            f"the async generator function {_name(function)} wants {wants} argument(s): call "
+            "it and hand over the generator, or hand over one of no arguments"
+        )
+    if inspect.isgeneratorfunction(called):
+        if wants == 0:
+            return ThreadedIteration(function, call=True)
+        raise SourceError(
+            f"the generator function {_name(function)} wants {wants} argument(s): call it and "
+            "hand over the generator"
+        )
+    if inspect.iscoroutinefunction(called):
+        if wants == 1:
+            return Producer(function)
+        raise SourceError(
+            f"the async function {_name(function)} wants {wants} argument(s); a producer "
+            "function takes one, the outlet: `async def produce(out): await out.send(item)`"
+        )
+    raise SourceError(f"the function {_name(function)} is no source of items; {_EXPECTED}")
+
+
+def _unwrapped(function: Callable[..., Any]) -> Any:
+    """Return the function behind a partial, or the ``__call__`` of a callable object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def _arguments_wanted(function: Callable[..., Any]) -> int:
+    parameters = inspect.signature(function).parameters.values()
+    return sum(
+        parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        for parameter in parameters
+    )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))

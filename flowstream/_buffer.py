@@ -1,0 +1,154 @@
+"""The buffer: the bounded channel between a producer and one client's writer.
+
+A `Queue` holds the items and knows the rules; this adds the waiting. Two one-slot Trio
+memory channels serve as doorbells: one wakes the writer when there is something to write,
+one wakes the producer when there is room. They carry no items, because a memory channel
+can neither count bytes nor give up an item in its middle, and because an item handed
+through one costs ten times what it costs to append to a deque; ``benchmarks/buffer.py``
+has both sides, and docs/explanation/buffer.md the reasons.
+
+A doorbell is rung only while somebody waits at it, so a bell never rings stale and the
+producer of a busy stream never pays for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from flowstream._queue import Gap, Outcome, open_queue
+from flowstream.abc import Policy
+from flowstream.limits import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class BufferStatistics:
+    """A moment of one client's buffer."""
+
+    items: int
+    """Items queued now."""
+    bytes: int
+    """Bytes queued now, after encoding."""
+    max_items: int
+    """The bound in items."""
+    max_bytes: int
+    """The bound in bytes."""
+    offered: int
+    """Items offered since the start."""
+    dropped: int
+    """Items that the policy dropped, or that were left at the end."""
+    gaps: int
+    """Runs of dropped items that the writer has met."""
+
+
+class Doorbell:
+    """Wakes the one task that waits at it."""
+
+    __slots__ = ("_hear", "_ring", "waiting")
+
+    def __init__(self) -> None:
+        self._ring, self._hear = trio.open_memory_channel[None](1)
+        self.waiting = False
+
+    def ring(self) -> None:
+        """Wake the task that waits; do nothing if none does."""
+        if self.waiting:
+            self.waiting = False
+            self._ring.send_nowait(None)
+
+    async def wait(self) -> None:
+        """Wait until somebody rings. One task at a time."""
+        self.waiting = True
+        try:
+            await self._hear.receive()
+        finally:
+            self.waiting = False
+
+
+class EventBuffer:
+    """One client's buffer: a queue, a bell at each end, and whether it is finished.
+
+    Args:
+        bounds: how much it holds.
+        policy: what happens when it is full.
+
+    Attributes:
+        queue: the queue, for `offer`; ring `filled` after it.
+        filled: rings when there is something to take, or nothing more will come.
+        room: rings when something was taken.
+        finished: no more items will be offered.
+    """
+
+    __slots__ = ("_bounds", "_warned", "filled", "finished", "queue", "room")
+
+    def __init__(self, bounds: Buffer, policy: Policy) -> None:
+        self.queue = open_queue(bounds, policy, trio.current_time)
+        self.filled = Doorbell()
+        self.room = Doorbell()
+        self.finished = False
+        self._bounds = bounds
+        self._warned = False
+
+    def offer(
+        self,
+        payload: bytes,
+        id: str | None = None,
+        *,
+        essential: bool = False,
+        key: object = None,
+        bare: bytes | None = None,
+    ) -> Outcome:
+        """Offer one item (see `Queue.offer`) and wake the writer."""
+        outcome = self.queue.offer(payload, id, essential=essential, key=key, bare=bare)
+        if self.filled.waiting:
+            self.filled.ring()
+        return outcome
+
+    def take(self, limit: int) -> list[bytes | Gap]:
+        """Take up to `limit` bytes of items (see `Queue.take`) and wake the producer."""
+        pieces = self.queue.take(limit)
+        if self.room.waiting:
+            self.room.ring()
+        return pieces
+
+    def warning(self) -> tuple[int, int] | None:
+        """Return (queued, limit) in items if the buffer has just passed its warning mark.
+
+        Asked by the writer before it takes. The mark is armed again at half empty.
+        """
+        mark = self._bounds.warn_at
+        if mark is None:
+            return None
+        level = self.queue.level
+        if self._warned:
+            self._warned = level > mark / 2
+            return None
+        if level <= mark:
+            return None
+        self._warned = True
+        return self.queue.items, self._bounds.items
+
+    def finish(self) -> None:
+        """Say that no more items will come; what is queued may still be taken."""
+        self.finished = True
+        self.filled.ring()
+        self.room.ring()
+
+    def abandon(self) -> None:
+        """Drop what is queued and finish: nobody will take it."""
+        self.queue.clear()
+        self.finish()
+
+    def statistics(self) -> BufferStatistics:
+        """Return how full the buffer is and what became of what was offered."""
+        queue = self.queue
+        return BufferStatistics(
+            items=queue.items,
+            bytes=queue.bytes,
+            max_items=self._bounds.items,
+            max_bytes=self._bounds.bytes,
+            offered=queue.offered,
+            dropped=queue.dropped,
+            gaps=queue.gaps,
+        )

@@ -1,0 +1,213 @@
+"""The outlet: the producer's end of one client's buffer.
+
+It encodes in the producer's task, so that the buffer's bound in bytes is a bound on what
+is really held, and so that an item which cannot be encoded fails where it was made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import trio
+
+from flowstream._buffer import BufferStatistics, EventBuffer
+from flowstream._errors import EncodingError
+from flowstream._event import Event
+from flowstream._queue import Outcome
+from flowstream.abc import Encoder
+
+# A producer that never awaits lets the others run after this many items or seconds,
+# whichever is first. 64 items take about 0.1 ms; 1 ms is what a slow one may hold the loop.
+_BURST_ITEMS = 64
+_BURST_SECONDS = 0.001
+
+_ADMITTED, _WAIT = Outcome.ADMITTED, Outcome.WAIT
+
+# payload, id, essential, key, bare: the arguments of EventBuffer.offer.
+_Frame = tuple[bytes, str | None, bool, object, bytes | None]
+
+
+class Outlet:
+    """Where a producer function puts its items: ``await out.send(item)``.
+
+    Any number of tasks may send; each item is whole, and items of one task stay in order.
+    """
+
+    def __init__(
+        self,
+        buffer: EventBuffer,
+        encoder: Encoder,
+        *,
+        epoch: str,
+        timeout: float | None,
+        keyed: bool,
+        give_up: Callable[[], None],
+    ) -> None:
+        self._buffer = buffer
+        self._queue = buffer.queue
+        self._filled = buffer.filled
+        self._encoder = encoder
+        self._encode = encoder.encode
+        self._prefix = f"{epoch}." if encoder.automatic_ids else None
+        self._timeout = timeout
+        self._keyed = keyed
+        self._give_up = give_up
+        self._turn = trio.StrictFIFOLock()
+        self._closed = False
+        self._unhurried = True  # nobody waits for room, and the outlet is open
+        self._burst = 0
+        self._since = 0.0
+
+    async def send(self, item: Any) -> None:
+        """Put one item into the buffer.
+
+        **Waits** while the buffer is full and its policy makes the producer wait; else it
+        returns without waiting, but lets other tasks run once in 64 items or 1 ms.
+        **Ends** by being cancelled when the client is gone or the stream is over.
+
+        Args:
+            item: a plain value or an `Event`.
+
+        Raises:
+            EncodingError: the item cannot be written in the stream's format.
+            trio.BrokenResourceError: the stream is over, and this task is not one that
+                was cancelled with it.
+        """
+        if not self._unhurried:
+            await self._send_in_turn(item)
+            return
+        if type(item) is Event or self._keyed:
+            frame = self._frame(item)
+            outcome = self._offer(frame)
+        else:
+            prefix = self._prefix
+            id = None if prefix is None else f"{prefix}{self._queue.offered + 1}"
+            try:
+                payload = self._encode(item, id=id)
+            except Exception as error:
+                raise _unencodable(item, error) from error
+            outcome = self._queue.offer(payload, id)
+            if self._filled.waiting:
+                self._filled.ring()
+            frame = (payload, id, False, None, None)
+        if outcome is _ADMITTED:
+            self._burst += 1
+            if self._burst >= _BURST_ITEMS or perf_counter() - self._since > _BURST_SECONDS:
+                await self._let_others_run()
+        else:
+            await self._settle(outcome, frame)
+
+    def send_nowait(self, item: Any) -> None:
+        """Put one item into the buffer, or raise at once where `send` would wait.
+
+        For callbacks, which cannot wait. A task that uses this in a loop must let others
+        run by itself.
+
+        Raises:
+            EncodingError: the item cannot be written in the stream's format.
+            trio.WouldBlock: the buffer is full and its policy makes producers wait;
+                nothing was put.
+            trio.BrokenResourceError: the stream is over.
+        """
+        if self._closed:
+            raise trio.BrokenResourceError("the stream is over")
+        if self._turn.locked():
+            raise trio.WouldBlock
+        outcome = self._offer(self._frame(item))
+        if outcome is _WAIT:
+            raise trio.WouldBlock
+        if outcome is Outcome.DISCONNECT:
+            self._give_up()
+            raise trio.BrokenResourceError("the client was disconnected: it is too slow")
+
+    def statistics(self) -> BufferStatistics:
+        """Return how full the client's buffer is and what became of what was sent."""
+        return self._buffer.statistics()
+
+    def close(self) -> None:
+        """Take no more items. Called by the stream when it is over."""
+        self._closed = True
+        self._unhurried = False
+
+    async def _send_in_turn(self, item: Any) -> None:
+        """Send an item that has others waiting before it."""
+        if self._closed:
+            await self._refuse()
+        await self._turn.acquire()
+        try:
+            frame = self._frame(item)
+            outcome = await self._wait_for_room(frame)
+        finally:
+            self._end_turn()
+        await self._settle(outcome, frame)
+
+    async def _settle(self, outcome: Outcome, frame: _Frame) -> None:
+        """Do what is left to do after an offer that was not simply admitted."""
+        if outcome is _WAIT:
+            self._turn.acquire_nowait()
+            try:
+                outcome = await self._wait_for_room(frame)
+            finally:
+                self._end_turn()
+        if outcome is Outcome.DISCONNECT:
+            self._give_up()
+            await self._refuse()
+        self._burst += 1
+        if self._burst >= _BURST_ITEMS or perf_counter() - self._since > _BURST_SECONDS:
+            await self._let_others_run()
+
+    async def _wait_for_room(self, frame: _Frame) -> Outcome:
+        # The number in the frame's id stays right: whoever else sends waits for the turn.
+        self._unhurried = False
+        with trio.move_on_after(math.inf if self._timeout is None else self._timeout):
+            while (outcome := self._offer(frame)) is _WAIT:
+                await self._buffer.room.wait()
+                if self._closed:
+                    await self._refuse()
+            return outcome
+        return Outcome.DISCONNECT
+
+    def _end_turn(self) -> None:
+        self._turn.release()  # hands the lock to the next in the queue, if there is one
+        self._unhurried = not self._closed and not self._turn.locked()
+
+    def _offer(self, frame: _Frame) -> Outcome:
+        payload, id, essential, key, bare = frame
+        return self._buffer.offer(payload, id, essential=essential, key=key, bare=bare)
+
+    def _frame(self, item: Any) -> _Frame:
+        event = item if isinstance(item, Event) else None
+        data = item if event is None else event.data
+        id = None if event is None else event.id
+        if id is None and self._prefix is not None:
+            id = f"{self._prefix}{self._queue.offered + 1}"
+        try:
+            if event is None:
+                payload = self._encode(data, id=id)
+                bare = self._encode(data) if self._keyed and id is not None else None
+                return payload, id, False, None, bare
+            type, key, retry = event.type, event.key, event.retry
+            payload = self._encode(data, id=id, type=type, key=key, retry=retry)
+            bare = None
+            if self._keyed and id is not None:
+                bare = self._encode(data, type=type, key=key, retry=retry)
+        except Exception as error:
+            raise _unencodable(data, error) from error
+        return payload, id, event.essential, key, bare
+
+    async def _let_others_run(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._burst = 0
+        self._since = perf_counter()
+
+    async def _refuse(self) -> None:
+        """Raise what a sender gets when the stream is over."""
+        await trio.lowlevel.checkpoint()  # Cancelled, in the producer's own tasks
+        raise trio.BrokenResourceError("the stream is over")
+
+
+def _unencodable(data: Any, error: Exception) -> EncodingError:
+    return EncodingError(f"an item of type {type(data).__qualname__} cannot be encoded: {error}")

@@ -1,0 +1,41 @@
+"""What a stream reads from its request: values out of an ASGI scope, no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+# The ids that flowstream's own last events carry: the stream they end is over for good.
+_FINAL_ID = re.compile(r"[0-9a-z]{1,32}\.(?:end|failed)\Z")
+
+# A client may send an id of any length; what no server of ours ever gave out is not kept.
+_MAX_ID_LENGTH = 1024
+
+
+def last_event_id(scope: Mapping[str, Any]) -> str | None:
+    """Return the id that the client saw last, or None if it says nothing of one.
+
+    The ``Last-Event-ID`` header (WHATWG HTML § 9.2.4) wins over ``?lastEventId=``, which
+    stands in the page's URL and goes stale with the first reconnect. An id that is too
+    long or not UTF-8 is returned cut or with replacement characters: it will match nothing,
+    but it says that the client was here before.
+    """
+    for name, value in scope.get("headers", ()):
+        if bytes(name).lower() == b"last-event-id":
+            found = bytes(value).decode("utf-8", "replace")
+            return found[:_MAX_ID_LENGTH] or None
+    query = bytes(scope.get("query_string", b"")).decode("latin-1")
+    if "lastEventId=" not in query:
+        return None
+    try:
+        pairs = parse_qsl(query, errors="replace", max_num_fields=100)
+    except ValueError:
+        return None  # more fields than any page of ours sends
+    return next((value[:_MAX_ID_LENGTH] for name, value in pairs if name == "lastEventId"), None)
+
+
+def is_final(event_id: str) -> bool:
+    """Return whether `event_id` is that of an ``end``, or of a ``failed`` to stay away from."""
+    return _FINAL_ID.match(event_id) is not None

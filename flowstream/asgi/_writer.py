@@ -1,0 +1,183 @@
+"""The writer: the one task that writes to one client.
+
+It takes everything that is queued and makes one ``send`` of it, up to 16 KiB: a send
+through a server costs as much as twenty events. There is no timer; a lone event leaves at
+once, and batches come from load.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import trio
+
+from flowstream._buffer import EventBuffer
+from flowstream._queue import Gap
+from flowstream.abc import Encoder
+from flowstream.asgi.receive import Send
+
+# Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write
+# waits. A larger item goes in pieces of this size, so that a slow but steady reader is seen
+# to make progress.
+WRITE_SIZE = 16 * 1024
+
+_DEFAULT_RETRY = 2000
+
+
+class Writer:
+    """Writes one client's stream, and counts what it wrote.
+
+    Args:
+        send: the server's ``send``.
+        buffer: where the items come from.
+        encoder: writes flowstream's own events.
+        controls: whether they are written.
+        max_bytes: body bytes that may be written.
+
+    Attributes:
+        items, bytes, heartbeats: what was handed to the server.
+        cut: items that were taken and then not written, because of `max_bytes`.
+        first_item: time at which the first item was handed over, or None.
+        last_write: time at which the last write ended.
+        sending_since: time at which the write that is under way began, or None.
+        longest_wait: seconds of the longest write.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        buffer: EventBuffer,
+        encoder: Encoder,
+        *,
+        controls: bool,
+        max_bytes: int | None,
+    ) -> None:
+        self._send = send
+        self._buffer = buffer
+        self._encoder = encoder
+        self._controls = controls
+        self._max_bytes = max_bytes
+        self._gaps = 0
+        self._heartbeat_due = False
+        self.items = 0
+        self.bytes = 0
+        self.heartbeats = 0
+        self.cut = 0
+        self.first_item: float | None = None
+        self.last_write = trio.current_time()
+        self.sending_since: float | None = None
+        self.longest_wait = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the writer waits for something to write."""
+        return self._buffer.filled.waiting
+
+    async def open(self, retry: int | None) -> None:
+        """Write what the format begins with, so that client and proxies see bytes."""
+        await self._write(self._encoder.opening(retry))
+
+    async def run(self) -> bool:
+        """Write what the buffer holds until it is finished and empty.
+
+        Returns:
+            False if the next items would have passed `max_bytes`, else True.
+        """
+        buffer = self._buffer
+        while True:
+            warning = buffer.warning()
+            pieces = buffer.take(self._allowance())
+            if pieces:
+                if warning is not None:
+                    buffered, limit = warning
+                    await self.say("warning", {"buffered": buffered, "limit": limit})
+                if not await self._write_pieces(pieces):
+                    return False
+            elif self._heartbeat_due:
+                self._heartbeat_due = False
+                self.heartbeats += 1
+                await self._write(self._encoder.heartbeat())
+            elif buffer.finished:
+                break
+            else:
+                await buffer.filled.wait()
+        if not self.items:
+            await self._write(self._encoder.header())
+        return True
+
+    def beat(self) -> None:
+        """Have a heartbeat written, if the writer is idle."""
+        if self.idle:
+            self._heartbeat_due = True
+            self._buffer.filled.ring()
+
+    async def say(
+        self, name: str, body: dict[str, Any], *, id: str | None = None, retry: int | None = None
+    ) -> None:
+        """Write one of flowstream's own events, if they are wanted and the format has them."""
+        if self._controls:
+            await self._write(self._encoder.control(name, body, id=id, retry=retry))
+
+    def _allowance(self) -> int:
+        if self._max_bytes is None:
+            return WRITE_SIZE
+        return max(1, min(WRITE_SIZE, self._max_bytes - self.bytes))
+
+    async def _write_pieces(self, pieces: list[bytes | Gap]) -> bool:
+        gaps = self._buffer.queue.gaps
+        count = len(pieces)
+        if gaps == self._gaps:
+            data = b"".join(pieces)  # type: ignore[arg-type]  # no gap among them
+        else:
+            count -= gaps - self._gaps
+            self._gaps = gaps
+            data = b"".join(self._with_gaps(pieces))
+        if not self.items and count:
+            data = self._encoder.header() + data
+        if self._max_bytes is not None and self.bytes + len(data) > self._max_bytes:
+            self.cut += count
+            return False
+        await self._write(data)
+        self.items += count
+        if self.first_item is None and count:
+            self.first_item = self.last_write
+        return True
+
+    def _with_gaps(self, pieces: Iterable[bytes | Gap]) -> Iterable[bytes]:
+        for piece in pieces:
+            if not isinstance(piece, Gap):
+                yield piece
+            elif self._controls:
+                yield self._encoder.control("gap", piece._asdict())
+
+    async def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        self.sending_since = started = trio.current_time()
+        if len(data) <= WRITE_SIZE:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            self.bytes += len(data)
+        else:
+            for start in range(0, len(data), WRITE_SIZE):
+                piece = data[start : start + WRITE_SIZE]
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+                self.bytes += len(piece)
+                now = trio.current_time()
+                self.longest_wait = max(self.longest_wait, now - self.sending_since)
+                self.sending_since = now
+            started = self.sending_since
+        self.sending_since = None
+        self.last_write = now = trio.current_time()
+        self.longest_wait = max(self.longest_wait, now - started)
+
+
+def jittered(retry: int | None) -> int:
+    """Return milliseconds to wait before a reconnect, from half to one and a half `retry`.
+
+    All clients of a server that goes down are told at once; without jitter they come back
+    at once, too.
+    """
+    base = _DEFAULT_RETRY if retry is None else retry
+    return round(base * random.uniform(0.5, 1.5))

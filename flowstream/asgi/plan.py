@@ -1,0 +1,170 @@
+"""Plan: what a stream is to be, checked as a whole before there is a client.
+
+Everything that can be wrong with the arguments of `stream()` is found here, at the call, in
+the view that made it, where it is still an ordinary error of the app.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from flowstream._closing import StreamReport
+from flowstream._event import check_retry
+from flowstream.abc import Encoder, Policy
+from flowstream.limits import Buffer, Limits, positive
+from flowstream.policies import Block
+from flowstream.sources import Source, as_source
+
+Headers = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
+OnReconnect = Literal["refuse", "restart"]
+OnClose = Callable[[StreamReport], object]
+
+_STREAM_HEADERS = (
+    # no-transform: RFC 9111 § 5.2.2.6; proxies that compress a stream also buffer it.
+    (b"cache-control", b"no-cache, no-transform"),
+    # nginx buffers a proxied response unless this says no.
+    (b"x-accel-buffering", b"no"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+# The server frames the body; a length or a framing from the app would break it.
+_FORBIDDEN_HEADERS = (b"content-length", b"transfer-encoding", b"connection")
+
+
+class StreamOptions(TypedDict, total=False):
+    """The keywords that every kind of stream takes; `stream` says what each means."""
+
+    buffer: int | Buffer
+    policy: Policy | None
+    heartbeat: float | None
+    limits: Limits
+    status: int
+    headers: Headers
+    prime: float | None
+    controls: bool
+    on_reconnect: OnReconnect
+    retry: int | None
+    on_close: OnClose | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a stream is to be: everything that was decided before there is a client."""
+
+    source: Source
+    encoder: Encoder
+    buffer: Buffer
+    policy: Policy
+    heartbeat: float | None
+    limits: Limits
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    prime: float | None
+    controls: bool
+    on_reconnect: OnReconnect
+    retry: int | None
+    on_close: OnClose | None
+
+
+def make_plan(
+    source: Any,
+    encoder: Encoder,
+    *,
+    buffer: int | Buffer = 256,
+    policy: Policy | None = None,
+    heartbeat: float | None = 15.0,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+    status: int = 200,
+    headers: Headers = (),
+    prime: float | None = None,
+    controls: bool = True,
+    on_reconnect: OnReconnect = "refuse",
+    retry: int | None = None,
+    on_close: OnClose | None = None,
+) -> Plan:
+    """Return the plan for one stream; `stream` says what the arguments mean.
+
+    Raises:
+        SourceError: `source` is no source of items.
+        TypeError, ValueError: another argument is not what it should be.
+    """
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"encoder must be an Encoder such as SSE(), not {_kind(encoder)}")
+    if policy is not None and not isinstance(policy, Policy):
+        hint = f"; did you mean {policy.__name__}()?" if isinstance(policy, type) else ""
+        raise TypeError(f"policy must be a Policy such as DropOldest(), not {_kind(policy)}{hint}")
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits must be a Limits, not {_kind(limits)}")
+    if heartbeat is not None:
+        positive("heartbeat", heartbeat, unit="seconds")
+    if prime is not None:
+        positive("prime", prime, unit="seconds")
+    if retry is not None:
+        check_retry(retry)
+    if on_reconnect not in ("refuse", "restart"):
+        raise ValueError(f"on_reconnect must be 'refuse' or 'restart', not {on_reconnect!r}")
+    if on_close is not None:
+        _check_on_close(on_close)
+    return Plan(
+        source=as_source(source),
+        encoder=encoder,
+        buffer=Buffer.of(buffer),
+        policy=Block() if policy is None else policy,
+        heartbeat=heartbeat,
+        limits=limits,
+        status=_check_status(status),
+        headers=_merge_headers(encoder, headers),
+        prime=prime,
+        controls=controls and encoder.in_band,
+        on_reconnect=on_reconnect,
+        retry=retry,
+        on_close=on_close,
+    )
+
+
+def _check_status(status: int) -> int:
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise TypeError(f"status must be an int, not {_kind(status)}")
+    if not 200 <= status <= 599 or status in (204, 205, 304):
+        raise ValueError(f"status must be from 200 to 599 and allow a body, not {status}")
+    return status
+
+
+def _check_on_close(on_close: OnClose) -> None:
+    if not callable(on_close):
+        raise TypeError(f"on_close must be a function, not {_kind(on_close)}")
+    if inspect.iscoroutinefunction(on_close):
+        raise TypeError(
+            "on_close must be a plain function: the stream is over, nobody would await it; "
+            "to await something, send the report into a channel with send_nowait"
+        )
+
+
+def _merge_headers(encoder: Encoder, given: Headers) -> tuple[tuple[bytes, bytes], ...]:
+    pairs = given.items() if isinstance(given, Mapping) else given
+    own = []
+    for name, value in pairs:
+        raw_name, raw_value = _raw(name).lower(), _raw(value)
+        if any(byte in raw_name + raw_value for byte in b"\r\n\0") or not raw_name:
+            raise ValueError(f"the header {name!r} has CR, LF or NUL in it, or no name")
+        if raw_name in _FORBIDDEN_HEADERS:
+            raise ValueError(f"the header {name!r} is the server's: a stream has no length")
+        own.append((raw_name, raw_value))
+    names = {name for name, _ in own}
+    base = ((b"content-type", encoder.media_type.encode("latin-1")), *_STREAM_HEADERS)
+    return (*(pair for pair in base if pair[0] not in names), *own)
+
+
+def _raw(text: str | bytes) -> bytes:
+    if isinstance(text, bytes):
+        return text
+    if isinstance(text, str):
+        return text.encode("latin-1")  # as HTTP/1.1 header values are; ASGI wants bytes
+    raise TypeError(f"header names and values must be str or bytes, not {_kind(text)}")
+
+
+def _kind(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"

@@ -1,0 +1,237 @@
+"""StreamResponse: an ASGI application that streams one source to one client.
+
+Calling `stream()` or its kin checks everything that can be checked and starts nothing; the
+stream starts when the response is called, and from then on there is exactly one report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn, Unpack
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream._errors import StreamUsedError
+from flowstream.abc import Encoder
+from flowstream.asgi._request import is_final, last_event_id
+from flowstream.asgi._stream import Stream, StreamStatistics, new_statistics
+from flowstream.asgi.plan import Plan, StreamOptions, make_plan
+from flowstream.asgi.receive import Receive, Send, wait_disconnected
+from flowstream.encoders import CSV, NDJSON, SSE, Raw
+
+Scope = Mapping[str, Any]
+
+class StreamResponse:
+    """A response that streams; made by `stream`, `sse`, `ndjson`, `csv` and `raw`.
+
+    It is an ASGI application: ``await response(scope, receive, send)``. A Quart-Trio view
+    and a Starlette route on Trio return it as it is. It can be called once.
+
+    Calling it **waits** until the last byte was written or the stream has otherwise ended;
+    it raises nothing once the status line is out. The client's disconnect, a deadline, or
+    cancellation from outside ends it, after the producer has cleaned up.
+
+    Raises:
+        StreamUsedError: when it is called a second time.
+        RuntimeError: when it is called outside Trio, or for something that is not HTTP.
+        Exception: with ``prime=``, what the producer raised before its first item.
+    """
+
+    __slots__ = ("_plan", "_stream", "_used")
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._stream: Stream | None = None
+        self._used = False
+
+    @property
+    def status(self) -> int:
+        """The HTTP status it was given."""
+        return self._plan.status
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers it will send, names in lower case: a new list at each call."""
+        return list(self._plan.headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the stream to one client."""
+        stream = await self.open(scope)
+        if stream is None:
+            await self.answer_empty(scope, send)
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_listen, stream, receive)
+                stream.begin(nursery)
+                try:
+                    if self._plan.prime is not None:
+                        await stream.prime(self._plan.prime)
+                    await stream.deliver(send, self._plan.status, self.headers)
+                finally:
+                    await stream.finish()
+                    nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # What a primed producer raised is for the framework's error handlers, which
+            # look for the exception itself.
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from group.exceptions[0].__cause__
+            raise
+
+    def stop(self) -> None:
+        """End the stream for good: what is queued is written, then ``end`` with `stopped`.
+
+        Does nothing before it was called or after it has ended. Not a disconnect: a
+        browser that gets it does not come back.
+        """
+        if self._stream is not None:
+            self._stream.close(CloseReason.STOPPED)
+
+    def statistics(self) -> StreamStatistics:
+        """Return what the stream has done so far, and how full its buffer is."""
+        if self._stream is None:
+            return new_statistics(self._plan.buffer)
+        return self._stream.statistics()
+
+    # -- for hosts: what an integration with a framework calls ------------------------------
+
+    @property
+    def prime(self) -> float | None:
+        """Seconds to wait for the first item before the status line, or None."""
+        return self._plan.prime
+
+    async def open(self, scope: Scope) -> Stream | None:
+        """Return the stream for this request, not begun; or None if it gets no body.
+
+        No body goes to a HEAD, and to a client that comes back to what cannot go on (see
+        ``on_reconnect``); the source is released then, unopened, and the report made.
+
+        Raises:
+            StreamUsedError, RuntimeError: as for calling the response.
+        """
+        if self._used:
+            raise StreamUsedError("this response was already served: make one per request")
+        if scope["type"] != "http":
+            raise RuntimeError(f"a StreamResponse answers HTTP requests, not {scope['type']!r}")
+        if not trio.lowlevel.in_trio_run():
+            raise RuntimeError(
+                "flowstream runs on Trio, and this server runs another event loop: use "
+                "`flowstream serve module:app` or `hypercorn --worker-class trio module:app`"
+            )
+        self._used = True
+        self._stream = stream = Stream(self._plan, scope.get("path", ""))
+        if scope.get("method") == "HEAD" or self._returns_in_vain(scope):
+            await stream.refuse()
+            return None
+        return stream
+
+    async def answer_empty(self, scope: Scope, send: Send) -> None:
+        """Send the answer without a body that goes with `open` returning None."""
+        status, headers = self.empty_answer(scope)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def empty_answer(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Return the status and headers that go with `open` returning None."""
+        if scope.get("method") == "HEAD":
+            return self._plan.status, self.headers
+        # WHATWG HTML § 9.2.3: 204 is what makes an EventSource stop reconnecting.
+        return 204, [(b"cache-control", b"no-store")]
+
+    def _returns_in_vain(self, scope: Scope) -> bool:
+        if not self._plan.encoder.in_band:
+            return False
+        seen = last_event_id(scope)
+        return seen is not None and (self._plan.on_reconnect == "refuse" or is_final(seen))
+
+    def __iter__(self) -> Iterator[NoReturn]:
+        # FastAPI turns a return value that is no Starlette response into JSON, and an
+        # object without attributes into `{}`: this and __slots__ make it raise instead.
+        raise TypeError(
+            "a StreamResponse is an ASGI application, not data; in FastAPI return "
+            "flowstream.starlette.response(...) of it"
+        )
+
+
+async def _listen(stream: Stream, receive: Receive) -> None:
+    await wait_disconnected(receive)
+    stream.abort(CloseReason.CLIENT_DISCONNECTED)
+
+
+def stream(source: Any, *, encoder: Encoder, **options: Unpack[StreamOptions]) -> StreamResponse:
+    """Return a response that streams `source` in the format of `encoder`.
+
+    Args:
+        source: where items come from; see `flowstream.sources`.
+        encoder: the wire format.
+        buffer: how much may wait between the producer and the client: items, or a `Buffer`
+            with bounds in items and bytes. 256 items and 1 MiB by default.
+        policy: what happens when that buffer is full. `Block`, the default, makes the
+            producer wait.
+        heartbeat: seconds of silence after which a heartbeat is sent, up to a fifth
+            earlier; None for none. 15 s, the default, is what WHATWG HTML § 9.2.7 suggests,
+            and below the 60 s after which nginx gives up an idle upstream.
+        limits: how long and how much the stream may be.
+        status: the HTTP status, 200 to 599; 204, 205 and 304 have no body and are refused.
+        headers: further headers; one that flowstream sets itself is replaced.
+        prime: seconds to wait for the first item before the status line goes out, so that
+            a producer that fails at once gives the app's own error response.
+        controls: whether flowstream's own events (gap, failed, end, ...) and heartbeats
+            are put into the stream. A format that cannot carry them never has them.
+        on_reconnect: what a client gets that comes back with a ``Last-Event-ID``, since
+            this source cannot go on from there: ``"refuse"``, the default, answers 204,
+            which stops an EventSource; ``"restart"`` runs the source again.
+        retry: milliseconds that an EventSource waits before it reconnects.
+        on_close: called once with the `StreamReport`, in the event loop: it must not block.
+
+    Raises:
+        SourceError: `source` is no source of items.
+        TypeError, ValueError: another argument is not what is said above.
+    """
+    return StreamResponse(make_plan(source, encoder, **options))
+
+
+def sse(source: Any, **options: Unpack[StreamOptions]) -> StreamResponse:
+    """Stream as server-sent events (WHATWG HTML § 9.2): `stream` with `SSE()`.
+
+    A `str` is sent as it is and anything else as JSON; each event gets an id.
+    """
+    return stream(source, encoder=SSE(), **options)
+
+
+def ndjson(source: Any, **options: Unpack[StreamOptions]) -> StreamResponse:
+    """Stream as one JSON value a line: `stream` with `NDJSON()`."""
+    return stream(source, encoder=NDJSON(), **options)
+
+
+def csv(
+    source: Any,
+    *,
+    columns: Iterable[str] | None = None,
+    header: bool = True,
+    delimiter: str = ",",
+    spreadsheet_safe: bool = False,
+    **options: Unpack[StreamOptions],
+) -> StreamResponse:
+    """Stream rows as CSV (RFC 4180): `stream` with `CSV(...)`, which says what they mean.
+
+    A stream that does not end with `completed` is cut without its final chunk, so that half
+    an export never looks whole.
+    """
+    encoder = CSV(columns, header=header, delimiter=delimiter, spreadsheet_safe=spreadsheet_safe)
+    return stream(source, encoder=encoder, **options)
+
+
+def raw(
+    source: Any,
+    *,
+    media_type: str = "application/octet-stream",
+    **options: Unpack[StreamOptions],
+) -> StreamResponse:
+    """Stream bytes as they are: `stream` with `Raw(media_type)`.
+
+    A stream that does not end with `completed` is cut without its final chunk, so that half
+    a file never looks whole.
+    """
+    return stream(source, encoder=Raw(media_type), **options)

@@ -1,0 +1,89 @@
+"""The flood: more events than a slow client can take, with numbers that nothing can hide.
+
+Each event bears its number, counted from 1, so a client can do the sum that flowstream
+promises: events received and events announced as missed make up the last number. An event
+is padded, because what a client does not read is first swallowed by the kernel's and the
+browser's own buffers, 0.15 to 1 MB of it; only then does the server feel the client stop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from flowstream import (
+    Block,
+    Conflate,
+    Disconnect,
+    DropNewest,
+    DropOldest,
+    Event,
+    Limits,
+    Sample,
+)
+from flowstream.abc import Policy
+
+from . import _query
+from ._pace import Pace
+
+POLICIES: dict[str, Policy] = {
+    "block": Block(),
+    "drop_oldest": DropOldest(),
+    "drop_newest": DropNewest(),
+    "sample_every": Sample(every=10),
+    "sample_interval": Sample(interval=0.5),
+    "conflate": Conflate(),
+    "disconnect": Disconnect(),
+}
+"""The policies by the names they have in a query."""
+
+KEYS = 8
+"""Keys that the events take in turn; `Conflate` keeps the newest of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """What one client of the flood asked for."""
+
+    policy: str
+    """One of `POLICIES`."""
+    buffer: int
+    """Items its buffer holds."""
+    rate: float | None
+    """Events a second; None for as many as the policy lets through."""
+    pad: int
+    """Bytes of padding in an event."""
+    limits: Limits
+    """When it is given up."""
+
+    @classmethod
+    def parse(cls, arguments: _query.Arguments) -> Flood:
+        """Read a query.
+
+        Raises:
+            BadParameterError: a parameter is unknown, or not what it should be.
+        """
+        _query.known(arguments, ("policy", "buffer", "rate", "pad", "stall", "client"))
+        rate = _query.number(
+            arguments, "rate", 200, low=0, high=100_000, unit="events a second (0: no limit)"
+        )
+        stall = _query.number(arguments, "stall", 30, low=1, high=3600, unit="seconds")
+        return cls(
+            policy=_query.choice(arguments, "policy", "block", POLICIES),
+            buffer=_query.whole(arguments, "buffer", 64, low=1, high=10_000, unit="items"),
+            rate=rate or None,
+            pad=_query.whole(arguments, "pad", 4096, low=0, high=65_536, unit="bytes"),
+            limits=Limits(stall_timeout=stall),
+        )
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Yield numbered events for ever."""
+        pace = Pace(self.rate)
+        padding = "." * self.pad
+        n = 0
+        while True:
+            await pace.wait()
+            n += 1
+            key = str(n % KEYS)
+            yield Event({"n": n, "key": key, "at": time.time(), "pad": padding}, key=key)

@@ -1,0 +1,128 @@
+"""The gallery: every stream of the demo, at work or lately ended, with its live statistics.
+
+It keeps the responses themselves and asks them, so that the page shows what any app can
+know of its own streams, not a bookkeeping made for show. What has ended is kept as the
+frozen statistics alone, which hold no buffer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from flowstream import Event, StreamResponse
+
+from .system import resident_memory
+from .unicode_table import cursors
+
+ROOM = 64
+"""Streams at a time. It is a demo: what comes after them is asked to wait."""
+
+REMEMBERED = 32
+"""Ended streams that are still shown."""
+
+UNSTARTED = 10.0
+"""Seconds after which a stream that was made but never started is forgotten."""
+
+INTERVAL = 0.25
+"""Seconds between two pictures: often enough to look alive."""
+
+
+class NoRoomError(Exception):
+    """There are `ROOM` streams already; the view answers 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """One stream and what is to be told about it besides its statistics."""
+
+    client: str
+    path: str
+    policy: str
+    response: StreamResponse
+    made: float
+
+
+class Gallery:
+    """Holds at most `room` streams at work and `remembered` that have ended."""
+
+    def __init__(self, room: int = ROOM, remembered: int = REMEMBERED) -> None:
+        self._room = room
+        self._exhibits: list[Exhibit] = []
+        self._ended: deque[dict[str, Any]] = deque(maxlen=remembered)
+
+    def check_room(self) -> None:
+        """Raise `NoRoomError` if no stream may be added."""
+        self._sweep()
+        if len(self._exhibits) >= self._room:
+            raise NoRoomError(f"{self._room} streams are open, which is all the demo has room for")
+
+    def add(
+        self, response: StreamResponse, *, client: str, path: str, policy: str
+    ) -> StreamResponse:
+        """Show `response` from now on, and return it.
+
+        Raises:
+            NoRoomError: the gallery is full.
+        """
+        self.check_room()
+        self._exhibits.append(Exhibit(client, path, policy, response, trio.current_time()))
+        return response
+
+    def picture(self) -> dict[str, Any]:
+        """Return what there is to see now, as JSON values."""
+        self._sweep()
+        counted = cursors.statistics()
+        running = [_describe(exhibit) for exhibit in self._exhibits]
+        return {
+            "memory": resident_memory(),
+            "cursors": {"open": counted.open, "opened": counted.opened},
+            "room": self._room,
+            "streams": running + list(self._ended),
+        }
+
+    async def pictures(self, interval: float = INTERVAL) -> AsyncGenerator[Event, None]:
+        """Yield a picture every `interval` seconds, for ever."""
+        while True:
+            # One key: under `Conflate` a slow viewer sees the newest picture only.
+            yield Event(self.picture(), key="picture")
+            await trio.sleep(interval)
+
+    def _sweep(self) -> None:
+        kept = []
+        for exhibit in self._exhibits:
+            state = exhibit.response.statistics().state
+            if state == "closed":
+                self._ended.appendleft(_describe(exhibit))
+            elif state != "new" or trio.current_time() - exhibit.made < UNSTARTED:
+                kept.append(exhibit)
+        self._exhibits = kept
+
+
+def _describe(exhibit: Exhibit) -> dict[str, Any]:
+    now = exhibit.response.statistics()
+    return {
+        "client": exhibit.client,
+        "path": exhibit.path,
+        "policy": exhibit.policy,
+        "state": now.state,
+        "reason": now.reason,
+        "items": now.items,
+        "bytes": now.bytes,
+        "dropped": now.dropped,
+        "gaps": now.gaps,
+        "heartbeats": now.heartbeats,
+        "duration": round(now.duration, 3),
+        "longest_wait": round(now.longest_wait, 3),
+        "sending_for": round(now.sending_for, 3),
+        "buffer": {
+            "items": now.buffer.items,
+            "bytes": now.buffer.bytes,
+            "max_items": now.buffer.max_items,
+            "max_bytes": now.buffer.max_bytes,
+        },
+    }

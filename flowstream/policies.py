@@ -1,0 +1,257 @@
+"""The slow-consumer policies: what each does to a full buffer.
+
+A closed set of frozen values, named by their effect. Each says which item goes. They hold
+no event and await nothing: a policy's `Judge` looks at arrivals and passes a `Verdict`,
+which the buffer carries out. What is dropped is counted and announced by the buffer; no
+policy can forget to.
+
+=================  =====================================================================
+policy             at a full buffer
+=================  =====================================================================
+`Block`            the producer waits (true backpressure)
+`DropOldest`       the oldest item goes; the client gets the newest run of items
+`DropNewest`       the arriving item goes; the client gets an old but unbroken run
+`Sample`           thins what arrives until the client has caught up by half
+`Conflate`         the newest item per key stays, in the key's place in the queue
+`Disconnect`       the client goes
+=================  =====================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flowstream.abc import Judge, Policy, Verdict
+from flowstream.limits import positive, whole
+
+__all__ = ["Block", "Conflate", "Disconnect", "DropNewest", "DropOldest", "Sample"]
+
+
+class _Always(Judge):
+    """The judge of the policies that remember nothing: always the same verdict."""
+
+    def __init__(self, verdict: Verdict, for_essential: Verdict) -> None:
+        self._verdict = verdict
+        self._for_essential = for_essential
+
+    def arrive(self, now: float, essential: bool) -> Verdict:
+        return self._for_essential if essential else self._verdict
+
+
+_WAIT = _Always(Verdict.WAIT, Verdict.WAIT)
+_EVICT_OLDEST = _Always(Verdict.EVICT_OLDEST, Verdict.EVICT_OLDEST)
+_DROP_ARRIVING = _Always(Verdict.DROP_ARRIVING, Verdict.EVICT_NEWEST)
+_DISCONNECT = _Always(Verdict.DISCONNECT, Verdict.DISCONNECT)
+
+
+def _check_max_age(max_age: float | None) -> None:
+    if max_age is not None:
+        positive("max_age", max_age, unit="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Block(Policy):
+    """The producer waits for room: true backpressure, nothing is dropped.
+
+    Args:
+        timeout: seconds that one item may wait; then the client is given up with reason
+            `slow_consumer`. None waits as long as the client lives (a client that takes
+            nothing at all is `Limits.stall_timeout`'s business).
+
+    Raises:
+        TypeError, ValueError: if `timeout` is not a number above 0.
+    """
+
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None:
+            positive("timeout", self.timeout, unit="seconds")
+
+    def start(self) -> Judge:
+        """Return the judge for one client's buffer."""
+        return _WAIT
+
+
+@dataclass(frozen=True, slots=True)
+class DropOldest(Policy):
+    """The oldest queued item goes. The default for live feeds: the newest matters most.
+
+    Args:
+        max_age: seconds after which a queued item is dropped instead of written.
+
+    Raises:
+        TypeError, ValueError: if `max_age` is not a number above 0.
+    """
+
+    max_age: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_max_age(self.max_age)
+
+    def start(self) -> Judge:
+        """Return the judge for one client's buffer."""
+        return _EVICT_OLDEST
+
+
+@dataclass(frozen=True, slots=True)
+class DropNewest(Policy):
+    """The arriving item goes: what was promised first is kept.
+
+    Args:
+        max_age: seconds after which a queued item is dropped instead of written.
+
+    Raises:
+        TypeError, ValueError: if `max_age` is not a number above 0.
+    """
+
+    max_age: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_max_age(self.max_age)
+
+    def start(self) -> Judge:
+        """Return the judge for one client's buffer."""
+        return _DROP_ARRIVING
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect(Policy):
+    """The client goes, with reason `slow_consumer`: for consumers that must not lag."""
+
+    def start(self) -> Judge:
+        """Return the judge for one client's buffer."""
+        return _DISCONNECT
+
+
+@dataclass(frozen=True, slots=True)
+class Conflate(Policy):
+    """The newest item per `Event.key` stays, in the place of the one it supersedes.
+
+    The key keeps its place in the queue, so that a hot key starves nobody. Items without
+    a key share one key, None: on a stream without keys this is "latest only". A buffer
+    that is full of different keys loses the oldest of them.
+
+    Args:
+        max_age: seconds after which a queued item is dropped instead of written.
+
+    Raises:
+        TypeError, ValueError: if `max_age` is not a number above 0.
+    """
+
+    max_age: float | None = None
+    keyed: bool = field(default=True, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_max_age(self.max_age)
+
+    def start(self) -> Judge:
+        """Return the judge for one client's buffer."""
+        return _EVICT_OLDEST
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Policy):
+    """Thins what arrives while the client is behind; one that keeps up gets everything.
+
+    A client is behind from a full buffer until it is half empty. While it is, one arrival
+    in `every` (or the newest of each `interval`) is kept, at the cost of the oldest queued
+    item, and the others give way to it. The last arrival is always delivered.
+
+    Args:
+        every: keep one arrival in this many; 2 or more.
+        interval: or keep the newest of each so many seconds.
+        max_age: seconds after which a queued item is dropped instead of written.
+
+    Raises:
+        TypeError: if both or neither of `every` and `interval` are given, or not as numbers.
+        ValueError: if `every` is below 2, or `interval` or `max_age` not above 0.
+    """
+
+    every: int | None = field(default=None, kw_only=True)
+    interval: float | None = field(default=None, kw_only=True)
+    max_age: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if (self.every is None) == (self.interval is None):
+            raise TypeError("Sample takes either every=n or interval=seconds")
+        if self.every is not None:
+            whole("every", self.every, unit="arrivals")
+            if self.every == 1:
+                raise ValueError("every must be at least 2: one in 1 keeps all, use DropOldest")
+        if self.interval is not None:
+            positive("interval", self.interval, unit="seconds")
+        _check_max_age(self.max_age)
+
+    def start(self) -> Judge:
+        """Return the judge for one client's buffer."""
+        if self.every is not None:
+            return _EveryJudge(self.every)
+        assert self.interval is not None
+        return _IntervalJudge(self.interval)
+
+
+class _SampleJudge(Judge):
+    """Keeps the last arrival as a candidate at the end of the queue.
+
+    The candidate gives way to the next arrival until a sampling point makes it firm; the
+    arrival after that evicts the oldest item instead. So the newest arrival is always in
+    the queue, whenever the source falls silent, and no timer is needed to deliver it.
+    """
+
+    def __init__(self) -> None:
+        self.behind = False
+        self._candidate = False
+
+    def drained(self, level: float) -> None:
+        if level <= 0.5:
+            self.behind = False
+
+    def _fall_behind(self) -> bool:
+        """Return whether this arrival is the one that found the buffer full."""
+        if self.behind:
+            return False
+        self.behind = True
+        self._candidate = False
+        return True
+
+    def _verdict(self, *, firm: bool) -> Verdict:
+        verdict = Verdict.REPLACE_NEWEST if self._candidate else Verdict.EVICT_OLDEST
+        self._candidate = not firm
+        return verdict
+
+
+class _EveryJudge(_SampleJudge):
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self._every = every
+        self._count = 0
+
+    def arrive(self, now: float, essential: bool) -> Verdict:
+        if self._fall_behind():
+            self._count = 0
+        if essential:
+            return Verdict.EVICT_OLDEST
+        self._count += 1
+        firm = self._count == self._every
+        if firm:
+            self._count = 0
+        return self._verdict(firm=firm)
+
+
+class _IntervalJudge(_SampleJudge):
+    def __init__(self, interval: float) -> None:
+        super().__init__()
+        self._interval = interval
+        self._start = 0.0
+
+    def arrive(self, now: float, essential: bool) -> Verdict:
+        if self._fall_behind():
+            self._start = now
+        if essential:
+            return Verdict.EVICT_OLDEST
+        if now - self._start >= self._interval:
+            # The candidate was the newest of the interval that has just ended.
+            self._candidate = False
+            self._start = now
+        return self._verdict(firm=False)

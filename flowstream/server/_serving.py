@@ -1,0 +1,63 @@
+"""Serve an ASGI app with Hypercorn's Trio worker, set up for streams."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import hypercorn.trio
+import trio
+from hypercorn.config import Config
+
+
+def streaming_config(**settings: Any) -> Config:
+    """Return a Hypercorn configuration that suits streams.
+
+    Hypercorn's own defaults, but for the backlog: 100 connections that wait to be accepted
+    are few when a thousand browsers reconnect after a restart, so it is 2048 (the kernel
+    caps it at ``net.core.somaxconn``). ``read_timeout`` and ``max_requests`` stay None:
+    either would cut long streams.
+
+    Args:
+        settings: attributes of `hypercorn.config.Config` to set, by name.
+
+    Raises:
+        TypeError: Hypercorn has no such setting.
+    """
+    config = Config()
+    config.backlog = 2048
+    for name, value in settings.items():
+        if not hasattr(config, name):
+            raise TypeError(f"Hypercorn's configuration has no {name!r}")
+        setattr(config, name, value)
+    return config
+
+
+async def serve(
+    app: Any,
+    config: Config | None = None,
+    *,
+    shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `app` inside a Trio program, until it is told to stop or cancelled.
+
+    ``await nursery.start(flowstream.serve, app)`` returns the addresses once it listens.
+
+    Args:
+        app: an ASGI application: a Quart-Trio app, a Starlette app, or a function.
+        config: Hypercorn's configuration; `streaming_config()` by default, which listens on
+            127.0.0.1:8000.
+        shutdown_trigger: an async function; the server shuts down when it returns.
+        task_status: for ``nursery.start``.
+
+    Raises:
+        OSError: an address cannot be listened on.
+    """
+    await hypercorn.trio.serve(
+        app,
+        streaming_config() if config is None else config,
+        shutdown_trigger=shutdown_trigger,
+        task_status=task_status,
+        mode="asgi",
+    )

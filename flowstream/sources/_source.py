@@ -1,0 +1,30 @@
+"""Source: where items come from, made one thing out of many.
+
+Whatever an app hands over becomes a `Source`, which is run once, in a task of flowstream's
+own, and puts items into an outlet. An app's own source type may derive from it.
+"""
+
+from __future__ import annotations
+
+import abc
+
+from flowstream._outlet import Outlet
+
+
+class Source(abc.ABC):
+    """A producer that can be run once, or closed without having run."""
+
+    @abc.abstractmethod
+    async def run(self, out: Outlet) -> None:
+        """Put all items into `out`, and release what the items came from, however it ends.
+
+        When the client goes, Cancelled is raised in here once; what is awaited after that
+        is shielded, for `Limits.cleanup_timeout` seconds.
+        """
+
+    async def discard(self) -> None:
+        """Release what the items would have come from: `run` will never be called.
+
+        Called for a HEAD request and for a reconnect that is refused.
+        """
+        return None
