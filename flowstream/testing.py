@@ -538,6 +538,15 @@ class StreamClient:
         self._over = True
         self._moved.unpark_all()
 
+    async def _see_off(self, timeout: float) -> None:
+        self.abort()
+        with trio.move_on_after(timeout):
+            await self.wait_finished()
+        if not self._finished:
+            raise AssertionError(
+                f"the app was still running {timeout:g} s after its client had gone"
+            )
+
     async def _feed(self, body: AsyncIterable[bytes]) -> None:
         """Hand the request's body to the app, a few messages ahead of it at the most."""
         closing = aclosing(body) if isinstance(body, AsyncGenerator) else nullcontext()
@@ -671,18 +680,11 @@ async def open_stream(
             nursery.start_soon(client._serve, app, scope, name="ASGI app")
             try:
                 yield client
+                await client._see_off(exit_timeout)
             except BaseException:
                 client.abort()  # also frees a send that cannot be cancelled
                 nursery.cancel_scope.cancel()
                 raise
-            client.abort()
-            with trio.move_on_after(exit_timeout):
-                await client.wait_finished()
-            if not client.finished:
-                nursery.cancel_scope.cancel()
-                raise AssertionError(
-                    f"the app was still running {exit_timeout:g} s after its client had gone"
-                )
     except BaseExceptionGroup as group:
         failure = _only(group)
     if failure is not None:
@@ -738,7 +740,7 @@ class _Lifespan:
         self._to_app, self._in_app = trio.open_memory_channel[dict[str, Any]](1)
         self._moved = trio.lowlevel.ParkingLot()
 
-    async def serve(self, app: ASGIApp, scope: dict[str, Any]) -> None:
+    async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         await app(scope, self._in_app.receive, self._send)
         self._returned = True
         self._moved.unpark_all()
@@ -802,7 +804,7 @@ async def open_lifespan(
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lifespan.serve, app, scope, name="ASGI lifespan")
+            nursery.start_soon(lifespan.run, app, scope, name="ASGI lifespan")
             try:
                 await lifespan.ask("startup", timeout)
                 yield state
