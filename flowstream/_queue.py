@@ -1,6 +1,6 @@
 """The queue inside a buffer: bounded in items and bytes, exact about what is missing.
 
-Values in, values out: no Trio, no await; the clock is handed in. Items wait in two lanes, droppable and
+Values in, values out, and a clock that is handed in. Items wait in two lanes, droppable and
 essential, each in order; a policy's verdict evicts from either end of the droppable lane in
 O(1), and the lanes are merged again as they are taken. (One deque would have to be searched
 for something that may go.)
@@ -96,7 +96,7 @@ class Queue(abc.ABC):
             bare: the same item encoded without its id, for a keyed policy.
         """
         size = len(payload) + (len(bare) if bare is not None else 0)
-        if self._judge.behind and not essential or not self._fits(size):
+        if (self._judge.behind and not essential) or not self._fits(size):
             outcome = self._make_room(size, essential)
             if outcome is not _ADMITTED:
                 return outcome
@@ -405,9 +405,7 @@ class KeyedQueue(Queue):
                 continue
             if pieces and size + len(entry.payload) > limit:
                 break
-            in_order = entry.seq > self._highest and (
-                entry.seq == entry.place or self.items == 1
-            )
+            in_order = entry.seq > self._highest and (entry.seq == entry.place or self.items == 1)
             if entry.missed:
                 pieces.append(self._gap(entry.missed, entry.id))
             if in_order or entry.bare is None:

@@ -16,8 +16,9 @@ __all__ = ["Encoder", "Judge", "Policy", "Verdict"]
 class Encoder(abc.ABC):
     """Turns events into bytes of one wire format.
 
-    An encoder is a value that may be shared by any number of streams; what it remembers
-    of one stream lives in the object that `start` returns. `encode` is called in the
+    An encoder is a value that may be shared by any number of streams, and compares and
+    hashes by what it would write; what it remembers of one stream lives in the object that
+    `start` returns. `encode` is called in the
     producer's task and in the order of production; the other methods by the writer.
     """
 
@@ -64,7 +65,7 @@ class Encoder(abc.ABC):
         return b""
 
     def heartbeat(self) -> bytes:
-        """Return bytes that keep a connection alive and mean nothing."""
+        """Return bytes that keep a connection alive and mean nothing; none if there are none."""
         return b""
 
     def control(
@@ -109,9 +110,8 @@ class Judge(abc.ABC):
                 asked about only when it does not fit.
         """
 
-    def drained(self, level: float) -> None:
+    def drained(self, level: float) -> None:  # noqa: B027  # most judges need not hear
         """Hear how full the buffer is, from 0 to 1, after the writer took from it."""
-        return None
 
 
 class Policy(abc.ABC):

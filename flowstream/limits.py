@@ -67,7 +67,9 @@ class Buffer:
         if isinstance(value, Buffer):
             return value
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"buffer must be an int (items) or a Buffer, not {type(value).__name__}")
+            raise TypeError(
+                f"buffer must be an int (items) or a Buffer, not {type(value).__name__}"
+            )
         return cls(items=value)
 
 

@@ -142,9 +142,7 @@ class Stream:
             self._raised = True
             raise self._error
 
-    async def deliver(
-        self, send: Send, status: int, headers: list[tuple[bytes, bytes]]
-    ) -> None:
+    async def deliver(self, send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Write the response, from the status line to the last byte."""
         if self._aborted:
             return
@@ -239,9 +237,7 @@ class Stream:
         timeout = self._plan.limits.cleanup_timeout
         try:
             with self._pump_scope:
-                overrun = await run_cancelled_once(
-                    self._produce(), self._pump_scope, timeout
-                )
+                overrun = await run_cancelled_once(self._produce(), self._pump_scope, timeout)
                 if overrun:
                     logger.warning(
                         "the producer of %s was cancelled again: its cleanup took longer than "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 from flowstream._closing import StreamReport
 from flowstream._event import check_retry
@@ -94,8 +94,7 @@ def make_plan(
     if not isinstance(encoder, Encoder):
         raise TypeError(f"encoder must be an Encoder such as SSE(), not {_kind(encoder)}")
     if policy is not None and not isinstance(policy, Policy):
-        hint = f"; did you mean {policy.__name__}()?" if isinstance(policy, type) else ""
-        raise TypeError(f"policy must be a Policy such as DropOldest(), not {_kind(policy)}{hint}")
+        raise TypeError(f"policy must be a Policy such as DropOldest(), not {_kind(policy)}")
     if not isinstance(limits, Limits):
         raise TypeError(f"limits must be a Limits, not {_kind(limits)}")
     if heartbeat is not None:
@@ -144,7 +143,10 @@ def _check_on_close(on_close: OnClose) -> None:
 
 
 def _merge_headers(encoder: Encoder, given: Headers) -> tuple[tuple[bytes, bytes], ...]:
-    pairs = given.items() if isinstance(given, Mapping) else given
+    pairs = cast(
+        "Iterable[tuple[str | bytes, str | bytes]]",
+        given.items() if isinstance(given, Mapping) else given,
+    )
     own = []
     for name, value in pairs:
         raw_name, raw_value = _raw(name).lower(), _raw(value)
@@ -167,4 +169,4 @@ def _raw(text: str | bytes) -> bytes:
 
 
 def _kind(value: object) -> str:
-    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

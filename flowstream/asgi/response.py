@@ -6,7 +6,7 @@ stream starts when the response is called, and from then on there is exactly one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, Unpack
 
 import trio
@@ -21,6 +21,7 @@ from flowstream.asgi.receive import Receive, Send, wait_disconnected
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
 
 Scope = Mapping[str, Any]
+
 
 class StreamResponse:
     """A response that streams; made by `stream`, `sse`, `ndjson`, `csv` and `raw`.
@@ -145,10 +146,19 @@ class StreamResponse:
         seen = last_event_id(scope)
         return seen is not None and (self._plan.on_reconnect == "refuse" or is_final(seen))
 
-    def __iter__(self) -> Iterator[NoReturn]:
-        # FastAPI turns a return value that is no Starlette response into JSON, and an
-        # object without attributes into `{}`: this and __slots__ make it raise instead.
-        raise TypeError(
+    # Quart's type of what a view may return has room for an iterator of text, and for nothing
+    # else that a class of ours could be: with these two methods a view that returns a stream
+    # type-checks. They also make FastAPI, which would turn a return value that it does not
+    # know into `{}`, raise instead.
+
+    def __iter__(self) -> StreamResponse:
+        raise self._is_no_data()
+
+    def __next__(self) -> NoReturn:
+        raise self._is_no_data()
+
+    def _is_no_data(self) -> TypeError:
+        return TypeError(
             "a StreamResponse is an ASGI application, not data; in FastAPI return "
             "flowstream.starlette.response(...) of it"
         )

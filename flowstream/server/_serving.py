@@ -33,7 +33,7 @@ def streaming_config(**settings: Any) -> Config:
     return config
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128  # Hypercorn calls task_status.started()
     app: Any,
     config: Config | None = None,
     *,

@@ -28,7 +28,7 @@ class AsyncIteration(Source):
             async for item in iterator:
                 await send(item)
         finally:
-            await _close(iterator)
+            await _close(iterator)  # noqa: ASYNC102  # see _shielding.py
 
     async def discard(self) -> None:
         """``aclose()`` what was handed over, which has not run a line yet."""

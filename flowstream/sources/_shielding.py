@@ -56,18 +56,17 @@ def _watch(
     coroutine: Coroutine[Any, Any, None], on_cancelled: Callable[[], None]
 ) -> Generator[Any, Any, None]:
     """Await `coroutine`, calling `on_cancelled` before each Cancelled that goes into it."""
-    resume: Callable[[Any], Any] = coroutine.send
+    thrown: BaseException | None = None
     value: Any = None
     while True:
         try:
-            trap = resume(value)
+            trap = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
         except StopIteration:
             return
         try:
-            value = yield trap
-        except BaseException as error:  # noqa: BLE001  # thrown in, and passed on
-            resume, value = coroutine.throw, error
+            value, thrown = (yield trap), None
+        except BaseException as error:  # noqa: BLE001, ASYNC103  # passed on
+            thrown = error
         else:
-            resume = coroutine.send
             if isinstance(value, outcome.Error) and isinstance(value.error, trio.Cancelled):
                 on_cancelled()

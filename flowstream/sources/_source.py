@@ -22,9 +22,8 @@ class Source(abc.ABC):
         is shielded, for `Limits.cleanup_timeout` seconds.
         """
 
-    async def discard(self) -> None:
+    async def discard(self) -> None:  # noqa: B027  # most sources hold nothing yet
         """Release what the items would have come from: `run` will never be called.
 
         Called for a HEAD request and for a reconnect that is refused.
         """
-        return None

@@ -16,6 +16,7 @@ comes back.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ class ThreadedIteration(Source):
         self._iterator: Iterator[Any] | None = None
         self._lock = threading.Lock()
         self._busy = False  # a thread is inside the iterator
-        self._over = False  # nobody wants more: whoever is last in closes the iterator
+        self._over: bool = False  # nobody wants more: whoever is last in closes the iterator
 
     async def run(self, out: Outlet) -> None:
         """Send each item, fetched in batches by a worker thread; then close the iterator."""
@@ -75,16 +76,13 @@ class ThreadedIteration(Source):
 
         def hop() -> _Batch:
             with self._lock:
-                if self._over:
-                    return _Batch([], last=True)
+                if self._over:  # cancelled before this thread got to run
+                    return _Batch([])
                 self._busy = True
             try:
                 return self._fetch()
             finally:
-                with self._lock:
-                    self._busy = False
-                    abandoned = self._over
-                if abandoned:
+                if self._leave():
                     self._close()
                     _tell(token, closed)
 
@@ -104,10 +102,10 @@ class ThreadedIteration(Source):
                 self._over = True
                 busy = self._busy
             if busy:
-                await closed.wait()
+                await closed.wait()  # noqa: ASYNC102  # see _shielding.py
             else:
                 # A copy: the thread that has just come back may still be leaving the context.
-                await trio.to_thread.run_sync(
+                await trio.to_thread.run_sync(  # noqa: ASYNC102  # see _shielding.py
                     context.copy().run, self._close, limiter=limiter, abandon_on_cancel=True
                 )
 
@@ -128,10 +126,16 @@ class ThreadedIteration(Source):
                 items.append(item)
                 if self._over or len(items) >= _BATCH_ITEMS or perf_counter() > end:
                     return _Batch(items)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised by `run`, after the items
             # What came before the failure is delivered before it is told.
             return _Batch(items, error=error)
         return _Batch(items, last=True)
+
+    def _leave(self) -> bool:
+        """Note that the thread is out of the iterator; return whether it is to close it."""
+        with self._lock:
+            self._busy = False
+            return self._over
 
     def _close(self) -> None:
         close = getattr(self._iterator, "close", None)
@@ -149,7 +153,6 @@ class _Batch:
 
 
 def _tell(token: trio.lowlevel.TrioToken, event: trio.Event) -> None:
-    try:
+    # The Trio run may have ended while the thread was still in the iterator.
+    with contextlib.suppress(trio.RunFinishedError):
         token.run_sync_soon(event.set)
-    except trio.RunFinishedError:
-        pass  # the run ended while the thread was still in the iterator

@@ -1,0 +1,73 @@
+"""Starlette and FastAPI, on Trio.
+
+A Starlette route returns a `StreamResponse` as it is. FastAPI turns what is no Starlette
+response into JSON, so there the view wraps it::
+
+    @app.get("/answer")
+    async def answer(q: str):
+        return response(ndjson(tokens(q)))
+
+Both must be served on Trio: ``flowstream serve module:app``. A producer that reads the
+request's body while it streams needs `SharedBody` around the app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flowstream._errors import MissingExtraError
+from flowstream.asgi.receive import Receive, Send, SharedReceive
+from flowstream.asgi.response import StreamResponse
+
+try:
+    from starlette.responses import Response
+except ImportError as error:
+    raise MissingExtraError(
+        "flowstream.starlette needs Starlette: pip install 'flowstream[starlette]'"
+    ) from error
+
+__all__ = ["SharedBody", "response"]
+
+
+class _Wrapped(Response):
+    """A Starlette response that is served by a `StreamResponse`."""
+
+    def __init__(self, stream_response: StreamResponse) -> None:
+        self._stream_response = stream_response
+        self.status_code = stream_response.status
+        self.background = None
+        self.raw_headers = stream_response.headers
+        self.body = b""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._stream_response(scope, receive, send)
+
+
+def response(stream_response: StreamResponse) -> Response:
+    """Return `stream_response` as a Starlette response, for FastAPI to pass through.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(stream_response, StreamResponse):
+        raise TypeError(f"expected a StreamResponse, not a {type(stream_response).__name__}")
+    return _Wrapped(stream_response)
+
+
+class SharedBody:
+    """ASGI middleware: a producer may read the request's body while it streams.
+
+    Give it to the app as its outermost middleware, ``app.add_middleware(SharedBody)``: it
+    shares each request's ``receive`` between the view and the stream (see `SharedReceive`).
+
+    Args:
+        app: the application around which it is put.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Call the application, with a shared ``receive`` for HTTP requests."""
+        await self._app(scope, SharedReceive(receive) if scope["type"] == "http" else receive, send)
