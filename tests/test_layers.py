@@ -1,0 +1,173 @@
+"""The layers of the package: a module imports only from its own layer or one before it.
+
+A new module is listed in `LAYERS`; a directory stands for all that is in it. The sans-I/O
+layers, and single modules elsewhere that are values in and values out (`PURE`), import no
+Trio and never wait.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "flowstream"
+
+LAYERS: dict[str, list[str]] = {
+    "vocabulary": ["abc", "_errors", "_event", "_closing", "limits"],
+    "sans-I/O": ["policies", "_queue", "encoders", "decoders"],
+    "Trio primitives": ["_buffer", "_outlet", "sources"],
+    "delivery": ["asgi", "quart", "starlette"],
+    "serving and operating": ["server", "testing", "demo", "cli"],
+}
+SANS_IO = ("vocabulary", "sans-I/O")
+PURE = ["asgi._deadlines", "asgi._request"]
+
+# The public face imports what it names. What it must not import is what an app may do
+# without: the integrations, the test kit and the programs.
+NOT_IN_THE_FACE = ["quart", "starlette", "testing", "demo", "cli"]
+# Programs are users of the public face, so they may import it; nothing below it may.
+PROGRAMS = ["demo", "cli"]
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the package by its name without ``flowstream.``; "" is the root."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+INSIDE = sorted(name for name in MODULES if name)
+
+
+def listed(name: str) -> str | None:
+    """Return the entry of `LAYERS` that `name` falls under."""
+    for entries in LAYERS.values():
+        for entry in entries:
+            if name == entry or name.startswith(f"{entry}."):
+                return entry
+    return None
+
+
+def layer(name: str) -> int:
+    """Return the number of the layer of `name`, from 0."""
+    entry = listed(name)
+    return next(n for n, entries in enumerate(LAYERS.values()) if entry in entries)
+
+
+def imports(name: str, tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield each module of the package that is imported anywhere in `tree`, and the line."""
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "flowstream":
+                    yield alias.name.removeprefix("flowstream").removeprefix("."), node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                up = package.split(".") if package else []
+                base = ".".join(up[: len(up) - node.level + 1])
+                module = ".".join(filter(None, (base, node.module)))
+            elif node.module and node.module.split(".")[0] == "flowstream":
+                module = node.module.removeprefix("flowstream").removeprefix(".")
+            else:
+                continue
+            for alias in node.names:
+                full = ".".join(filter(None, (module, alias.name)))
+                yield (full if full in MODULES else module), node.lineno
+
+
+def parse(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(), MODULES[name])
+
+
+def allowed(name: str, imported: str) -> bool:
+    if not name:
+        return not imported or listed(imported) not in NOT_IN_THE_FACE
+    if not imported:
+        return listed(name) in PROGRAMS
+    return layer(imported) <= layer(name)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_every_module_is_listed_in_a_layer(name: str) -> None:
+    """Every module has its place in the order of layers."""
+    assert listed(name), f"flowstream.{name} is in no layer: list it in LAYERS of {__file__}"
+
+
+@pytest.mark.parametrize("entry", [e for entries in LAYERS.values() for e in entries] + PURE)
+def test_every_listed_module_exists(entry: str) -> None:
+    """The list of layers names no module that is gone."""
+    assert entry in MODULES
+
+
+@pytest.mark.parametrize("name", ["", *INSIDE])
+def test_a_module_imports_only_from_its_own_layer_or_one_before_it(name: str) -> None:
+    """No import in the package, not even one inside a function, goes up the layers."""
+    wrong = [
+        f"line {line}: flowstream.{imported}"
+        for imported, line in imports(name, parse(name))
+        if not allowed(name, imported)
+    ]
+    assert not wrong, f"flowstream.{name} must not import {wrong}"
+
+
+def is_pure(name: str) -> bool:
+    return name in PURE or any(listed(name) in LAYERS[layer] for layer in SANS_IO)
+
+
+@pytest.mark.parametrize("name", filter(is_pure, INSIDE))
+def test_a_module_without_io_neither_imports_trio_nor_waits(name: str) -> None:
+    """What is called sans-I/O has no `async`, no `await` and no Trio in it."""
+    tree = parse(name)
+    for node in ast.walk(tree):
+        where = f"flowstream/{MODULES[name].name}, line {getattr(node, 'lineno', '?')}"
+        waits = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+        assert not isinstance(node, waits), where
+        if isinstance(node, ast.comprehension):
+            assert not node.is_async, f"flowstream.{name}"
+        roots = []
+        if isinstance(node, ast.Import):
+            roots = [alias.name.split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            roots = [node.module.split(".")[0]]
+        assert not {"trio", "anyio", "asyncio", "outcome"} & set(roots), where
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("policies", "from flowstream._buffer import EventBuffer"),
+        ("abc", "import flowstream.policies"),
+        ("sources._threads", "from ..asgi import plan"),
+        ("sources._threads", "from .. import asgi"),
+        ("server._serving", "from flowstream import sse"),
+        ("", "def f():\n    from flowstream.quart import Flowstream"),
+    ],
+)
+def test_an_import_that_goes_up_is_seen(name: str, line: str) -> None:
+    """The check finds an upward import however it is written."""
+    found = list(imports(name, ast.parse(line)))
+    assert len(found) == 1
+    assert not allowed(name, found[0][0])
+
+
+def test_importing_flowstream_loads_no_framework() -> None:
+    """`import flowstream` costs nobody a web framework, the demo or the test kit."""
+    program = (
+        "import sys, flowstream\n"
+        "unwanted = {'quart', 'quart_trio', 'starlette', 'fastapi', 'rich', 'click', 'pytest'}\n"
+        "print(sorted(unwanted & {name.split('.')[0] for name in sys.modules}))\n"
+        "print(sorted(n for n in sys.modules if n.startswith(('flowstream.demo', 'flowstream.t'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n[]\n"
