@@ -123,7 +123,7 @@ def is_pure(name: str) -> bool:
     return name in PURE or any(listed(name) in LAYERS[layer] for layer in SANS_IO)
 
 
-@pytest.mark.parametrize("name", filter(is_pure, INSIDE))
+@pytest.mark.parametrize("name", [name for name in INSIDE if is_pure(name)])
 def test_a_module_without_io_neither_imports_trio_nor_waits(name: str) -> None:
     """What is called sans-I/O has no `async`, no `await` and no Trio in it."""
     tree = parse(name)
