@@ -77,7 +77,7 @@ def create_app(gallery: Gallery | None = None) -> QuartTrio:
 
 
 def _add_page(app: QuartTrio) -> None:
-    static = files(__package__) / "static"
+    static = files("flowstream.demo") / "static"
 
     def add(path: str, name: str, media_type: str) -> None:
         body = (static / name).read_bytes()

@@ -2,8 +2,8 @@
 
 Each event bears its number, counted from 1, so a client can do the sum that flowstream
 promises: events received and events announced as missed make up the last number. An event
-is padded, because what a client does not read is first swallowed by the kernel's and the
-browser's own buffers, 0.15 to 1 MB of it; only then does the server feel the client stop.
+may be padded, because what a client does not read is first swallowed by the kernel's and
+the client's own buffers, 2 MB and more in a browser; only then does the server feel it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Flood:
             policy=_query.choice(arguments, "policy", "block", POLICIES),
             buffer=_query.whole(arguments, "buffer", 64, low=1, high=10_000, unit="items"),
             rate=rate or None,
-            pad=_query.whole(arguments, "pad", 4096, low=0, high=65_536, unit="bytes"),
+            pad=_query.whole(arguments, "pad", 0, low=0, high=65_536, unit="bytes"),
             limits=Limits(stall_timeout=stall),
         )
 

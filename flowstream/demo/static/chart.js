@@ -18,13 +18,15 @@ export class Chart {
   #x = [];
   #y = [];
   #points;
+  #interval;
   #box;
 
-  // box: the element to draw in. points: readings kept. interval: seconds between two.
+  // box: the element to draw in. points: readings kept. interval: seconds between two of them.
   // top(max): the upper end of the scale. label(value): text on the scale; none without it.
   constructor(box, { points, interval, top, label }) {
     this.#box = box;
     this.#points = points;
+    this.#interval = interval;
     const axis = {
       stroke: () => colour("--muted"),
       grid: { stroke: () => colour("--line"), width: 1 },
@@ -39,9 +41,9 @@ export class Chart {
         height: height || 60,
         legend: { show: false },
         cursor: { show: false },
-        padding: label ? [6, 8, 0, 0] : [2, 0, 0, 0],
+        padding: label ? [6, 16, 0, 0] : [2, 0, 0, 0],
         scales: {
-          x: { time: false, range: (_, __, max) => [max - points * interval, max] },
+          x: { time: false, range: () => this.#span() },
           y: { range: (_, __, max) => [0, top(max ?? 0)] },
         },
         axes: [
@@ -53,7 +55,7 @@ export class Chart {
               const now = u.scales.x.max;
               return splits.map((x) => (x === now ? "now" : `${Math.round(x - now)} s`));
             },
-            splits: (u) => [1, 0.75, 0.5, 0.25, 0].map((part) => u.scales.x.max - part * points * interval * 0.999),
+            splits: (u) => [1, 0.5, 0].map((part) => u.scales.x.max - part * (u.scales.x.max - u.scales.x.min)),
           },
           {
             ...axis,
@@ -89,6 +91,13 @@ export class Chart {
       this.#y.shift();
     }
     this.#plot.setData([this.#x, this.#y]);
+  }
+
+  // A short curve is drawn wide: it need not fill its minutes before it can be seen.
+  #span() {
+    const last = this.#x.at(-1) ?? 0;
+    const seen = last - (this.#x[0] ?? 0);
+    return [last - Math.max(seen, (this.#points * this.#interval) / 4), last];
   }
 
   resize(width, height) {

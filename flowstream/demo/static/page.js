@@ -1,7 +1,7 @@
 // The page: who takes a connection, and what the server says four times a second.
 
 import { Chart } from "./chart.js";
-import { Client, POLICIES } from "./client.js";
+import { Client, FULL_SPEED, POLICIES, SPEEDS } from "./client.js";
 import { age, bytes, count, seconds } from "./format.js";
 
 const CONNECTIONS = 6; // to one host over HTTP/1.1, in every browser
@@ -49,7 +49,7 @@ $("start").addEventListener("submit", (event) => {
     buffer: Number($("buffer").value),
     rate: Number($("rate").value),
     stall: Number($("stall").value),
-    speed: 10,
+    speed: FULL_SPEED,
   });
 });
 
@@ -219,7 +219,6 @@ $("system-toggle").addEventListener("click", () => {
   if (machine.open) machine.stop();
   else machine.start();
   $("system-toggle").textContent = machine.open ? "Stop the feed" : "Start the feed";
-  $("system-toggle").setAttribute("aria-pressed", String(machine.open));
   showConnections();
 });
 
@@ -322,6 +321,6 @@ for (const command of [
 await showTopics();
 new Feed("/streams", showStreams, showServer).start();
 machine.start();
-addClient({ policy: "block", buffer: 64, rate: 200, stall: 30, speed: 10 });
-addClient({ policy: "drop_oldest", buffer: 64, rate: 200, stall: 30, speed: 5 });
-addClient({ policy: "conflate", buffer: 64, rate: 200, stall: 30, speed: 5 });
+addClient({ policy: "block", buffer: 64, rate: 200, stall: 30, speed: FULL_SPEED });
+addClient({ policy: "drop_oldest", buffer: 64, rate: 200, stall: 30, speed: SPEEDS.indexOf(512e3) });
+addClient({ policy: "conflate", buffer: 64, rate: 200, stall: 30, speed: SPEEDS.indexOf(512e3) });
