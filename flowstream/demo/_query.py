@@ -60,9 +60,9 @@ def whole(arguments: Arguments, name: str, default: int, *, low: int, high: int,
     return int(got)
 
 
-def word(arguments: Arguments, name: str, default: str) -> str:
-    """Return the parameter, which must be a name of 1 to 40 harmless characters."""
-    got = arguments.get(name, default)
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", got):
+def word(arguments: Arguments, name: str) -> str | None:
+    """Return the parameter, which must be 1 to 40 harmless characters; None if it is not there."""
+    got = arguments.get(name)
+    if got is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", got):
         raise BadParameterError(name, got, "1 to 40 letters, digits, '.', '-' or '_'")
     return got

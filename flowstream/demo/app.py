@@ -7,7 +7,6 @@ from. There is no build step, and the page loads nothing from elsewhere.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -92,10 +91,8 @@ def _add_page(app: QuartTrio) -> None:
 
 
 def _add_streams(app: QuartTrio, gallery: Gallery) -> None:
-    numbers = itertools.count(1)
-
     def show(response: StreamResponse, policy: str = "block") -> StreamResponse:
-        client = _query.word(request.args, "client", f"client-{next(numbers)}")
+        client = _query.word(request.args, "client")
         return gallery.add(response, client=client, path=request.path, policy=policy)
 
     @app.get("/rows.ndjson")

@@ -7,6 +7,7 @@ frozen statistics alone, which hold no buffer.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class NoRoomError(Exception):
 class Exhibit:
     """One stream and what is to be told about it besides its statistics."""
 
+    number: int
     client: str
     path: str
     policy: str
@@ -52,6 +54,7 @@ class Gallery:
 
     def __init__(self, room: int = ROOM, remembered: int = REMEMBERED) -> None:
         self._room = room
+        self._numbers = itertools.count(1)
         self._exhibits: list[Exhibit] = []
         self._ended: deque[dict[str, Any]] = deque(maxlen=remembered)
 
@@ -62,15 +65,23 @@ class Gallery:
             raise NoRoomError(f"{self._room} streams are open, which is all the demo has room for")
 
     def add(
-        self, response: StreamResponse, *, client: str, path: str, policy: str
+        self, response: StreamResponse, *, client: str | None, path: str, policy: str
     ) -> StreamResponse:
         """Show `response` from now on, and return it.
+
+        Args:
+            response: the stream.
+            client: what its client calls itself; None for a name of ours.
+            path: where it is served.
+            policy: the name of its policy.
 
         Raises:
             NoRoomError: the gallery is full.
         """
         self.check_room()
-        self._exhibits.append(Exhibit(client, path, policy, response, trio.current_time()))
+        number = next(self._numbers)
+        name = f"client-{number}" if client is None else client
+        self._exhibits.append(Exhibit(number, name, path, policy, response, trio.current_time()))
         return response
 
     def picture(self) -> dict[str, Any]:
@@ -106,6 +117,7 @@ class Gallery:
 def _describe(exhibit: Exhibit) -> dict[str, Any]:
     now = exhibit.response.statistics()
     return {
+        "number": exhibit.number,
         "client": exhibit.client,
         "path": exhibit.path,
         "policy": exhibit.policy,

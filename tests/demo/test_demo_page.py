@@ -69,15 +69,15 @@ def browser():
 
 
 @contextmanager
-def visit(browser, port, **options):
-    """Open the page; what it says on the console is a failure."""
+def visit(browser, port, script="", **options):
+    """Open the page; what it says on the console is a failure. `script` runs before it."""
     context = browser.new_context(**options)
+    context.add_init_script(script)
     page = context.new_page()
     said = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(f"http://127.0.0.1:{port}/")
-    page.said = said
     yield page
     context.close()
     assert said == []
@@ -180,6 +180,25 @@ def test_disconnect_ends_a_slow_client(browser, port):
         above(client, "received", 10)
         set_speed(client, 0)
         expect(shown(client, "state")).to_have_text("closed: slow_consumer", timeout=PATIENCE)
+
+
+def test_a_browser_that_cannot_read_in_small_pieces_can_stall_as_well(browser, port):
+    """Without byte readers the page takes what a read gives, and still stops reading."""
+    script = """
+      const getReader = ReadableStream.prototype.getReader;
+      ReadableStream.prototype.getReader = function (options) {
+        if (options) throw new TypeError("no byte readers here");
+        return getReader.call(this);
+      };
+    """
+    with served(port), visit(browser, port, script) as page:
+        client = card(page, "drop_oldest")
+        above(client, "received", 10)
+        set_speed(client, 0)
+        expect(shown(client, "fill")).to_have_attribute("data-state", "full", timeout=PATIENCE)
+        set_speed(client, -1)
+        until(lambda: number(client, "dropped") == number(client, "missed") > 0, "all drops told")
+        expect(shown(client, "sum")).to_have_attribute("data-state", "good")
 
 
 def test_an_idle_stream_has_heartbeats(browser, port):

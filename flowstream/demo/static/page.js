@@ -129,7 +129,8 @@ let before = { time: 0, bytes: new Map() };
 
 function showStreams({ memory, cursors, streams }) {
   const time = now();
-  const mine = new Map(streams.map((stream) => [stream.client, stream]));
+  // Those at work come first, and the first of a name counts.
+  const mine = new Map([...streams].reverse().map((stream) => [stream.client, stream]));
   for (const client of clients) client.update(mine.get(client.id) ?? null, time);
 
   $("memory").textContent = bytes(memory);
@@ -139,9 +140,9 @@ function showStreams({ memory, cursors, streams }) {
   $("buffered").textContent = bytes(open.reduce((sum, { buffer }) => sum + buffer.bytes, 0));
   $("cursors").textContent = `${cursors.open} (of ${count(cursors.opened)} opened so far)`;
 
-  const sent = new Map(streams.map((stream) => [stream.client, stream.bytes]));
+  const sent = new Map(streams.map(({ number, bytes }) => [number, bytes]));
   let fresh = 0;
-  for (const [client, total] of sent) fresh += Math.max(0, total - (before.bytes.get(client) ?? total));
+  for (const [number, total] of sent) fresh += Math.max(0, total - (before.bytes.get(number) ?? total));
   if (time > before.time) $("throughput").textContent = bytes(Math.round(fresh / (time - before.time)));
   before = { time, bytes: sent };
   showTable(streams);
@@ -150,9 +151,9 @@ function showStreams({ memory, cursors, streams }) {
 function showTable(streams) {
   const seen = new Set();
   for (const stream of streams) {
-    const { client, path, policy, state, reason, buffer } = stream;
-    seen.add(client);
-    let row = rows.get(client);
+    const { number, client, path, policy, state, reason, buffer } = stream;
+    seen.add(number);
+    let row = rows.get(number);
     if (!row) {
       row = document.createElement("tr");
       for (let index = 0; index < 10; index += 1) {
@@ -160,7 +161,7 @@ function showTable(streams) {
         if (index > 3) cell.className = "number";
         row.append(cell);
       }
-      rows.set(client, row);
+      rows.set(number, row);
     }
     row.dataset.state = state;
     const texts = [
@@ -179,15 +180,15 @@ function showTable(streams) {
       if (row.cells[index].textContent !== text) row.cells[index].textContent = text;
     });
   }
-  for (const [client, row] of rows) {
-    if (!seen.has(client)) {
+  for (const [number, row] of rows) {
+    if (!seen.has(number)) {
       row.remove();
-      rows.delete(client);
+      rows.delete(number);
     }
   }
   // Put into order, moving as little as possible: a moved row loses its selection.
-  streams.forEach(({ client }, index) => {
-    const row = rows.get(client);
+  streams.forEach(({ number }, index) => {
+    const row = rows.get(number);
     if ($("all").rows[index] !== row) $("all").insertBefore(row, $("all").rows[index] ?? null);
   });
 }
