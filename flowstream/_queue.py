@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import abc
 import enum
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import NamedTuple
 
 from flowstream.abc import Policy, Verdict
@@ -97,7 +99,7 @@ class Queue(abc.ABC):
         """
         size = len(payload) + (len(bare) if bare is not None else 0)
         if (self._judge.behind and not essential) or not self._fits(size):
-            outcome = self._make_room(size, essential)
+            outcome = self._make_room(size, essential, key)
             if outcome is not _ADMITTED:
                 return outcome
         self.offered += 1
@@ -132,7 +134,7 @@ class Queue(abc.ABC):
     def _expired(self, stamp: float) -> bool:
         return self._max_age is not None and self._clock() - stamp > self._max_age
 
-    def _make_room(self, size: int, essential: bool) -> Outcome:
+    def _make_room(self, size: int, essential: bool, key: object) -> Outcome:
         verdict = self._judge.arrive(self._clock(), essential)
         if verdict is Verdict.WAIT:
             return _WAIT
@@ -149,12 +151,17 @@ class Queue(abc.ABC):
             or self._essential_bytes + size > self._max_bytes
         ):
             return _WAIT  # evicting all that may go would not be enough: evict nothing
+        if not essential:
+            self._supersede(key)
         if verdict is Verdict.REPLACE_NEWEST and self.items > self._essential_items:
             self._evict_newest()
         evict = self._evict_newest if verdict is Verdict.EVICT_NEWEST else self._evict_oldest
         while not self._fits(size):
             evict()
         return _ADMITTED
+
+    def _supersede(self, key: object) -> None:  # noqa: B027  # only keyed queues do
+        """Drop what is queued under `key`, if the queue looks at keys."""
 
     def _gap(self, missed: int, before: str | None) -> Gap:
         self.gaps += 1
@@ -248,23 +255,47 @@ class OrderedQueue(Queue):
         plain = self._plain
         if (
             plain
-            and self.bytes <= limit
             and not self._essential
             and self._max_age is None
-            and plain[0][0] == self._taken + 1
-            and plain[-1][0] == self._taken + len(plain)
+            and plain[-1][0] - plain[0][0] == len(plain) - 1
         ):
-            # All of it, with no hole in it: the usual case, at a tenth of the loop's cost.
-            whole: list[bytes | Gap] = [entry[1] for entry in plain]
-            self._taken, self._last_id = plain[-1][0], plain[-1][2]
+            pieces = self._take_run(limit)
+        else:
+            pieces = self._take_each(limit)
+        if not self.items and self._taken < self.offered:
+            pieces.append(self._gap(self.offered - self._taken, None))
+            self._taken = self.offered
+        return pieces
+
+    def _take_run(self, limit: int) -> list[bytes | Gap]:
+        """Take from items that follow each other without a hole: the usual case.
+
+        One look at the ends stands for a look at each, at a fraction of the loop's cost.
+        """
+        plain = self._plain
+        first, _, id, _ = plain[0]
+        pieces: list[bytes | Gap] = []
+        if first > self._taken + 1:
+            pieces.append(self._gap(first - self._taken - 1, id))
+        if self.bytes <= limit:
+            pieces += [entry[1] for entry in plain]
+            self._taken, _, self._last_id, _ = plain[-1]
             plain.clear()
             self.items = self.bytes = 0
-        else:
-            whole = self._take_each(limit)
-        if not self.items and self._taken < self.offered:
-            whole.append(self._gap(self.offered - self._taken, None))
-            self._taken = self.offered
-        return whole
+            return pieces
+        size = count = 0
+        for entry in plain:
+            grown = size + len(entry[1])
+            if grown > limit and count:
+                break
+            size = grown
+            count += 1
+        entries = [plain.popleft() for _ in range(count)]
+        pieces += [entry[1] for entry in entries]
+        self._taken, _, self._last_id, _ = entries[-1]
+        self.items -= count
+        self.bytes -= size
+        return pieces
 
     def _take_each(self, limit: int) -> list[bytes | Gap]:
         pieces: list[bytes | Gap] = []
@@ -309,18 +340,20 @@ class OrderedQueue(Queue):
     def _clear(self) -> None:
         self._plain.clear()
         self._essential.clear()
+        self._taken = self.offered
 
 
 class _Keyed:
     """An item of a `KeyedQueue`; its place is the number of the first item in it."""
 
-    __slots__ = ("bare", "id", "missed", "payload", "place", "seq", "size", "stamp")
+    __slots__ = ("bare", "fenced", "id", "missed", "payload", "place", "seq", "size", "stamp")
 
     def __init__(
         self, seq: int, payload: bytes, id: str | None, bare: bytes | None, stamp: float, size: int
     ) -> None:
         self.place = seq
         self.missed = 0
+        self.fenced = False
         self.renew(seq, payload, id, bare, stamp, size)
 
     def renew(
@@ -334,14 +367,20 @@ class _Keyed:
         self.size = size
 
 
+_place = attrgetter("place")
+
+
 class KeyedQueue(Queue):
     """The queue of a keyed policy: a newer item takes the place of the older of its key.
 
     Items leave out of order, so holes cannot be read off the numbers: each item carries
     the count of those that went before it in its place or just ahead of it.
 
+    An essential item fences off what is queued under its key: a newer item must not be
+    delivered before it, and so goes to the end instead of into the old one's place.
+
     An item's id tells the client "all up to here". It is withheld (the `bare` payload is
-    used) while an earlier item is still queued or a later one is already out.
+    used) while an earlier item is still queued or unannounced, or a later one already out.
     """
 
     def __init__(self, bounds: Buffer, policy: Policy, clock: Callable[[], float]) -> None:
@@ -361,9 +400,11 @@ class KeyedQueue(Queue):
         bare: bytes | None = None,
     ) -> Outcome:
         """Offer one item: in the place of its key's queued one if there is one."""
-        if not essential and (queued := self._keyed.get(key)) is not None:
+        queued = None if essential else self._keyed.get(key)
+        if queued is not None and not queued.fenced:
             size = len(payload) + (len(bare) if bare is not None else 0)
             grown = self.bytes - queued.size + size
+            # One that outgrows the buffer in its place goes to the end like any other.
             if grown <= self._max_bytes or self.items == 1:
                 self.offered += 1
                 self.dropped += 1
@@ -371,8 +412,6 @@ class KeyedQueue(Queue):
                 queued.renew(self.offered, payload, id, bare, self._stamp(), size)
                 self.bytes = grown
                 return _ADMITTED
-            # It outgrew the buffer in its old place: it goes to the end like any other.
-            self._evict(key)
         return super().offer(payload, id, essential=essential, key=key, bare=bare)
 
     def _append(
@@ -384,15 +423,19 @@ class KeyedQueue(Queue):
         bare: bytes | None,
         size: int,
     ) -> None:
+        if not essential:
+            self._supersede(key)
         entry = _Keyed(self.offered, payload, id, bare, self._stamp(), size)
+        entry.missed, self._carry = self._carry, 0
         self.items += 1
         self.bytes += size
         if essential:
             self._essential.append(entry)
             self._essential_items += 1
             self._essential_bytes += size
+            if (older := self._keyed.get(key)) is not None:
+                older.fenced = True
         else:
-            entry.missed, self._carry = self._carry, 0
             self._keyed[key] = entry
 
     def _take(self, limit: int) -> list[bytes | Gap]:
@@ -405,13 +448,13 @@ class KeyedQueue(Queue):
                 continue
             if pieces and size + len(entry.payload) > limit:
                 break
-            in_order = entry.seq > self._highest and (entry.seq == entry.place or self.items == 1)
+            # In its first place nothing before it is left; in an older one, others may be.
+            last = self.items == 1 and not self._carry
+            in_order = entry.seq > self._highest and (entry.seq == entry.place or last)
+            bare = None if in_order else entry.bare
             if entry.missed:
-                pieces.append(self._gap(entry.missed, entry.id))
-            if in_order or entry.bare is None:
-                pieces.append(entry.payload)
-            else:
-                pieces.append(entry.bare)
+                pieces.append(self._gap(entry.missed, entry.id if bare is None else None))
+            pieces.append(entry.payload if bare is None else bare)
             if in_order:
                 self._last_id = entry.id
             size += len(entry.payload)
@@ -442,29 +485,40 @@ class KeyedQueue(Queue):
         self.items -= 1
         self.bytes -= entry.size
 
-    def _evict(self, key: object) -> None:
-        entry = self._keyed.pop(key)
-        self.items -= 1
-        self.bytes -= entry.size
-        self.dropped += 1
-        self._announce_later(entry.missed + 1)
-
-    def _announce_later(self, missed: int) -> None:
-        """Have the next droppable item, queued or to come, announce `missed` gone ones."""
-        if self._keyed:
-            next(iter(self._keyed.values())).missed += missed
-        else:
-            self._carry += missed
+    def _supersede(self, key: object) -> None:
+        if (entry := self._keyed.pop(key, None)) is not None:
+            self._gone(entry, self._first())
 
     def _evict_oldest(self) -> None:
-        self._evict(next(iter(self._keyed)))
+        entry = self._keyed.popitem(last=False)[1]
+        self._gone(entry, self._first())
 
     def _evict_newest(self) -> None:
         entry = self._keyed.popitem()[1]
+        self._gone(entry, None)
+
+    def _first(self) -> _Keyed | None:
+        """Return the oldest droppable item."""
+        return next(iter(self._keyed.values()), None)
+
+    def _gone(self, entry: _Keyed, heir: _Keyed | None) -> None:
+        """Count an item that was evicted, and have `heir` or what follows it announce that.
+
+        `heir` may stand before the hole: announced early is harmless, late would let an
+        item between the two tell the client that all up to it is there.
+        """
         self.items -= 1
         self.bytes -= entry.size
         self.dropped += 1
-        self._carry += entry.missed + 1
+        behind = bisect_right(self._essential, entry.place, key=_place)
+        if behind < len(self._essential):
+            essential = self._essential[behind]
+            if heir is None or essential.place < heir.place:
+                heir = essential
+        if heir is None:
+            self._carry += entry.missed + 1
+        else:
+            heir.missed += entry.missed + 1
 
     def _drop_arriving(self) -> None:
         self.dropped += 1
@@ -473,6 +527,7 @@ class KeyedQueue(Queue):
     def _clear(self) -> None:
         self._keyed.clear()
         self._essential.clear()
+        self._carry = 0
 
 
 def open_queue(bounds: Buffer, policy: Policy, clock: Callable[[], float]) -> Queue:
