@@ -2,19 +2,22 @@
 
 Quart sends a response after it has left the request's context, stops any response after
 ``RESPONSE_TIMEOUT`` (60 s), and cancels a request's tasks when the client disconnects. None
-of that suits a stream. `Flowstream(app)` puts three functions in the way of a request, each
-only where the view returned a `StreamResponse`:
+of that suits a stream. `Flowstream(app)` puts functions in the way of a request, each of use
+only where the app answers with a `StreamResponse`:
 
-* ``dispatch_request``: a stream with ``prime=`` is begun here, where what its producer raises
-  goes through the app's error handlers;
+* ``preprocess_request`` and ``dispatch_request``: a stream with ``prime=`` is begun here,
+  where what its producer raises goes through the app's error handlers;
 * ``make_response``: the stream becomes a Quart response, which ``after_request`` functions
   may change: status, headers, cookies;
-* ``full_dispatch_request``: the stream is delivered here, still inside the request's
-  context, so that ``request``, ``session`` and ``g`` work in a producer and teardown
-  functions run after the last byte.
+* ``finalize_request``: the stream is delivered here, after these functions and still inside
+  the request's context, so that ``request``, ``session`` and ``g`` work in a producer and
+  teardown functions run after the last byte. Quart comes by here with a view's answer and
+  with that of a handler of unhandled exceptions;
+* ``full_dispatch_request``: a primed stream that something else took the place of ends here.
 
 The connection class is replaced by one that tells the stream of a disconnect instead of
-cancelling around it.
+cancelling around it. Quart 0.23 gives these functions other arguments than 0.22; they are
+passed on as they come.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
+import quart.wrappers.base
 import trio
 from quart import Response as QuartResponse
-from quart import request
+from quart import has_request_context, request
 from quart.wrappers import Request
 from quart_trio import QuartTrio
 
@@ -38,6 +42,12 @@ from flowstream.asgi.response import StreamResponse
 __all__ = ["Flowstream", "FlowstreamStatistics"]
 
 _HOST = "flowstream.quart"
+
+# Quart writes headers in UTF-8; a stream's own, which may be in Latin-1, come through as they are.
+_CODEC = ("utf-8", "surrogateescape")
+
+# What Quart 0.23 makes of the OSError of a server whose `send` fails after a disconnect.
+_ClientGone: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +91,11 @@ class Flowstream:
         # Quart calls these by name on the app, so an attribute of the instance is enough;
         # what the app's own class does in them is kept.
         patched = cast(Any, app)
-        patched.dispatch_request = _dispatching(app.dispatch_request)
+        patched.preprocess_request = _priming(app.preprocess_request)
+        patched.dispatch_request = _priming(app.dispatch_request)
         patched.make_response = _converting(app.make_response)
-        patched.full_dispatch_request = _delivering(app.full_dispatch_request)
+        patched.finalize_request = _delivering(app.finalize_request)
+        patched.full_dispatch_request = _finishing(app.full_dispatch_request)
         patched.asgi_http_class = _connection_class(app.asgi_http_class, self)
 
     def statistics(self) -> FlowstreamStatistics:
@@ -110,7 +122,33 @@ class _Hosted(QuartResponse):
         self.stream_response = stream_response
         self.headers.clear()
         for name, value in headers:
-            self.headers.add(name.decode("latin-1").title(), value.decode("latin-1"))
+            self.headers.add(name.decode(*_CODEC).title(), value.decode(*_CODEC))
+
+    async def get_data(self, as_text: bool = True) -> NoReturn:
+        """Raise: an ``after_request`` function that hashes or rewrites data cannot have it."""
+        raise RuntimeError("a stream has no data to get: its producer has yet to run")
+
+    def set_data(self, data: str | bytes) -> None:
+        """Raise, but for the nothing that a new response is given."""
+        if data:
+            raise RuntimeError("a stream cannot be given data: return another response instead")
+        super().set_data(data)
+
+    def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Return the status and headers, as the app has left them.
+
+        Raises:
+            ValueError: no stream can have them.
+        """
+        if self.status_code < 200 or self.status_code in (204, 205, 304):
+            raise ValueError(f"a stream has a body, and the status {self.status_code} has none")
+        for name in ("Content-Length", "Transfer-Encoding"):
+            if name in self.headers:
+                raise ValueError(f"the header {name!r} is the server's: a stream has no length")
+        return self.status_code, [
+            (name.lower().encode(*_CODEC), value.encode(*_CODEC))
+            for name, value in self.headers.items()
+        ]
 
 
 class _Host:
@@ -132,8 +170,8 @@ class _Host:
         """
         if response in self._streams:
             return
-        self.owner._opened(response)
         self._streams[response] = stream = await response.open(scope)
+        self.owner._opened(response)
         if stream is None:
             return
         if self.gone:
@@ -145,37 +183,48 @@ class _Host:
     async def deliver(self, hosted: _Hosted, scope: Mapping[str, Any]) -> None:
         """Send the response that the app has made of the stream, and its body."""
         response = hosted.stream_response
+        status, headers = hosted.head()
         await self.begin(response, scope)
         stream = self._streams[response]
         self.delivered = True
-        headers = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in hosted.headers.items()
-        ]
         if stream is not None:
-            await stream.deliver(self.send, hosted.status_code, headers)
+            try:
+                await stream.deliver(self.send, status, headers)
+            except _ClientGone:
+                stream.abort(CloseReason.CLIENT_DISCONNECTED)
         elif scope["method"] == "HEAD":
-            await _answer_empty(self.send, hosted.status_code, headers)
+            await _answer_empty(self.send, status, headers)
         else:
+            # With the app's own headers: without CORS's, a page of another origin would see
+            # a network error, upon which its EventSource comes back for ever.
             status, own = response.empty_answer(scope)
+            replaced = {b"content-type", *(name for name, _ in own)}
+            own.extend(pair for pair in headers if pair[0] not in replaced)
             await _answer_empty(self.send, status, own)
 
     def disconnected(self) -> bool:
-        """Tell the streams that the client has gone; return whether there are any."""
+        """Tell the streams that the client has gone; return whether one is the answer.
+
+        It still is when it has been delivered and the app's teardown functions run.
+        """
         self.gone = True
         for stream in self._streams.values():
             if stream is not None:
                 stream.abort(CloseReason.CLIENT_DISCONNECTED)
-        return bool(self._streams)
+        return self.delivered or bool(self._streams)
 
     async def finish(self) -> None:
         """End what still runs, e.g. a primed stream that an error took the place of."""
-        for response, stream in self._streams.items():
+        streams, self._streams = self._streams, {}
+        for response, stream in streams.items():
             try:
                 if stream is not None:
                     await stream.finish()
             finally:
                 self.owner._ended(response)
+        if streams and self.gone and not self.delivered:
+            # What has taken its place is no stream of ours: a disconnect cancels it.
+            self.nursery.cancel_scope.cancel()
 
 
 def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
@@ -207,21 +256,28 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
     return FlowstreamHTTPConnection
 
 
-def _dispatching(dispatch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def dispatch_request(*args: Any) -> Any:
-        result = await dispatch(*args)
+_Step = Callable[..., Awaitable[Any]]
+
+
+def _priming(step: _Step) -> _Step:
+    async def prime_what_is_returned(*args: Any, **kwargs: Any) -> Any:
+        result = await step(*args, **kwargs)
         response = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(response, _Hosted):  # the view has called make_response itself
+            response = response.stream_response
         if isinstance(response, StreamResponse) and response.prime is not None:
             await _host_of_request().begin(response, request.scope)
         return result
 
-    return dispatch_request
+    return prime_what_is_returned
 
 
-def _converting(make: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _converting(make: _Step) -> _Step:
     async def make_response(result: Any) -> Any:
         given = result[0] if isinstance(result, tuple) and result else result
         if isinstance(given, StreamResponse):
+            if not has_request_context():
+                raise TypeError("a WebSocket view cannot return a stream: it is an HTTP response")
             hosted = _Hosted(given, given.status, given.headers)
             result = (hosted, *result[1:]) if isinstance(result, tuple) else hosted
         return await make(result)
@@ -229,13 +285,24 @@ def _converting(make: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
     return make_response
 
 
-def _delivering(dispatch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def full_dispatch_request(*args: Any) -> Any:
+def _delivering(finalize: _Step) -> _Step:
+    async def finalize_request(*args: Any, **kwargs: Any) -> Any:
+        response = await finalize(*args, **kwargs)
+        if isinstance(response, _Hosted):
+            host = _host_of_request()
+            try:
+                await host.deliver(response, request.scope)
+            finally:
+                await host.finish()  # noqa: ASYNC102  # shields itself
+        return response
+
+    return finalize_request
+
+
+def _finishing(dispatch: _Step) -> _Step:
+    async def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
         try:
-            response = await dispatch(*args)
-            if isinstance(response, _Hosted):
-                await _host_of_request().deliver(response, request.scope)
-            return response
+            return await dispatch(*args, **kwargs)
         finally:
             if _HOST in request.scope:
                 await _host_of_request().finish()  # noqa: ASYNC102  # shields itself
