@@ -13,6 +13,7 @@ producer of a busy stream never pays for one.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import trio
@@ -62,6 +63,11 @@ class Doorbell:
         self.waiting = True
         try:
             await self._hear.receive()
+        except BaseException:
+            # Rung between the cancellation and now: nobody is to hear that later.
+            with contextlib.suppress(trio.WouldBlock):
+                self._hear.receive_nowait()
+            raise
         finally:
             self.waiting = False
 
@@ -122,7 +128,7 @@ class EventBuffer:
             return None
         level = self.queue.level
         if self._warned:
-            self._warned = level > mark / 2
+            self._warned = level > min(mark, 0.5)
             return None
         if level <= mark:
             return None

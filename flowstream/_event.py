@@ -78,7 +78,7 @@ class Event:
         shown += [
             f"{name}={value!r}"
             for name in ("id", "type", "key", "essential", "retry")
-            if (value := getattr(self, name)) not in (None, False)
+            if (value := getattr(self, name)) is not None and value is not False
         ]
         return f"Event({', '.join(shown)})"
 
