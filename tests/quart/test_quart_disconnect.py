@@ -133,7 +133,7 @@ async def test_a_stream_that_begins_after_the_client_has_left(app, autojump_cloc
     reports, reached = [], []
 
     async def producer(out):
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(1)
         reached.append(out)
 
     @app.get("/")
