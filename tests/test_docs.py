@@ -17,6 +17,7 @@ the HTML comment in front of it:
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import math
 import os
@@ -39,7 +40,7 @@ import flowstream.quart
 import flowstream.starlette
 import flowstream.testing
 from flowstream.encoders._controls import CONTROL_NAMES
-from flowstream.testing import open_stream
+from flowstream.testing import EndOfBody, open_stream
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -126,12 +127,13 @@ async def answer(app: Any, request: str, lines: float) -> tuple[int, Any, str]:
     name, _, value = header.partition(": ")
     headers = {name: value} if name else {}
     async with open_stream(app, path, method=method, headers=headers) as client:
-        with trio.fail_after(60):
-            await client.started()
-            while not client.finished and client.received.count(b"\n") < lines:
-                await trio.sleep(0.1)
+        await client.started()
+        received = b""
+        with trio.fail_after(60), contextlib.suppress(EndOfBody):
+            while received.count(b"\n") < lines:
+                received += await client.read(1)
         assert client.status is not None
-        return client.status, client.headers, client.received.decode()
+        return client.status, client.headers, received.decode()
 
 
 def check_answer(app: Any, output: Block) -> None:
