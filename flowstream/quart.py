@@ -188,10 +188,7 @@ class _Host:
         stream = self._streams[response]
         self.delivered = True
         if stream is not None:
-            try:
-                await stream.deliver(self.send, status, headers)
-            except _ClientGone:
-                stream.abort(CloseReason.CLIENT_DISCONNECTED)
+            await stream.deliver(self.send, status, headers)
         elif scope["method"] == "HEAD":
             await _answer_empty(self.send, status, headers)
         else:
@@ -246,7 +243,7 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
             await super().handle_messages(nursery, request, receive_and_tell)
 
         async def handle_request(self, nursery: trio.Nursery, request: Request, send: Send) -> None:
-            self.scope[_HOST] = _Host(owner, nursery, send)
+            self.scope[_HOST] = _Host(owner, nursery, _raising_oserror(send))
             await super().handle_request(nursery, request, send)
 
         async def _send_response(self, send: Send, response: Any) -> None:
@@ -254,6 +251,16 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
                 await super()._send_response(send, response)
 
     return FlowstreamHTTPConnection
+
+
+def _raising_oserror(send: Send) -> Send:
+    async def send_or_oserror(message: MutableMapping[str, Any]) -> None:
+        try:
+            await send(message)
+        except _ClientGone as error:
+            raise BrokenPipeError("the client has gone") from error
+
+    return send_or_oserror
 
 
 _Step = Callable[..., Awaitable[Any]]

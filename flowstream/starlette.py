@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowstream._errors import MissingExtraError
-from flowstream.asgi.receive import Receive, Send, SharedReceive
+from flowstream.asgi.receive import Message, Receive, Send, SharedReceive
 from flowstream.asgi.response import StreamResponse
 
 try:
+    from starlette.background import BackgroundTask
     from starlette.responses import Response
 except ImportError as error:
     raise MissingExtraError(
@@ -31,17 +32,30 @@ __all__ = ["SharedBody", "response"]
 
 
 class _Wrapped(Response):
-    """A Starlette response that is served by a `StreamResponse`."""
+    """A Starlette response that is served by a `StreamResponse`.
+
+    Status, headers, cookies and background tasks may be set on it as on any other.
+    """
 
     def __init__(self, stream_response: StreamResponse) -> None:
         self._stream_response = stream_response
         self.status_code = stream_response.status
-        self.background = None
+        self.background: BackgroundTask | None = None
         self.raw_headers = stream_response.headers
         self.body = b""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._stream_response(scope, receive, send)
+        async def send_ours(message: Message) -> None:
+            if (
+                message["type"] == "http.response.start"
+                and message["status"] == self._stream_response.status  # not a 204 of its own
+            ):
+                message["status"], message["headers"] = self.status_code, self.raw_headers
+            await send(message)
+
+        await self._stream_response(scope, receive, send_ours)
+        if self.background is not None:
+            await self.background()
 
 
 def response(stream_response: StreamResponse) -> Response:
