@@ -79,7 +79,7 @@ class Outlet:
         if not self._unhurried:
             await self._send_in_turn(item)
             return
-        if type(item) is Event or self._keyed:
+        if self._keyed or isinstance(item, Event):
             frame = self._frame(item)
             outcome = self._offer(frame)
         else:
@@ -134,10 +134,10 @@ class Outlet:
 
     async def _send_in_turn(self, item: Any) -> None:
         """Send an item that has others waiting before it."""
-        if self._closed:
-            await self._refuse()
         await self._turn.acquire()
         try:
+            if self._closed:
+                await self._refuse()
             frame = self._frame(item)
             outcome = await self._wait_for_room(frame)
         finally:
