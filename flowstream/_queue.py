@@ -454,9 +454,11 @@ class KeyedQueue(Queue):
             bare = None if in_order else entry.bare
             if entry.missed:
                 pieces.append(self._gap(entry.missed, entry.id if bare is None else None))
-            pieces.append(entry.payload if bare is None else bare)
-            if in_order:
+            if bare is None:
+                pieces.append(entry.payload)
                 self._last_id = entry.id
+            else:
+                pieces.append(bare)
             size += len(entry.payload)
             self._highest = max(self._highest, entry.seq)
             self._remove(entry, droppable)
