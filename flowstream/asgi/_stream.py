@@ -23,16 +23,17 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import trio
 
 from flowstream._buffer import BufferStatistics, EventBuffer
 from flowstream._closing import CloseReason, StreamReport
-from flowstream._errors import EncodingError, PublicError
 from flowstream._outlet import Outlet
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
+from flowstream.asgi._failure import is_refusal, public, split
+from flowstream.asgi._logging import log_report, printable
 from flowstream.asgi._writer import Writer, jittered
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
@@ -41,13 +42,9 @@ from flowstream.sources._shielding import run_cancelled_once
 
 logger = logging.getLogger("flowstream")
 
-# Reasons that are nobody's fault are for those who ask; the others are worth a look.
-_LEVELS = {
-    CloseReason.ERROR: logging.ERROR,
-    CloseReason.SLOW_CONSUMER: logging.WARNING,
-    CloseReason.STALLED: logging.WARNING,
-    CloseReason.MAX_BYTES: logging.WARNING,
-}
+# How a `send` says that the connection is closed, where it says so at all: ASGI leaves it
+# to the server, and middleware that puts a Trio channel in between has errors of its own.
+_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +94,8 @@ class Stream:
 
     def __init__(self, plan: Plan, path: str) -> None:
         self._plan = plan
-        self._path = path
+        self._path = printable(path)
         self._start = trio.current_time()
-        self._end: float | None = None
         self._epoch = secrets.token_hex(4)
         self._encoder = plan.encoder.start()
         self._buffer = EventBuffer(plan.buffer, plan.policy)
@@ -116,8 +112,12 @@ class Stream:
         self._writer_scope = trio.CancelScope()
         self._pump_started = False
         self._pump_ended = trio.Event()
+        self._aborted = False
+        self._answered = False  # the status line is out: no exception may leave any more
+        self._saying_goodbye = False  # all bytes are handed over, the final chunk is on its way
         self._error: BaseException | None = None
         self._raised = False  # the error was raised to the framework, which answers for it
+        self._final: StreamStatistics | None = None
         self.reason: CloseReason | None = None
 
     # -- what the host calls, in this order ------------------------------------------------
@@ -143,8 +143,12 @@ class Stream:
             raise self._error
 
     async def deliver(self, send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Write the response, from the status line to the last byte."""
-        if self._aborted:
+        """Write the response, from the status line to the last byte.
+
+        Raises:
+            Exception: what `send` raised for the status line, if not that the client has gone.
+        """
+        if self._aborted and self.reason is not CloseReason.SLOW_CONSUMER:
             return
         self._writer = writer = Writer(
             send,
@@ -155,16 +159,23 @@ class Stream:
         )
         with self._writer_scope:
             try:
-                await send({"type": "http.response.start", "status": status, "headers": headers})
-                await writer.open(self._plan.retry)
-                if not await writer.run():
+                await writer.begin(status, headers)
+                self._answered = True
+                if self._aborted:
+                    return
+                if not (await writer.open(self._plan.retry) and await writer.run()):
                     self.close(CloseReason.MAX_BYTES)
                     self._buffer.abandon()
-                await self._part(writer, send)
-            except OSError:
-                # Servers differ in whether a send to a closed connection fails or is
-                # swallowed (ASGI 3.0 allows both); it says the same thing.
+                    await writer.announce_rest()
+                await self._part(writer)
+            except _GONE:
                 self.abort(CloseReason.CLIENT_DISCONNECTED)
+            except Exception as error:
+                self._raised = not self._answered
+                self._failed(error, "writer")
+                self.abort(CloseReason.ERROR)
+                if self._raised:
+                    raise
 
     async def finish(self) -> None:
         """Wait until the producer has cleaned up, then make the report.
@@ -180,11 +191,15 @@ class Stream:
 
     # -- how it ends -----------------------------------------------------------------------
 
-    def close(self, reason: CloseReason, error: BaseException | None = None) -> None:
-        """End it gracefully: cancel the producer, write what is queued, say why."""
-        if self.reason is None:
+    def close(self, reason: CloseReason) -> None:
+        """End it gracefully: cancel the producer, write what is queued, say why.
+
+        A source that has ended by itself is complete, however long its last items take.
+        """
+        if self.reason is None and (
+            not self._pump_ended.is_set() or reason is CloseReason.MAX_BYTES
+        ):
             self.reason = reason
-            self._error = error
         self._outlet.close()
         self._buffer.finish()
         self._pump_scope.cancel()
@@ -193,10 +208,17 @@ class Stream:
         """End it at once: cancel the producer and the writer, drop what is queued."""
         if self.reason is None:
             self.reason = reason
+        self._aborted = True
         self._outlet.close()
         self._buffer.abandon()
         self._pump_scope.cancel()
-        self._writer_scope.cancel()
+        # Two writes are not cut off. A client is told that it was answered even if the
+        # policy gave it up before; and at the final chunk servers report a disconnect, too,
+        # while they get the connection ready for its next request.
+        unanswered = reason is CloseReason.SLOW_CONSUMER and not self._answered
+        parting = reason is CloseReason.CLIENT_DISCONNECTED and self._saying_goodbye
+        if not unanswered and not parting:
+            self._writer_scope.cancel()
         if self._pump_ended.is_set():
             self._report()
 
@@ -212,16 +234,18 @@ class Stream:
 
     def statistics(self) -> StreamStatistics:
         """Return what the stream has done so far, and how full its buffer is."""
-        writer, now = self._writer, trio.current_time() if self._end is None else self._end
+        if self._final is not None:
+            return self._final
+        writer, now = self._writer, trio.current_time()
         buffer = self._buffer.statistics()
         since = None if writer is None else writer.sending_since
-        sending_for = 0.0 if since is None or self._end is not None else now - since
+        sending_for = 0.0 if since is None else now - since
         return StreamStatistics(
-            state="open" if self._end is None else "closed",
+            state="open",
             reason=self.reason,
             items=writer.items if writer else 0,
             bytes=writer.bytes if writer else 0,
-            dropped=buffer.dropped + (writer.cut if writer else 0),
+            dropped=buffer.dropped,
             gaps=buffer.gaps,
             heartbeats=writer.heartbeats if writer else 0,
             duration=now - self._start,
@@ -256,26 +280,26 @@ class Stream:
         try:
             await self._plan.source.run(self._outlet)
         except BaseException as error:
-            cancelled, failure = _split(error)
+            cancelled, failure = split(error)
             if failure is not None:
-                self._failed(failure)
+                self._failed(failure, "producer")
             if cancelled is not None:
                 raise cancelled from None
             if failure is None:
                 raise
 
-    def _failed(self, error: Exception) -> None:
-        if self.reason is not None:
-            if not isinstance(error, trio.BrokenResourceError):
-                logger.error(
-                    "the producer of %s failed while it was ended (%s)",
-                    self._path,
-                    self.reason,
-                    exc_info=error,
-                )
-            return
-        self.reason = CloseReason.ERROR
-        self._error = error
+    def _failed(self, error: Exception, who: str) -> None:
+        if self.reason is None:
+            self.reason = CloseReason.ERROR
+            self._error = error
+        elif not is_refusal(error):
+            logger.error(
+                "the %s of %s failed while it was ended (%s)",
+                who,
+                self._path,
+                self.reason,
+                exc_info=error,
+            )
 
     async def _watch(self) -> None:
         """Look at the deadlines, each when it comes due."""
@@ -301,19 +325,15 @@ class Stream:
         finally:
             # Cancelled from outside, while the writer may be stuck in a shielded send and
             # the producer is shielded by us: nobody else would tell them.
-            if self._end is None:
+            if self._final is None:
                 self.abort(CloseReason.CANCELLED)
 
     # -- the end ---------------------------------------------------------------------------
 
-    @property
-    def _aborted(self) -> bool:
-        return self._writer_scope.cancel_called
-
     def _give_up(self) -> None:
         self.abort(CloseReason.SLOW_CONSUMER)
 
-    async def _part(self, writer: Writer, send: Send) -> None:
+    async def _part(self, writer: Writer) -> None:
         """Say why the stream ends, and end the body if what was sent is whole."""
         await self._pump_ended.wait()  # its failure decides what is said
         reason = CloseReason.COMPLETED if self.reason is None else self.reason
@@ -323,97 +343,41 @@ class Stream:
             retry = jittered(self._plan.retry)
             await writer.say("reconnect", {"reason": reason.value}, retry=retry)
         else:
-            code, message, retryable = _public(reason, self._error)
+            code, message, retryable = public(reason, self._error)
             id = None if retryable else f"{self._epoch}.failed"
             await writer.say("failed", {"code": code, "message": message}, id=id)
+        if self.reason is None:
+            self.reason = reason
         if self._plan.controls or reason is CloseReason.COMPLETED:
             # Otherwise the application returns without the final chunk, which HTTP/1.1
             # servers answer by closing the connection: the client sees that it is cut.
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        if self.reason is None:
-            self.reason = reason
+            self._saying_goodbye = True
+            await writer.end()
 
     def _report(self) -> None:
         """Make the one report: to the log, and to `on_close`."""
-        if self._end is not None:
+        if self._final is not None:
             return
-        statistics = self.statistics()
-        self._end = self._start + statistics.duration
         assert self.reason is not None
-        first = None if self._writer is None else self._writer.first_item
+        moment, writer = self.statistics(), self._writer
+        unsent = 0 if writer is None else writer.unsent
+        dropped = moment.dropped + unsent
+        self._final = replace(moment, state="closed", dropped=dropped, sending_for=0.0)
+        first = None if writer is None else writer.first_item
         report = StreamReport(
             reason=self.reason,
-            items=statistics.items,
-            bytes=statistics.bytes,
-            dropped=statistics.dropped,
-            gaps=statistics.gaps,
-            duration=statistics.duration,
+            items=moment.items,
+            bytes=moment.bytes,
+            dropped=dropped,
+            gaps=moment.gaps,
+            duration=moment.duration,
             first_byte=None if first is None else first - self._start,
-            longest_wait=statistics.longest_wait,
+            longest_wait=moment.longest_wait,
             error=self._error,
         )
-        _log(report, self._path, with_error=not self._raised)
+        log_report(report, self._path, answered_elsewhere=self._raised)
         if self._plan.on_close is not None:
             try:
                 self._plan.on_close(report)
             except Exception:
                 logger.exception("on_close of %s failed", self._path)
-
-
-def _split(error: BaseException) -> tuple[BaseException | None, Exception | None]:
-    """Split what a producer raised into its cancellation and its failure.
-
-    A producer's nursery may raise both in one group. What is neither (KeyboardInterrupt,
-    SystemExit) is left where it is, and both parts are None.
-    """
-    if isinstance(error, trio.Cancelled):
-        return error, None
-    if isinstance(error, Exception):
-        return None, error
-    if isinstance(error, BaseExceptionGroup):
-        cancelled, rest = error.split(trio.Cancelled)
-        if rest is None:
-            return cancelled, None
-        if isinstance(rest, Exception):
-            return cancelled, rest
-    return None, None
-
-
-def _public(reason: CloseReason, error: BaseException | None) -> tuple[str, str, bool]:
-    """Return the code and message that the client may see, and whether it may try again."""
-    if isinstance(error, PublicError):
-        return error.code, error.message, error.retryable
-    if isinstance(error, EncodingError):
-        return "encoding", "an item could not be written in this format", False
-    if reason is CloseReason.MAX_BYTES:
-        return reason.value, "the stream reached its limit in bytes", False
-    return "internal", "the stream failed", False
-
-
-def _log(report: StreamReport, path: str, *, with_error: bool) -> None:
-    """Write the one line that each stream leaves in the log."""
-    level = _LEVELS.get(report.reason, logging.INFO) if with_error else logging.INFO
-    extra = {
-        "reason": report.reason.value,
-        "path": path,
-        "items": report.items,
-        "bytes": report.bytes,
-        "dropped": report.dropped,
-        "gaps": report.gaps,
-        "duration": report.duration,
-        "first_byte": report.first_byte,
-        "longest_wait": report.longest_wait,
-    }
-    logger.log(
-        level,
-        "stream %s %s: %d items, %d bytes, %d dropped in %d gaps, %.3f s",
-        path,
-        report.reason.value,
-        report.items,
-        report.bytes,
-        report.dropped,
-        report.gaps,
-        report.duration,
-        exc_info=report.error if with_error else None,
-        extra=extra,
-    )

@@ -16,7 +16,7 @@ import trio
 from flowstream._buffer import EventBuffer
 from flowstream._queue import Gap
 from flowstream.abc import Encoder
-from flowstream.asgi.receive import Send
+from flowstream.asgi.receive import Message, Send
 
 # Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write
 # waits. A larger item goes in pieces of this size, so that a slow but steady reader is seen
@@ -38,7 +38,7 @@ class Writer:
 
     Attributes:
         items, bytes, heartbeats: what was handed to the server.
-        cut: items that were taken and then not written, because of `max_bytes`.
+        unsent: items that were taken from the buffer and not (yet) handed over.
         first_item: time at which the first item was handed over, or None.
         last_write: time at which the last write ended.
         sending_since: time at which the write that is under way began, or None.
@@ -60,11 +60,12 @@ class Writer:
         self._controls = controls
         self._max_bytes = max_bytes
         self._gaps = 0
+        self._announced = 0  # dropped items that the gaps written so far speak of
         self._heartbeat_due = False
         self.items = 0
         self.bytes = 0
         self.heartbeats = 0
-        self.cut = 0
+        self.unsent = 0
         self.first_item: float | None = None
         self.last_write = trio.current_time()
         self.sending_since: float | None = None
@@ -75,37 +76,52 @@ class Writer:
         """Whether the writer waits for something to write."""
         return self._buffer.filled.waiting
 
-    async def open(self, retry: int | None) -> None:
-        """Write what the format begins with, so that client and proxies see bytes."""
-        await self._write(self._encoder.opening(retry))
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Write the status line and the headers."""
+        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def open(self, retry: int | None) -> bool:
+        """Write what the format begins with, so that client and proxies see bytes.
+
+        Returns:
+            False if that would have passed `max_bytes`, else True.
+        """
+        return await self._write_within_bound(self._encoder.opening(retry))
 
     async def run(self) -> bool:
         """Write what the buffer holds until it is finished and empty.
 
         Returns:
-            False if the next items would have passed `max_bytes`, else True.
+            False if what comes next would have passed `max_bytes`, else True.
         """
         buffer = self._buffer
         while True:
             warning = buffer.warning()
             pieces = buffer.take(self._allowance())
             if pieces:
-                if warning is not None:
-                    buffered, limit = warning
-                    await self.say("warning", {"buffered": buffered, "limit": limit})
-                if not await self._write_pieces(pieces):
+                self._heartbeat_due = False
+                if not await self._write_pieces(pieces, warning):
                     return False
             elif self._heartbeat_due:
                 self._heartbeat_due = False
+                if not await self._write_within_bound(self._encoder.heartbeat()):
+                    return False
                 self.heartbeats += 1
-                await self._write(self._encoder.heartbeat())
             elif buffer.finished:
                 break
             else:
                 await buffer.filled.wait()
-        if not self.items:
-            await self._write(self._encoder.header())
-        return True
+        return bool(self.items) or await self._write_within_bound(self._encoder.header())
+
+    async def announce_rest(self) -> None:
+        """Announce, in one gap, all that was dropped and that no gap has spoken of yet."""
+        missed = self._buffer.queue.offered - self.items - self._announced
+        if missed:
+            await self.say("gap", Gap(missed, None, None)._asdict())
+
+    async def end(self) -> None:
+        """End the body: all of it is there."""
+        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     def beat(self) -> None:
         """Have a heartbeat written, if the writer is idle."""
@@ -125,22 +141,31 @@ class Writer:
             return WRITE_SIZE
         return max(1, min(WRITE_SIZE, self._max_bytes - self.bytes))
 
-    async def _write_pieces(self, pieces: list[bytes | Gap]) -> bool:
+    async def _write_pieces(
+        self, pieces: list[bytes | Gap], warning: tuple[int, int] | None
+    ) -> bool:
         gaps = self._buffer.queue.gaps
         count = len(pieces)
         if gaps == self._gaps:
             data = b"".join(pieces)  # type: ignore[arg-type]  # no gap among them
+            announced = 0
         else:
             count -= gaps - self._gaps
             self._gaps = gaps
             data = b"".join(self._with_gaps(pieces))
+            announced = sum(piece.missed for piece in pieces if isinstance(piece, Gap))
         if not self.items and count:
             data = self._encoder.header() + data
-        if self._max_bytes is not None and self.bytes + len(data) > self._max_bytes:
-            self.cut += count
+        if warning is not None and self._controls:
+            buffered, limit = warning
+            body = {"buffered": buffered, "limit": limit}
+            data = self._encoder.control("warning", body) + data
+        self.unsent = count
+        if not await self._write_within_bound(data):
             return False
-        await self._write(data)
+        self.unsent = 0
         self.items += count
+        self._announced += announced
         if self.first_item is None and count:
             self.first_item = self.last_write
         return True
@@ -152,22 +177,21 @@ class Writer:
             elif self._controls:
                 yield self._encoder.control("gap", piece._asdict())
 
+    async def _write_within_bound(self, data: bytes) -> bool:
+        if self._max_bytes is not None and self.bytes + len(data) > self._max_bytes:
+            return False
+        await self._write(data)
+        return True
+
     async def _write(self, data: bytes) -> None:
-        if not data:
-            return
+        for start in range(0, len(data), WRITE_SIZE):
+            piece = data[start : start + WRITE_SIZE]  # the same object, if it is all of it
+            await self._put({"type": "http.response.body", "body": piece, "more_body": True})
+            self.bytes += len(piece)
+
+    async def _put(self, message: Message) -> None:
         self.sending_since = started = trio.current_time()
-        if len(data) <= WRITE_SIZE:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
-            self.bytes += len(data)
-        else:
-            for start in range(0, len(data), WRITE_SIZE):
-                piece = data[start : start + WRITE_SIZE]
-                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-                self.bytes += len(piece)
-                now = trio.current_time()
-                self.longest_wait = max(self.longest_wait, now - self.sending_since)
-                self.sending_since = now
-            started = self.sending_since
+        await self._send(message)
         self.sending_since = None
         self.last_write = now = trio.current_time()
         self.longest_wait = max(self.longest_wait, now - started)

@@ -7,9 +7,10 @@ the view that made it, where it is still an ordinary error of the app.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict
 
 from flowstream._closing import StreamReport
 from flowstream._event import check_retry
@@ -30,8 +31,21 @@ _STREAM_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 
-# The server frames the body; a length or a framing from the app would break it.
-_FORBIDDEN_HEADERS = (b"content-length", b"transfer-encoding", b"connection")
+# The server frames the body and owns the connection (RFC 9110 § 7.6.1, RFC 9113 § 8.2.2);
+# a length or a framing from the app would break it.
+_FORBIDDEN_HEADERS = (
+    b"content-length",
+    b"transfer-encoding",
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"upgrade",
+)
+
+# RFC 9110 § 5.1 and § 5.5: a token; and text without control characters, TAB apart. What a
+# server's own check refuses would be refused too late: when the response is under way.
+_HEADER_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class StreamOptions(TypedDict, total=False):
@@ -105,6 +119,8 @@ def make_plan(
         check_retry(retry)
     if on_reconnect not in ("refuse", "restart"):
         raise ValueError(f"on_reconnect must be 'refuse' or 'restart', not {on_reconnect!r}")
+    if not isinstance(controls, bool):
+        raise TypeError(f"controls must be True or False, not {_kind(controls)}")
     if on_close is not None:
         _check_on_close(on_close)
     return Plan(
@@ -135,7 +151,7 @@ def _check_status(status: int) -> int:
 def _check_on_close(on_close: OnClose) -> None:
     if not callable(on_close):
         raise TypeError(f"on_close must be a function, not {_kind(on_close)}")
-    if inspect.iscoroutinefunction(on_close):
+    if any(map(inspect.iscoroutinefunction, (on_close, type(on_close).__call__))):
         raise TypeError(
             "on_close must be a plain function: the stream is over, nobody would await it; "
             "to await something, send the report into a channel with send_nowait"
@@ -143,29 +159,42 @@ def _check_on_close(on_close: OnClose) -> None:
 
 
 def _merge_headers(encoder: Encoder, given: Headers) -> tuple[tuple[bytes, bytes], ...]:
-    pairs = cast(
-        "Iterable[tuple[str | bytes, str | bytes]]",
-        given.items() if isinstance(given, Mapping) else given,
-    )
-    own = []
-    for name, value in pairs:
-        raw_name, raw_value = _raw(name).lower(), _raw(value)
-        if any(byte in raw_name + raw_value for byte in b"\r\n\0") or not raw_name:
-            raise ValueError(f"the header {name!r} has CR, LF or NUL in it, or no name")
-        if raw_name in _FORBIDDEN_HEADERS:
-            raise ValueError(f"the header {name!r} is the server's: a stream has no length")
-        own.append((raw_name, raw_value))
+    own = [_check_header(pair) for pair in _pairs(given)]
     names = {name for name, _ in own}
     base = ((b"content-type", encoder.media_type.encode("latin-1")), *_STREAM_HEADERS)
     return (*(pair for pair in base if pair[0] not in names), *own)
 
 
-def _raw(text: str | bytes) -> bytes:
+def _pairs(given: Any) -> Iterable[Any]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise TypeError(
+            f"headers must be a mapping, or pairs of name and value, not {_kind(given)}"
+        )
+    return given.items() if isinstance(given, Mapping) else given
+
+
+def _check_header(pair: Any) -> tuple[bytes, bytes]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"a header is a pair of name and value, not {pair!r}")
+    name, value = _raw(pair[0]).lower(), _raw(pair[1]).strip(b" \t")
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"a header's name must be letters, digits and hyphens, not {pair[0]!r}")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(f"the header {pair[0]!r} has a control character in it: {pair[1]!r}")
+    if name in _FORBIDDEN_HEADERS:
+        raise ValueError(f"the header {pair[0]!r} is the server's: a stream has no length")
+    return name, value
+
+
+def _raw(text: Any) -> bytes:
     if isinstance(text, bytes):
         return text
-    if isinstance(text, str):
+    if not isinstance(text, str):
+        raise TypeError(f"header names and values must be str or bytes, not {_kind(text)}")
+    try:
         return text.encode("latin-1")  # as HTTP/1.1 header values are; ASGI wants bytes
-    raise TypeError(f"header names and values must be str or bytes, not {_kind(text)}")
+    except UnicodeEncodeError:
+        raise ValueError(f"a header must be Latin-1 text, or bytes, not {text!r}") from None
 
 
 def _kind(value: object) -> str:

@@ -35,6 +35,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 _BACKLOG_BYTES = 1 << 16
 
+# What a message costs beside its body. Without it a client that uploads byte by byte (or in
+# HTTP/2 DATA frames of none) would fill the memory far below 64 KiB.
+_MESSAGE_BYTES = 256
+
 
 class SharedReceive:
     """An ASGI ``receive`` for one reader of the body beside the stream that serves it.
@@ -54,6 +58,8 @@ class SharedReceive:
         self._was_read = False
         self._discarded = False
         self._gone = False
+        self._watched = False  # `disconnected` receives; else the reader does it itself
+        self._turn = trio.Lock()  # at the server's receive: a disconnect is given only once
         self._changed = trio.Event()
 
     async def __call__(self) -> Message:
@@ -68,33 +74,51 @@ class SharedReceive:
                 raise RuntimeError("the request's body was not read in time, and thrown away")
             if self._gone:
                 return {"type": "http.disconnect"}
-            await self._changed.wait()
+            if self._watched:
+                await self._changed.wait()
+            else:
+                await self._receive_one()
         message = self._backlog.popleft()
-        self._size -= len(message.get("body", b""))
+        self._size -= _cost(message)
         self._change()
         return message
 
     async def disconnected(self) -> None:
         """Wait until the client has gone, keeping the body for its reader meanwhile."""
-        while True:
-            while self._size >= _BACKLOG_BYTES and self._was_read:
-                await self._changed.wait()
+        self._watched = True
+        try:
+            while not self._gone:
+                if self._size >= _BACKLOG_BYTES and self._was_read:
+                    await self._changed.wait()
+                else:
+                    await self._receive_one()
+        finally:
+            self._watched = False
+            self._change()  # the reader may be the next to receive
+
+    async def _receive_one(self) -> None:
+        async with self._turn:
+            if self._gone:
+                return
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._gone = True
-                self._change()
-                return
-            if self._size >= _BACKLOG_BYTES and not self._was_read:
+            elif self._size >= _BACKLOG_BYTES and not self._was_read:
                 self._discarded = True
                 self._backlog.clear()
-            if not self._discarded:
+                self._size = 0
+            elif not self._discarded:
                 self._backlog.append(message)
-                self._size += len(message.get("body", b""))
-                self._change()
+                self._size += _cost(message)
+        self._change()
 
     def _change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _cost(message: Message) -> int:
+    return _MESSAGE_BYTES + len(message.get("body", b""))
 
 
 async def wait_disconnected(receive: Receive) -> None:

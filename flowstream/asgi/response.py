@@ -6,6 +6,7 @@ stream starts when the response is called, and from then on there is exactly one
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, Unpack
 
@@ -62,6 +63,7 @@ class StreamResponse:
         if stream is None:
             await self.answer_empty(scope, send)
             return
+        failure: BaseException
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_listen, stream, receive)
@@ -73,12 +75,12 @@ class StreamResponse:
                 finally:
                     await stream.finish()
                     nursery.cancel_scope.cancel()
+            return
         except BaseExceptionGroup as group:
             # What a primed producer raised is for the framework's error handlers, which
             # look for the exception itself.
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from group.exceptions[0].__cause__
-            raise
+            failure = group.exceptions[0] if len(group.exceptions) == 1 else group
+        raise failure
 
     def stop(self) -> None:
         """End the stream for good: what is queued is written, then ``end`` with `stopped`.
@@ -130,8 +132,9 @@ class StreamResponse:
     async def answer_empty(self, scope: Scope, send: Send) -> None:
         """Send the answer without a body that goes with `open` returning None."""
         status, headers = self.empty_answer(scope)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        with contextlib.suppress(OSError):  # the client has gone, and nothing is left to end
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def empty_answer(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]]]:
         """Return the status and headers that go with `open` returning None."""

@@ -1,0 +1,63 @@
+"""What an exception of a producer is, and what the client may know of it.
+
+Under Trio one exception is often several: whatever leaves a nursery is a group, and a
+producer that is cancelled while it fails raises both in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream._errors import EncodingError, PublicError
+
+
+def split(error: BaseException) -> tuple[BaseException | None, Exception | None]:
+    """Split what a producer raised into its cancellation and its failure.
+
+    What is neither (KeyboardInterrupt, SystemExit) is left where it is, and both parts are
+    None.
+    """
+    if isinstance(error, trio.Cancelled):
+        return error, None
+    if isinstance(error, Exception):
+        return None, error
+    if isinstance(error, BaseExceptionGroup):
+        cancelled, rest = error.split(trio.Cancelled)
+        if rest is None:
+            return cancelled, None
+        if isinstance(rest, Exception):
+            return cancelled, rest
+    return None, None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether `error` is only what the outlet of an ended stream raises."""
+    return all(isinstance(leaf, trio.BrokenResourceError) for leaf in _leaves(error))
+
+
+def public(reason: CloseReason, error: BaseException | None) -> tuple[str, str, bool]:
+    """Return the code and message that the client may see, and whether it may try again.
+
+    A `PublicError` that comes in a group, because it was raised in a nursery, is as public
+    as one that comes alone.
+    """
+    if error is not None:
+        for leaf in _leaves(error):
+            if isinstance(leaf, PublicError):
+                return leaf.code, leaf.message, leaf.retryable
+        if any(isinstance(leaf, EncodingError) for leaf in _leaves(error)):
+            return "encoding", "an item could not be written in this format", False
+    if reason is CloseReason.MAX_BYTES:
+        return reason.value, "the stream reached its limit in bytes", False
+    return "internal", "the stream failed", False
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
