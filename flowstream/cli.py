@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import signal
 from typing import Any
 
 import click
 import trio
-from hypercorn.utils import NoAppError, load_application
+from hypercorn.utils import LifespanFailureError
 
 from flowstream import __version__
 from flowstream.server import serve, streaming_config
+from flowstream.server._loading import AppNotFoundError, load_app
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,13 +43,14 @@ def serve_command(
 ) -> None:
     """Serve an ASGI app on Hypercorn's Trio worker.
 
-    MODULE is an importable module or a file, APP the name of the app in it.
+    MODULE is a module, found in the current directory first, or a file; APP the name of the
+    app in it, "app" if it is left out, or of a function that makes it: "create_app()".
     """
     try:
-        wrapped: Any = load_application(f"asgi:{app}" if ":" in app else f"asgi:{app}:app", 0)
-    except NoAppError as error:
+        found = load_app(app)
+    except AppNotFoundError as error:
         raise click.BadParameter(str(error), param_hint="MODULE:APP") from error
-    _run(wrapped.app, bind, accesslog=access_log, graceful_timeout=graceful_timeout)
+    _run(found, bind, accesslog=access_log, graceful_timeout=graceful_timeout)
 
 
 @main.command()
@@ -71,21 +73,40 @@ def demo(bind: tuple[str, ...]) -> None:
 
 def _run(app: Any, bind: tuple[str, ...], **settings: Any) -> None:
     config = streaming_config(bind=list(bind), **settings)
+    listening = trio.Event()
     try:
-        trio.run(_serve_until_signal, app, config)
-    except* OSError as group:
-        error = group.exceptions[0]
-        click.echo(f"cannot listen on {', '.join(bind)}: {error}", err=True)
-        sys.exit(1)
+        trio.run(_serve_until_signal, app, config, listening)
+    except Exception as error:
+        cause = _first(error)
+        if isinstance(cause, LifespanFailureError):
+            raise click.ClickException(str(cause)) from error
+        if not listening.is_set() and isinstance(cause, (OSError, ValueError, OverflowError)):
+            # Hypercorn makes its sockets of what it is given; nothing else of the kind can
+            # come out of it before it listens, since it keeps the app's own errors to itself.
+            raise click.ClickException(f"cannot listen on {', '.join(bind)}: {cause}") from error
+        raise
 
 
-async def _serve_until_signal(app: Any, config: Any) -> None:
-    import signal
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
+
+async def _serve_until_signal(app: Any, config: Any, listening: trio.Event) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
 
         async def signalled() -> None:
-            async for _ in signals:
-                return
+            await anext(signals)
+            # A client that takes nothing can hold up the server's end: a second signal is
+            # not caught.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
 
-        await serve(app, config, shutdown_trigger=signalled)
+        async with trio.open_nursery() as nursery:
+
+            async def serving(task_status: trio.TaskStatus[list[str]]) -> None:
+                await serve(app, config, shutdown_trigger=signalled, task_status=task_status)
+
+            await nursery.start(serving)
+            listening.set()

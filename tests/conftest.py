@@ -1,0 +1,264 @@
+"""Shared fixtures: servers on real sockets, in the test's own Trio run and in a process."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+
+import flowstream
+from flowstream.server import streaming_config
+
+
+@pytest.fixture
+async def server():
+    """Serve apps on free ports of 127.0.0.1 inside the test's Trio run.
+
+    ``url = await server(app, **settings)``, where settings are those of Hypercorn. At the end
+    the servers shut down as if they had been told to.
+    """
+    stop = trio.Event()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            async def start(app, **settings):
+                async def serving(task_status):
+                    await flowstream.serve(
+                        app,
+                        streaming_config(
+                            bind=["127.0.0.1:0"],
+                            **{"errorlog": None, "graceful_timeout": 1.0, **settings},
+                        ),
+                        shutdown_trigger=stop.wait,
+                        task_status=task_status,
+                    )
+
+                (url,) = await nursery.start(serving)
+                return url
+
+            yield start
+            stop.set()
+            scope.deadline = trio.current_time() + 10
+    assert not scope.cancelled_caught, "a server did not end within 10 s of being told to"
+
+
+class ServerProcess:
+    """``flowstream serve`` in a process of its own.
+
+    Attributes:
+        url: where it listens.
+        pid: its process id.
+        lines: what it has written to stderr so far.
+    """
+
+    def __init__(self, arguments, cwd):
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from flowstream.cli import main; main()", *arguments],
+            cwd=cwd,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self.process.pid
+        self.lines = []
+        self.url = None
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        with self.process.stderr as stderr:
+            for line in stderr:
+                self.lines.append(line)
+                if found := re.search(r"Running on (http://\S+)", line):
+                    self.url = found[1]
+                    self._listening.set()
+        self._listening.set()
+
+    def wait_listening(self):
+        """Wait until it listens."""
+        assert self._listening.wait(20), "the server does not listen"
+        assert self.url is not None, self.log
+
+    @property
+    def log(self):
+        """What it has written to stderr."""
+        return "".join(self.lines)
+
+    def signal(self, number):
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout=20):
+        """Wait for its end and return its exit code."""
+        code = self.process.wait(timeout)
+        self._reader.join(5)
+        return code
+
+    def end(self):
+        """End it, if it still runs."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.wait()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Serve the source text of an app from a process: ``served(source)`` is a `ServerProcess`.
+
+    The name of the app in the source is ``app``; the process runs in `tmp_path`.
+    """
+    running = []
+
+    def start(source, *options):
+        (tmp_path / "served_app.py").write_text(textwrap.dedent(source))
+        running.append(
+            ServerProcess(["serve", "served_app", "--bind", "127.0.0.1:0", *options], tmp_path)
+        )
+        running[-1].wait_listening()
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.end()
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Start the command line in a process: ``command("demo", ...)`` is a `ServerProcess`."""
+    running = []
+
+    def start(*arguments, cwd=tmp_path):
+        running.append(ServerProcess(arguments, cwd))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.end()
+
+
+@pytest.fixture
+def program():
+    """Return the path of a program, ``program("curl")``; without it the test is skipped.
+
+    Where CI is set, it fails instead: there, nothing is left out without being noticed.
+    """
+
+    def find(*names):
+        for name in names:
+            if path := shutil.which(name):
+                return path
+        return missing(f"{' or '.join(names)} is not on PATH")
+
+    return find
+
+
+def missing(why):
+    """Skip the test, or fail it where CI is set."""
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+class Client:
+    """A plain socket that speaks HTTP as badly as it is told to."""
+
+    def __init__(self, url, *, timeout=10.0, receive_buffer=None):
+        address = urlsplit(url)
+        self.socket = socket.socket()
+        self.socket.settimeout(timeout)
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect((address.hostname, address.port))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.socket.close()
+
+    def get(self, path="/", *headers, version="1.1", method="GET"):
+        """Send a request without a body."""
+        lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers, "", ""]
+        self.send("\r\n".join(lines).encode("latin-1"))
+
+    def send(self, data):
+        """Send all of `data`."""
+        self.socket.sendall(data)
+
+    def read_until(self, mark, *, limit=1 << 22):
+        """Return what comes, up to the first `mark` and perhaps beyond it."""
+        data = b""
+        while mark not in data:
+            more = self.socket.recv(65536)
+            assert more, f"the connection ended before {mark!r}: {data!r}"
+            data += more
+            assert len(data) < limit, f"no {mark!r} in {limit} bytes"
+        return data
+
+    def read_all(self):
+        """Return what comes until the connection ends, in whichever way."""
+        data = b""
+        try:
+            while more := self.socket.recv(65536):
+                data += more
+        except ConnectionResetError:
+            pass
+        return data
+
+
+@pytest.fixture
+def client():
+    """Connect plain sockets: ``client(url)`` is a `Client`, closed at the test's end."""
+    opened = []
+
+    def connect(url, **options):
+        opened.append(Client(url, **options))
+        return opened[-1]
+
+    yield connect
+    for one in opened:
+        one.socket.close()
+
+
+def wait_for(condition, what, *, timeout=10.0):
+    """Wait until `condition()` is true, for at most `timeout` seconds of real time."""
+    end = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not within {timeout} s: {what}"
+        time.sleep(0.005)
+    return result
+
+
+@pytest.fixture
+def eventually():
+    """Wait for something without an event of its own: ``eventually(condition, what)``."""
+    return wait_for
+
+
+@pytest.fixture
+def aeventually():
+    """Do the same in a Trio task: ``await aeventually(condition, what)``."""
+
+    async def wait(condition, what, *, timeout=10.0):
+        with trio.move_on_after(timeout):
+            while not (result := condition()):  # noqa: ASYNC110  # there is no event
+                await trio.sleep(0.005)
+            return result
+        raise AssertionError(f"not within {timeout} s: {what}")
+
+    return wait

@@ -1,0 +1,300 @@
+"""The command line: what it serves, how it ends, and what it says when it cannot."""
+
+import gc
+import signal
+import socket
+import sys
+import warnings
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+
+from flowstream import __version__
+from flowstream.cli import main
+
+APP = """
+    from flowstream import sse
+
+    async def hello():
+        yield "hello"
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await sse(hello)(scope, receive, send)
+"""
+
+ENDLESS = """
+    import sys
+    from flowstream import raw, sse
+
+    async def waits(out):
+        await out.send("a")
+        try:
+            import trio
+            await trio.sleep_forever()
+        finally:
+            print("producer ended", file=sys.stderr)
+
+    async def endless():
+        while True:
+            yield bytes(10_000)
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            response = raw(endless) if scope["path"] == "/endless" else sse(waits)
+            await response(scope, receive, send)
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the command line in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    modules = set(sys.modules)
+    yield lambda *arguments: CliRunner().invoke(main, [str(part) for part in arguments])
+    for name in set(sys.modules) - modules:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(
+            sys.modules[name].__file__
+        ):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def module(tmp_path):
+    """Write a module that the command line can find."""
+
+    def write(text, name="a_module.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+# An app that tells its own server to stop as soon as it has started.
+STOPS = """
+import signal
+
+log = []
+
+async def app(scope, receive, send):
+    while True:
+        message = await receive()
+        log.append(message["type"])
+        if message["type"] == "lifespan.startup":
+            signal.raise_signal(signal.{signal})
+        await send({{"type": message["type"] + ".complete"}})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+class Holder:
+    app = staticmethod(app)
+
+def create_app():
+    return app
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_it_in_order(run, module, number):
+    """SIGINT and SIGTERM shut down: the app's lifespan ends, and the exit code is 0."""
+    module(STOPS.format(signal=number))
+    result = run("serve", "a_module:app", "-b", "127.0.0.1:0")
+    assert result.exit_code == 0, result.output
+    assert sys.modules["a_module"].log == ["lifespan.startup", "lifespan.shutdown"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "a_module",
+        "a_module:Holder.app",
+        "a_module:create_app()",
+        "a_module.py",
+        "a_module.py:app",
+        "./a_module:app",
+        "sub/other_module.py:app",
+        "sub/other_module:app",
+    ],
+)
+def test_ways_to_name_an_app(run, module, target):
+    """A module, a file, an attribute of an attribute, a function that makes the app."""
+    module(STOPS.format(signal="SIGTERM"))
+    module(STOPS.format(signal="SIGTERM"), "sub/other_module.py")
+    result = run("serve", target, "-b", "127.0.0.1:0")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("no_module", "there is no module 'no_module' in "),
+        ("no_module:app", "there is no module 'no_module' in "),
+        ("no_package.module:app", "there is no module 'no_package.module' in "),
+        ("..:app", "'..' is not a module's name"),
+        ("none.py:app", "there is no file 'none.py'"),
+        ("none/at_all:app", "there is no file 'none/at_all.py'"),
+        ("json.py", "has the name of another module"),
+        ("a_module:other", "there is no 'other' in 'a_module'"),
+        ("a_module:app.other", "there is no 'app.other' in 'a_module'"),
+        ("a_module:1 +", "there is no '1 +' in 'a_module'"),
+        ("a_module:app:app", "there is no 'app:app' in 'a_module'"),
+        ("a_module:number", "'a_module:number' is no ASGI app but a int"),
+        ("a_module:create_app", "to call a function that makes the app, put () behind its name"),
+        ("a_module:on_asyncio", "make it a QuartTrio"),
+        (":app", "expected MODULE:APP"),
+        ("", "expected MODULE:APP"),
+    ],
+)
+def test_a_wrong_name(run, module, target, message):
+    """What names no app is refused in one sentence, with exit code 2 and no traceback."""
+    module(
+        "import quart\nnumber = 1\non_asyncio = quart.Quart('a')\n"
+        "async def app(scope, receive, send): pass\n"
+        "def create_app(): return app\n"
+    )
+    module("app = 1", "json.py")
+    result = run("serve", target)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert message in " ".join(result.output.split())
+
+
+def test_a_builtin_may_be_an_app(run, module):
+    """What has no signature to look at is taken at its word."""
+    module("app = type")
+    result = run("serve", "a_module", "-b", "127.0.0.1:x")
+    assert "cannot listen" in result.output
+
+
+def without_sockets(run, *arguments):
+    """Run it, and drop the socket that Hypercorn leaves open where it cannot be bound."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        result = run(*arguments)
+        code, output = result.exit_code, result.output
+        del result
+        gc.collect()
+    return code, output
+
+
+@pytest.mark.parametrize("text", ["import not_there_at_all", "1 / 0", "raise TypeError('a')"])
+def test_a_module_that_fails_to_import(run, module, text):
+    """A bug in the module itself comes out as it is: its traceback says where."""
+    module(text)
+    result = run("serve", "a_module:app")
+    assert isinstance(result.exception, (ModuleNotFoundError, ZeroDivisionError, TypeError))
+
+
+@pytest.mark.parametrize(
+    "bind", ["127.0.0.1:x", "127.0.0.1:99999", "256.1.1.1:80", "unix:no/such/dir", "192.0.2.1:80"]
+)
+def test_an_address_that_cannot_be_listened_on(run, module, bind):
+    """A bad address is one line with exit code 1, naming it."""
+    module("async def app(scope, receive, send): pass")
+    code, output = without_sockets(run, "serve", "a_module", "-b", bind)
+    assert code == 1
+    assert output.splitlines()[-1].startswith(f"Error: cannot listen on {bind}: ")
+    assert "Traceback" not in output
+
+
+def test_a_port_in_use(run, module):
+    """A port that somebody else listens on is one line with exit code 1."""
+    module("async def app(scope, receive, send): pass")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, output = without_sockets(run, "serve", "a_module", "-b", bind)
+    assert code == 1
+    assert f"cannot listen on {bind}" in output
+    assert "in use" in output
+
+
+def test_a_startup_that_fails(run, module):
+    """An app that says that its startup failed is one line with exit code 1."""
+    module(
+        "async def app(scope, receive, send):\n"
+        "    await receive()\n"
+        "    await send({'type': 'lifespan.startup.failed', 'message': 'no database'})\n"
+    )
+    result = run("serve", "a_module", "-b", "127.0.0.1:0")
+    assert result.exit_code == 1
+    assert "no database" in result.output.splitlines()[-1]
+
+
+def test_an_error_of_the_server_is_not_dressed_up(run, module, monkeypatch):
+    """What is neither the address nor the app comes out as it is."""
+    module("async def app(scope, receive, send): pass")
+
+    async def broken(*args, task_status, **kwargs):
+        task_status.started()
+        raise OSError("the disk is on fire")
+
+    monkeypatch.setattr("flowstream.cli.serve", broken)
+    result = run("serve", "a_module")
+    assert isinstance(result.exception, ExceptionGroup)
+
+
+def test_help_and_version(run):
+    """--help names the commands and their options, --version the version."""
+    assert all(word in run("--help").output for word in ("serve", "demo"))
+    assert "--graceful-timeout" in run("serve", "-h").output
+    assert "--bind" in run("demo", "--help").output
+    assert run("--version").output == f"flowstream, version {__version__}\n"
+    assert run("nonsense").exit_code == 2
+
+
+def test_it_serves_from_a_process(served):
+    """`flowstream serve module` finds the module in the current directory, and serves it."""
+    process = served(APP)
+    response = httpx2.get(process.url)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert "data: hello\n" in response.text
+    process.signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert "Traceback" not in process.log
+
+
+def test_open_streams_are_ended_after_the_grace(served, client):
+    """A signal gives streams --graceful-timeout seconds, then cancels them; exit code 0."""
+    process = served(ENDLESS, "--graceful-timeout", "0.2")
+    reader = client(process.url)
+    reader.get()
+    reader.read_until(b"data: a")
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert "producer ended" in process.log
+    assert "Traceback" not in process.log
+
+
+def test_a_second_signal_ends_it_at_once(served, client, eventually):
+    """A client that reads nothing can hold up the first signal, but not the second."""
+    process = served(ENDLESS, "--graceful-timeout", "0.1")
+    reader = client(process.url, receive_buffer=4096)
+    reader.get("/endless")
+    reader.read_until(b"\r\n\r\n")
+    process.signal(signal.SIGINT)
+    eventually(lambda: refuses(process.url), "the server has stopped listening")
+    process.signal(signal.SIGINT)
+    assert process.wait(5) in (0, -signal.SIGINT)
+
+
+def refuses(url):
+    try:
+        httpx2.get(url, timeout=1)
+    except httpx2.ConnectError:
+        return True
+    return False
+
+
+def test_the_demo_starts(command):
+    """`flowstream demo` says where to look, and answers there."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = command("demo", "--bind", f"127.0.0.1:{port}")
+    process.wait_listening()
+    assert httpx2.get(process.url).status_code == 200
+    process.signal(signal.SIGINT)
+    assert process.wait() == 0
