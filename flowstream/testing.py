@@ -15,7 +15,9 @@ on a TCP connection without any buffer::
         assert client.finished                  # the app has ended, nothing is left of it
 
 Nothing here looks at a real clock and no task outlives its context manager, so under
-trio's `MockClock` a test is deterministic and costs no time, however long its stream.
+trio's `MockClock` a test costs no time, however long its stream, and its bytes and times
+are exact. What remains open is the order of tasks that are ready in the same instant, which
+Trio shuffles on purpose: `wait_blocked` and `trio.testing.wait_all_tasks_blocked` settle it.
 
 The client is also the sterner half of a server. It keeps the rules that Hypercorn keeps
 (``send`` after a disconnect returns in silence; the disconnect queues behind the request's
