@@ -51,6 +51,15 @@ def as_source(given: Any) -> Source:
         raise SourceError(
             f"a {type(given).__name__} is one item, not a source of items; {_EXPECTED}"
         )
+    if isinstance(given, type):
+        raise SourceError(
+            f"the class {given.__qualname__} is no source of items: hand over an instance; "
+            f"{_EXPECTED}"
+        )
+    if isinstance(given, trio.abc.ReceiveChannel):
+        return Channel(given)
+    if hasattr(given, "__aiter__"):
+        return AsyncIteration(given)
     if inspect.isawaitable(given):
         if inspect.iscoroutine(given):
             given.close()  # else Python warns later that it was never awaited
@@ -58,45 +67,42 @@ def as_source(given: Any) -> Source:
             "a coroutine is no source: hand over the producer function itself, uncalled, "
             f"and it will be called with the stream's outlet; {_EXPECTED}"
         )
-    if isinstance(given, trio.abc.ReceiveChannel):
-        return Channel(given)
-    if hasattr(given, "__aiter__"):
-        return AsyncIteration(given)
     if isinstance(given, (list, tuple, range)):
         return InMemory(given)
-    if hasattr(given, "__iter__") and not isinstance(given, type):
+    if hasattr(given, "__iter__"):
         return ThreadedIteration(given)
-    if callable(given) and not isinstance(given, type):
+    if callable(given):
         return _from_function(given)
     raise SourceError(f"a {type(given).__name__} is no source of items; {_EXPECTED}")
 
 
 def _from_function(function: Callable[..., Any]) -> Source:
     try:
-        wants = _arguments_wanted(function)
+        signature = inspect.signature(function)
     except ValueError:  # a builtin whose signature Python does not know
         raise SourceError(f"{_name(function)} is no source of items; {_EXPECTED}") from None
     called = function if inspect.isroutine(function) else _unwrapped(function)
     if inspect.isasyncgenfunction(called):
-        if wants == 0:
+        if _takes(signature):
             return AsyncGeneratorFunction(function)
         raise SourceError(
-            f"the async generator function {_name(function)} wants {wants} argument(s): call "
+            f"the async generator function {_name(function)} wants {_wanted(signature)}: call "
             "it and hand over the generator, or hand over one of no arguments"
         )
     if inspect.isgeneratorfunction(called):
-        if wants == 0:
+        if _takes(signature):
             return ThreadedIteration(function, call=True)
         raise SourceError(
-            f"the generator function {_name(function)} wants {wants} argument(s): call it and "
+            f"the generator function {_name(function)} wants {_wanted(signature)}: call it and "
             "hand over the generator"
         )
     if inspect.iscoroutinefunction(called):
-        if wants == 1:
+        if _takes(signature, None):
             return Producer(function)
         raise SourceError(
-            f"the async function {_name(function)} wants {wants} argument(s); a producer "
-            "function takes one, the outlet: `async def produce(out): await out.send(item)`"
+            f"the async function {_name(function)} wants {_wanted(signature)}; a producer "
+            "function takes one by position, the outlet: "
+            "`async def produce(out): await out.send(item)`"
         )
     raise SourceError(f"the function {_name(function)} is no source of items; {_EXPECTED}")
 
@@ -108,13 +114,23 @@ def _unwrapped(function: Callable[..., Any]) -> Any:
     return function if inspect.isroutine(function) else type(function).__call__
 
 
-def _arguments_wanted(function: Callable[..., Any]) -> int:
-    parameters = inspect.signature(function).parameters.values()
-    return sum(
-        parameter.default is parameter.empty
+def _takes(signature: inspect.Signature, *arguments: None) -> bool:
+    """Return whether it can be called with that many arguments by position, and no more."""
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _wanted(signature: inspect.Signature) -> str:
+    wanted = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        for parameter in parameters
-    )
+    ]
+    return f"{len(wanted)} argument(s)" + (f" ({', '.join(wanted)})" if wanted else "")
 
 
 def _name(function: Callable[..., Any]) -> str:
