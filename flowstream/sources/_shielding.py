@@ -10,14 +10,16 @@ runs undisturbed until that deadline, when it is cancelled for good.
 Raising a shield when the scope is cancelled would be wrong: a task that happens to be
 runnable at that moment has not been told yet, and would run on behind the shield. The
 moment that counts is the delivery, and it can be seen: Trio resumes a task by sending an
-outcome into its coroutine, so a generator between the two sees each one pass. (Turned
-down: asking the task for its private abort function; a second task that watches.)
+outcome into its coroutine, so a generator between the two sees each one pass. Those that
+belong to a scope inside the producer, as every `trio.sleep` has one, are let through.
+(Turned down: asking the task for its private abort function; a second task that watches.)
 
 The children of a nursery that a producer function opens follow Trio's ordinary rules.
 """
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
@@ -45,7 +47,12 @@ async def run_cancelled_once(
         def shield() -> None:
             if scope.cancel_called and not cleanup.shield:
                 cleanup.shield = True
-                cleanup.deadline = trio.current_time() + cleanup_timeout
+                if trio.current_effective_deadline() == -math.inf:
+                    # Behind the shield it is cancelled still: this Cancelled is that of a
+                    # scope of its own, perhaps inside a shield of its own. Ours is to come.
+                    cleanup.shield = False
+                else:
+                    cleanup.deadline = trio.current_time() + cleanup_timeout
 
         await _watch(coroutine, shield)
     return cleanup.cancelled_caught
