@@ -1,5 +1,6 @@
 """Shared fixtures: servers on real sockets, in the test's own Trio run and in a process."""
 
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,9 @@ import trio
 
 import flowstream
 from flowstream.server import streaming_config
+
+# Hypercorn's own logger does not propagate; to this one it writes where `caplog` looks.
+SERVER_LOG = logging.getLogger("tests.server")
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ async def server():
                         app,
                         streaming_config(
                             bind=["127.0.0.1:0"],
-                            **{"errorlog": None, "graceful_timeout": 1.0, **settings},
+                            **{"errorlog": SERVER_LOG, "graceful_timeout": 1.0, **settings},
                         ),
                         shutdown_trigger=stop.wait,
                         task_status=task_status,
