@@ -14,11 +14,13 @@ producer of a busy stream never pays for one.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
-from flowstream._queue import Gap, Outcome, open_queue
+from flowstream._keyed_queue import KeyedQueue
+from flowstream._queue import Gap, OrderedQueue, Outcome, Queue
 from flowstream.abc import Policy
 from flowstream.limits import Buffer
 
@@ -78,6 +80,7 @@ class EventBuffer:
     Args:
         bounds: how much it holds.
         policy: what happens when it is full.
+        prefix: of the ids of items that are offered without one; see `OrderedQueue`.
 
     Attributes:
         queue: the queue, for `offer`; ring `filled` after it.
@@ -86,10 +89,11 @@ class EventBuffer:
         finished: no more items will be offered.
     """
 
-    __slots__ = ("_bounds", "_warned", "filled", "finished", "queue", "room")
+    __slots__ = ("_bounds", "_warned", "filled", "finished", "prefix", "queue", "room")
 
-    def __init__(self, bounds: Buffer, policy: Policy) -> None:
-        self.queue = open_queue(bounds, policy, trio.current_time)
+    def __init__(self, bounds: Buffer, policy: Policy, prefix: str | None = None) -> None:
+        self.queue = open_queue(bounds, policy, trio.current_time, prefix)
+        self.prefix = prefix
         self.filled = Doorbell()
         self.room = Doorbell()
         self.finished = False
@@ -158,3 +162,12 @@ class EventBuffer:
             dropped=queue.dropped,
             gaps=queue.gaps,
         )
+
+
+def open_queue(
+    bounds: Buffer, policy: Policy, clock: Callable[[], float], prefix: str | None = None
+) -> Queue:
+    """Return the queue for one client's buffer; `clock` gives seconds."""
+    if policy.keyed:
+        return KeyedQueue(bounds, policy, clock)
+    return OrderedQueue(bounds, policy, clock, prefix)

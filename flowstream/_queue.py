@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import abc
 import enum
-from bisect import bisect_right
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
-from operator import attrgetter
 from typing import NamedTuple
 
 from flowstream.abc import Policy, Verdict
@@ -67,7 +65,6 @@ class Queue(abc.ABC):
         self._judge = policy.start()
         self._essential_items = 0
         self._essential_bytes = 0
-        self._last_id: str | None = None
         self.items = 0
         self.bytes = 0
         self.offered = 0
@@ -163,9 +160,9 @@ class Queue(abc.ABC):
     def _supersede(self, key: object) -> None:  # noqa: B027  # only keyed queues do
         """Drop what is queued under `key`, if the queue looks at keys."""
 
-    def _gap(self, missed: int, before: str | None) -> Gap:
+    def _gap(self, missed: int, after: str | None, before: str | None) -> Gap:
         self.gaps += 1
-        return Gap(missed, self._last_id, before)
+        return Gap(missed, after, before)
 
     @abc.abstractmethod
     def _append(
@@ -200,13 +197,28 @@ _Stored = tuple[int, bytes, str | None, float]
 
 
 class OrderedQueue(Queue):
-    """The queue of every policy that leaves the order alone."""
+    """The queue of every policy that leaves the order alone.
 
-    def __init__(self, bounds: Buffer, policy: Policy, clock: Callable[[], float]) -> None:
+    Args:
+        prefix: what the id of an item that is offered without one begins with; its number
+            follows. Only a gap has to know it, so it is put together only there. None if
+            items without an id have none.
+    """
+
+    def __init__(
+        self,
+        bounds: Buffer,
+        policy: Policy,
+        clock: Callable[[], float],
+        prefix: str | None = None,
+    ) -> None:
         super().__init__(bounds, policy, clock)
         self._plain: deque[_Stored] = deque()
         self._essential: deque[_Stored] = deque()
-        self._taken = 0
+        self._prefix = prefix
+        self._unaged = self._max_age is None
+        self._taken = 0  # up to here all was delivered or announced
+        self._last: tuple[int, str | None] = (0, None)  # number and id of the last delivered
 
     def offer(
         self,
@@ -218,19 +230,15 @@ class OrderedQueue(Queue):
         bare: bytes | None = None,
     ) -> Outcome:
         """Offer one item: `Queue.offer`, short-cut for the usual case of room."""
-        used = self.bytes + len(payload)
-        if (
-            self.items < self._max_items
-            and used <= self._max_bytes
-            and not essential
-            and not self._judge.behind
-            and self._max_age is None
-        ):
-            self.offered = seq = self.offered + 1
-            self._plain.append((seq, payload, id, 0.0))
-            self.items += 1
-            self.bytes = used
-            return _ADMITTED
+        if self._unaged and not essential:
+            items = self.items
+            used = self.bytes + len(payload)
+            if items < self._max_items and used <= self._max_bytes and not self._judge.behind:
+                self.offered = seq = self.offered + 1
+                self._plain.append((seq, payload, id, 0.0))
+                self.items = items + 1
+                self.bytes = used
+                return _ADMITTED
         return super().offer(payload, id, essential=essential)
 
     def _append(
@@ -263,7 +271,7 @@ class OrderedQueue(Queue):
         else:
             pieces = self._take_each(limit)
         if not self.items and self._taken < self.offered:
-            pieces.append(self._gap(self.offered - self._taken, None))
+            pieces.append(self._gap(self.offered - self._taken, self._name(*self._last), None))
             self._taken = self.offered
         return pieces
 
@@ -276,10 +284,10 @@ class OrderedQueue(Queue):
         first, _, id, _ = plain[0]
         pieces: list[bytes | Gap] = []
         if first > self._taken + 1:
-            pieces.append(self._gap(first - self._taken - 1, id))
+            pieces.append(self._hole(first, id))
         if self.bytes <= limit:
             pieces += [entry[1] for entry in plain]
-            self._taken, _, self._last_id, _ = plain[-1]
+            self._note(plain[-1])
             plain.clear()
             self.items = self.bytes = 0
             return pieces
@@ -292,7 +300,7 @@ class OrderedQueue(Queue):
             count += 1
         entries = [plain.popleft() for _ in range(count)]
         pieces += [entry[1] for entry in entries]
-        self._taken, _, self._last_id, _ = entries[-1]
+        self._note(entries[-1])
         self.items -= count
         self.bytes -= size
         return pieces
@@ -303,19 +311,34 @@ class OrderedQueue(Queue):
         while self.items:
             plain, essential = self._plain, self._essential
             droppable = bool(plain) and (not essential or plain[0][0] < essential[0][0])
-            seq, payload, id, stamp = (plain if droppable else essential)[0]
+            entry = (plain if droppable else essential)[0]
+            seq, payload, id, stamp = entry
             if droppable and self._expired(stamp):
                 self._evict_oldest()
                 continue
             if pieces and size + len(payload) > limit:
                 break
             if seq > self._taken + 1:
-                pieces.append(self._gap(seq - self._taken - 1, id))
+                pieces.append(self._hole(seq, id))
             pieces.append(payload)
             size += len(payload)
-            self._taken, self._last_id = seq, id
+            self._note(entry)
             self._remove(droppable)
         return pieces
+
+    def _note(self, delivered: _Stored) -> None:
+        self._taken = delivered[0]
+        self._last = (delivered[0], delivered[2])
+
+    def _hole(self, seq: int, id: str | None) -> Gap:
+        """Return the gap in front of the item with this number and id."""
+        return self._gap(seq - self._taken - 1, self._name(*self._last), self._name(seq, id))
+
+    def _name(self, seq: int, id: str | None) -> str | None:
+        """Return the id of the item that was offered with this one, or without one."""
+        if id is None and self._prefix is not None and seq:
+            return f"{self._prefix}{seq}"
+        return id
 
     def _remove(self, droppable: bool, *, newest: bool = False) -> None:
         lane = self._plain if droppable else self._essential
@@ -341,198 +364,3 @@ class OrderedQueue(Queue):
         self._plain.clear()
         self._essential.clear()
         self._taken = self.offered
-
-
-class _Keyed:
-    """An item of a `KeyedQueue`; its place is the number of the first item in it."""
-
-    __slots__ = ("bare", "fenced", "id", "missed", "payload", "place", "seq", "size", "stamp")
-
-    def __init__(
-        self, seq: int, payload: bytes, id: str | None, bare: bytes | None, stamp: float, size: int
-    ) -> None:
-        self.place = seq
-        self.missed = 0
-        self.fenced = False
-        self.renew(seq, payload, id, bare, stamp, size)
-
-    def renew(
-        self, seq: int, payload: bytes, id: str | None, bare: bytes | None, stamp: float, size: int
-    ) -> None:
-        self.seq = seq
-        self.payload = payload
-        self.id = id
-        self.bare = bare
-        self.stamp = stamp
-        self.size = size
-
-
-_place = attrgetter("place")
-
-
-class KeyedQueue(Queue):
-    """The queue of a keyed policy: a newer item takes the place of the older of its key.
-
-    Items leave out of order, so holes cannot be read off the numbers: each item carries
-    the count of those that went before it in its place or just ahead of it.
-
-    An essential item fences off what is queued under its key: a newer item must not be
-    delivered before it, and so goes to the end instead of into the old one's place.
-
-    An item's id tells the client "all up to here". It is withheld (the `bare` payload is
-    used) while an earlier item is still queued or unannounced, or a later one already out.
-    """
-
-    def __init__(self, bounds: Buffer, policy: Policy, clock: Callable[[], float]) -> None:
-        super().__init__(bounds, policy, clock)
-        self._keyed: OrderedDict[object, _Keyed] = OrderedDict()
-        self._essential: deque[_Keyed] = deque()
-        self._carry = 0  # gone, to be announced before the next item that is appended
-        self._highest = 0  # the highest number that was taken
-
-    def offer(
-        self,
-        payload: bytes,
-        id: str | None = None,
-        *,
-        essential: bool = False,
-        key: object = None,
-        bare: bytes | None = None,
-    ) -> Outcome:
-        """Offer one item: in the place of its key's queued one if there is one."""
-        queued = None if essential else self._keyed.get(key)
-        if queued is not None and not queued.fenced:
-            size = len(payload) + (len(bare) if bare is not None else 0)
-            grown = self.bytes - queued.size + size
-            # One that outgrows the buffer in its place goes to the end like any other.
-            if grown <= self._max_bytes or self.items == 1:
-                self.offered += 1
-                self.dropped += 1
-                queued.missed += 1
-                queued.renew(self.offered, payload, id, bare, self._stamp(), size)
-                self.bytes = grown
-                return _ADMITTED
-        return super().offer(payload, id, essential=essential, key=key, bare=bare)
-
-    def _append(
-        self,
-        payload: bytes,
-        id: str | None,
-        essential: bool,
-        key: object,
-        bare: bytes | None,
-        size: int,
-    ) -> None:
-        if not essential:
-            self._supersede(key)
-        entry = _Keyed(self.offered, payload, id, bare, self._stamp(), size)
-        entry.missed, self._carry = self._carry, 0
-        self.items += 1
-        self.bytes += size
-        if essential:
-            self._essential.append(entry)
-            self._essential_items += 1
-            self._essential_bytes += size
-            if (older := self._keyed.get(key)) is not None:
-                older.fenced = True
-        else:
-            self._keyed[key] = entry
-
-    def _take(self, limit: int) -> list[bytes | Gap]:
-        pieces: list[bytes | Gap] = []
-        size = 0
-        while self.items:
-            entry, droppable = self._head()
-            if droppable and self._expired(entry.stamp):
-                self._evict_oldest()
-                continue
-            if pieces and size + len(entry.payload) > limit:
-                break
-            # In its first place nothing before it is left; in an older one, others may be.
-            last = self.items == 1 and not self._carry
-            in_order = entry.seq > self._highest and (entry.seq == entry.place or last)
-            bare = None if in_order else entry.bare
-            if entry.missed:
-                pieces.append(self._gap(entry.missed, entry.id if bare is None else None))
-            if bare is None:
-                pieces.append(entry.payload)
-                self._last_id = entry.id
-            else:
-                pieces.append(bare)
-            size += len(entry.payload)
-            self._highest = max(self._highest, entry.seq)
-            self._remove(entry, droppable)
-        if not self.items and self._carry:
-            pieces.append(self._gap(self._carry, None))
-            self._carry = 0
-        return pieces
-
-    def _head(self) -> tuple[_Keyed, bool]:
-        """Return the oldest item and whether it is droppable."""
-        essential = self._essential[0] if self._essential else None
-        if self._keyed:
-            keyed = next(iter(self._keyed.values()))
-            if essential is None or keyed.place < essential.place:
-                return keyed, True
-        assert essential is not None
-        return essential, False
-
-    def _remove(self, entry: _Keyed, droppable: bool) -> None:
-        if droppable:
-            self._keyed.popitem(last=False)
-        else:
-            self._essential.popleft()
-            self._essential_items -= 1
-            self._essential_bytes -= entry.size
-        self.items -= 1
-        self.bytes -= entry.size
-
-    def _supersede(self, key: object) -> None:
-        if (entry := self._keyed.pop(key, None)) is not None:
-            self._gone(entry, self._first())
-
-    def _evict_oldest(self) -> None:
-        entry = self._keyed.popitem(last=False)[1]
-        self._gone(entry, self._first())
-
-    def _evict_newest(self) -> None:
-        entry = self._keyed.popitem()[1]
-        self._gone(entry, None)
-
-    def _first(self) -> _Keyed | None:
-        """Return the oldest droppable item."""
-        return next(iter(self._keyed.values()), None)
-
-    def _gone(self, entry: _Keyed, heir: _Keyed | None) -> None:
-        """Count an item that was evicted, and have `heir` or what follows it announce that.
-
-        `heir` may stand before the hole: announced early is harmless, late would let an
-        item between the two tell the client that all up to it is there.
-        """
-        self.items -= 1
-        self.bytes -= entry.size
-        self.dropped += 1
-        behind = bisect_right(self._essential, entry.place, key=_place)
-        if behind < len(self._essential):
-            essential = self._essential[behind]
-            if heir is None or essential.place < heir.place:
-                heir = essential
-        if heir is None:
-            self._carry += entry.missed + 1
-        else:
-            heir.missed += entry.missed + 1
-
-    def _drop_arriving(self) -> None:
-        self.dropped += 1
-        self._carry += 1
-
-    def _clear(self) -> None:
-        self._keyed.clear()
-        self._essential.clear()
-        self._carry = 0
-
-
-def open_queue(bounds: Buffer, policy: Policy, clock: Callable[[], float]) -> Queue:
-    """Return the queue for one client's buffer; `clock` gives seconds."""
-    kind = KeyedQueue if policy.keyed else OrderedQueue
-    return kind(bounds, policy, clock)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import enum
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Encoder", "Judge", "Policy", "Verdict"]
@@ -55,6 +56,14 @@ class Encoder(abc.ABC):
             TypeError, ValueError: the format cannot carry this; the stream then fails
                 with `flowstream.EncodingError`, which names the item's type.
         """
+
+    def numbered(self, prefix: str) -> Callable[[Any, int], bytes]:
+        """Return a function that encodes plain values, with `prefix` and a number for id.
+
+        Asked for once a stream, where `automatic_ids` is true, and called for every item
+        that is no `Event`: a format may do here what it can do once.
+        """
+        return lambda data, number: self.encode(data, id=f"{prefix}{number}")
 
     def opening(self, retry: int | None) -> bytes:
         """Return what is sent at once when the stream opens, before there is an item."""

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "flowstream"
 
 LAYERS: dict[str, list[str]] = {
     "vocabulary": ["abc", "_errors", "_event", "_closing", "limits"],
-    "sans-I/O": ["policies", "_queue", "encoders", "decoders"],
+    "sans-I/O": ["policies", "_queue", "_keyed_queue", "encoders", "decoders"],
     "Trio primitives": ["_buffer", "_outlet", "sources"],
     "delivery": ["asgi", "quart", "starlette"],
     "serving and operating": ["server", "testing", "demo", "cli"],

@@ -39,12 +39,11 @@ class Line:
     """An outlet with its buffer, and whether the client was given up."""
 
     def __init__(self, policy: Policy, *, items: int = 2, automatic_ids: bool = True) -> None:
-        self.buffer = EventBuffer(Buffer(items=items), policy)
+        self.buffer = EventBuffer(Buffer(items=items), policy, "e." if automatic_ids else None)
         self.given_up = 0
         self.out = Outlet(
             self.buffer,
             Words(automatic_ids=automatic_ids),
-            epoch="e",
             timeout=policy.timeout,
             keyed=policy.keyed,
             give_up=self.give_up,
@@ -320,10 +319,8 @@ async def test_send_nowait_does_not_overtake_those_that_wait():
 async def test_send_nowait_that_would_block_leaves_the_value_it_would_supersede():
     """A conflated value that would not fit leaves the queued value of its key alone."""
     line = Line(Conflate())
-    line.buffer = EventBuffer(Buffer(bytes=60), Conflate())
-    line.out = Outlet(
-        line.buffer, Words(), epoch="e", timeout=None, keyed=True, give_up=line.give_up
-    )
+    line.buffer = EventBuffer(Buffer(bytes=60), Conflate(), "e.")
+    line.out = Outlet(line.buffer, Words(), timeout=None, keyed=True, give_up=line.give_up)
     line.out.send_nowait(Event("x" * 20, essential=True))
     with pytest.raises(trio.WouldBlock):
         line.out.send_nowait(Event("y" * 40, key="k"))

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flowstream._queue import Gap, KeyedQueue, OrderedQueue, Outcome, open_queue
+from flowstream._buffer import open_queue
+from flowstream._keyed_queue import KeyedQueue
+from flowstream._queue import Gap, OrderedQueue, Outcome
 from flowstream.abc import Judge, Policy, Verdict
 from flowstream.limits import Buffer
 from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample

@@ -98,11 +98,11 @@ class Stream:
         self._start = trio.current_time()
         self._epoch = secrets.token_hex(4)
         self._encoder = plan.encoder.start()
-        self._buffer = EventBuffer(plan.buffer, plan.policy)
+        prefix = f"{self._epoch}." if self._encoder.automatic_ids else None
+        self._buffer = EventBuffer(plan.buffer, plan.policy, prefix)
         self._outlet = Outlet(
             self._buffer,
             self._encoder,
-            epoch=self._epoch,
             timeout=plan.policy.timeout,
             keyed=plan.policy.keyed,
             give_up=self._give_up,
@@ -201,8 +201,8 @@ class Stream:
         ):
             self.reason = reason
         self._outlet.close()
+        self._pump_scope.cancel()  # before the bell, which would wake a producer in vain
         self._buffer.finish()
-        self._pump_scope.cancel()
 
     def abort(self, reason: CloseReason) -> None:
         """End it at once: cancel the producer and the writer, drop what is queued."""
@@ -210,8 +210,8 @@ class Stream:
             self.reason = reason
         self._aborted = True
         self._outlet.close()
-        self._buffer.abandon()
         self._pump_scope.cancel()
+        self._buffer.abandon()
         # Two writes are not cut off. A client is told that it was answered even if the
         # policy gave it up before; and at the final chunk servers report a disconnect, too,
         # while they get the connection ready for its next request.

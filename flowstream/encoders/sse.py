@@ -16,6 +16,7 @@ a line break costs 20 ns in a `str` and 100 ns in `bytes`, more than the round t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -89,6 +90,22 @@ class SSE(ControlEncoder):
         if retry is not None:
             head += f"retry: {check_retry(retry)}\n"
         return f"{head}data: {text}\n\n".encode()
+
+    def numbered(self, prefix: str) -> Callable[[Any, int], bytes]:
+        """Return `encode` for plain values with numbered ids, at two thirds of its cost.
+
+        Raises:
+            ValueError: if `prefix` has CR, LF or NUL in it.
+        """
+        head = f"id: {check_field('id', prefix)}"
+        encode = self.encode
+
+        def encode_numbered(data: Any, number: int) -> bytes:
+            if data.__class__ is str and "\n" not in data and "\r" not in data:
+                return f"{head}{number}\ndata: {data}\n\n".encode()
+            return encode(data, id=f"{prefix}{number}")
+
+        return encode_numbered
 
     def opening(self, retry: int | None) -> bytes:
         """Return a comment that shows client and proxies that the stream is open.

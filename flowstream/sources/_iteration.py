@@ -22,11 +22,13 @@ class AsyncIteration(Source):
 
     async def run(self, out: Outlet) -> None:
         """Send each item; then ``aclose()`` the iterator, if it has one."""
-        send = out.send
+        put = out.put
         iterator = aiter(self._iterable)
         try:
             async for item in iterator:
-                await send(item)
+                wait = put(item)
+                if wait is not None:
+                    await wait
         finally:
             await _close(iterator)  # noqa: ASYNC102  # see _shielding.py
 
