@@ -94,7 +94,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_duration", "stall_timeout", "cleanup_timeout"):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name != "max_duration":
                 positive(name, value, unit="seconds")
         if self.cleanup_timeout == math.inf:
             raise ValueError("cleanup_timeout must be finite: a cleanup that hangs would never end")

@@ -63,24 +63,23 @@ class StreamResponse:
         if stream is None:
             await self.answer_empty(scope, send)
             return
-        failure: BaseException
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_listen, stream, receive)
-                stream.begin(nursery)
-                try:
-                    if self._plan.prime is not None:
-                        await stream.prime(self._plan.prime)
-                    await stream.deliver(send, self._plan.status, self.headers)
-                finally:
-                    await stream.finish()
-                    nursery.cancel_scope.cancel()
-            return
-        except BaseExceptionGroup as group:
-            # What a primed producer raised is for the framework's error handlers, which
-            # look for the exception itself.
-            failure = group.exceptions[0] if len(group.exceptions) == 1 else group
-        raise failure
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_listen, stream, receive)
+            stream.begin(nursery)
+            try:
+                if self._plan.prime is not None:
+                    await stream.prime(self._plan.prime)
+                await stream.deliver(send, self._plan.status, self.headers)
+            except Exception as error:  # noqa: BLE001  # raised below
+                failure = error
+            finally:
+                await stream.finish()
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            # Not in the nursery, which would put it into a group: it is for the framework's
+            # error handlers, which look for the exception itself.
+            raise failure
 
     def stop(self) -> None:
         """End the stream for good: what is queued is written, then ``end`` with `stopped`.

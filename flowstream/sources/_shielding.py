@@ -14,14 +14,22 @@ outcome into its coroutine, so a generator between the two sees each one pass. T
 belong to a scope inside the producer, as every `trio.sleep` has one, are let through.
 (Turned down: asking the task for its private abort function; a second task that watches.)
 
+One delivery is made in another place. `trio.lowlevel.checkpoint`, which is what a task that
+need not wait comes to, waits inside a cancelled scope of its own. A shield raised while
+Cancelled is on its way out of there would make that scope swallow it; raised any later, it
+would come too late for the first await of the cleanup. So a producer that is in a
+checkpoint is given its Cancelled one step before that scope.
+
 The children of a nursery that a producer function opens follow Trio's ordinary rules.
 """
 
 from __future__ import annotations
 
+import gc
+import itertools
 import math
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
 import outcome
@@ -44,8 +52,13 @@ async def run_cancelled_once(
     """
     with trio.CancelScope() as cleanup:
 
+        def is_due() -> bool:
+            # Seen from here: behind a shield of the producer's own it is not told yet.
+            due = scope.cancel_called and not cleanup.shield
+            return due and trio.current_effective_deadline() == -math.inf
+
         def shield() -> None:
-            if scope.cancel_called and not cleanup.shield:
+            if is_due():
                 cleanup.shield = True
                 if trio.current_effective_deadline() == -math.inf:
                     # Behind the shield it is cancelled still: this Cancelled is that of a
@@ -54,13 +67,15 @@ async def run_cancelled_once(
                 else:
                     cleanup.deadline = trio.current_time() + cleanup_timeout
 
-        await _watch(coroutine, shield)
+        await _watch(coroutine, is_due, shield)
     return cleanup.cancelled_caught
 
 
 @types.coroutine
 def _watch(
-    coroutine: Coroutine[Any, Any, None], on_cancelled: Callable[[], None]
+    coroutine: Coroutine[Any, Any, None],
+    is_due: Callable[[], bool],
+    on_cancelled: Callable[[], None],
 ) -> Generator[Any, Any, None]:
     """Await `coroutine`, calling `on_cancelled` before each Cancelled that goes into it."""
     thrown: BaseException | None = None
@@ -72,8 +87,42 @@ def _watch(
             return
         try:
             value, thrown = (yield trap), None
+            if is_due() and _is_in_checkpoint(coroutine):
+                yield from _be_cancelled().__await__()
         except BaseException as error:  # noqa: BLE001, ASYNC103  # passed on
             thrown = error
+            if isinstance(error, trio.Cancelled):
+                on_cancelled()
         else:
             if isinstance(value, outcome.Error) and isinstance(value.error, trio.Cancelled):
                 on_cancelled()
+
+
+async def _be_cancelled() -> None:
+    await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.SUCCEEDED)
+
+
+_CHECKPOINT = (
+    trio.lowlevel.checkpoint.__code__,
+    trio.lowlevel.cancel_shielded_checkpoint.__code__,
+)
+
+
+def _is_in_checkpoint(coroutine: Coroutine[Any, Any, None]) -> bool:
+    """Return whether it is suspended in a `trio.lowlevel.checkpoint`, before its scope."""
+    codes = (getattr(awaited, "cr_code", None) for awaited in _chain(coroutine))
+    return _CHECKPOINT in itertools.pairwise(codes)
+
+
+def _chain(awaited: Any) -> Iterator[Any]:
+    """Give a suspended coroutine, what it awaits, what that awaits, and so on."""
+    while awaited is not None:
+        yield awaited
+        for name in ("cr_await", "ag_await", "gi_yieldfrom"):
+            if hasattr(awaited, name):
+                awaited = getattr(awaited, name)
+                break
+        else:
+            # A step of an async generator does not say which; the garbage collector knows.
+            inner = gc.get_referents(awaited)
+            awaited = next((one for one in inner if hasattr(one, "ag_await")), None)
