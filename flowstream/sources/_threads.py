@@ -1,8 +1,9 @@
 """Sync iterables: iterated in worker threads, in batches.
 
 A hop to a thread and back costs some 100 µs, so a thread fetches what it can get in a few
-milliseconds and comes back with all of it: rows that are there travel hundreds at a time,
-a slow iterable's items one by one and at once. Between hops no thread is held, so a client
+milliseconds and comes back with all of it: rows that are there travel hundreds at a time.
+What it has by then is sent even if it is held up in the next `next()`, so a slow iterable's
+items leave at once, the last of a burst too. Between hops no thread is held, so a client
 that reads slowly occupies none.
 
 Successive batches may run in different threads; an iterable that is bound to one thread
@@ -19,11 +20,11 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from time import perf_counter
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
 
+import outcome
 import trio
 
 from flowstream._outlet import Outlet
@@ -62,74 +63,87 @@ class ThreadedIteration(Source):
     def __init__(self, iterable: Any, *, call: bool = False) -> None:
         self._given = iterable
         self._call = call
-        self._iterator: Iterator[Any] | None = None
+        self._iterator: Any = None if call else iterable
+        self._started = False
         self._lock = threading.Lock()
         self._busy = False  # a thread is inside the iterator
         self._over: bool = False  # nobody wants more: whoever is last in closes the iterator
 
     async def run(self, out: Outlet) -> None:
         """Send each item, fetched in batches by a worker thread; then close the iterator."""
-        context = contextvars.copy_context()
-        limiter = thread_limiter()
-        token = trio.lowlevel.current_trio_token()
-        closed = trio.Event()
-
-        def hop() -> _Batch:
-            with self._lock:
-                if self._over:  # cancelled before this thread got to run
-                    return _Batch([])
-                self._busy = True
-            try:
-                return self._fetch()
-            finally:
-                if self._leave():
-                    self._close()
-                    _tell(token, closed)
-
+        result: outcome.Maybe[None] = outcome.Value(None)
         try:
-            last = False
-            while not last:
-                batch = await trio.to_thread.run_sync(
-                    context.run, hop, limiter=limiter, abandon_on_cancel=True
-                )
-                for item in batch.items:
-                    await out.send(item)
-                if batch.error is not None:
-                    raise batch.error
-                last = batch.last
+            async with trio.open_nursery() as nursery:
+                # Carried past the nursery, which would make a group of an exception.
+                result = await outcome.acapture(self._iterate, out, nursery)
         finally:
-            with self._lock:
-                self._over = True
-                busy = self._busy
-            if busy:
-                await closed.wait()  # noqa: ASYNC102  # see _shielding.py
-            else:
-                # A copy: the thread that has just come back may still be leaving the context.
-                await trio.to_thread.run_sync(  # noqa: ASYNC102  # see _shielding.py
-                    context.copy().run, self._close, limiter=limiter, abandon_on_cancel=True
-                )
+            result.unwrap()
 
     async def discard(self) -> None:
         """Close what was handed over, if it can be closed."""
         if not self._call:
-            self._iterator = self._given
             await trio.to_thread.run_sync(self._close, limiter=thread_limiter())
 
-    def _fetch(self) -> _Batch:
-        """Return the next items. Runs in a thread."""
-        items: list[Any] = []
+    async def _iterate(self, out: Outlet, nursery: trio.Nursery) -> None:
+        context = contextvars.copy_context()
+        token = trio.lowlevel.current_trio_token()
+        closing = _Closing()
+        batch = _Batch()
         try:
-            if self._iterator is None:
+            while not batch.last:
+                batch = _Batch()
+
+                def hop(batch: _Batch = batch) -> None:
+                    with self._lock:
+                        if self._over:  # cancelled before this thread got to run
+                            return
+                        self._busy = True
+                    self._fetch(batch)
+                    if self._leave():
+                        closing.result = outcome.capture(self._close)
+                        _tell(token, closing.done)
+
+                nursery.start_soon(_in_thread, context, hop, batch)
+                await batch.granted.wait()
+                with trio.move_on_after(_BATCH_SECONDS):
+                    await batch.returned.wait()
+                batch.late = True
+                await batch.send_to(out)
+                await batch.returned.wait()
+                await batch.send_to(out)
+                if batch.error is not None:
+                    raise batch.error
+        finally:
+            batch.scope.cancel()
+            with self._lock:
+                self._over = True
+                busy = self._busy
+            if busy:
+                await closing.done.wait()  # noqa: ASYNC102  # see _shielding.py
+                closing.result.unwrap()
+            else:
+                # A copy: the thread that has just come back may still be leaving the context.
+                await trio.to_thread.run_sync(  # noqa: ASYNC102  # see _shielding.py
+                    context.copy().run,
+                    self._close,
+                    limiter=thread_limiter(),
+                    abandon_on_cancel=True,
+                )
+
+    def _fetch(self, batch: _Batch) -> None:
+        """Add the next items to `batch`. Runs in a thread."""
+        try:
+            if not self._started:
+                self._started = True
                 self._iterator = iter(self._given() if self._call else self._given)
-            end = perf_counter() + _BATCH_SECONDS
             for item in self._iterator:
-                items.append(item)
-                if self._over or len(items) >= _BATCH_ITEMS or perf_counter() > end:
-                    return _Batch(items)
-        except Exception as error:  # noqa: BLE001  # raised by `run`, after the items
+                batch.items.append(item)
+                if batch.late or self._over or len(batch.items) >= _BATCH_ITEMS:
+                    return
+            batch.last = True
+        except BaseException as error:  # noqa: BLE001  # raised by `run`, after the items
             # What came before the failure is delivered before it is told.
-            return _Batch(items, error=error)
-        return _Batch(items, last=True)
+            batch.error = error
 
     def _leave(self) -> bool:
         """Note that the thread is out of the iterator; return whether it is to close it."""
@@ -143,13 +157,68 @@ class ThreadedIteration(Source):
             close()
 
 
-@dataclass(slots=True)
 class _Batch:
-    """What one hop to a thread brought back."""
+    """What one hop to a thread brings back, some of it while the thread is still away.
 
-    items: list[Any]
-    last: bool = False
-    error: Exception | None = None
+    Attributes:
+        items: what was fetched and not yet sent.
+        last: the iterator has ended.
+        error: or failed.
+        late: the thread is to come back with the next item; set by the event loop.
+        granted: the limiter has granted a thread.
+        returned: it has come back.
+        scope: cancel it to leave the thread alone. Shielded, so that a cancelled stream does
+            so when it is ready to clean up, and not the other way round.
+    """
+
+    __slots__ = ("error", "granted", "items", "last", "late", "returned", "scope")
+
+    def __init__(self) -> None:
+        self.items: deque[Any] = deque()
+        self.last = False
+        self.error: BaseException | None = None
+        self.late = False
+        self.granted = trio.Event()
+        self.returned = trio.Event()
+        self.scope = trio.CancelScope(shield=True)
+
+    async def send_to(self, out: Outlet) -> None:
+        """Send what is there; the thread may be adding to it."""
+        while self.items:
+            await out.send(self.items.popleft())
+
+
+class _Closing:
+    """How the iterator was closed by a thread that was in it when it was over."""
+
+    __slots__ = ("done", "result")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.result: outcome.Maybe[None] = outcome.Value(None)
+
+
+class _Granting:
+    """The limiter, telling when it has granted a thread: batches are timed from there."""
+
+    def __init__(self, granted: trio.Event) -> None:
+        self._limiter = thread_limiter()
+        self._granted = granted
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._limiter.acquire_on_behalf_of(borrower)
+        self._granted.set()
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._limiter.release_on_behalf_of(borrower)
+
+
+async def _in_thread(context: contextvars.Context, hop: Callable[[], None], batch: _Batch) -> None:
+    # Trio takes whatever has these two methods for a limiter.
+    limiter = cast(trio.CapacityLimiter, _Granting(batch.granted))
+    with batch.scope:
+        await trio.to_thread.run_sync(context.run, hop, limiter=limiter, abandon_on_cancel=True)
+        batch.returned.set()
 
 
 def _tell(token: trio.lowlevel.TrioToken, event: trio.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ class Sink:
             self.reached.set()
         if len(self.items) == self.block_at:
             await trio.sleep_forever()
+
+    def put(self, item: Any) -> Awaitable[None] | None:
+        return self.send(item)
 
     async def wait_for(self, count: int) -> None:
         """Wait until so many items were sent."""

@@ -181,6 +181,54 @@ async def test_a_timeout_inside_a_shield_of_the_producer_raises_no_other(autojum
     assert not run.overrun
 
 
+async def test_checkpoints_behind_a_shield_of_the_producer_go_on(autojump_clock):
+    """Cancelled in the midst of them, it finishes what it shields and is told after that."""
+    log = []
+
+    async def produce():
+        with trio.CancelScope(shield=True):
+            for _ in range(10):
+                await trio.lowlevel.checkpoint()
+            log.append("committed")
+        try:
+            await trio.sleep_forever()
+        finally:
+            await trio.sleep(1)
+            log.append("cleaned up")
+
+    async with trio.open_nursery() as nursery:
+        run = Run(nursery, produce())
+        for _ in range(4):
+            await trio.lowlevel.checkpoint()
+        run.scope.cancel()
+    assert log == ["committed", "cleaned up"]
+    assert run.ended == 1
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+async def test_cleanup_of_a_producer_that_is_cancelled_in_a_checkpoint_is_completed(
+    seconds, autojump_clock
+):
+    """A flood that never waits is cancelled where it lets others run, once like any other."""
+    log = []
+
+    async def produce():
+        try:
+            while True:
+                await trio.lowlevel.checkpoint()
+        finally:
+            await trio.sleep(seconds)
+            log.append("cleaned up")
+
+    async with trio.open_nursery() as nursery:
+        run = Run(nursery, produce())
+        for _ in range(4):
+            await trio.lowlevel.checkpoint()
+        run.scope.cancel()
+    assert log == ["cleaned up"]
+    assert not run.overrun
+
+
 async def test_a_timeout_inside_the_cleanup_works(autojump_clock):
     """The cleanup may bound its own awaits, and goes on after the bound."""
     log = []
