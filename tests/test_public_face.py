@@ -1,0 +1,179 @@
+"""The public face: names and keywords that apps rely on do not change by accident."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flowstream
+from flowstream.asgi.plan import StreamOptions, make_plan
+
+NAMES = [
+    "stream",
+    "sse",
+    "ndjson",
+    "csv",
+    "raw",
+    "StreamResponse",
+    "Event",
+    "Outlet",
+    "SharedReceive",
+    "PublicError",
+    "Block",
+    "DropOldest",
+    "DropNewest",
+    "Sample",
+    "Conflate",
+    "Disconnect",
+    "Buffer",
+    "Limits",
+    "SSE",
+    "NDJSON",
+    "CSV",
+    "Raw",
+    "CloseReason",
+    "StreamReport",
+    "StreamStatistics",
+    "BufferStatistics",
+    "serve",
+    "FlowstreamError",
+    "SourceError",
+    "EncodingError",
+    "DecodingError",
+    "StreamUsedError",
+    "MissingExtraError",
+]
+
+OPTIONS = {
+    "buffer": 256,
+    "policy": None,
+    "heartbeat": 15.0,
+    "limits": flowstream.Limits(),
+    "status": 200,
+    "headers": (),
+    "prime": None,
+    "controls": True,
+    "on_reconnect": "refuse",
+    "retry": None,
+    "on_close": None,
+}
+
+SIGNATURES = {
+    "stream": "(source, *, encoder, **options)",
+    "sse": "(source, **options)",
+    "ndjson": "(source, **options)",
+    "csv": "(source, *, columns=None, header=True, delimiter=',', spreadsheet_safe=False, "
+    "**options)",
+    "raw": "(source, *, media_type='application/octet-stream', **options)",
+    "Event": "(data, *, id=None, type=None, key=None, essential=False, retry=None)",
+    "SharedReceive": "(receive)",
+    "PublicError": "(code, message, *, retryable=False)",
+    "Block": "(timeout=None)",
+    "DropOldest": "(max_age=None)",
+    "DropNewest": "(max_age=None)",
+    "Sample": "(*, every=None, interval=None, max_age=None)",
+    "Conflate": "(max_age=None)",
+    "Disconnect": "()",
+    "Buffer": "(items=256, bytes=1048576, warn_at=None)",
+    "Limits": "(max_duration=None, max_bytes=None, stall_timeout=30.0, cleanup_timeout=5.0)",
+    "SSE": "(*, names={})",
+    "NDJSON": "(*, names={})",
+    "CSV": "(columns=None, *, header=True, delimiter=',', spreadsheet_safe=False)",
+    "Raw": "(media_type='application/octet-stream')",
+}
+
+
+def bare(callable_):
+    """Return the signature of `callable_` without its annotations."""
+    signature = inspect.signature(callable_)
+    parameters = [
+        parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()
+    ]
+    return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
+
+
+def test_the_names_are_those():
+    """`__all__` is the public face, and each of its names is there."""
+    assert sorted(flowstream.__all__) == sorted(NAMES)
+    assert all(hasattr(flowstream, name) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_the_keywords_are_those(name):
+    """Names, order and defaults of the arguments are what apps were written against."""
+    assert bare(getattr(flowstream, name)) == SIGNATURES[name]
+
+
+def test_the_options_of_a_stream_are_those():
+    """Every kind of stream takes the same keywords, with the same defaults."""
+    parameters = list(inspect.signature(make_plan).parameters.values())[2:]
+    assert {parameter.name: parameter.default for parameter in parameters} == OPTIONS
+    assert set(StreamOptions.__annotations__) == set(OPTIONS)
+
+
+def test_the_close_reasons_are_a_closed_set():
+    """Their words are on the wire, in logs and in metrics."""
+    assert [reason.value for reason in flowstream.CloseReason] == [
+        "completed",
+        "client_disconnected",
+        "slow_consumer",
+        "stalled",
+        "max_duration",
+        "max_bytes",
+        "rate_limited",
+        "refused",
+        "cancelled",
+        "stopped",
+        "shutdown",
+        "error",
+    ]
+
+
+def public_members():
+    for name in NAMES:
+        member = getattr(flowstream, name)
+        yield name, member
+        if inspect.isclass(member):
+            for attribute, value in vars(member).items():
+                value = getattr(value, "__func__", value)
+                if not attribute.startswith("_") and (
+                    inspect.isfunction(value) or isinstance(value, property)
+                ):
+                    yield f"{name}.{attribute}", value
+
+
+@pytest.mark.parametrize(("name", "member"), list(public_members()), ids=lambda x: str(x)[:30])
+def test_every_public_name_has_a_docstring(name, member):
+    """What an app may use says what it does."""
+    doc = inspect.getdoc(member)
+    assert doc
+    # A dataclass without a docstring gets its own signature for one.
+    assert not doc.startswith(f"{name}(")
+
+
+@pytest.mark.parametrize("module", ["flowstream", "flowstream.testing"])
+def test_importing_it_imports_no_optional_package(module):
+    """Quart, Starlette, Rich and their like are imported by who uses them."""
+    optional = ["quart", "quart_trio", "starlette", "fastapi", "rich", "pytest"]
+    code = f"import sys, {module}; print(*[m for m in {optional} if m in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout.split() == []
+
+
+def test_an_app_is_typed():
+    """mypy --strict agrees with an app that uses all of it, and with its deliberate mistakes."""
+    pytest.importorskip("mypy")
+    example = Path(__file__).parent / "typing" / "api.py"
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", str(example)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=example.parents[2],
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stdout

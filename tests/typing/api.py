@@ -1,0 +1,109 @@
+"""An app as it is typed: checked by mypy --strict, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import trio
+from quart import request
+from quart.typing import ResponseReturnValue
+from quart_trio import QuartTrio
+
+from flowstream import (
+    NDJSON,
+    Buffer,
+    CloseReason,
+    Conflate,
+    DropOldest,
+    Event,
+    Limits,
+    Outlet,
+    Sample,
+    SharedReceive,
+    StreamReport,
+    StreamResponse,
+    StreamStatistics,
+    csv,
+    ndjson,
+    raw,
+    sse,
+    stream,
+)
+from flowstream.quart import Flowstream
+
+app = QuartTrio(__name__)
+Flowstream(app)
+
+
+async def tokens() -> AsyncIterator[dict[str, str]]:
+    """An async generator function, as a source."""
+    yield {"type": "token", "data": "x"}
+
+
+async def produce(out: Outlet) -> None:
+    """A producer function, as a source."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(out.send, Event(1, id="1", type="n", key="k", essential=True))
+    out.send_nowait("x")
+    items: int = out.statistics().items
+    assert items
+
+
+def note(report: StreamReport) -> None:
+    """What `on_close` takes."""
+    reason: CloseReason = report.reason
+    seconds: float | None = report.first_byte
+    assert reason or seconds
+
+
+@app.get("/answer")
+async def answer() -> ResponseReturnValue:
+    """A view that returns a stream, and one with a status."""
+    question = request.args["q"]
+    if question:
+        return ndjson(tokens()), 201
+    return sse(
+        produce,
+        policy=DropOldest(max_age=5),
+        buffer=256,
+        heartbeat=None,
+        limits=Limits(max_duration=3600),
+        headers={"X-A": "b"},
+        prime=1.5,
+        controls=False,
+        on_reconnect="restart",
+        retry=100,
+        on_close=note,
+    )
+
+
+def others() -> list[StreamResponse]:
+    """Return one of each."""
+    send, receive = trio.open_memory_channel[bytes](1)
+    send.close()
+    return [
+        stream(tokens, encoder=NDJSON(names={"gap": "lost"}), policy=Conflate()),
+        csv([{"a": 1}], columns=["a"], buffer=Buffer(items=5, bytes=500)),
+        raw(receive, media_type="text/plain", policy=Sample(every=3)),
+    ]
+
+
+def state(response: StreamResponse) -> int:
+    """Read what a stream has done."""
+    statistics: StreamStatistics = response.statistics()
+    response.stop()
+    return statistics.buffer.bytes
+
+
+async def upload(
+    scope: dict[str, object],
+    receive: SharedReceive,
+) -> bytes:
+    """Read a body beside a stream."""
+    message = await receive()
+    return bytes(message["body"])
+
+
+sse(produce, policy="drop")  # type: ignore[arg-type]
+sse(produce, on_reconnect="again")  # type: ignore[arg-type]
+sse(produce, polcy=DropOldest())  # type: ignore[call-arg]
