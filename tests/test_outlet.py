@@ -433,6 +433,22 @@ def test_automatic_ids_are_the_numbers_of_the_items(kinds):
     trio.run(main)
 
 
+async def test_a_gap_names_automatic_ids_and_those_of_the_app():
+    """The item before a hole and the one behind it are named as they are on the wire."""
+    line = Line(DropOldest())
+    await line.out.send("a")
+    assert line.take() == ["e.1 - - - a"]
+    for item in ("b", "c", "d", "e"):
+        await line.out.send(item)
+    assert line.take() == [Gap(2, "e.1", "e.4"), "e.4 - - - d", "e.5 - - - e"]
+    for item in (Event("f"), Event("g"), Event("h", id="own")):
+        await line.out.send(item)
+    assert line.take() == [Gap(1, "e.5", "e.7"), "e.7 - - - g", "own - - - h"]
+    for item in "ijk":
+        line.out.send_nowait(item)
+    assert line.take(1) == [Gap(1, "own", "e.10"), "e.10 - - - j"]
+
+
 async def test_an_encoder_without_automatic_ids_gets_only_those_of_the_app():
     """A format that has no place for ids is not given any."""
     line = Line(Block(), items=3, automatic_ids=False)

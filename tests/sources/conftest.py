@@ -9,6 +9,10 @@ import pytest
 import trio
 
 
+async def _for_ever() -> None:
+    await trio.sleep_forever()
+
+
 class Sink:
     """Stands for an outlet: keeps what is sent, and waits when it is told to."""
 
@@ -19,15 +23,18 @@ class Sink:
         self.block_at: int | None = None
 
     async def send(self, item: Any) -> None:
+        wait = self.put(item)
+        if wait is not None:
+            await wait
         await trio.lowlevel.checkpoint()
+
+    def put(self, item: Any) -> Awaitable[None] | None:
         self.items.append(item)
         if len(self.items) == self.wanted:
             self.reached.set()
         if len(self.items) == self.block_at:
-            await trio.sleep_forever()
-
-    def put(self, item: Any) -> Awaitable[None] | None:
-        return self.send(item)
+            return _for_ever()
+        return None
 
     async def wait_for(self, count: int) -> None:
         """Wait until so many items were sent."""

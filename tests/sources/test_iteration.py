@@ -58,7 +58,7 @@ async def test_a_generator_is_closed_when_its_item_cannot_be_sent(sink):
     async def refuse(item):
         raise ValueError(item)
 
-    sink.send = refuse
+    sink.put = refuse
     with pytest.raises(ValueError, match="0"):
         await as_source(recorded.generate()).run(sink)
     assert recorded.log == ["started", "GeneratorExit", "closed"]
