@@ -415,6 +415,17 @@ def test_a_policy_with_keys_gets_a_keyed_queue():
     assert type(filled(DropOldest())) is OrderedQueue
 
 
+@pytest.mark.parametrize("policy", [Block(), DropOldest(max_age=9), Conflate()])
+def test_a_take_is_as_large_as_its_limit_and_no_larger(policy):
+    """Of items of three bytes six bytes hold two, five hold one, and two still hold one."""
+    queue = open_queue(Buffer(), policy, lambda: 0.0)
+    for limit, count in [(6, 2), (5, 1), (2, 1), (12, 4)]:
+        for key in range(5):
+            queue.offer(b"333", key=key)
+        assert queue.take(limit) == [b"333"] * count
+        queue.clear()
+
+
 def test_block_makes_the_arriving_item_wait_and_loses_nothing():
     """A full queue under Block refuses the fifth item and takes it once there is room."""
     queue = filled(Block(), 1, 2, 3, 4)

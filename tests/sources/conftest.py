@@ -2,47 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 import trio
 
+from flowstream._buffer import EventBuffer
+from flowstream._outlet import Outlet
+from flowstream.abc import Encoder, Judge, Policy, Verdict
+from flowstream.limits import Buffer
 
-async def _for_ever() -> None:
-    await trio.sleep_forever()
 
-
-class Sink:
-    """Stands for an outlet: keeps what is sent, and waits when it is told to."""
+class Sink(Outlet):
+    """An outlet that keeps the items it is given, and waits or refuses when it is told to."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
-        self.wanted = 0
-        self.reached = trio.Event()
         self.block_at: int | None = None
-
-    async def send(self, item: Any) -> None:
-        wait = self.put(item)
-        if wait is not None:
-            await wait
-        await trio.lowlevel.checkpoint()
-
-    def put(self, item: Any) -> Awaitable[None] | None:
-        self.items.append(item)
-        if len(self.items) == self.wanted:
-            self.reached.set()
-        if len(self.items) == self.block_at:
-            return _for_ever()
-        return None
+        self.refuses = False
+        self._wanted = 0
+        self._reached = trio.Event()
+        policy = _Told(self)
+        buffer = EventBuffer(Buffer(items=4), policy)
+        super().__init__(buffer, _Keeps(self), timeout=None, keyed=False, give_up=self.close)
 
     async def wait_for(self, count: int) -> None:
         """Wait until so many items were sent."""
         if len(self.items) < count:
-            self.wanted, self.reached = count, trio.Event()
-            await self.reached.wait()
+            self._wanted, self._reached = count, trio.Event()
+            await self._reached.wait()
+
+    def keep(self, item: Any) -> None:
+        if self.refuses:
+            raise ValueError("refused")
+        self.items.append(item)
+        if len(self.items) == self._wanted:
+            self._reached.set()
+
+
+class _Keeps(Encoder):
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def encode(self, data: Any, **envelope: Any) -> bytes:
+        self._sink.keep(data)
+        return b"item"
+
+
+class _Judges(Judge):
+    behind = True
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def arrive(self, now: float, essential: bool) -> Verdict:
+        full = len(self._sink.items) == self._sink.block_at
+        return Verdict.WAIT if full else Verdict.EVICT_OLDEST
+
+
+class _Told(Policy):
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def start(self) -> Judge:
+        return _Judges(self._sink)
 
 
 @pytest.fixture
 def sink() -> Sink:
     return Sink()
+
+
+@pytest.fixture(scope="session")
+def new_sink() -> type[Sink]:
+    """For a test that needs several, or one in a Trio run of its own."""
+    return Sink

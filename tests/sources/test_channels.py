@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from flowstream._errors import EncodingError
 from flowstream.sources import as_source
 
 
@@ -30,17 +31,12 @@ class Slow(trio.abc.ReceiveChannel):
 
 
 @given(st.lists(st.integers(1, 5), max_size=10), st.integers(0, 6))
-def test_everything_that_was_sent_is_drained_in_order(bursts, size):
+def test_everything_that_was_sent_is_drained_in_order(new_sink, bursts, size):
     """However the sends fall and however large the channel, until every sender closed it."""
 
     async def main() -> None:
         send, receive = trio.open_memory_channel(size)
-        items = []
-
-        class Sink:
-            async def send(self, item):
-                items.append(item)
-                await trio.lowlevel.checkpoint()
+        sink = new_sink()
 
         async def produce():
             number = 0
@@ -53,8 +49,8 @@ def test_everything_that_was_sent_is_drained_in_order(bursts, size):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(produce)
-            await as_source(receive).run(Sink())
-        assert items == list(range(sum(bursts)))
+            await as_source(receive).run(sink)
+        assert sink.items == list(range(sum(bursts)))
 
     trio.run(main)
 
@@ -113,14 +109,10 @@ async def test_a_sender_learns_that_the_client_has_gone(sink):
         await send.send(2)
 
 
-async def test_a_sender_that_waits_is_released_when_the_stream_fails():
+async def test_a_sender_that_waits_is_released_when_the_stream_fails(sink):
     """A channel whose item cannot be sent is closed, too."""
     send, receive = trio.open_memory_channel(0)
-
-    class Broken:
-        async def send(self, item):
-            await trio.lowlevel.checkpoint()
-            raise ValueError(item)
+    sink.refuses = True
 
     async def produce():
         await send.send(1)
@@ -129,8 +121,8 @@ async def test_a_sender_that_waits_is_released_when_the_stream_fails():
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(produce)
-        with pytest.raises(ValueError, match="1"):
-            await as_source(receive).run(Broken())
+        with pytest.raises(EncodingError, match="refused"):
+            await as_source(receive).run(sink)
 
 
 async def test_a_discarded_channel_is_closed():
