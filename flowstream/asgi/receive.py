@@ -98,18 +98,19 @@ class SharedReceive:
 
     async def _receive_one(self) -> None:
         async with self._turn:
-            if self._gone:
-                return
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._gone = True
-            elif self._size >= _BACKLOG_BYTES and not self._was_read:
-                self._discarded = True
-                self._backlog.clear()
-                self._size = 0
-            elif not self._discarded:
-                self._backlog.append(message)
-                self._size += _cost(message)
+            if not self._gone:
+                self._keep(await self._receive())
+
+    def _keep(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self._gone = True
+        elif self._size >= _BACKLOG_BYTES and not self._was_read:
+            self._discarded = True
+            self._backlog.clear()
+            self._size = 0
+        elif not self._discarded:
+            self._backlog.append(message)
+            self._size += _cost(message)
         self._change()
 
     def _change(self) -> None:

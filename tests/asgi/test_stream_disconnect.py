@@ -211,6 +211,75 @@ async def test_a_group_of_failures_is_one_error(reports, autojump_clock):
     assert isinstance(reports[0].error, ExceptionGroup)
 
 
+async def test_a_cancelled_nursery_is_no_failure(reports, logged, autojump_clock):
+    """The group of nothing but Cancelled that a producer's nursery raises is a cancellation."""
+
+    async def produce(out):
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(trio.sleep_forever)
+        except BaseExceptionGroup as group:
+            raise BaseExceptionGroup("mine", group.exceptions) from None
+
+    async with open_stream(raw(produce, on_close=reports.append)) as client:
+        await trio.sleep(1)
+        client.abort()
+        await client.wait_finished()
+    assert [report.reason for report in reports] == [CloseReason.CLIENT_DISCONNECTED]
+    assert logged() == []
+
+
+async def test_an_interrupt_in_a_cancelled_nursery_goes_through(reports):
+    """A KeyboardInterrupt beside a Cancelled is neither swallowed nor taken for a failure."""
+
+    async def produce(out):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyboardInterrupt
+
+    async def watch_it():
+        async with open_stream(raw(produce, on_close=reports.append)) as client:
+            await wait_all_tasks_blocked()
+            client.abort()
+            await client.wait_finished()
+
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)):
+        await watch_it()
+    assert len(reports) == 1
+
+
+# What a host does that has no use for a stream that it opened
+
+
+async def test_a_stream_that_is_never_begun_has_its_report(reports):
+    """A host that opened a stream and finishes it leaves no producer behind, and one report."""
+    response = sse(waits, on_close=reports.append)
+    stream = await response.open({"type": "http", "method": "GET"})
+    await stream.finish()
+    await stream.finish()
+    assert [report.reason for report in reports] == [CloseReason.CANCELLED]
+
+
+async def test_a_stream_that_was_aborted_is_not_primed(reports, autojump_clock):
+    """A host whose client had gone before the stream began does not wait for an item."""
+    response = sse(waits, on_close=reports.append)
+    stream = await response.open({"type": "http", "method": "GET"})
+    stream.abort(CloseReason.CLIENT_DISCONNECTED)
+    async with trio.open_nursery() as nursery:
+        stream.begin(nursery)
+        start = trio.current_time()
+        await stream.prime(10)
+        assert trio.current_time() == start
+        await stream.deliver(None, 200, [])
+        await stream.finish()
+        nursery.cancel_scope.cancel()
+    assert [report.reason for report in reports] == [CloseReason.CLIENT_DISCONNECTED]
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 async def test_keyboard_interrupt_goes_through(grouped, reports):
     """It is nobody's to handle: the stream is reported cancelled and the program ends."""
