@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from flowstream import _outlet
+from flowstream import _pace
 from flowstream._buffer import EventBuffer
 from flowstream._errors import EncodingError
 from flowstream._event import Event
@@ -489,7 +489,7 @@ async def test_conflated_items_without_an_id_are_encoded_once():
 @pytest.mark.parametrize("policy", [DropOldest(), Conflate()])
 async def test_a_flooding_producer_lets_others_run_every_64_items(policy, monkeypatch):
     """With the stopwatch held still, others get one turn in 64 items."""
-    monkeypatch.setattr(_outlet, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(_pace, "perf_counter", lambda: 0.0)
     turns = await turns_of_another(Line(policy), 6400)
     assert 99 <= turns <= 101  # Trio shuffles who runs first in a pass
 
@@ -497,14 +497,14 @@ async def test_a_flooding_producer_lets_others_run_every_64_items(policy, monkey
 async def test_a_flooding_producer_of_slow_items_lets_others_run_every_millisecond(monkeypatch):
     """With 0.4 ms an item, others get a turn every third item."""
     ticks = itertools.count()
-    monkeypatch.setattr(_outlet, "perf_counter", lambda: next(ticks) * 0.0004)
+    monkeypatch.setattr(_pace, "perf_counter", lambda: next(ticks) * 0.0004)
     passes = await turns_of_another(Line(DropOldest()), 300)
     assert 75 <= passes <= 150
 
 
 async def test_a_flood_of_waiting_senders_lets_others_run_too(monkeypatch):
     """Items that get room in their turn count for the burst like the others."""
-    monkeypatch.setattr(_outlet, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(_pace, "perf_counter", lambda: 0.0)
     line = Line(Block(), items=1)
 
     async def write() -> None:

@@ -22,13 +22,9 @@ class AsyncIteration(Source):
 
     async def run(self, out: Outlet) -> None:
         """Send each item; then ``aclose()`` the iterator, if it has one."""
-        put = out.put
         iterator = aiter(self._iterable)
         try:
-            async for item in iterator:
-                wait = put(item)
-                if wait is not None:
-                    await wait
+            await out.send_each(iterator)
         finally:
             await _close(iterator)  # noqa: ASYNC102  # see _shielding.py
 
