@@ -14,6 +14,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 def browse(program):
     """Run a script in a page of the server, and return what its promise gave."""
     from playwright import sync_api
+
     path = program("chromium", "chromium-browser", "google-chrome")
 
     def session(url, script):

@@ -10,6 +10,7 @@ import httpx2
 import psutil
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from flowstream import Buffer, Limits, sse
 
@@ -188,6 +189,7 @@ async def test_the_clients_own_end_frees_the_rest(server, client, aeventually):
         return trio.lowlevel.current_statistics().tasks_living, len(os.listdir("/proc/self/fd"))
 
     url = await server(app, keep_alive_timeout=0.1)
+    await wait_all_tasks_blocked()
     before = held()
     stalled = client(url, receive_buffer=4096)
     stalled.get("/")
