@@ -25,7 +25,9 @@ OnClose = Callable[[StreamReport], object]
 
 _STREAM_HEADERS = (
     # no-transform: RFC 9111 § 5.2.2.6; proxies that compress a stream also buffer it.
-    (b"cache-control", b"no-cache, no-transform"),
+    # no-store: a response that Chromium might cache, "no-cache" or not, it takes into memory
+    # as fast as it comes, whatever the page reads: no server would ever feel a slow reader.
+    (b"cache-control", b"no-cache, no-transform, no-store"),
     # nginx buffers a proxied response unless this says no.
     (b"x-accel-buffering", b"no"),
     (b"x-content-type-options", b"nosniff"),

@@ -48,14 +48,6 @@ HEADERS = {
 }
 """Headers of the page's files: nothing from elsewhere, nothing inline, in nobody's frame."""
 
-NO_STORE = {"Cache-Control": "no-store, no-transform"}
-"""Headers of what the page reads with fetch and may read slowly.
-
-Chromium takes a response that it might cache into memory as fast as it comes, without a
-bound, whatever the page reads (its `BufferingBytesConsumer`); the server then never feels a
-slow reader. ``no-cache`` does not stop it, ``no-store`` does.
-"""
-
 HEARTBEAT = 2.0
 """Seconds of silence in the flood before a heartbeat: short, so that one can be watched."""
 
@@ -125,7 +117,7 @@ def _add_streams(app: QuartTrio, gallery: Gallery) -> None:
         rate = _query.number(
             request.args, "rate", 40, low=0, high=100_000, unit="tokens a second (0: no limit)"
         )
-        return show(ndjson(tokens(topic, rate or None), headers=NO_STORE))
+        return show(ndjson(tokens(topic, rate or None)))
 
     @app.get("/flood")
     async def flood() -> StreamResponse:
@@ -137,7 +129,6 @@ def _add_streams(app: QuartTrio, gallery: Gallery) -> None:
             heartbeat=HEARTBEAT,
             limits=asked.limits,
             on_reconnect="restart",
-            headers=NO_STORE,
         )
         return show(response, asked.policy)
 

@@ -39,7 +39,7 @@ async def test_a_view_returns_a_stream(app, autojump_clock):
     headers.pop("vary", None)  # Quart 0.23 says that the session looks at cookies
     assert headers == {
         "content-type": "text/event-stream; charset=utf-8",
-        "cache-control": "no-cache, no-transform",
+        "cache-control": "no-cache, no-transform, no-store",
         "x-accel-buffering": "no",
         "x-content-type-options": "nosniff",
     }

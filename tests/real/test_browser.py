@@ -223,3 +223,41 @@ async def test_an_aborted_fetch_cancels_the_producer(server, browse, clean_log, 
     )
     await aeventually(lambda: app.reports, "the report")
     assert [report.reason for report in app.reports] == [CloseReason.CLIENT_DISCONNECTED]
+
+
+# Reads two chunks and stops; the second request is answered when the server has felt it.
+READ_A_LITTLE = """async () => {
+    const reader = (await fetch("/flood")).body.getReader();
+    await reader.read();
+    await reader.read();
+    return await (await fetch("/felt")).text();
+}"""
+
+
+async def test_a_page_that_stops_reading_is_felt_by_the_producer(server, browse, aeventually):
+    """Chromium does not take a stream into memory ahead of a page that has stopped reading it."""
+    made = 0
+    streams = []
+
+    async def flood():
+        nonlocal made
+        while made < 64e6:
+            made += 65536
+            yield "x" * 65536
+
+    def felt():
+        return made >= 64e6 or streams[0].statistics().sending_for > 0.5
+
+    app = App(lambda on_close: streams[-1])
+
+    async def both(scope, receive, send):
+        if scope["type"] == "http" and scope["path"] == "/flood":
+            streams.append(sse(flood, buffer=4))
+        if scope["type"] == "http" and scope["path"] == "/felt":
+            await aeventually(felt, "a parked write")
+            await ndjson([made], controls=False)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    taken = await browse(await server(both), READ_A_LITTLE)
+    assert int(taken) < 16e6
