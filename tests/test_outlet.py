@@ -126,7 +126,7 @@ async def test_a_buffer_full_of_essentials_makes_every_policy_wait(autojump_cloc
     st.lists(st.integers(1, 3), max_size=8),
     st.integers(1, 3),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_waiting_senders_take_turns_in_the_order_they_came(batches, takes, items):
     """Whatever the writer takes, items leave in the order in which their sends began, and
     the items of one task in the order it sent them."""
@@ -156,7 +156,7 @@ def test_waiting_senders_take_turns_in_the_order_they_came(batches, takes, items
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_cancelled_sender_leaves_no_hole_in_the_ids_and_no_lost_turn(stays, data):
     """Whichever waiting senders are cancelled, and in whatever order, the others' items
     leave in order with the numbers 1, 2, 3 and so on."""
@@ -408,7 +408,7 @@ async def test_closing_releases_all_that_wait():
 
 
 @given(st.lists(st.sampled_from(["plain", "event", "own", "bad", "take"]), max_size=30))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_automatic_ids_are_the_numbers_of_the_items(kinds):
     """Each admitted item counts, also one with an id of its own; a refused one does not."""
 

@@ -213,6 +213,7 @@ class Ledger:
 
 
 @given(ordered, bounds, steps)
+@settings(deadline=None)
 def test_an_ordered_queue_delivers_or_announces_each_item_in_its_place(policy, limits, plan):
     """Whatever the policy, items and gaps together count through the numbers without a jump."""
     ledger = Ledger(limits, policy)
@@ -309,7 +310,7 @@ class Plain:
 
 
 @given(ordered, bounds, steps)
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_an_ordered_queue_does_what_a_searched_list_would_do(policy, limits, plan):
     """Two lanes and jumps in the numbers come to the same as one list with holes in it."""
     ledger = Ledger(limits, policy)
@@ -328,7 +329,7 @@ def test_an_ordered_queue_does_what_a_searched_list_would_do(policy, limits, pla
 
 
 @given(keyed, bounds, steps)
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @example(  # an essential between an evicted item and its heir must not vouch for it
     Conflate(),
     Buffer(items=2, bytes=48),
@@ -583,6 +584,15 @@ def test_an_id_is_withheld_while_an_earlier_item_is_queued_or_a_later_one_is_out
     for number, key in [(1, "a"), (2, "b"), (3, "a"), (4, "c")]:
         queue.offer(f"{number}+id".encode(), f"#{number}", key=key, bare=str(number).encode())
     assert delivered(queue) == [Gap(1, None, None), "3", "2", "4+id"]
+
+
+def test_a_key_that_is_evicted_as_the_newest_leaves_its_gap_at_the_end():
+    """Nothing that is still queued came after it, so nothing announces it early."""
+    policy = Own([(Verdict.EVICT_NEWEST, False)], keyed=True)
+    queue = open_queue(Buffer(items=2), policy, lambda: 0.0)
+    for key in "abc":
+        queue.offer(key.encode(), key, key=key)
+    assert delivered(queue) == ["a", Gap(1, "a", "c"), "c"]
 
 
 def test_a_value_that_outgrows_the_buffer_in_its_place_goes_to_the_end():

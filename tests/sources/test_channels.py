@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
@@ -31,6 +31,7 @@ class Slow(trio.abc.ReceiveChannel):
 
 
 @given(st.lists(st.integers(1, 5), max_size=10), st.integers(0, 6))
+@settings(deadline=None)
 def test_everything_that_was_sent_is_drained_in_order(new_sink, bursts, size):
     """However the sends fall and however large the channel, until every sender closed it."""
 

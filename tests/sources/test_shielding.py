@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
@@ -357,6 +357,7 @@ async def test_an_error_thrown_in_from_outside_reaches_the_producer():
     st.integers(0, 8).map(lambda seconds: seconds + 0.5),  # never on the stroke of a step
     st.lists(st.sampled_from([0.25, 1.0, 2.0]), max_size=4),
 )
+@settings(deadline=None)
 def test_whenever_the_cancel_comes_cleanup_runs_in_full_or_to_its_deadline(steps, when, cleanup):
     """Whatever the producer is doing at that moment, each step of its cleanup that ends
     within the five seconds is taken, and it is reported as overrun only past them."""

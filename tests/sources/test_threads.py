@@ -263,25 +263,28 @@ async def test_a_thread_that_takes_longer_than_cleanup_may_is_left_behind(sink, 
 
 
 class Closing:
-    """An iterator whose `close` fails."""
+    """An iterator of one item, and what was asked of it; its `close` fails if it is to."""
 
-    def __init__(self, gate: Gate | None = None) -> None:
+    def __init__(self, gate: Gate | None = None, *, fails: bool = True) -> None:
+        self.asked = self.closed = 0
         self._gate = gate
-        self._left = 2
+        self._fails = fails
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        self._left -= 1
-        if self._left and self._gate is not None:
+        self.asked += 1
+        if self.asked == 1 and self._gate is not None:
             self._gate.wait()
-        if not self._left:
+        if self.asked > 1:
             raise StopIteration
-        return self._left
+        return 1
 
     def close(self):
-        raise OSError("cannot close")
+        self.closed += 1
+        if self._fails:
+            raise OSError("cannot close")
 
 
 async def test_a_failure_to_close_is_the_streams_failure(sink):
@@ -336,18 +339,16 @@ async def test_a_thread_that_starts_after_the_cancel_does_not_touch_the_iterable
         function(*arguments)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    recorded = Recorded([1])
-    generator = recorded.generate()
-    next(generator)
+    closing = Closing(fails=False)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(as_source(generator).run, sink)
+        nursery.start_soon(as_source(closing).run, sink)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert len(hops) == 2  # the one that was to fetch, and the one that has closed
-    assert recorded.closed == 1
+    assert (closing.asked, closing.closed) == (0, 1)
     function, arguments = hops[0]
     function(*arguments)
-    assert sink.items == []
+    assert (closing.asked, closing.closed) == (0, 1)
 
 
 async def test_no_more_than_forty_threads_iterate_at_once(new_sink):
