@@ -1,0 +1,429 @@
+"""The client: reads as much as it is told, and is the server to the app meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from flowstream.decoders import NDJSONDecoder, ServerSentEvent, SSEDecoder
+from flowstream.testing._contract import Chunk, Contract, Head, Headers
+from flowstream.testing._scope import ASGIApp
+
+# Hypercorn's `max_app_queue_size`: so many messages of a request's body wait for the app.
+_INBOX_SIZE = 10
+
+
+class EndOfBody(EOFError):  # noqa: N818 - an ending, not a fault: like trio.EndOfChannel
+    """The body ended before what was asked for had arrived.
+
+    `StreamClient.complete` tells whether it ended as the app wished or was cut.
+    """
+
+    def __init__(self, message: str, partial: bytes = b"") -> None:
+        super().__init__(message)
+        self.partial = partial
+        """The bytes that did arrive; they count as read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatistics:
+    """What has passed between an app and a `StreamClient` so far."""
+
+    received: int
+    """Body bytes that reached the client."""
+    unread: int
+    """Of these, the bytes that no `read` or `next_event` has returned yet."""
+    window: int | None
+    """Bytes that the app may still send before it blocks; None for any number."""
+    sends: int
+    """Body messages that reached the client to their last byte, empty ones included."""
+    largest_send: int
+    """Bytes of the largest body message that the app has sent."""
+    sends_pending: int
+    """Calls of ``send`` that are blocked now."""
+    bytes_pending: int
+    """Bytes of these calls that wait for window."""
+    swallowed: int
+    """Body bytes that were sent to a client that had gone, or was gone before they fit."""
+
+
+class StreamClient:
+    """The client at the other end of one response; made by `open_stream`.
+
+    A client reads as much as its window says, and more while one of its reading methods
+    waits: these grant what they need and not a byte beyond it. Only one task may read at
+    a time.
+
+    The methods that are not async take effect at once: when `abort()` returns, the app's
+    blocked ``send`` and its ``receive`` are already scheduled to run.
+    """
+
+    def __init__(
+        self, *, method: str, window: int | None, stuck_sends: bool, raise_app_exceptions: bool
+    ) -> None:
+        self.status: int | None = None
+        """The status code; None until the response has started."""
+        self.headers = Headers()
+        """The response's headers; empty until it has started."""
+        self.error: Exception | None = None
+        """What the app raised, if it has."""
+        self._contract = Contract(method)
+        self._window: float = math.inf if window is None else window
+        self._stuck_sends = stuck_sends
+        self._raises = raise_app_exceptions
+        self._fault: AssertionError | None = None
+        self._received = bytearray()
+        self._read_to = 0
+        self._demand: float = 0  # what a reader waits for now; its own credit
+        self._reading = False
+        self._events = SSEDecoder()
+        self._values = NDJSONDecoder()
+        self._pending: deque[Chunk] = deque()
+        self._sends = self._largest = self._swallowed = 0
+        self._complete = False
+        self._over = False  # no more bytes will come
+        self._closed = False  # both directions: bytes that are sent go nowhere
+        self._left = False  # the disconnect was put into the inbox
+        self._finished = False
+        self._moved = trio.lowlevel.ParkingLot()
+        self._inbox: deque[dict[str, Any]] = deque()
+        self._inbox_changed = trio.lowlevel.ParkingLot()
+        self._feeding = trio.CancelScope()
+
+    # What the client does
+
+    def grant(self, n: int) -> None:
+        """Open the window by `n` more bytes; 1 at least.
+
+        Of no effect while the client reads everything.
+        """
+        check_count("n", n, least=1)
+        self._window += n
+        self._pump()
+
+    def stall(self) -> None:
+        """Read nothing from now on: the window is 0, whatever it was."""
+        self._window = 0
+
+    def resume(self) -> None:
+        """Read everything from now on, as fast as it comes."""
+        self._window = math.inf
+        self._pump()
+
+    def abort(self) -> None:
+        """Go away: the app is told by ``http.disconnect``, its sends return in silence.
+
+        What is left of the request's body is never delivered. A second call has no effect.
+        """
+        self._close()
+
+    def half_close(self) -> None:
+        """Send nothing more, but go on reading.
+
+        The app gets ``http.disconnect``, which on HTTP/1.1 is also what Hypercorn makes of
+        a half-closed connection, while what it sends still arrives.
+        """
+        self._leave()
+
+    async def started(self) -> None:
+        """Wait until the head of the response is there; it needs no window.
+
+        Raises:
+            EndOfBody: if the client has gone or the app has ended without a response.
+        """
+        await self._until(lambda: self.status is not None or self._over)
+        if self.status is None:
+            raise EndOfBody("the response never started")
+
+    async def read(self, n: int) -> bytes:
+        """Return exactly the next `n` bytes of the body; 1 at least.
+
+        Raises:
+            EndOfBody: if the body ends before them; `EndOfBody.partial` has what came.
+        """
+        check_count("n", n, least=1)
+        with self._as_reader():
+            await self._need(n)
+            data = self._take(n)
+        if len(data) < n:
+            raise EndOfBody(f"the body ended {n - len(data)} bytes too early", data)
+        return data
+
+    async def read_all(self) -> bytes:
+        """Return all that is left of the body, when it is over; cut or not, see `complete`."""
+        with self._as_reader():
+            await self._need(math.inf)
+            return self._take(self._unread)
+
+    async def next_event(self) -> ServerSentEvent:
+        """Return the next event of a Server-Sent Events body.
+
+        Takes the bytes to the end of the event's last line; comments and blank lines in
+        front of it are skipped.
+
+        Raises:
+            EndOfBody: if there is none. An event that was cut is none (WHATWG HTML § 9.2.6).
+            DecodingError: if the event is larger than 1 Mi characters.
+        """
+        with self._as_reader():
+            while True:
+                # One line ends one event at the most, so that none can be left over.
+                for event in self._events.feed(await self._next_line("an event")):
+                    return event
+
+    async def next_value(self) -> Any:
+        """Return the next value of an NDJSON body; empty lines (heartbeats) are skipped.
+
+        Raises:
+            EndOfBody: if there is none. A last line without its line break is none.
+            DecodingError: if a line is not JSON, or longer than 1 MiB.
+        """
+        with self._as_reader():
+            while True:
+                for value in self._values.feed(await self._next_line("a value")):
+                    return value
+
+    def __aiter__(self) -> StreamClient:
+        return self
+
+    async def __anext__(self) -> ServerSentEvent:
+        """Give the next event; ``async for`` ends with the body, cut or not."""
+        try:
+            return await self.next_event()
+        except EndOfBody:
+            raise StopAsyncIteration from None
+
+    async def wait_blocked(self) -> None:
+        """Wait until a ``send`` of the app is blocked for want of window.
+
+        Raises:
+            EndOfBody: if the body is over, so that this cannot happen any more.
+        """
+        await self._until(lambda: bool(self._pending) or self._over)
+        if not self._pending:
+            raise EndOfBody("the body ended without a blocked send")
+
+    async def wait_finished(self) -> None:
+        """Wait until the app has returned, or has raised."""
+        await self._until(lambda: self._finished)
+
+    # What is known of it
+
+    @property
+    def received(self) -> bytes:
+        """All bytes of the body that have arrived, read or not."""
+        return bytes(self._received)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body came to its last byte and its final chunk arrived."""
+        return self._complete
+
+    @property
+    def finished(self) -> bool:
+        """Whether the app has returned or raised."""
+        return self._finished
+
+    def statistics(self) -> ClientStatistics:
+        """Return what has passed so far."""
+        return ClientStatistics(
+            received=len(self._received),
+            unread=self._unread,
+            window=None if self._window == math.inf else int(self._window),
+            sends=self._sends,
+            largest_send=self._largest,
+            sends_pending=len(self._pending),
+            bytes_pending=sum(len(chunk.rest) for chunk in self._pending),
+            swallowed=self._swallowed,
+        )
+
+    # Reading
+
+    @property
+    def _unread(self) -> int:
+        return len(self._received) - self._read_to
+
+    @contextmanager
+    def _as_reader(self) -> Iterator[None]:
+        if self._reading:
+            raise trio.BusyResourceError("another task is already reading from this client")
+        self._reading = True
+        try:
+            yield
+        finally:
+            # A reader that is cancelled takes its credit with it: the app cannot use it later.
+            self._reading, self._demand = False, 0
+
+    async def _need(self, n: float) -> None:
+        """Wait until `n` unread bytes are there or the body is over."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._demand = max(0, n - self._unread)
+            self._pump()
+            if self._unread >= n or self._over:
+                return
+            await self._moved.park()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        await trio.lowlevel.checkpoint()
+        while not condition():
+            await self._moved.park()
+
+    def _take(self, n: int) -> bytes:
+        start = self._read_to
+        self._read_to = min(start + n, len(self._received))
+        return bytes(self._received[start : self._read_to])
+
+    async def _next_line(self, wanted: str) -> bytes:
+        """Take what has arrived, to the end of its first line at the most."""
+        await self._need(1)
+        start = self._read_to
+        end = self._received.find(b"\n", start) + 1 or len(self._received)
+        # CR alone ends a line of SSE, too. In JSON it is white space between two pieces.
+        end = self._received.find(b"\r", start, end) + 1 or end
+        if end == start:
+            raise EndOfBody(f"the body ended before {wanted} was there")
+        return self._take(end - start)
+
+    # The connection
+
+    def _pump(self) -> None:
+        """Move bytes from blocked sends to the client, as far as the credit goes."""
+        moved = False
+        while self._pending:
+            chunk = self._pending[0]
+            # A reader's demand is a floor under the window, not added to it: what is
+            # granted already is used first.
+            n = int(min(len(chunk.rest), max(self._window, self._demand)))
+            if chunk.rest and not n:
+                break
+            self._received += chunk.rest[:n]
+            chunk.rest = chunk.rest[n:]
+            self._window = max(0, self._window - n)
+            self._demand = max(0, self._demand - n)
+            moved = True
+            if not chunk.rest:
+                self._pending.popleft()
+                chunk.delivered = True
+                self._sends += 1
+                if chunk.final:
+                    self._complete = self._over = True
+                    self._leave()
+        if moved:
+            self._moved.unpark_all()
+
+    def _leave(self) -> None:
+        """Give the app its one ``http.disconnect``, behind what it has not yet taken."""
+        if not self._left:
+            self._left = True
+            self._feeding.cancel()
+            self._inbox.append({"type": "http.disconnect"})
+            self._inbox_changed.unpark_all()
+
+    def _close(self) -> None:
+        self._leave()
+        self._swallowed += sum(len(chunk.rest) for chunk in self._pending)
+        self._pending.clear()
+        self._closed = self._over = True
+        self._moved.unpark_all()
+
+    # The server's side
+
+    async def _serve(self, app: ASGIApp, scope: dict[str, Any]) -> None:
+        try:
+            await app(scope, self._receive, self._send)
+        except Exception as error:
+            self.error = error
+            if self._raises:
+                # Nobody is woken: readers are cancelled by the nursery instead, so that
+                # the app's error is not hidden by theirs about a body that ended early.
+                raise
+        finally:
+            self._finished = True
+        if self.status is None and self.error is None and not self._left:
+            self._fault = AssertionError("the app returned without starting a response")
+        if self._fault is not None:
+            raise self._fault
+        self._over = True
+        self._moved.unpark_all()
+
+    async def _see_off(self, timeout: float) -> None:
+        self.abort()
+        with trio.move_on_after(timeout):
+            await self.wait_finished()
+        if not self._finished:
+            raise AssertionError(
+                f"the app was still running {timeout:g} s after its client had gone"
+            )
+
+    async def _feed(self, body: AsyncIterable[bytes]) -> None:
+        """Hand the request's body to the app, a few messages ahead of it at the most."""
+        closing = aclosing(body) if isinstance(body, AsyncGenerator) else nullcontext()
+        with self._feeding:
+            async with closing:
+                async for data in body:
+                    await self._put({"type": "http.request", "body": data, "more_body": True})
+                await self._put({"type": "http.request", "body": b"", "more_body": False})
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        while len(self._inbox) >= _INBOX_SIZE:
+            await self._inbox_changed.park()
+        self._inbox.append(message)
+        self._inbox_changed.unpark_all()
+
+    async def _receive(self) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        while not self._inbox:
+            await self._inbox_changed.park()
+        message = self._inbox.popleft()
+        self._inbox_changed.unpark_all()
+        return message
+
+    async def _send(self, message: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        try:
+            part = self._contract.accept(message)
+        except AssertionError as fault:
+            self._fault = self._fault or fault  # kept, for an app that swallows it
+            raise
+        if isinstance(part, Head):
+            if not self._closed:
+                self.status, self.headers = part.status, part.headers
+                self._moved.unpark_all()
+        else:
+            await self._deliver(part)
+
+    async def _deliver(self, chunk: Chunk) -> None:
+        self._largest = max(self._largest, len(chunk.rest))
+        if self._closed:
+            self._swallowed += len(chunk.rest)
+            return
+        self._pending.append(chunk)
+        self._pump()
+        if chunk.delivered:
+            return
+        self._moved.unpark_all()  # for `wait_blocked`
+        try:
+            with trio.CancelScope(shield=self._stuck_sends):
+                while not (chunk.delivered or self._closed):
+                    await self._moved.park()
+        except trio.Cancelled:
+            # The bytes that were not delivered leave a hole that nothing can fill. A server
+            # has to close such a connection, or the client would take a mangled body for whole.
+            if not chunk.delivered:
+                self._close()
+            raise
+
+
+def check_count(name: str, value: int, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int (bytes), not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least} (bytes), not {value}")
