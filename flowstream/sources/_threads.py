@@ -104,10 +104,7 @@ class ThreadedIteration(Source):
                         _tell(token, closing.done)
 
                 nursery.start_soon(_in_thread, context, hop, batch)
-                await batch.granted.wait()
-                with trio.move_on_after(_BATCH_SECONDS):
-                    await batch.returned.wait()
-                batch.late = True
+                await batch.ready.wait()
                 await batch.send_to(out)
                 await batch.returned.wait()
                 await batch.send_to(out)
@@ -165,22 +162,28 @@ class _Batch:
         last: the iterator has ended.
         error: or failed.
         late: the thread is to come back with the next item; set by the event loop.
-        granted: the limiter has granted a thread.
-        returned: it has come back.
+        ready: it is late, or the thread has come back.
+        returned: the thread has come back.
         scope: cancel it to leave the thread alone. Shielded, so that a cancelled stream does
             so when it is ready to clean up, and not the other way round.
     """
 
-    __slots__ = ("error", "granted", "items", "last", "late", "returned", "scope")
+    __slots__ = ("error", "items", "last", "late", "ready", "returned", "scope")
 
     def __init__(self) -> None:
         self.items: deque[Any] = deque()
         self.last = False
         self.error: BaseException | None = None
         self.late = False
-        self.granted = trio.Event()
+        self.ready = trio.Event()
         self.returned = trio.Event()
         self.scope = trio.CancelScope(shield=True)
+
+    async def become_late(self) -> None:
+        """Have what there is sent after a few milliseconds, and the thread called back."""
+        await trio.sleep(_BATCH_SECONDS)
+        self.late = True
+        self.ready.set()
 
     async def send_to(self, out: Outlet) -> None:
         """Send what is there; the thread may be adding to it."""
@@ -199,26 +202,32 @@ class _Closing:
 
 
 class _Granting:
-    """The limiter, telling when it has granted a thread: batches are timed from there."""
+    """The limiter, which says when it has granted a thread: a batch is timed from there."""
 
-    def __init__(self, granted: trio.Event) -> None:
+    def __init__(self, granted: Callable[[], None]) -> None:
         self._limiter = thread_limiter()
         self._granted = granted
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
         await self._limiter.acquire_on_behalf_of(borrower)
-        self._granted.set()
+        self._granted()
 
     def release_on_behalf_of(self, borrower: object) -> None:
         self._limiter.release_on_behalf_of(borrower)
 
 
 async def _in_thread(context: contextvars.Context, hop: Callable[[], None], batch: _Batch) -> None:
-    # Trio takes whatever has these two methods for a limiter.
-    limiter = cast(trio.CapacityLimiter, _Granting(batch.granted))
     with batch.scope:
-        await trio.to_thread.run_sync(context.run, hop, limiter=limiter, abandon_on_cancel=True)
+        # The timer is here and not in the task that sends: a timeout of its own that ends as
+        # the stream is cancelled would hide the one from the other (see _shielding.py).
+        async with trio.open_nursery() as timer:
+            granting = _Granting(lambda: timer.start_soon(batch.become_late))
+            # Trio takes whatever has these two methods for a limiter.
+            limiter = cast(trio.CapacityLimiter, granting)
+            await trio.to_thread.run_sync(context.run, hop, limiter=limiter, abandon_on_cancel=True)
+            timer.cancel_scope.cancel()
         batch.returned.set()
+        batch.ready.set()
 
 
 def _tell(token: trio.lowlevel.TrioToken, event: trio.Event) -> None:
