@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 import pytest
 import trio
@@ -405,6 +405,105 @@ async def test_closing_releases_all_that_wait():
         line.end()
     assert over == 3
     assert line.words() == ["a"]
+
+
+@given(
+    st.sampled_from([DropOldest(), DropNewest(), Sample(every=2), Conflate()]),
+    st.lists(st.sampled_from(["plain", "other", Event("event"), Event("own", id="own")])),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_to_send_each_of_an_iterator_is_to_send_them_one_by_one(policy, items, automatic_ids):
+    """The loop in line puts the same bytes and the same gaps into the buffer."""
+
+    async def main() -> None:
+        async def generate():
+            for item in items:
+                yield item
+
+        each = Line(policy, automatic_ids=automatic_ids)
+        one = Line(policy, automatic_ids=automatic_ids)
+        await each.out.send_each(generate())
+        for item in items:
+            await one.out.send(item)
+        assert each.take() == one.take()
+        assert each.out.statistics() == one.out.statistics()
+
+    trio.run(main)
+
+
+async def test_send_each_waits_where_send_does_and_wakes_the_writer():
+    """With room for one, a hundred items pass from the iterator to a writer that waits."""
+    line, words = Line(Block(), items=1), []
+
+    async def generate():
+        for number in range(100):
+            yield f"w{number}"
+
+    async def write():
+        while len(words) < 100:
+            words.extend(line.words())
+            if len(words) < 100:
+                await line.buffer.filled.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await line.out.send_each(generate())
+    assert words == [f"w{number}" for number in range(100)]
+
+
+async def test_send_each_names_the_type_of_what_cannot_be_encoded():
+    """And asks its iterator for no more."""
+    asked = []
+
+    async def generate():
+        for item in ("a", 7, "b"):
+            asked.append(item)
+            yield item
+
+    line = Line(Block())
+    async with aclosing(generate()) as items:
+        with pytest.raises(EncodingError, match="type int"):
+            await line.out.send_each(items)
+    assert line.words() == ["a"]
+    assert asked == ["a", 7]
+
+
+async def test_send_each_ends_when_the_outlet_is_closed():
+    """In the midst of an iterator that never ends."""
+    line = Line(DropOldest())
+
+    async def generate():
+        yield "a"
+        line.end()
+        while True:
+            yield "b"
+
+    async with aclosing(generate()) as items:
+        with pytest.raises(trio.BrokenResourceError):
+            await line.out.send_each(items)
+    assert line.words() == ["a"]
+
+
+async def test_send_each_of_a_flood_lets_others_run():
+    """An iterator that never awaits leaves the others a turn in 64 items at least."""
+    line, turns = Line(DropOldest()), 0
+
+    async def generate():
+        for _ in range(6400):
+            yield "w"
+
+    async def another() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(another)
+        await line.out.send_each(generate())
+        nursery.cancel_scope.cancel()
+    assert turns >= 95
 
 
 @given(st.lists(st.sampled_from(["plain", "event", "own", "bad", "take"]), max_size=30))
