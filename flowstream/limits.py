@@ -92,10 +92,10 @@ class Limits:
     """Seconds that a cancelled producer's cleanup may take, shielded from cancellation."""
 
     def __post_init__(self) -> None:
-        for name in ("max_duration", "stall_timeout", "cleanup_timeout"):
-            value = getattr(self, name)
-            if value is not None or name != "max_duration":
-                positive(name, value, unit="seconds")
+        if self.max_duration is not None:
+            positive("max_duration", self.max_duration, unit="seconds")
+        positive("stall_timeout", self.stall_timeout, unit="seconds")
+        positive("cleanup_timeout", self.cleanup_timeout, unit="seconds")
         if self.cleanup_timeout == math.inf:
             raise ValueError("cleanup_timeout must be finite: a cleanup that hangs would never end")
         if self.max_bytes is not None:

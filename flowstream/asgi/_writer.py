@@ -71,11 +71,6 @@ class Writer:
         self.sending_since: float | None = None
         self.longest_wait = 0.0
 
-    @property
-    def idle(self) -> bool:
-        """Whether the writer waits for something to write."""
-        return self._buffer.filled.waiting
-
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Write the status line and the headers."""
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
@@ -124,10 +119,9 @@ class Writer:
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     def beat(self) -> None:
-        """Have a heartbeat written, if the writer is idle."""
-        if self.idle:
-            self._heartbeat_due = True
-            self._buffer.filled.ring()
+        """Have a heartbeat written, if nothing else is written first."""
+        self._heartbeat_due = True
+        self._buffer.filled.ring()
 
     async def say(
         self, name: str, body: dict[str, Any], *, id: str | None = None, retry: int | None = None

@@ -142,6 +142,30 @@ async def test_a_cleanup_that_takes_too_long_is_cancelled_and_logged(
     assert (level, "cleanup_timeout=5" in text, "/c" in text) == ("WARNING", True, True)
 
 
+async def test_a_cleanup_that_fails_while_it_is_cancelled_is_logged_as_both(logged, autojump_clock):
+    """A group of a failure and the second Cancelled tells of the failure and of the overrun."""
+
+    async def produce(out):
+        try:
+            await trio.sleep_forever()
+        finally:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep, 100)
+                try:
+                    await trio.sleep(100)
+                finally:
+                    nursery.start_soon(fail)
+
+    async def fail():
+        raise ValueError("cleanup")
+
+    async with open_stream(raw(produce, limits=LIMITS), "/c") as client:
+        await trio.sleep(1)
+        client.abort()
+        await client.wait_finished()
+    assert [level for level, _ in logged()] == ["ERROR", "WARNING"]
+
+
 async def test_a_producer_that_swallows_its_cancellation_gets_nowhere(
     reports, logged, autojump_clock
 ):
