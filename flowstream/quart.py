@@ -107,8 +107,9 @@ class Flowstream:
 
     def _ended(self, response: StreamResponse) -> None:
         self._open.discard(response)
-        if (reason := response.statistics().reason) is not None:
-            self._closed[reason.value] += 1
+        reason = response.statistics().reason
+        assert reason is not None
+        self._closed[reason.value] += 1
 
 
 class _Hosted(QuartResponse):

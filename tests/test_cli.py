@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import warnings
+from importlib import import_module
 
 import httpx2
 import pytest
@@ -72,6 +73,17 @@ def module(tmp_path):
         return path
 
     return write
+
+
+def without_sockets(run, *arguments):
+    """Run it, and drop the socket that Hypercorn leaves open where it cannot be bound."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        result = run(*arguments)
+        code, output = result.exit_code, result.output
+        del result
+        gc.collect()
+    return code, output
 
 
 # An app that tells its own server to stop as soon as it has started.
@@ -166,19 +178,9 @@ def test_a_wrong_name(run, module, target, message):
 def test_a_builtin_may_be_an_app(run, module):
     """What has no signature to look at is taken at its word."""
     module("app = type")
-    result = run("serve", "a_module", "-b", "127.0.0.1:x")
-    assert "cannot listen" in result.output
-
-
-def without_sockets(run, *arguments):
-    """Run it, and drop the socket that Hypercorn leaves open where it cannot be bound."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        result = run(*arguments)
-        code, output = result.exit_code, result.output
-        del result
-        gc.collect()
-    return code, output
+    code, output = without_sockets(run, "serve", "a_module", "-b", "127.0.0.1:x")
+    assert code == 1
+    assert "cannot listen" in output
 
 
 @pytest.mark.parametrize("text", ["import not_there_at_all", "1 / 0", "raise TypeError('a')"])
@@ -235,6 +237,17 @@ def test_an_error_of_the_server_is_not_dressed_up(run, module, monkeypatch):
     monkeypatch.setattr("flowstream.cli.serve", broken)
     result = run("serve", "a_module")
     assert isinstance(result.exception, ExceptionGroup)
+
+
+def test_the_demo_command(run, module, monkeypatch):
+    """`flowstream demo` says where it is to be seen, and serves the demo's app there."""
+    module(STOPS.format(signal="SIGTERM"))
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.setattr("flowstream.demo.app.create_app", lambda: import_module("a_module").app)
+    result = run("demo", "-b", "127.0.0.1:0")
+    assert result.exit_code == 0, result.output
+    assert "open http://127.0.0.1:0/ in a browser" in result.output
+    assert sys.modules["a_module"].log == ["lifespan.startup", "lifespan.shutdown"]
 
 
 def test_help_and_version(run):

@@ -135,8 +135,10 @@ def test_memory_and_latency(served, client, eventually, policy):
     message = "%s: grown by %d bytes, p99 %.4f s alone and %.4f s beside it"
     logging.getLogger(__name__).info(message, policy, grown, p99(without), p99(beside))
     assert grown <= ALLOWED
-    # The slack is for the machine; a writer or a producer that blocks others shows as seconds.
-    assert p99(beside) <= p99(without) + 0.05
+    # The slack is for a machine that does other things besides. Whoever waited for the stalled
+    # client would wait until its stall_timeout.
+    assert statistics.median(beside) <= statistics.median(without) + 0.02
+    assert p99(beside) <= p99(without) + 0.25
     if policy == "Disconnect":
         assert full["reports"] == ["slow_consumer"]
     else:

@@ -1,6 +1,6 @@
 """Starlette on Trio: a route returns a stream as it returns any other response."""
 
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -13,7 +13,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from flowstream import CloseReason, ndjson, raw, sse
+import flowstream.starlette
+from flowstream import CloseReason, MissingExtraError, ndjson, raw, sse
 from flowstream.starlette import SharedBody, response
 from flowstream.testing import collect, open_stream
 
@@ -225,15 +226,8 @@ def test_only_a_stream_can_be_wrapped(given):
         response(given)
 
 
-def test_without_starlette_the_message_names_the_extra():
+def test_without_starlette_the_message_names_the_extra(monkeypatch):
     """Importing the module without Starlette says what to install."""
-    code = (
-        "import sys; sys.modules['starlette.responses'] = None\n"
-        "try:\n    import flowstream.starlette\n"
-        "except ImportError as error:\n    print(type(error).__name__, error)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == (
-        "MissingExtraError flowstream.starlette needs Starlette: "
-        "pip install 'flowstream[starlette]'"
-    )
+    monkeypatch.setitem(sys.modules, "starlette.responses", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream\[starlette\]'"):
+        runpy.run_path(flowstream.starlette.__file__)
