@@ -50,24 +50,30 @@ async def run_cancelled_once(
     Returns:
         Whether the cleanup took longer, and was cancelled.
     """
+    told = False
     with trio.CancelScope() as cleanup:
 
         def is_due() -> bool:
             # Seen from here: behind a shield of the producer's own it is not told yet.
-            due = scope.cancel_called and not cleanup.shield
+            due = scope.cancel_called and not told
             return due and trio.current_effective_deadline() == -math.inf
 
         def shield() -> None:
+            nonlocal told
             if is_due():
                 cleanup.shield = True
-                if trio.current_effective_deadline() == -math.inf:
-                    # Behind the shield it is cancelled still: this Cancelled is that of a
-                    # scope of its own, perhaps inside a shield of its own. Ours is to come.
-                    cleanup.shield = False
-                else:
+                # Behind the shield it is cancelled still: this Cancelled is that of a scope
+                # of its own, perhaps inside a shield of its own. Behind ours that scope
+                # takes it, and sees nothing of another. Ours is to come.
+                told = trio.current_effective_deadline() != -math.inf
+                if told:
                     cleanup.deadline = trio.current_time() + cleanup_timeout
 
-        await _watch(coroutine, is_due, shield)
+        def unshield() -> None:
+            if cleanup.shield and not told:
+                cleanup.shield = False
+
+        await _watch(coroutine, is_due, shield, unshield)
     return cleanup.cancelled_caught
 
 
@@ -76,8 +82,12 @@ def _watch(
     coroutine: Coroutine[Any, Any, None],
     is_due: Callable[[], bool],
     on_cancelled: Callable[[], None],
+    on_await: Callable[[], None],
 ) -> Generator[Any, Any, None]:
-    """Await `coroutine`, calling `on_cancelled` before each Cancelled that goes into it."""
+    """Await `coroutine`, calling `on_cancelled` before each Cancelled that goes into it.
+
+    And `on_await` before each of its awaits that come to the scheduler.
+    """
     thrown: BaseException | None = None
     value: Any = None
     while True:
@@ -85,6 +95,7 @@ def _watch(
             trap = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
         except StopIteration:
             return
+        on_await()
         try:
             value, thrown = (yield trap), None
             if is_due() and _is_in_checkpoint(coroutine):

@@ -122,6 +122,33 @@ async def test_cleanup_is_not_cancelled(kind, generator, reports, logged, autoju
     assert logged() == []
 
 
+async def test_cleanup_is_not_cancelled_when_a_sleep_ends_at_the_same_moment(
+    reports, autojump_clock
+):
+    """A producer whose sleep is over in the very tick of the end is still told only once."""
+    cleaned = []
+
+    async def produce(out):
+        try:
+            for _ in range(100):
+                await trio.sleep(1)
+        finally:
+            await trio.sleep(1)
+            cleaned.append(True)
+
+    async def stop_at_once(response):
+        await trio.sleep(3)
+        response.stop()
+
+    for _ in range(30):  # which of two tasks runs first is chance
+        response = raw(produce, on_close=reports.append)
+        async with open_stream(response) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(stop_at_once, response)
+            await client.wait_finished()
+    assert len(cleaned) == 30
+    assert {round(report.duration) for report in reports} <= {4, 5}
+
+
 async def test_a_cleanup_that_takes_too_long_is_cancelled_and_logged(
     reports, logged, autojump_clock
 ):
