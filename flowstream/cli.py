@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import Any
 
 import click
@@ -104,9 +105,5 @@ async def _serve_until_signal(app: Any, config: Any, listening: trio.Event) -> N
                 signal.signal(number, signal.SIG_DFL)
 
         async with trio.open_nursery() as nursery:
-
-            async def serving(task_status: trio.TaskStatus[list[str]]) -> None:
-                await serve(app, config, shutdown_trigger=signalled, task_status=task_status)
-
-            await nursery.start(serving)
+            await nursery.start(partial(serve, app, config, shutdown_trigger=signalled))
             listening.set()
