@@ -194,7 +194,7 @@ class _Host:
             await _answer_empty(self.send, status, headers)
         else:
             # With the app's own headers: without CORS's, a page of another origin would see
-            # a network error, upon which its EventSource comes back for ever.
+            # a network error, after which an EventSource may come back (WHATWG HTML § 9.2.3).
             status, own = response.empty_answer(scope)
             replaced = {b"content-type", *(name for name, _ in own)}
             own.extend(pair for pair in headers if pair[0] not in replaced)

@@ -283,7 +283,7 @@ async def test_a_returning_client_gets_a_204(app, autojump_clock):
 
 
 async def test_a_204_has_the_apps_headers(app, autojump_clock):
-    """CORS headers and cookies go out with a 204: without them a browser would come back."""
+    """CORS headers and cookies go out with a 204, so that a page of another origin sees it."""
 
     @app.get("/")
     async def view():

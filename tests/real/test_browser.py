@@ -2,8 +2,11 @@
 
 import pytest
 import trio
+from quart import request
+from quart_trio import QuartTrio
 
 from flowstream import CloseReason, PublicError, csv, ndjson, sse
+from flowstream.quart import Flowstream
 
 pytestmark = pytest.mark.browser
 
@@ -261,3 +264,27 @@ async def test_a_page_that_stops_reading_is_felt_by_the_producer(server, browse,
 
     taken = await browse(await server(both), READ_A_LITTLE)
     assert int(taken) < 16e6
+
+
+async def test_a_page_of_another_origin_stays_away_too(server, browse, clean_log):
+    """A Quart app's CORS headers are on the 204, too, so that it is seen for what it is and
+    not for a network error, after which an EventSource may come back.
+    """
+    quart_app, requests = QuartTrio("app"), []
+    Flowstream(quart_app)
+
+    @quart_app.get("/events")
+    async def view():
+        requests.append(request.headers.get("Last-Event-ID"))
+        return sse(["one"], retry=20)
+
+    @quart_app.after_request
+    async def cors(response):
+        response.headers["Access-Control-Allow-Origin"] = "*"
+        return response
+
+    other = await server(quart_app)
+    page = await server(App(lambda on_close: sse([])))
+    log = await browse(page, UNTIL_CLOSED.replace('"/events"', f'"{other}/events"'))
+    assert log == ["one", "end", "reconnects", "closed"]
+    assert len(requests) == 2
