@@ -20,7 +20,9 @@ Cancelled is on its way out of there would make that scope swallow it; raised an
 would come too late for the first await of the cleanup. So a producer that is in a
 checkpoint is given its Cancelled one step before that scope.
 
-The children of a nursery that a producer function opens follow Trio's ordinary rules.
+Inside a nursery that the producer opened Trio's ordinary rules apply, to its body and to
+its children: a shield around it would have the nursery take the Cancelled for its own and
+swallow it, and the code behind the nursery would run for a client that has gone.
 """
 
 from __future__ import annotations
@@ -29,11 +31,20 @@ import gc
 import itertools
 import math
 import types
+import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
 import outcome
 import trio
+
+# Nurseries of flowstream's own, which let no exception of their body pass through them.
+_transparent: weakref.WeakSet[trio.Nursery] = weakref.WeakSet()
+
+
+def make_transparent(nursery: trio.Nursery) -> None:
+    """Have cleanup be shielded inside `nursery`, too: it has nothing to swallow."""
+    _transparent.add(nursery)
 
 
 async def run_cancelled_once(
@@ -50,12 +61,18 @@ async def run_cancelled_once(
     Returns:
         Whether the cleanup took longer, and was cancelled.
     """
+    task = trio.lowlevel.current_task()
+    outside = set(task.child_nurseries)
     told = False
     with trio.CancelScope() as cleanup:
 
+        def is_in_nursery() -> bool:
+            opened = set(task.child_nurseries) - outside
+            return any(nursery not in _transparent for nursery in opened)
+
         def is_due() -> bool:
             # Seen from here: behind a shield of the producer's own it is not told yet.
-            due = scope.cancel_called and not told
+            due = scope.cancel_called and not told and not is_in_nursery()
             return due and trio.current_effective_deadline() == -math.inf
 
         def shield() -> None:

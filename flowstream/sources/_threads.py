@@ -28,6 +28,7 @@ import outcome
 import trio
 
 from flowstream._outlet import Outlet
+from flowstream.sources._shielding import make_transparent
 from flowstream.sources._source import Source
 
 _BATCH_ITEMS = 256
@@ -74,7 +75,8 @@ class ThreadedIteration(Source):
         result: outcome.Maybe[None] = outcome.Value(None)
         try:
             async with trio.open_nursery() as nursery:
-                # Carried past the nursery, which would make a group of an exception.
+                # An exception is carried past the nursery, which would make a group of it.
+                make_transparent(nursery)
                 result = await outcome.acapture(self._iterate, out, nursery)
         finally:
             result.unwrap()

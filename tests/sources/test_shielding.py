@@ -229,6 +229,30 @@ async def test_cleanup_of_a_producer_that_is_cancelled_in_a_checkpoint_is_comple
     assert not run.overrun
 
 
+@pytest.mark.parametrize("where", ["body", "child", "both"])
+async def test_a_nursery_of_the_producer_does_not_swallow_the_cancellation(where, autojump_clock):
+    """What stands behind the nursery does not run for a client that has gone."""
+    log = []
+
+    async def produce():
+        try:
+            async with trio.open_nursery() as nursery:
+                if where != "body":
+                    nursery.start_soon(trio.sleep_forever)
+                if where != "child":
+                    await trio.sleep_forever()
+            log.append("behind")
+        finally:
+            log.append("finally")
+
+    async with trio.open_nursery() as nursery:
+        run = Run(nursery, produce())
+        cancelled = await run.cancel()
+    assert log == ["finally"]
+    assert not run.overrun
+    assert run.ended == cancelled
+
+
 async def test_a_timeout_inside_the_cleanup_works(autojump_clock):
     """The cleanup may bound its own awaits, and goes on after the bound."""
     log = []
