@@ -114,6 +114,27 @@ async def test_an_address_in_use():
             gc.collect()
 
 
+async def test_a_send_that_meets_the_connections_end(monkeypatch):
+    """What an app sends while Hypercorn closes the connection is dropped, as it is afterwards."""
+    given, sent = [], []
+
+    async def serve(app, config, **options):
+        given.append(app)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start"})
+        await send({"type": "http.response.body"})
+
+    async def busy(message):
+        sent.append(message["type"])
+        raise trio.BusyResourceError("another task is currently sending data")
+
+    monkeypatch.setattr("hypercorn.trio.serve", serve)
+    await flowstream.serve(app)
+    await given[0]({"type": "http"}, None, busy)
+    assert sent == ["http.response.start", "http.response.body"]
+
+
 class Lifespan:
     """An app that does so much of the lifespan protocol, and then returns."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -55,12 +56,36 @@ async def serve(  # noqa: ASYNC128  # Hypercorn calls task_status.started()
         OSError: an address cannot be listened on.
     """
     await hypercorn.trio.serve(
-        _with_lifespan(app),
+        _with_lifespan(_with_closing_sends(app)),
         streaming_config() if config is None else config,
         shutdown_trigger=shutdown_trigger,
         task_status=task_status,
         mode="asgi",
     )
+
+
+_Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def _with_closing_sends(app: Any) -> Any:
+    """Return `app` with a ``send`` that can be called while its connection is being closed.
+
+    Hypercorn 0.18 drops what is sent after a disconnect. But a client that goes away in the
+    middle of its request's body has its connection closed before the app is told, and a
+    ``send`` that meets this raises ``trio.BusyResourceError``. It is dropped, too.
+    """
+
+    async def serve_with_closing_sends(
+        scope: Mapping[str, Any], receive: _Receive, send: _Send
+    ) -> None:
+        async def send_unless_closing(message: MutableMapping[str, Any]) -> None:
+            with contextlib.suppress(trio.BusyResourceError):
+                await send(message)
+
+        await app(scope, receive, send_unless_closing)
+
+    return serve_with_closing_sends
 
 
 def _with_lifespan(app: Any) -> Any:
@@ -70,11 +95,7 @@ def _with_lifespan(app: Any) -> Any:
     Hypercorn 0.18 crashes on it, while it starts or while it stops.
     """
 
-    async def serve_with_lifespan(
-        scope: Mapping[str, Any],
-        receive: Callable[[], Awaitable[Mapping[str, Any]]],
-        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-    ) -> None:
+    async def serve_with_lifespan(scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
         if scope["type"] != "lifespan":
             await app(scope, receive, send)
             return
