@@ -17,10 +17,11 @@ How it is measured:
   round, and ratios are taken within a round, so that a slow minute of the machine hits
   both halves of a ratio.
 
-The sides with a bar are given every advantage: an async generator of bytes that were made
-beforehand, while ours formats each event, numbers it, and passes it through a bounded
-buffer with a policy. Two more sides of Node are shown for orientation and have no bar: one
-that frames and numbers each event as ours does, and one without a generator.
+Starlette is given every advantage: an async generator of bytes that were made beforehand,
+while ours formats each event, numbers it, and passes it through a bounded buffer with a
+policy. The side of Node with a bar does the same work as ours: text from an async
+generator, a number and a frame for each event. Two that only copy ready-made bytes, with a
+generator and without, are shown for orientation.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ LABELS = {
 }
 NODE_MODES = {"node": "generator", "node-framed": "framed", "node-loop": "loop"}
 DEFAULT = ["flowstream", "starlette", *NODE_MODES]
-BARS = {"starlette": 0.5, "node": 1.0}
+BARS = {"starlette": 0.5, "node-framed": 1.0}
 NEEDS = {"starlette": ("starlette", "uvicorn", "uvloop"), "sse-starlette": ("sse_starlette",)}
 
 

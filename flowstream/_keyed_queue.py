@@ -54,6 +54,8 @@ class KeyedQueue(Queue):
     used) while an earlier item is still queued or unannounced, or a later one already out.
     """
 
+    __slots__ = ("_carry", "_essential", "_highest", "_keyed", "_last_id")
+
     def __init__(self, bounds: Buffer, policy: Policy, clock: Callable[[], float]) -> None:
         super().__init__(bounds, policy, clock)
         self._keyed: OrderedDict[object, _Keyed] = OrderedDict()

@@ -31,6 +31,25 @@ class Outlet:
     Any number of tasks may send; each item is whole, and items of one task stay in order.
     """
 
+    __slots__ = (
+        "_buffer",
+        "_closed",
+        "_count",
+        "_encode",
+        "_encoder",
+        "_filled",
+        "_give_up",
+        "_keyed",
+        "_look",
+        "_numbered",
+        "_pace",
+        "_prefix",
+        "_queue",
+        "_timeout",
+        "_turn",
+        "_unhurried",
+    )
+
     def __init__(
         self,
         buffer: EventBuffer,
@@ -100,7 +119,7 @@ class Outlet:
                     payload = self._numbered(item, queue.offered + 1)
             except Exception as error:
                 raise _unencodable(item, error) from error
-            outcome = queue.offer(payload)
+            outcome = queue.offer_plain(payload)
             if self._filled.waiting:
                 self._filled.ring()
             frame = (payload, None, False, None, None)
@@ -120,7 +139,7 @@ class Outlet:
         """
         queue, offer, filled, numbered = (
             self._queue,
-            self._queue.offer,
+            self._queue.offer_plain,
             self._filled,
             self._numbered,
         )
@@ -128,7 +147,9 @@ class Outlet:
         pace = Pace()
         count, look = 0, 1
         async for item in items:
-            if inline and self._unhurried and not isinstance(item, Event):
+            # Whether it is text is told quicker than whether it derives from Event.
+            plain = item.__class__ is str or not isinstance(item, Event)
+            if plain and inline and self._unhurried:
                 try:
                     payload = numbered(item, queue.offered + 1)  # type: ignore[misc]  # inline
                 except Exception as error:

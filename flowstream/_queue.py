@@ -57,6 +57,21 @@ class Queue(abc.ABC):
         gaps: runs of them that `take` has met, ever.
     """
 
+    __slots__ = (
+        "_clock",
+        "_essential_bytes",
+        "_essential_items",
+        "_judge",
+        "_max_age",
+        "_max_bytes",
+        "_max_items",
+        "bytes",
+        "dropped",
+        "gaps",
+        "items",
+        "offered",
+    )
+
     def __init__(self, bounds: Buffer, policy: Policy, clock: Callable[[], float]) -> None:
         self._max_items = bounds.items
         self._max_bytes = bounds.bytes
@@ -102,6 +117,10 @@ class Queue(abc.ABC):
         self.offered += 1
         self._append(payload, id, essential, key, bare, size)
         return _ADMITTED
+
+    def offer_plain(self, payload: bytes) -> Outcome:
+        """Offer an item that has nothing but its bytes: `offer`, for the busiest streams."""
+        return self.offer(payload)
 
     def take(self, limit: int) -> list[bytes | Gap]:
         """Remove and return the oldest items, of `limit` bytes together, one at the least.
@@ -205,6 +224,8 @@ class OrderedQueue(Queue):
             items without an id have none.
     """
 
+    __slots__ = ("_essential", "_last", "_plain", "_prefix", "_taken", "_unaged")
+
     def __init__(
         self,
         bounds: Buffer,
@@ -229,17 +250,25 @@ class OrderedQueue(Queue):
         key: object = None,
         bare: bytes | None = None,
     ) -> Outcome:
-        """Offer one item: `Queue.offer`, short-cut for the usual case of room."""
-        if self._unaged and not essential:
-            items = self.items
-            used = self.bytes + len(payload)
-            if items < self._max_items and used <= self._max_bytes and not self._judge.behind:
-                self.offered = seq = self.offered + 1
-                self._plain.append((seq, payload, id, 0.0))
-                self.items = items + 1
-                self.bytes = used
-                return _ADMITTED
+        """Offer one item; `key` and `bare` mean nothing here, and `bare` is not kept."""
         return super().offer(payload, id, essential=essential)
+
+    def offer_plain(self, payload: bytes) -> Outcome:
+        """Offer an item that has nothing but its bytes, short-cut for the usual case of room."""
+        items = self.items
+        used = self.bytes + len(payload)
+        if (
+            items < self._max_items
+            and used <= self._max_bytes
+            and self._unaged
+            and not self._judge.behind
+        ):
+            self.offered = seq = self.offered + 1
+            self._plain.append((seq, payload, None, 0.0))
+            self.items = items + 1
+            self.bytes = used
+            return _ADMITTED
+        return self.offer(payload)
 
     def _append(
         self,

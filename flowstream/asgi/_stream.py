@@ -44,7 +44,8 @@ logger = logging.getLogger("flowstream")
 
 # How a `send` says that the connection is closed, where it says so at all: ASGI leaves it
 # to the server, and middleware that puts a Trio channel in between has errors of its own.
-_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+# Busy is what Hypercorn lets through while it closes a connection that broke off an upload.
+_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +280,12 @@ class Stream:
     async def _produce(self) -> None:
         try:
             await self._plan.source.run(self._outlet)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  # but for failures, which it notes
             cancelled, failure = split(error)
             if failure is not None:
                 self._failed(failure, "producer")
             if cancelled is not None:
-                raise cancelled from None
+                raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
             if failure is None:
                 raise
 

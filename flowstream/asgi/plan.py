@@ -33,6 +33,9 @@ _STREAM_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 
+STREAM_HEADER_NAMES = frozenset({b"content-type", *(name for name, _ in _STREAM_HEADERS)})
+"""The names of the headers that every stream has, and that make no sense without a body."""
+
 # The server frames the body and owns the connection (RFC 9110 § 7.6.1, RFC 9113 § 8.2.2);
 # a length or a framing from the app would break it.
 _FORBIDDEN_HEADERS = (

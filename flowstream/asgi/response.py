@@ -17,7 +17,7 @@ from flowstream._errors import StreamUsedError
 from flowstream.abc import Encoder
 from flowstream.asgi._request import is_final, last_event_id
 from flowstream.asgi._stream import Stream, StreamStatistics, new_statistics
-from flowstream.asgi.plan import Plan, StreamOptions, make_plan
+from flowstream.asgi.plan import STREAM_HEADER_NAMES, Plan, StreamOptions, make_plan
 from flowstream.asgi.receive import Receive, Send, wait_disconnected
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
 
@@ -74,7 +74,7 @@ class StreamResponse:
             except Exception as error:  # noqa: BLE001  # raised below
                 failure = error
             finally:
-                await stream.finish()
+                await stream.finish()  # noqa: ASYNC102  # shields itself
                 nursery.cancel_scope.cancel()
         if failure is not None:
             # Not in the nursery, which would put it into a group: it is for the framework's
@@ -139,8 +139,10 @@ class StreamResponse:
         """Return the status and headers that go with `open` returning None."""
         if scope.get("method") == "HEAD":
             return self._plan.status, self.headers
-        # WHATWG HTML § 9.2.3: 204 is what makes an EventSource stop reconnecting.
-        return 204, [(b"cache-control", b"no-store")]
+        # WHATWG HTML § 9.2.3: 204 is what makes an EventSource stop reconnecting; from another
+        # origin only with the CORS headers, so the app's own headers go with it.
+        own = [pair for pair in self._plan.headers if pair[0] not in STREAM_HEADER_NAMES]
+        return 204, [*own, (b"cache-control", b"no-store")]
 
     def _returns_in_vain(self, scope: Scope) -> bool:
         if not self._plan.encoder.in_band:

@@ -140,7 +140,7 @@ class ThreadedIteration(Source):
                 if batch.late or self._over or len(batch.items) >= _BATCH_ITEMS:
                     return
             batch.last = True
-        except BaseException as error:  # noqa: BLE001  # raised by `run`, after the items
+        except BaseException as error:  # noqa: BLE001, ASYNC103  # raised later
             # What came before the failure is delivered before it is told.
             batch.error = error
 

@@ -161,3 +161,14 @@ def test_clients_do_not_come_back_together():
 async def test_the_opening_carries_the_apps_retry(autojump_clock):
     """`retry=` is in the first bytes, before there is an item."""
     assert (await collect(sse([], retry=1234))).body.startswith(b": connected\nretry: 1234\n\n")
+
+
+async def test_a_204_has_the_headers_of_the_app_and_none_of_the_streams():
+    """A page of another origin may see it only with the CORS headers that the app gave."""
+    response = sse(["a"], headers={"Access-Control-Allow-Origin": "*", "Content-Type": "x/y"})
+    answer = await collect(response, headers={"Last-Event-ID": "0.end"})
+    assert (answer.status, answer.body) == (204, b"")
+    assert dict(answer.headers) == {
+        "access-control-allow-origin": "*",
+        "cache-control": "no-store",
+    }
