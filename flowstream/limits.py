@@ -82,7 +82,8 @@ class Limits:
     """
 
     max_duration: float | None = None
-    """Seconds from the call of the response; then ``reconnect`` and a clean end."""
+    """Seconds from the call of the response; then what is queued is written, for at most
+    `stall_timeout` more, and ``reconnect`` and a clean end follow."""
     max_bytes: int | None = None
     """Body bytes; the event that would pass it is not sent, the stream fails."""
     stall_timeout: float = 30.0

@@ -48,6 +48,7 @@ class Deadlines:
         self._heartbeat = heartbeat
         self._pause = math.inf
         self._end = math.inf if limits.max_duration is None else start + limits.max_duration
+        self._ending = False
         self._draw()
 
     def check(self, now: float, activity: Activity) -> tuple[Due, float]:
@@ -70,7 +71,12 @@ class Deadlines:
                 self._draw()
                 beat_at = now + self._pause
         if now >= self._end:
-            self._end = math.inf
+            if self._ending:
+                return Due.STALLED, math.inf
+            # What is queued is still written, but a reader that is steady and very slow must
+            # not make an hour of it.
+            self._ending = True
+            self._end = now + self._stall
             due = Due.MAX_DURATION
         return due, min(stalled_at, beat_at, self._end)
 

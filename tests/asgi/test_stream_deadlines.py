@@ -223,6 +223,24 @@ async def test_a_stall_in_the_flush_after_max_duration_ends_it(reports, autojump
         assert not client.finished
 
 
+async def test_a_very_slow_reader_does_not_prolong_the_flush_after_max_duration(
+    reports, autojump_clock
+):
+    """What is queued at max_duration has stall_timeout to be taken; the rest is dropped."""
+    limits = Limits(max_duration=10, stall_timeout=30)
+    response = sse(flood(), limits=limits, on_close=reports.append)
+    async with open_stream(response, window=0) as client:
+        for _ in range(60):  # a reader that is steady, at ten bytes a second
+            await trio.sleep(1)
+            client.grant(10)
+        await client.wait_finished()
+        assert not client.complete
+    (report,) = reports
+    assert report.reason is CloseReason.MAX_DURATION
+    assert report.duration <= 40.1
+    assert report.dropped > 0
+
+
 # Slow consumers
 
 
@@ -377,28 +395,29 @@ seconds = st.floats(0.5, 1000)
 def test_no_deadline_is_slept_past(stall, heartbeat, max_duration, steps):
     """Whatever the writer does, each deadline is looked at when it comes due, not later."""
     deadlines = Deadlines(Limits(stall_timeout=stall, max_duration=max_duration), heartbeat, 0.0)
-    now, sending, last_write, again, ended = 0.0, None, 0.0, 0.0, False
+    now, sending, last_write, again, ended = 0.0, None, 0.0, 0.0, None
     for action, pause in [("look", 0.0), *steps]:
         target = now + pause
         while again <= target:  # the watch wakes up, as often as it asked to
             now = max(now, again)
             due, again = deadlines.check(now, Activity(sending, last_write))
             stalled = sending is not None and now >= sending + stall
-            assert (due is Due.STALLED) == stalled
-            if stalled:
-                assert now == pytest.approx(sending + stall)
+            flushed = ended is not None and now >= ended + stall
+            assert (due is Due.STALLED) == (stalled or flushed)
+            if stalled or flushed:
+                assert now == pytest.approx((sending if stalled else ended) + stall)
                 return
             assert again > now or again == pytest.approx(now)
             if sending is not None:
                 assert again <= sending + stall
             else:
                 assert again <= now + stall
-            if max_duration is not None and not ended:
+            if max_duration is not None and ended is None:
                 assert again <= max(max_duration, now) or due is Due.MAX_DURATION
             if due is Due.MAX_DURATION:
-                assert not ended
+                assert ended is None
                 assert now >= max_duration
-                ended = True
+                ended = now
             if due is Due.HEARTBEAT:
                 assert sending is None
                 assert heartbeat * 0.8 <= now - last_write + 1e-9
