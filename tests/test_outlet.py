@@ -585,19 +585,27 @@ async def test_conflated_items_without_an_id_are_encoded_once():
     assert line.take() == ["- - x - a", "- - - - b"]
 
 
-@pytest.mark.parametrize("policy", [DropOldest(), Conflate()])
+@pytest.mark.parametrize("policy", [Block(), DropOldest(), Conflate()])
 async def test_a_flooding_producer_lets_others_run_every_64_items(policy, monkeypatch):
-    """With the stopwatch held still, others get one turn in 64 items."""
+    """With the stopwatch held still and room for all, others get one turn in 64 items."""
+    monkeypatch.setattr(_pace, "perf_counter", lambda: 0.0)
+    turns = await turns_of_another(Line(policy, items=6400), 6400, keys=6400)
+    assert 99 <= turns <= 101  # Trio shuffles who runs first in a pass
+
+
+@pytest.mark.parametrize("policy", [DropOldest(), DropNewest(), Conflate()])
+async def test_a_flood_that_is_dropped_lets_others_run_eight_times_as_often(policy, monkeypatch):
+    """Items that go nowhere are in nobody's way."""
     monkeypatch.setattr(_pace, "perf_counter", lambda: 0.0)
     turns = await turns_of_another(Line(policy), 6400)
-    assert 99 <= turns <= 101  # Trio shuffles who runs first in a pass
+    assert 780 <= turns <= 810
 
 
 async def test_a_flooding_producer_of_slow_items_lets_others_run_every_millisecond(monkeypatch):
     """With 0.4 ms an item, others get a turn every third item."""
     ticks = itertools.count()
     monkeypatch.setattr(_pace, "perf_counter", lambda: next(ticks) * 0.0004)
-    passes = await turns_of_another(Line(DropOldest()), 300)
+    passes = await turns_of_another(Line(DropOldest(), items=300), 300)
     assert 75 <= passes <= 150
 
 
@@ -617,8 +625,8 @@ async def test_a_flood_of_waiting_senders_lets_others_run_too(monkeypatch):
         nursery.cancel_scope.cancel()
 
 
-async def turns_of_another(line: Line, items: int) -> int:
-    """Return how often another task ran while this many items were sent."""
+async def turns_of_another(line: Line, items: int, *, keys: int = 1) -> int:
+    """Return how often another task ran while this many items of so many keys were sent."""
     turns = 0
 
     async def another() -> None:
@@ -631,8 +639,8 @@ async def turns_of_another(line: Line, items: int) -> int:
         nursery.start_soon(another)
         await trio.lowlevel.checkpoint()
         turns = 0
-        for _ in range(items):
-            await line.out.send("w")
+        for n in range(items):
+            await line.out.send(Event("w", key=n % keys))
         nursery.cancel_scope.cancel()
     return turns
 
