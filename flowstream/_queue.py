@@ -118,9 +118,9 @@ class Queue(abc.ABC):
         self._append(payload, id, essential, key, bare, size)
         return _ADMITTED
 
-    def offer_plain(self, payload: bytes) -> Outcome:
-        """Offer an item that has nothing but its bytes: `offer`, for the busiest streams."""
-        return self.offer(payload)
+    def offer_plain(self, payload: bytes, id: str | None = None) -> Outcome:
+        """Offer an item without a key that may be dropped: `offer`, for the busiest streams."""
+        return self.offer(payload, id)
 
     def take(self, limit: int) -> list[bytes | Gap]:
         """Remove and return the oldest items, of `limit` bytes together, one at the least.
@@ -251,10 +251,12 @@ class OrderedQueue(Queue):
         bare: bytes | None = None,
     ) -> Outcome:
         """Offer one item; `key` and `bare` mean nothing here, and `bare` is not kept."""
-        return super().offer(payload, id, essential=essential)
+        if essential:
+            return super().offer(payload, id, essential=True)
+        return self.offer_plain(payload, id)
 
-    def offer_plain(self, payload: bytes) -> Outcome:
-        """Offer an item that has nothing but its bytes, short-cut for the usual case of room."""
+    def offer_plain(self, payload: bytes, id: str | None = None) -> Outcome:
+        """Offer an item that may be dropped, short-cut for the usual case of room."""
         items = self.items
         used = self.bytes + len(payload)
         if (
@@ -264,11 +266,11 @@ class OrderedQueue(Queue):
             and not self._judge.behind
         ):
             self.offered = seq = self.offered + 1
-            self._plain.append((seq, payload, None, 0.0))
+            self._plain.append((seq, payload, id, 0.0))
             self.items = items + 1
             self.bytes = used
             return _ADMITTED
-        return self.offer(payload)
+        return super().offer(payload, id)
 
     def _append(
         self,
