@@ -4,7 +4,7 @@ A `Queue` holds the items and knows the rules; this adds the waiting. Two one-sl
 memory channels serve as doorbells: one wakes the writer when there is something to write,
 one wakes the producer when there is room. They carry no items, because a memory channel
 can neither count bytes nor give up an item in its middle. It is not for speed: for a client
-that keeps up the two cost the same. ``benchmarks/buffer.py`` has both sides, and
+that keeps up the two cost about the same. ``benchmarks/buffer.py`` has both sides, and
 docs/explanation/buffer.md the reasons.
 
 A doorbell is rung only while somebody waits at it, so a bell never rings stale and the
