@@ -40,7 +40,6 @@ class Outlet:
         "_count",
         "_dropped",
         "_encode",
-        "_encoder",
         "_filled",
         "_give_up",
         "_keyed",
@@ -66,7 +65,6 @@ class Outlet:
         self._buffer = buffer
         self._queue = buffer.queue
         self._filled = buffer.filled
-        self._encoder = encoder
         self._encode = encoder.encode
         self._prefix = buffer.prefix
         self._numbered = None if buffer.prefix is None else encoder.numbered(buffer.prefix)

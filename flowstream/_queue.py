@@ -295,7 +295,7 @@ class OrderedQueue(Queue):
         if (
             plain
             and not self._essential
-            and self._max_age is None
+            and self._unaged
             and plain[-1][0] - plain[0][0] == len(plain) - 1
         ):
             pieces = self._take_run(limit)
