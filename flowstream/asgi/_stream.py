@@ -31,6 +31,7 @@ import trio
 from flowstream._buffer import BufferStatistics, EventBuffer
 from flowstream._closing import CloseReason, StreamReport
 from flowstream._outlet import Outlet
+from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.asgi._failure import is_refusal, public, split
 from flowstream.asgi._logging import log_report, printable
@@ -46,6 +47,8 @@ logger = logging.getLogger("flowstream")
 # to the server, and middleware that puts a Trio channel in between has errors of its own.
 # Busy is what Hypercorn lets through while it closes a connection that broke off an upload.
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+
+_TAKES_NOTHING = (CloseReason.STALLED, CloseReason.SLOW_CONSUMER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +91,15 @@ class Stream:
     Args:
         plan: what it is to be.
         path: the request's path, for the log; never the query, which may hold a token.
+        carrier: the connection that carries it, if it is one of flowstream's server.
 
     Attributes:
         reason: why it ended or is ending, or None.
     """
 
-    def __init__(self, plan: Plan, path: str) -> None:
+    def __init__(self, plan: Plan, path: str, carrier: Carrier | None = None) -> None:
         self._plan = plan
+        self._carrier = carrier
         self._path = printable(path)
         self._start = trio.current_time()
         self._epoch = secrets.token_hex(4)
@@ -125,6 +130,8 @@ class Stream:
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Start the producer and the watch over it in `nursery`, the host's own."""
+        if self._carrier is not None:
+            self._carrier.attach(self)
         self._pump_started = True
         nursery.start_soon(self._pump, name=f"flowstream producer of {self._path}")
         nursery.start_soon(self._watch, name=f"flowstream watch of {self._path}")
@@ -188,6 +195,8 @@ class Stream:
         if self._pump_started:
             with trio.CancelScope(shield=True):
                 await self._pump_ended.wait()  # bounded by cleanup_timeout
+        if self._carrier is not None:
+            self._carrier.detach(self)
         self._report()
 
     # -- how it ends -----------------------------------------------------------------------
@@ -220,6 +229,9 @@ class Stream:
         parting = reason is CloseReason.CLIENT_DISCONNECTED and self._saying_goodbye
         if not unanswered and not parting:
             self._writer_scope.cancel()
+        if reason in _TAKES_NOTHING and self._answered and self._carrier is not None:
+            # Not by the end of the response, which would wait behind what it does not take.
+            self._carrier.abort(reason)
         if self._pump_ended.is_set():
             self._report()
 

@@ -15,6 +15,7 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream._errors import StreamUsedError
 from flowstream.abc import Encoder
+from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._request import is_final, last_event_id
 from flowstream.asgi._stream import Stream, StreamStatistics, new_statistics
 from flowstream.asgi.plan import STREAM_HEADER_NAMES, Plan, StreamOptions, make_plan
@@ -122,7 +123,7 @@ class StreamResponse:
                 "`flowstream serve module:app` or `hypercorn --worker-class trio module:app`"
             )
         self._used = True
-        self._stream = stream = Stream(self._plan, scope.get("path", ""))
+        self._stream = stream = Stream(self._plan, scope.get("path", ""), carrier_of(scope))
         if scope.get("method") == "HEAD" or self._returns_in_vain(scope):
             await stream.refuse()
             return None

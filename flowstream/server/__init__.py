@@ -1,5 +1,6 @@
-"""Serving: a Trio program's way to run an ASGI app on Hypercorn."""
+"""Serving: Hypercorn's parts, in a runner that keeps its promises to streams."""
 
-from flowstream.server._serving import serve, streaming_config
+from flowstream.server._serving import serve
+from flowstream.server._settings import ServerConfig, streaming_config
 
-__all__ = ["serve", "streaming_config"]
+__all__ = ["ServerConfig", "serve", "streaming_config"]

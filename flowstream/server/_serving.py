@@ -1,121 +1,167 @@
-"""Serve an ASGI app with Hypercorn's Trio worker, set up for streams."""
+"""Serve an ASGI app: start, accept, and a shutdown in stages with a hard bound.
+
+::
+
+    told to stop ─► readyz 503 ─► (lame_duck) ─► stop accepting ─► streams say goodbye
+                 ─► (graceful_timeout) ─► cancel and reset what is left ─► lifespan shutdown
+
+What Hypercorn's ``worker_serve`` does differently: streams hear nothing until they are
+cancelled, and a client that reads nothing holds the end up for as long as it likes.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-import hypercorn.trio
 import trio
-from hypercorn.config import Config
+
+from flowstream.server._connection import Connection
+from flowstream.server._connections import Connections
+from flowstream.server._hypercorn import (
+    ASGIWrapper,
+    Config,
+    ConnectionState,
+    Lifespan,
+    LifespanState,
+    Sockets,
+    StatsdLogger,
+    WorkerContext,
+    check,
+)
+from flowstream.server._lifespan import with_lifespan
+from flowstream.server._listening import Listener, make_listeners, open_sockets
+from flowstream.server._readiness import Readiness
+from flowstream.server._settings import ServerConfig, checked
+
+logger = logging.getLogger("flowstream.server")
+
+Trigger = Callable[[], Awaitable[object]]
 
 
-def streaming_config(**settings: Any) -> Config:
-    """Return a Hypercorn configuration that suits streams.
-
-    Hypercorn's own defaults, but for the backlog: 100 connections that wait to be accepted
-    are few when a thousand browsers reconnect after a restart, so it is 2048 (the kernel
-    caps it at ``net.core.somaxconn``). ``read_timeout`` and ``max_requests`` stay None:
-    either would cut long streams.
-
-    Args:
-        settings: attributes of `hypercorn.config.Config` to set, by name.
-
-    Raises:
-        TypeError: Hypercorn has no such setting.
-    """
-    config = Config()
-    config.backlog = 2048
-    for name, value in settings.items():
-        if not hasattr(config, name):
-            raise TypeError(f"Hypercorn's configuration has no {name!r}")
-        setattr(config, name, value)
-    return config
-
-
-async def serve(  # noqa: ASYNC128  # Hypercorn calls task_status.started()
+async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
     app: Any,
     config: Config | None = None,
     *,
-    shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
+    sockets: Sockets | None = None,
+    shutdown_trigger: Trigger | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` inside a Trio program, until it is told to stop or cancelled.
 
     ``await nursery.start(flowstream.serve, app)`` returns the addresses once it listens.
+    When `shutdown_trigger` returns it shuts down in stages, in at most ``lame_duck`` +
+    ``graceful_timeout`` seconds and what the app's lifespan takes; when it is cancelled, at
+    once. Cleanup that the app shields from cancellation comes on top.
 
     Args:
         app: an ASGI application: a Quart-Trio app, a Starlette app, or a function.
-        config: Hypercorn's configuration; `streaming_config()` by default, which listens on
-            127.0.0.1:8000.
+        config: Hypercorn's configuration, or a `ServerConfig`, which is the default and
+            listens on 127.0.0.1:8000.
+        sockets: listening sockets to use in place of those that `config` describes.
         shutdown_trigger: an async function; the server shuts down when it returns.
         task_status: for ``nursery.start``.
 
     Raises:
         OSError: an address cannot be listened on.
+        RuntimeError: the installed Hypercorn is not as flowstream expects.
+        TypeError, ValueError: a setting is not what it should be.
     """
-    await hypercorn.trio.serve(
-        _with_lifespan(_with_closing_sends(app)),
-        streaming_config() if config is None else config,
-        shutdown_trigger=shutdown_trigger,
-        task_status=task_status,
-        mode="asgi",
-    )
+    check()
+    settings = ServerConfig() if config is None else checked(config)
+    settings.set_statsd_logger_class(StatsdLogger)
+    state: LifespanState = {}
+    lifespan = Lifespan(ASGIWrapper(with_lifespan(app)), settings, state)
+    async with trio.open_nursery() as lifespan_nursery:
+        await lifespan_nursery.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+        if sockets is None:
+            sockets = open_sockets(settings)
+        await _Service(app, settings, state).run(sockets, shutdown_trigger, task_status)
+        await lifespan.wait_for_shutdown()
+        lifespan_nursery.cancel_scope.cancel()
 
 
-_Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+class _Service:
+    """One server at work: its listeners and its connections."""
 
+    def __init__(self, app: Any, config: ServerConfig, state: LifespanState) -> None:
+        self._ready = Readiness(app, config.readyz)
+        self._app = ASGIWrapper(app if config.readyz is None else self._ready)
+        self._config = config
+        self._state = state
+        requests = config.max_requests
+        if requests is not None:
+            requests += random.randint(0, config.max_requests_jitter)
+        self._context = WorkerContext(requests)
+        self._connections = Connections(config.write_timeout)
 
-def _with_closing_sends(app: Any) -> Any:
-    """Return `app` with a ``send`` that can be called while its connection is being closed.
-
-    Hypercorn 0.18 drops what is sent after a disconnect. But a client that goes away in the
-    middle of its request's body has its connection closed before the app is told, and a
-    ``send`` that meets this raises ``trio.BusyResourceError``. It is dropped, too.
-    """
-
-    async def serve_with_closing_sends(
-        scope: Mapping[str, Any], receive: _Receive, send: _Send
+    async def run(
+        self,
+        sockets: Sockets,
+        shutdown_trigger: Trigger | None,
+        task_status: trio.TaskStatus[list[str]],
     ) -> None:
-        async def send_unless_closing(message: MutableMapping[str, Any]) -> None:
-            with contextlib.suppress(trio.BusyResourceError):
-                await send(message)
+        """Accept and serve until told to stop; return when the last connection has ended."""
+        listeners, addresses = make_listeners(sockets, self._config)
+        async with trio.open_nursery() as watches:
+            watches.start_soon(self._connections.hangups.run)
+            async with trio.open_nursery() as connections:
+                try:
+                    for address in addresses:
+                        await self._config.log.info(f"Running on {address} (CTRL + C to quit)")
+                    task_status.started(addresses)
+                    await self._accept(listeners, connections, shutdown_trigger)
+                    await self._context.terminated.set()
+                    self._connections.say_goodbye()
+                    watches.start_soon(self._end_the_late, connections)
+                except BaseException:
+                    self._connections.abort()  # else shielded writes would hold up the end
+                    raise
+            watches.cancel_scope.cancel()
 
-        await app(scope, receive, send_unless_closing)
+    async def _accept(
+        self, listeners: list[Listener], connections: trio.Nursery, trigger: Trigger | None
+    ) -> None:
+        """Accept connections until told to stop."""
+        handler = partial(
+            Connection,
+            self._connections,
+            self._app,
+            self._config,
+            self._context,
+            ConnectionState(self._state.copy()),
+        )
+        async with trio.open_nursery() as nursery:
+            serve_listeners = partial(
+                trio.serve_listeners, handler, listeners, handler_nursery=connections
+            )
+            nursery.start_soon(serve_listeners)
+            await self._wait_to_be_told(trigger)
+            self._ready.stop()
+            await trio.sleep(self._config.lame_duck)
+            nursery.cancel_scope.cancel()
 
-    return serve_with_closing_sends
+    async def _wait_to_be_told(self, trigger: Trigger | None) -> None:
+        async with trio.open_nursery() as nursery:
 
+            async def wait(told: Trigger) -> None:
+                await told()
+                nursery.cancel_scope.cancel()
 
-def _with_lifespan(app: Any) -> Any:
-    """Return `app` with the rest of the lifespan protocol, should it return from it early.
+            nursery.start_soon(wait, self._context.terminate.wait)  # max_requests
+            if trigger is not None:
+                nursery.start_soon(wait, trigger)
 
-    An app that has nothing to start is often written as ``if scope["type"] != "http": return``.
-    Hypercorn 0.18 crashes on it, while it starts or while it stops.
-    """
-
-    async def serve_with_lifespan(scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
-        if scope["type"] != "lifespan":
-            await app(scope, receive, send)
-            return
-        asked: set[str] = set()
-        answered: set[str] = set()
-
-        async def receive_and_note() -> Mapping[str, Any]:
-            message = await receive()
-            asked.add(message["type"])
-            return message
-
-        async def send_and_note(message: MutableMapping[str, Any]) -> None:
-            answered.add(message["type"].rpartition(".")[0])
-            await send(message)
-
-        await app(scope, receive_and_note, send_and_note)
-        for phase in ("lifespan.startup", "lifespan.shutdown"):
-            if phase not in asked:
-                await receive()
-            if phase not in answered:
-                await send({"type": f"{phase}.complete"})
-
-    return serve_with_lifespan
+    async def _end_the_late(self, connections: trio.Nursery) -> None:
+        """End what has not ended by itself in time, and what is left if we are cancelled."""
+        try:
+            await trio.sleep(self._config.graceful_timeout)
+            if count := len(self._connections):
+                logger.warning("shutdown: %d connections are reset", count)
+        finally:
+            self._connections.abort()
+            connections.cancel_scope.cancel()

@@ -1,0 +1,55 @@
+"""What a stream and the connection that carries it know of each other.
+
+flowstream's own server puts its connection into the request's state. A stream that finds it
+there is told of the client's end and of a shutdown by a call, where it would otherwise need
+a task that waits on ``receive()``; and it can have a client closed at the socket that takes
+nothing. Under any other server there is no such entry, and streams do without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from flowstream._closing import CloseReason
+
+STATE_KEY = "flowstream.connection"
+
+
+class Carried(Protocol):
+    """A stream, as its connection knows it."""
+
+    def close(self, reason: CloseReason) -> None:
+        """End gracefully."""
+
+    def abort(self, reason: CloseReason) -> None:
+        """End at once."""
+
+
+class Carrier(Protocol):
+    """A connection, or one HTTP/2 stream of it, as the response on it knows it."""
+
+    def attach(self, stream: Carried) -> None:
+        """Tell `stream` when the client leaves or takes nothing, and of a shutdown.
+
+        If that has happened already it is told before this returns.
+        """
+
+    def detach(self, stream: Carried) -> None:
+        """Tell `stream` nothing more."""
+
+    def abort(self, reason: CloseReason) -> None:
+        """Reset it, dropping what the client has not taken."""
+
+    def write_nowait(self, data: bytes) -> bool:
+        """Write bytes that are framed already, ahead of the server, if nobody else writes.
+
+        Returns:
+            False if nothing was written and nothing will be.
+        """
+
+
+def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:
+    """Return what carries this request, if flowstream's own server serves it."""
+    state = scope.get("state")
+    return None if state is None else cast("Carrier | None", state.get(STATE_KEY))

@@ -1,0 +1,92 @@
+"""The applications at work on one connection, and what they are told of its end.
+
+Under Hypercorn a ``send()`` to a client that is gone returns as if all were well, in HTTP/2
+without a checkpoint: a loop that only sends goes on for ever and lets nobody else run. ASGI
+has it raise an ``OSError`` (spec 2.4). Here it does, once the application has had the time
+to hear of the disconnect in the other way, from ``receive()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from flowstream.asgi._failure import split
+from flowstream.server._hypercorn import (
+    ASGIHTTPState,
+    ASGIWebsocketState,
+    HTTPStream,
+    TaskGroup,
+)
+from flowstream.server._inbox import Inbox
+
+# Frameworks cancel a request when ``http.disconnect`` comes, which is in their queue by
+# then. This much later they have, or won't.
+_TIME_TO_HEAR = 0.1
+
+# A response that is over: what an application sends after it is its own mistake, for
+# Hypercorn to name, and no disconnect.
+_COMPLETE = (ASGIHTTPState.CLOSED, ASGIWebsocketState.CLOSED, ASGIWebsocketState.HTTPCLOSED)
+
+
+class ClientGoneError(ConnectionResetError):
+    """The client is gone: what ``send()`` raises then, under flowstream's server."""
+
+
+class Applications(TaskGroup):
+    """The tasks of one connection: its applications, and what its protocol runs for itself.
+
+    Args:
+        is_broken: whether nothing can be sent on the connection any more.
+    """
+
+    def __init__(self, is_broken: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_broken = is_broken
+
+    async def spawn_app(
+        self, app: Any, config: Any, scope: Any, send: Any
+    ) -> Callable[[Any], Awaitable[None]]:
+        """Start an application; return what hands it the client's messages."""
+        inbox = Inbox(config.max_app_queue_size)
+        self.spawn(self._serve, app, config, scope, inbox, send)
+        return inbox.put
+
+    async def _serve(self, app: Any, config: Any, scope: Any, inbox: Inbox, send: Any) -> None:
+        stream = send.__self__  # Hypercorn's, whose method it is
+        # A client that has sent all it had to may close its half of the connection, and with
+        # HTTP/1.1 alone that can't be told from leaving: the next write but one can.
+        half_closed = isinstance(stream, HTTPStream) and scope["http_version"] < "2"
+
+        async def send_or_raise(message: Any) -> None:
+            if (
+                stream.closed
+                and stream.state not in _COMPLETE
+                and (not half_closed or self._is_broken())
+            ):
+                await trio.sleep(_TIME_TO_HEAR)
+                raise ClientGoneError("the client is gone")
+            await send(message)
+
+        try:
+            await app(
+                scope, inbox.receive, send_or_raise, trio.to_thread.run_sync, trio.from_thread.run
+            )
+        except BaseException as error:
+            cancelled, failure = split(error)
+            if failure is not None and not _is_quiet(failure):
+                await config.log.exception("Error in ASGI Framework")
+            if cancelled is not None or failure is None:
+                raise
+        finally:
+            inbox.close()
+            await send(None)  # noqa: ASYNC102  # under cancellation there is nobody to tell
+
+
+def _is_quiet(failure: Exception) -> bool:
+    """Whether nothing has failed, but that the client left."""
+    if isinstance(failure, ExceptionGroup):
+        return failure.split(ClientGoneError)[1] is None
+    return isinstance(failure, ClientGoneError)

@@ -1,0 +1,346 @@
+"""One client's connection: Hypercorn's, with the promises that it does not keep.
+
+What is different from ``hypercorn.trio.tcp_server.TCPServer``, and why:
+
+* A write has a deadline, which any progress restarts. Hypercorn's is shielded and waits for
+  ever, so a client that stops reading holds a task, a buffer and the shutdown.
+* At the deadline the socket is reset. A close would leave the kernel to deliver what the
+  client does not take.
+* An exception ends this connection and no other. Hypercorn's escapes into the nursery of
+  all connections.
+* A hang-up is noticed while the reader is parked, behind pipelined bytes or a body that the
+  app does not read.
+* The connection tells the streams it carries of its end and of a shutdown, by a call
+  instead of a task that polls; and it can be written to directly.
+* At a shutdown a connection whose first request is on its way is not closed under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import struct
+from typing import Any
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream.asgi._connection import STATE_KEY, Carried
+from flowstream.server._applications import Applications
+from flowstream.server._connections import Connections
+from flowstream.server._hypercorn import (
+    Closed,
+    ConnectionState,
+    RawData,
+    TCPServer,
+    TransportEvent,
+    Updated,
+    parse_socket_addr,
+)
+from flowstream.server._protocols import Protocols
+
+logger = logging.getLogger("flowstream.server")
+
+# What one write may be: with the 16 KiB that Trio sets as TCP_NOTSENT_LOWAT, a reader that
+# takes anything at all lets such a piece through before long.
+_PIECE = 16 * 1024
+
+_READ_SIZE = 1 << 16
+
+# close() sends RST and frees what is unsent, instead of lingering over it (socket(7)).
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Connection(TCPServer):
+    """One client's connection.
+
+    Args:
+        connections: those of the worker, which this one joins.
+
+    Attributes:
+        reason: why it ended, or None.
+    """
+
+    protocol: Protocols
+
+    def __init__(
+        self, connections: Connections, app: Any, config: Any, context: Any, state: Any, stream: Any
+    ) -> None:
+        super().__init__(app, config, context, ConnectionState({**state, STATE_KEY: self}), stream)
+        self._connections = connections
+        self._carried: set[Carried] = set()
+        self._reader = trio.CancelScope()
+        self._reading = False
+        self._requested = False  # a request has begun
+        self._broken = False  # a write has failed: nothing can be sent any more
+        self._carry = b""
+        self._progress = trio.current_time()
+        self._tls = isinstance(stream, trio.SSLStream)
+        self._socket = stream.transport_stream.socket if self._tls else stream.socket
+        self.reason: CloseReason | None = None
+
+    # -- for streams -----------------------------------------------------------------------
+
+    def attach(self, stream: Carried) -> None:
+        """Tell `stream` when the connection ends or the server shuts down.
+
+        If either has happened already it is told before this returns.
+        """
+        self._carried.add(stream)
+        if self.reason is not None:
+            stream.abort(self.reason)
+        elif self._connections.closing:
+            stream.close(CloseReason.SHUTDOWN)
+
+    def detach(self, stream: Carried) -> None:
+        """Tell `stream` nothing more."""
+        self._carried.discard(stream)
+
+    def abort(self, reason: CloseReason) -> None:
+        """Reset the connection: what is unsent is dropped, every task of it is woken."""
+        if self._dead:
+            return
+        self._connections.hangups.remove(self._socket.fileno())
+        with contextlib.suppress(OSError):  # the peer was faster
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._socket.close()
+        self._end(reason)
+
+    def say_goodbye(self) -> None:
+        """Have the streams on this connection send their farewell and end."""
+        for stream in list(self._carried):
+            stream.close(CloseReason.SHUTDOWN)
+        if self._requested:
+            self._task_group.spawn(self.protocol.say_goodbye)
+
+    def write_nowait(self, data: bytes) -> bool:
+        """Write bytes that are framed already straight to the socket, if nobody else writes.
+
+        What the kernel does not take is kept and written before anything else, under the
+        connection's own deadline. For HTTP/1.1 without TLS, where chunks stand alone.
+
+        Returns:
+            False if nothing was done: another write is under way, the connection has ended,
+            or it is encrypted.
+        """
+        if self._tls or self._carry or self.reason is not None or self.send_lock.locked():
+            return False
+        try:
+            sent = os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return False  # the reader will hear of it, too, and end the connection
+        if sent < len(data):
+            self._carry = data[sent:]
+            self._task_group.spawn(self._write_carry)
+        return True
+
+    # -- for protocols and applications ----------------------------------------------------
+
+    def is_broken(self) -> bool:
+        """Return whether nothing can be sent any more: not so if the client half-closed."""
+        return self._broken or self._dead
+
+    @property
+    def write_timeout(self) -> float:
+        """Seconds that a write may make no progress."""
+        return self._connections.write_timeout
+
+    def note_progress(self) -> None:
+        """Note that the client has taken something."""
+        self._progress = trio.current_time()
+
+    def seconds_since_progress(self) -> float:
+        """Return how long ago the client last took something, as far as was noted."""
+        return trio.current_time() - self._progress
+
+    # -- Hypercorn's interface -------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the connection until it ends. Raises nothing but Cancelled."""
+        self._connections.add(self)
+        try:
+            await self._run()
+        except* OSError:
+            pass
+        except* Exception as group:  # noqa: BLE001  # logged
+            _log(group)
+        finally:
+            self._connections.discard(self)
+            self._end(CloseReason.CLIENT_DISCONNECTED)
+            await self._close()
+
+    async def protocol_send(self, event: TransportEvent) -> None:
+        """Carry out what the protocol wants of the transport."""
+        if isinstance(event, RawData):
+            async with self.send_lock:
+                alive = await self._write(event.data)
+            if not alive:
+                await self.protocol.handle(Closed())
+            return
+        if isinstance(event, Updated):
+            self._requested = self._requested or not event.idle
+            if self.reason is not None:
+                return  # the wait for another request would outlast the connection
+        await super().protocol_send(event)
+
+    async def _run(self) -> None:
+        if self._tls:
+            try:
+                with trio.fail_after(self.config.ssl_handshake_timeout):
+                    await self.stream.do_handshake()
+            except (trio.BrokenResourceError, trio.TooSlowError):
+                return
+            alpn = self.stream.selected_alpn_protocol()
+        else:
+            alpn = "http/1.1"
+        client = parse_socket_addr(self._socket.family, self._socket.getpeername())
+        server = parse_socket_addr(self._socket.family, self._socket.getsockname())
+        self._connections.hangups.add(self._socket.fileno(), self._hung_up)
+        async with Applications(self.is_broken) as self._task_group:
+            self.protocol = Protocols(
+                self,
+                self.app,
+                self.config,
+                self.context,
+                self._task_group,
+                ConnectionState(self.state),
+                self._tls,
+                client,
+                server,
+                self.protocol_send,
+                alpn,
+            )
+            await self.protocol.initiate()
+            await self.idle_task.restart(self._task_group, self._idle_timeout)
+            try:
+                with self._reader:
+                    await self._read_data()
+            except Exception as error:  # noqa: BLE001  # logged
+                _log(error)
+            self._end(CloseReason.CLIENT_DISCONNECTED)
+            await self.idle_task.stop()
+            await self.protocol.handle(Closed())
+
+    async def _read_data(self) -> None:
+        timeout = self.config.read_timeout or float("inf")
+        while True:
+            try:
+                self._reading = True
+                with trio.fail_after(timeout):
+                    data = bytes(await self.stream.receive_some(_READ_SIZE))
+            except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
+                break
+            finally:
+                self._reading = False
+            if not data:
+                self._end(CloseReason.CLIENT_DISCONNECTED)
+            await self.protocol.handle(RawData(data))  # b"" for what it thinks of an early end
+            if not data:
+                break
+
+    async def _idle_timeout(self) -> None:
+        with trio.move_on_after(self.config.keep_alive_timeout):
+            await self.context.terminated.wait()
+            if not self._requested or self._has_unread():
+                # A client that is about to ask, or has asked, is still answered.
+                await trio.sleep_forever()
+        with trio.CancelScope(shield=True):
+            await self._initiate_server_close()
+
+    async def _initiate_server_close(self) -> None:
+        await self.protocol.handle(Closed())
+        await self._close()
+
+    async def _close(self) -> None:
+        """Close the socket, after what the kernel has taken; with TLS, say so to the client."""
+        self._connections.hangups.remove(self._socket.fileno())
+        with trio.move_on_after(self.write_timeout, shield=True) as scope:
+            await super()._close()
+        if scope.cancelled_caught:
+            self.abort(CloseReason.STALLED)
+
+    # -- what is done here -----------------------------------------------------------------
+
+    async def _write(self, data: bytes) -> bool:
+        """Write `data`, and what was left over before it; return whether the peer is there."""
+        if self._carry:
+            data, self._carry = self._carry + data, b""
+        if self._dead:
+            return False
+        try:
+            if self._tls:
+                done = await self._write_pieces(data)
+            else:
+                sent = self._write_some(data)
+                done = sent == len(data) or await self._write_pieces(data[sent:])
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._broken = True
+            self._end(CloseReason.CLIENT_DISCONNECTED)
+            return False
+        if not done:
+            self.abort(CloseReason.STALLED)
+        return done
+
+    def _write_some(self, data: bytes) -> int:
+        """Write what the kernel takes at once: most writes end here, without a wait."""
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+
+    async def _write_pieces(self, data: bytes) -> bool:
+        """Write all of `data`; return False if the peer took nothing for too long."""
+        with trio.CancelScope(shield=True) as scope, memoryview(data) as view:
+            for start in range(0, len(data), _PIECE):
+                scope.deadline = trio.current_time() + self.write_timeout
+                await self.stream.send_all(view[start : start + _PIECE])
+                self.note_progress()
+        return not scope.cancelled_caught
+
+    async def _write_carry(self) -> None:
+        async with self.send_lock:
+            alive = await self._write(b"")
+        if not alive:
+            await self.protocol.handle(Closed())
+
+    def _hung_up(self) -> None:
+        # A reader at work hears of it by itself, after the bytes that came before.
+        if not self._reading:
+            self._end(CloseReason.CLIENT_DISCONNECTED)
+            self._reader.cancel()
+
+    def _end(self, reason: CloseReason) -> None:
+        """Tell the streams, once, and have the reader stop."""
+        if self.reason is None:
+            self.reason = reason
+        carried, self._carried = self._carried, set()
+        for stream in carried:
+            stream.abort(self.reason)
+        if self._dead:
+            self._reader.cancel()
+
+    def _has_unread(self) -> bool:
+        """Whether the client has sent something that was not read yet."""
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    @property
+    def _dead(self) -> bool:
+        """Whether the socket is closed. (A client may have said goodbye and still read.)"""
+        return bool(self._socket.fileno() == -1)
+
+
+def _log(error: BaseException) -> None:
+    # What a peer sent has tripped Hypercorn or a library below it: a matter for who looks
+    # for it, not for who watches the log at night.
+    first = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    logger.info("a connection was closed: %s: %s", type(first).__name__, first)
+    logger.debug("what closed it", exc_info=error)

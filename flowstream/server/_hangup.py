@@ -1,0 +1,56 @@
+"""Notice that a peer has hung up, even while nobody reads what it sent.
+
+A connection is read only while its protocol wants more: behind a streaming response the
+next pipelined request waits, and so does everything behind it, the peer's FIN included.
+Linux reports a FIN apart from the data in front of it (``EPOLLRDHUP``), but Trio's own
+epoll asks for readability only. An epoll descriptor is itself a descriptor that can be
+waited for, so one more of them, with one task for all connections, does it.
+
+Elsewhere the watch does nothing: such a disconnect is seen at the next write.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+
+import trio
+
+_AVAILABLE = hasattr(select, "epoll") and hasattr(select, "EPOLLRDHUP")
+
+
+class HangupWatch:
+    """Calls back once for each watched socket whose peer has closed or reset it."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll() if _AVAILABLE else None
+        self._callbacks: dict[int, Callable[[], None]] = {}
+
+    async def run(self) -> None:
+        """Watch until cancelled; then release the descriptor."""
+        if self._epoll is None:
+            return
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                for fd, _ in self._epoll.poll(0):
+                    callback = self._callbacks.pop(fd, None)
+                    if callback is not None:
+                        callback()
+        finally:
+            trio.lowlevel.notify_closing(self._epoll.fileno())
+            self._epoll.close()
+            self._callbacks.clear()
+
+    def add(self, fd: int, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the peer of socket `fd` hangs up."""
+        if self._epoll is None or self._epoll.closed:
+            return
+        # One shot: a callback is for the end of a connection, and that comes once.
+        self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        self._callbacks[fd] = callback
+
+    def remove(self, fd: int) -> None:
+        """Forget about `fd`; to be called before it is closed, and its number used again."""
+        if self._callbacks.pop(fd, None) is not None and self._epoll is not None:
+            self._epoll.unregister(fd)

@@ -1,0 +1,53 @@
+"""What the response on one HTTP/2 stream knows of its connection: the stream, mostly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flowstream._closing import CloseReason
+from flowstream.asgi._connection import Carried, Carrier
+
+
+class Link:
+    """One HTTP/2 stream, as the response on it sees it.
+
+    Args:
+        connection: what carries all streams of the connection.
+        reset: called to have this one reset.
+    """
+
+    def __init__(self, connection: Carrier, reset: Callable[[], None]) -> None:
+        self._connection = connection
+        self._reset = reset
+        self._carried: set[Carried] = set()
+        self._ended: CloseReason | None = None
+
+    def attach(self, stream: Carried) -> None:
+        """Tell `stream` when it is reset, the connection ends or the server shuts down."""
+        self._connection.attach(stream)
+        self._carried.add(stream)
+        if self._ended is not None:
+            stream.abort(self._ended)
+
+    def detach(self, stream: Carried) -> None:
+        """Tell `stream` nothing more."""
+        self._connection.detach(stream)
+        self._carried.discard(stream)
+
+    def abort(self, reason: CloseReason) -> None:
+        """Reset this stream; the others of the connection go on."""
+        if self._ended is None:
+            self.end(reason)
+            self._reset()
+
+    def write_nowait(self, data: bytes) -> bool:
+        """Do nothing and return False: frames must go through the protocol."""
+        return False
+
+    def end(self, reason: CloseReason) -> None:
+        """Tell the response that it is over."""
+        if self._ended is None:
+            self._ended = reason
+        for stream in list(self._carried):
+            self.detach(stream)
+            stream.abort(self._ended)
