@@ -88,6 +88,18 @@ class KeyedQueue(Queue):
                 return _ADMITTED
         return super().offer(payload, id, essential=essential, key=key, bare=bare)
 
+    def pass_by(self, items: int, id: str | None) -> None:
+        """Count items that were delivered past the queue while nothing was queued."""
+        self.offered += items
+        self._highest = self.offered
+        self._last_id = id
+
+    def lose(self, missed: int, after: str | None) -> Gap:
+        """Count items that were lost before they were offered, and return their gap."""
+        self.offered += missed
+        self._highest = self.offered
+        return self._gap(missed, after, None)
+
     def _append(
         self,
         payload: bytes,

@@ -37,7 +37,7 @@ class Outcome(enum.Enum):
 class Gap(NamedTuple):
     """A run of items that are not delivered, at its place among those that are."""
 
-    missed: int
+    missed: int | None
     after: str | None
     before: str | None
 
@@ -121,6 +121,30 @@ class Queue(abc.ABC):
     def offer_plain(self, payload: bytes, id: str | None = None) -> Outcome:
         """Offer an item without a key that may be dropped: `offer`, for the busiest streams."""
         return self.offer(payload, id)
+
+    def has_room(self, size: int) -> bool:
+        """Return whether an item of so many bytes fits without a verdict."""
+        return self._fits(size)
+
+    @abc.abstractmethod
+    def pass_by(self, items: int, id: str | None) -> None:
+        """Count items that were delivered past the queue while nothing was queued.
+
+        Args:
+            items: how many; they take numbers as if they had been offered.
+            id: of the last.
+        """
+
+    @abc.abstractmethod
+    def lose(self, missed: int, after: str | None) -> Gap:
+        """Count items that were lost before they were offered, and return their gap.
+
+        To be called while nothing is queued.
+
+        Args:
+            missed: how many; they take numbers as if they had been offered.
+            after: id of the last before them.
+        """
 
     def take(self, limit: int) -> list[bytes | Gap]:
         """Remove and return the oldest items, of `limit` bytes together, one at the least.
@@ -271,6 +295,16 @@ class OrderedQueue(Queue):
             self.bytes = used
             return _ADMITTED
         return super().offer(payload, id)
+
+    def pass_by(self, items: int, id: str | None) -> None:
+        """Count items that were delivered past the queue while nothing was queued."""
+        self.offered = self._taken = number = self.offered + items
+        self._last = (number, id)
+
+    def lose(self, missed: int, after: str | None) -> Gap:
+        """Count items that were lost before they were offered, and return their gap."""
+        self.offered = self._taken = self.offered + missed
+        return self._gap(missed, after, None)
 
     def _append(
         self,

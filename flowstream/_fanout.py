@@ -1,0 +1,356 @@
+"""Fan-out: each published event to every subscriber, in order, and each at its own pace.
+
+One task at a time delivers, whoever it is: the publisher that has the turn, or a task of the
+event loop's own for what `publish_nowait` left and for what a cancelled publisher did not
+finish. It works off the history, so what was published meanwhile goes with it, joined into
+one write.
+
+A subscriber is reached in one of three ways:
+
+* Its writer waits and it has a connection of its own that can be written to: the bytes, made
+  once for all, go straight to the socket. No task is woken.
+* Else they go into its buffer, under its policy, and its writer is woken.
+* It is *behind*: it pulls from the history in its own time, and is passed over until it has
+  caught up. Whoever is found to lack an event is put behind, so nobody ever gets a hole that
+  was not announced.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+import trio
+
+from flowstream._buffer import EventBuffer
+from flowstream._history import History, Published
+from flowstream._queue import Outcome
+from flowstream.abc import Encoder, Policy
+from flowstream.sources._feed import Sink
+
+# Others run after so many deliveries or so many seconds, whichever is first. A delivery is a
+# system call of some 7 µs; a hundred of them are most of a millisecond.
+_BURST_DELIVERIES = 256
+_BURST_SECONDS = 0.001
+_STRIDE = 32
+
+# What is joined into one write: the 16 KiB that Trio sets as TCP_NOTSENT_LOWAT.
+_BATCH_BYTES = 16 * 1024
+_BATCH_ITEMS = 256
+
+
+class Member:
+    """One subscriber, as the fan-out sees it.
+
+    Args:
+        sink: where events go.
+        encoder: makes its bytes; None if it gets the events themselves.
+        number: the last event that it has, or that it has no claim to.
+        policy: that of its buffer.
+        where: which events it wants, or None for all.
+
+    Attributes:
+        behind: it pulls what it lacks; nothing is pushed to it.
+        gone: it has left.
+    """
+
+    __slots__ = (
+        "behind",
+        "buffer",
+        "encoder",
+        "filled",
+        "gone",
+        "keyed",
+        "number",
+        "queue",
+        "sink",
+        "timeout",
+        "where",
+    )
+
+    def __init__(
+        self,
+        sink: Sink,
+        encoder: Encoder | None,
+        number: int,
+        policy: Policy,
+        where: Callable[[Any], bool] | None,
+    ) -> None:
+        self.sink = sink
+        self.encoder = encoder
+        self.buffer: EventBuffer = sink.buffer
+        self.queue = sink.buffer.queue
+        self.filled = sink.buffer.filled
+        self.number = number
+        self.where = where
+        self.keyed = policy.keyed
+        self.timeout = policy.timeout
+        self.behind = False
+        self.gone = False
+
+
+class Group:
+    """The subscribers that get the same bytes.
+
+    Args:
+        encoder: what makes them; None if they get the events themselves.
+        shared: whether others may get them, too, so that they are worth keeping.
+    """
+
+    def __init__(self, encoder: Encoder | None, shared: bool) -> None:
+        self.encoder = encoder
+        self.shared = shared
+        self.members: dict[Member, None] = {}
+
+
+class _Stuck:
+    """A subscriber whose policy makes the publisher wait, and what it has yet to get."""
+
+    __slots__ = ("deadline", "left", "member")
+
+    def __init__(self, member: Member, left: list[tuple[Published, Any]], deadline: float) -> None:
+        self.member = member
+        self.left = deque(left)
+        self.deadline = deadline
+
+
+class Fanout:
+    """The subscribers of one topic, and the delivery to them.
+
+    Args:
+        history: what is published.
+
+    Attributes:
+        count: how many subscribers there are.
+        groups: they, by format.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._turn = trio.StrictFIFOLock()
+        self._end = 0  # number of the last event of the batch that is being delivered
+        self._burst: Iterator[None] | None = None  # its delivery, as far as it goes without waiting
+        self._stuck: deque[_Stuck] = deque()  # who has to be waited for
+        self._assisted = False  # a task of the event loop's own is at it
+        self.count = 0
+        self.groups: dict[object, Group] = {}
+
+    # -- who is there ----------------------------------------------------------------------
+
+    def add(self, member: Member, encoder: Encoder | None, *, shared: bool) -> Callable[[], None]:
+        """Deliver to `member`, too; return what ends that."""
+        # A stateful encoder is one stream's own, and by its identity a group of one.
+        key: object = encoder if shared else member
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = Group(encoder, shared)
+        group.members[member] = None
+        self.count += 1
+
+        def leave() -> None:
+            if not member.gone:
+                member.gone = True
+                del group.members[member]
+                self.count -= 1
+                if not group.members:
+                    del self.groups[key]
+
+        return leave
+
+    def full(self, size: int) -> bool:
+        """Return whether a subscriber that the publisher waits for has no room for an event."""
+        return any(
+            member.timeout is not None and not member.behind and not member.queue.has_room(size)
+            for group in self.groups.values()
+            for member in group.members
+        )
+
+    def members(self) -> list[Member]:
+        """Return all that are there."""
+        return [member for group in self.groups.values() for member in group.members]
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """One of the formats that somebody gets, or None."""
+        return next((group.encoder for group in self.groups.values() if group.shared), None)
+
+    # -- delivery --------------------------------------------------------------------------
+
+    async def deliver(self, number: int) -> None:
+        """**Wait** until event `number` was delivered, by this task or another.
+
+        If this task is cancelled, the rest is delivered without it.
+        """
+        try:
+            if self._turn.locked():
+                await self._turn.acquire()
+            else:
+                self._turn.acquire_nowait()
+            try:
+                while self._history.delivered < number:
+                    await self._step()
+            finally:
+                self._turn.release()
+        finally:
+            if not self._turn.locked():
+                self.assist()
+
+    def deliver_nowait(self) -> None:
+        """Deliver what was published: now if it is soon done, else in a task that can wait."""
+        if self.count <= _BURST_DELIVERIES and not self._turn.locked():
+            while self._history.delivered < self._history.head:
+                for _ in self._burst or self._begin():
+                    pass  # few enough to go on
+                self._burst = None
+                if self._stuck:
+                    break
+                self._history.delivered = self._end
+        self.assist()
+
+    def assist(self) -> None:
+        """Have what is left delivered by a task of the event loop's own, which can wait."""
+        if not self._assisted and self._history.delivered < self._history.head:
+            self._assisted = True
+            trio.lowlevel.spawn_system_task(self._deliver_rest, name="flowstream topic delivery")
+
+    async def _deliver_rest(self) -> None:
+        try:
+            async with self._turn:
+                while self._history.delivered < self._history.head:
+                    await self._step()
+        finally:
+            self._assisted = False
+
+    async def _step(self) -> None:
+        """Go one step on: a burst, a wait for one who is stuck, or the end of a batch."""
+        if self._burst is not None:
+            for _ in self._burst:
+                await trio.lowlevel.checkpoint()
+            self._burst = None
+        elif self._stuck:
+            await self._wait_for(self._stuck[0])
+            self._stuck.popleft()
+        elif self._end > self._history.delivered:
+            self._history.delivered = self._end
+        else:
+            self._burst = self._begin()
+
+    def _begin(self) -> Iterator[None]:
+        """Begin the next batch: what was published and not yet delivered, up to 16 KiB."""
+        history = self._history
+        number = max(history.delivered, history.first - 1)
+        batch = []
+        size = 0
+        for published in history.after(number, _BATCH_ITEMS):
+            size += len(published)
+            if batch and size > _BATCH_BYTES:
+                break
+            batch.append(published)
+        self._end = batch[-1].number
+        return self._deliver(batch)
+
+    def _deliver(self, batch: list[Published]) -> Iterator[None]:
+        """Deliver one batch, as far as it goes without waiting; yield to let others run."""
+        before, last = batch[0].number - 1, batch[-1]
+        count, look = 0, _STRIDE
+        until = perf_counter() + _BURST_SECONDS
+        for group in list(self.groups.values()):
+            members = list(group.members)
+            try:
+                frames = self._frames(group, batch)
+            except Exception as error:
+                for member in members:
+                    member.sink.fail(error)
+                continue
+            joined = frames[0] if len(frames) == 1 else b""
+            if len(frames) > 1 and group.encoder is not None:
+                joined = b"".join(frames)
+            size = len(joined)
+            chunk = b"%x\r\n%b\r\n" % (size, joined) if group.encoder is not None else b""
+            id, items = last.id, len(batch)
+            for member in members:
+                if member.gone or member.behind or member.number >= last.number:
+                    continue
+                if member.number != before:
+                    # It came in the middle of this batch, or this is not what comes next
+                    # for it: it reads what it lacks by itself.
+                    self.put_behind(member)
+                elif (
+                    member.filled.waiting
+                    and member.where is None
+                    and (direct := member.sink.direct) is not None
+                    and direct(chunk)
+                ):
+                    member.number = last.number
+                    member.queue.pass_by(items, id)
+                    member.sink.wrote(size, items)
+                else:
+                    member.number = last.number
+                    self._offer(member, batch, frames)
+                count += 1
+                if count >= look:
+                    now = perf_counter()
+                    look = count + _STRIDE
+                    if count >= _BURST_DELIVERIES or now >= until:
+                        yield
+                        count, look = 0, _STRIDE
+                        until = perf_counter() + _BURST_SECONDS
+
+    def _frames(self, group: Group, batch: list[Published]) -> list[Any]:
+        encoder = group.encoder
+        if encoder is None:
+            return batch
+        if group.shared:
+            return [self._history.frame(published, encoder) for published in batch]
+        return [published.encode(encoder) for published in batch]
+
+    def _offer(self, member: Member, batch: list[Published], frames: list[Any]) -> None:
+        """Put what a subscriber wants of a batch into its buffer, under its policy."""
+        for place, (published, frame) in enumerate(zip(batch, frames, strict=True)):
+            try:
+                outcome = self._offer_one(member, published, frame)
+            except Exception as error:
+                member.sink.fail(error)
+                return
+            if outcome is Outcome.ADMITTED or outcome is Outcome.DROPPED:
+                continue
+            if outcome is Outcome.WAIT and member.timeout is not None:
+                left = list(zip(batch, frames, strict=True))[place:]
+                deadline = trio.current_time() + member.timeout
+                self._stuck.append(_Stuck(member, left, deadline))
+            else:
+                member.sink.give_up()
+            return
+
+    def _offer_one(self, member: Member, published: Published, frame: Any) -> Outcome:
+        event = published.event
+        if member.where is not None and not member.where(event):
+            return Outcome.DROPPED
+        bare = None
+        if member.keyed and isinstance(frame, bytes):
+            bare = published.encode(member.encoder, bare=True)
+        return member.buffer.offer(
+            frame, published.id, essential=event.essential, key=event.key, bare=bare
+        )
+
+    async def _wait_for(self, stuck: _Stuck) -> None:
+        """Give one subscriber what it has yet to get, when it has room; or give it up."""
+        member, left = stuck.member, stuck.left
+        with trio.move_on_at(stuck.deadline):
+            while left and not member.gone:
+                outcome = self._offer_one(member, *left[0])
+                if outcome is Outcome.WAIT:
+                    await member.buffer.room.wait()
+                elif outcome is Outcome.DISCONNECT:
+                    break
+                else:
+                    left.popleft()
+        if left and not member.gone:
+            member.sink.give_up()
+
+    def put_behind(self, member: Member) -> None:
+        """Have a subscriber read from the history what it lacks."""
+        member.behind = True
+        member.filled.ring()

@@ -1,0 +1,229 @@
+"""What a topic keeps of what was published, and where in it a client left off.
+
+Values in, values out, and a clock that is handed in. Each event has a number; its id is
+``epoch.number`` unless the app gave it one of its own. The epoch is drawn when the history
+is made, so an id from before a restart is known for a stranger's.
+
+Events that are yet to be delivered are kept whatever the bounds of the replay say, or a
+topic without replay could deliver nothing; they have bounds of their own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flowstream._event import Event
+from flowstream.abc import Encoder
+from flowstream.limits import positive, whole
+
+_ID = re.compile(r"([0-9a-f]{1,32})\.(0|[1-9][0-9]{0,17})")
+
+# What waits to be delivered: room for a burst between two turns of the event loop.
+_PENDING_ITEMS = 1024
+_PENDING_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """How much of its past a topic keeps for clients that come back: the tightest of three.
+
+    Raises:
+        TypeError, ValueError: if a bound is not a number above 0 (`items` may be 0).
+    """
+
+    items: int = 1000
+    """Events; 0 for no replay at all."""
+    seconds: float = math.inf
+    """Age of the oldest; infinity, the default, for any."""
+    bytes: int = 8 << 20
+    """Bytes of their encodings, of all formats that were asked for together. 8 MiB."""
+
+    def __post_init__(self) -> None:
+        if self.items != 0 or isinstance(self.items, bool):
+            whole("items", self.items, unit="events")
+        positive("seconds", self.seconds, unit="seconds")
+        whole("bytes", self.bytes, unit="bytes")
+
+
+class Published:
+    """One event of a topic, and its encodings so far: one a format, for all who get it."""
+
+    __slots__ = ("_frames", "event", "number", "size", "stamp", "weight")
+
+    def __init__(self, number: int, event: Event, stamp: float) -> None:
+        self.number = number
+        self.event = event
+        self.stamp = stamp
+        self.size = 0
+        self.weight = 0
+        self._frames: dict[Encoder, bytes] = {}
+
+    @property
+    def id(self) -> str:
+        """What a client that has it will come back with."""
+        id = self.event.id
+        assert id is not None
+        return id
+
+    def __len__(self) -> int:
+        """Return its size in the first format it was asked for, for buffers that hold it as it is."""
+        return self.weight
+
+    def encode(self, encoder: Encoder, *, bare: bool = False) -> bytes:
+        """Return it encoded, `bare` for without its id, and keep nothing."""
+        event = self.event
+        return encoder.encode(
+            event.data,
+            id=None if bare else event.id,
+            type=event.type,
+            key=event.key,
+            retry=event.retry,
+        )
+
+    def frame(self, encoder: Encoder) -> bytes:
+        """Return it encoded, and keep that for others who want it.
+
+        Raises:
+            Exception: what the encoder raises; not for an encoder that has encoded it.
+        """
+        found = self._frames.get(encoder)
+        if found is None:
+            found = self._frames[encoder] = self.encode(encoder)
+            self.size += len(found)
+            self.weight = self.weight or self.size
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A position that replay cannot start from."""
+
+    missed: int | None
+    """Events after it, up to the last one published; None if that cannot be known."""
+
+
+class History:
+    """The events of a topic that are kept, oldest first.
+
+    Args:
+        replay: how many.
+        clock: gives seconds.
+
+    Attributes:
+        epoch: what the ids begin with.
+        first: number of the oldest event kept; ``head + 1`` if there is none.
+        head: number of the last event published, 0 before the first.
+        delivered: number of the last event that was handed to all subscribers.
+    """
+
+    def __init__(self, replay: Replay, clock: Callable[[], float]) -> None:
+        self._replay = replay
+        self._clock = clock
+        self._kept: deque[Published] = deque()
+        self._own_ids: dict[str, int] = {}
+        self._size = 0
+        self.epoch = secrets.token_hex(4)
+        self.first = 1
+        self.head = 0
+        self.delivered = 0
+
+    @property
+    def items(self) -> int:
+        """Events kept."""
+        return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of their encodings."""
+        return self._size
+
+    def make(self, event: Event) -> Published:
+        """Return `event` as the next to be appended, with its id."""
+        number = self.head + 1
+        if event.id is None:
+            event.id = f"{self.epoch}.{number}"
+        return Published(number, event, self._clock())
+
+    def append(self, published: Published) -> None:
+        """Add what `make` returned: this is the moment at which it is published."""
+        assert published.number == self.head + 1
+        self.head = published.number
+        self._kept.append(published)
+        self._size += published.size
+        if published.id != f"{self.epoch}.{published.number}":
+            self._own_ids[published.id] = published.number
+        self.trim()
+
+    def frame(self, published: Published, encoder: Encoder) -> bytes:
+        """Return an event's encoding, and count what that adds to what is kept."""
+        before = published.size
+        frame = published.frame(encoder)
+        if published.size != before and self.first <= published.number <= self.head:
+            self._size += published.size - before
+        return frame
+
+    def trim(self) -> None:
+        """Drop what is beyond the bounds. Time passes: to be called before a look, too."""
+        kept, replay = self._kept, self._replay
+        oldest = self._clock() - replay.seconds
+        while kept:
+            published = kept[0]
+            if published.number > self.delivered:
+                if len(kept) <= _PENDING_ITEMS and self._size <= _PENDING_BYTES:
+                    break
+            elif (
+                len(kept) <= replay.items
+                and self._size <= replay.bytes
+                and published.stamp >= oldest
+            ):
+                break
+            if published.number == self.head and published.number > self.delivered:
+                break  # one event of any size must get through
+            kept.popleft()
+            self._size -= published.size
+            if self._own_ids and self._own_ids.get(published.id) == published.number:
+                del self._own_ids[published.id]
+        self.first = kept[0].number if kept else self.head + 1
+
+    def after(self, number: int, limit: int) -> list[Published]:
+        """Return the events that follow `number`, `limit` of them at the most.
+
+        Raises:
+            LookupError: the first of them is no longer kept.
+        """
+        if number + 1 < self.first:
+            raise LookupError(f"event {number + 1} is no longer kept")
+        start = number + 1 - self.first
+        kept = self._kept
+        if start == 0 and len(kept) <= limit:
+            return list(kept)
+        return [kept[index] for index in range(start, min(start + limit, len(kept)))]
+
+    def locate(self, id: str) -> int | Missing:
+        """Return the number of the event that a client says it saw last, or that it is lost.
+
+        Raises nothing: an id is what a client sends, and may be anything.
+        """
+        self.trim()
+        number = self._own_ids.get(id)
+        if number is None:
+            match = _ID.fullmatch(id)
+            if match is None or match[1] != self.epoch:
+                return Missing(None)
+            number = int(match[2])
+        if number > self.head:
+            return Missing(None)
+        if number + 1 < self.first:
+            return Missing(self.head - number)
+        return number
+
+    def id_of(self, number: int) -> str:
+        """Return what stands for the position behind event `number`."""
+        if self.first <= number <= self.head:
+            return self._kept[number - self.first].id
+        return f"{self.epoch}.{number}"

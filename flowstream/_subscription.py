@@ -1,0 +1,105 @@
+"""Subscription: a topic's events inside the program, for code that reads them itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowstream._buffer import BufferStatistics, EventBuffer
+from flowstream._closing import CloseReason
+from flowstream._errors import FlowstreamError
+from flowstream._event import Event
+from flowstream._queue import Gap
+from flowstream.abc import Policy
+from flowstream.limits import Buffer
+from flowstream.sources._feed import Subscriber
+
+# How much is taken at a time; it is counted as the topic encodes it.
+_TAKE_BYTES = 1 << 16
+
+
+class SlowConsumerError(FlowstreamError):
+    """A subscription was ended by its policy: it did not take its events in time."""
+
+
+class Subscription:
+    """A topic's events, one after the other: ``async for event in subscription``.
+
+    Made by `Topic.subscribe`. **Ends** when the topic is closed and everything was taken.
+    What was missed comes at its place as ``Event({"missed", "after", "before"}, type="gap")``.
+
+    Raises:
+        SlowConsumerError: on the next step, if its policy gave it up.
+        Exception: what its ``where=`` raised.
+    """
+
+    direct = None
+
+    def __init__(self, bounds: Buffer, policy: Policy) -> None:
+        self.buffer = EventBuffer(bounds, policy)
+        self._subscriber: Subscriber | None = None
+        self._taken: list[Event] = []
+        self._error: Exception | None = None
+
+    def start(self, subscriber: Subscriber) -> None:
+        """Begin: the topic has given it its place."""
+        self._subscriber = subscriber
+
+    def end(self) -> None:
+        """Leave the topic."""
+        if self._subscriber is not None:
+            self._subscriber.leave()
+        self.buffer.abandon()
+
+    def __aiter__(self) -> Subscription:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """**Wait** for the next event, and return it."""
+        assert self._subscriber is not None
+        while not self._taken:
+            if self._error is not None:
+                raise self._error
+            pieces: list[Any] = self.buffer.take(_TAKE_BYTES)
+            if not pieces and self._subscriber.behind:
+                pieces = await self._subscriber.pull(_TAKE_BYTES)
+            elif not pieces:
+                if self.buffer.finished:
+                    raise StopAsyncIteration
+                await self.buffer.filled.wait()
+            self._taken = [_event(piece) for piece in reversed(pieces)]
+        return self._taken.pop()
+
+    def statistics(self) -> BufferStatistics:
+        """Return how full its buffer is, and what became of what was offered."""
+        return self.buffer.statistics()
+
+    # -- what the topic calls --------------------------------------------------------------
+
+    def wrote(self, size: int, items: int) -> None:
+        """Not called: there is no connection to write to."""
+
+    def give_up(self) -> None:
+        """End it: it is too slow."""
+        self.fail(SlowConsumerError("the subscription's buffer was full"))
+
+    def fail(self, error: Exception) -> None:
+        """End it with `error`."""
+        if self._error is None:
+            self._error = error
+        self.end()
+
+    def feed_ended(self) -> None:
+        """End it when everything was taken."""
+        self.buffer.finish()
+
+    def close(self, reason: CloseReason) -> None:
+        """End it at once."""
+        self.end()
+
+
+def _event(piece: Any) -> Event:
+    if isinstance(piece, Gap):
+        return Event(piece._asdict(), type="gap")
+    event: Event = piece.event
+    return event

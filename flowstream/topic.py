@@ -1,0 +1,363 @@
+"""Topic: one publisher side, any number of subscribers, a bounded past.
+
+::
+
+    publish ──► history ──► fan-out ──┬─► a parked client's socket
+                   │                  ├─► a busy client's buffer, under its policy
+                   └──── pull ────────┴─► a client that is catching up
+
+Publishing is the moment at which the event enters the history: that is synchronous and can't
+be half done. Delivery follows, in the order of the history, whoever does it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream._errors import EncodingError
+from flowstream._event import Event
+from flowstream._fanout import Fanout
+from flowstream._history import History, Published, Replay
+from flowstream._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
+from flowstream._subscriber import Subscriber
+from flowstream._subscription import Subscription
+from flowstream.abc import Encoder, Policy
+from flowstream.encoders import SSE
+from flowstream.limits import Buffer
+from flowstream.policies import Block, DropOldest
+from flowstream.sources._feed import Feed, Sink
+
+logger = logging.getLogger("flowstream")
+
+Where = Callable[[Any], bool]
+
+# Others run once in so many events that are published to few subscribers or none.
+_BURST_EVENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStatistics:
+    """A moment of one topic."""
+
+    name: str
+    """The topic's name."""
+    subscribers: int
+    """Streams and subscriptions that are there now."""
+    catching_up: int
+    """Those among them that are reading the past."""
+    published: int
+    """Events published so far."""
+    replay_items: int
+    """Events kept for replay now."""
+    replay_bytes: int
+    """Bytes of their encodings."""
+    replay_first: str | None
+    """Id of the oldest of them, or None."""
+    closed: bool
+    """Whether it takes no more events."""
+
+
+class Topic(Feed):
+    """One publisher side and any number of subscribers.
+
+    Hand it to `sse()` or `ndjson()`; a client that comes back with a ``Last-Event-ID`` goes on
+    where it left off, or is told what it missed. For use inside one Trio run.
+
+    Args:
+        name: for logs and statistics.
+        replay: how much of the past is kept for clients that come back.
+        snapshot: an async function without arguments, or `LatestByKey()`: what a client is
+            given when it comes first, or when it can't be given what it missed. The function
+            may return an `Event` with the id of the last event that is in it; else it is
+            taken to hold what was published before it was called.
+
+    Raises:
+        TypeError: an argument is not what is said above.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        replay: Replay = Replay(),  # noqa: B008  # a frozen value
+        snapshot: Callable[[], Awaitable[Any]] | LatestByKey | None = None,
+    ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
+        if not isinstance(replay, Replay):
+            raise TypeError(f"replay must be a Replay, not {type(replay).__name__}")
+        self.name = name
+        self._history = History(replay, _now)
+        self._fanout = Fanout(self._history)
+        self._snapshots = self._make_snapshots(snapshot)
+        self._sinks: dict[Sink, Subscriber] = {}
+        self._closed = False
+        self._published = 0
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    # -- publishing ------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        data: Any,
+        *,
+        type: str | None = None,
+        id: str | None = None,
+        key: object = None,
+        essential: bool = False,
+    ) -> str:
+        """Publish one event, and **wait** until every subscriber was handed it.
+
+        It is published at once; handing it on lets others run about once a millisecond, and
+        waits for subscribers with `Block(timeout=...)` until they have room or their time is
+        up, when they are disconnected with `slow_consumer`. If it is cancelled meanwhile the
+        event is delivered all the same.
+
+        Args:
+            data: the item. It is not copied: don't change it afterwards.
+            type: the event's name.
+            id: the app's own id; by default ``epoch.number``.
+            key: what the event is about, for `Conflate` and `LatestByKey`.
+            essential: no policy drops it. A subscriber whose buffer is full of such is
+                disconnected with `slow_consumer`.
+
+        Returns:
+            The event's id.
+
+        Raises:
+            EncodingError: the format of the subscribers (SSE, if there are none) can't carry
+                it. Nothing is published.
+            trio.ClosedResourceError: the topic is closed.
+            TypeError, ValueError: `type` or `id` can't stand in an event.
+        """
+        published = self._commit(Event(data, type=type, id=id, key=key, essential=essential))
+        if self._fanout.count:
+            await self._fanout.deliver(published.number)
+        else:
+            self._history.delivered = self._history.head
+        if self._published % _BURST_EVENTS == 0:
+            await trio.lowlevel.checkpoint()
+        return published.id
+
+    def publish_nowait(
+        self,
+        data: Any,
+        *,
+        type: str | None = None,
+        id: str | None = None,
+        key: object = None,
+        essential: bool = False,
+    ) -> str:
+        """Publish one event without waiting.
+
+        It is handed to up to 256 subscribers at once, and to more by a task that lets others
+        run in between. A loop that does nothing else should `publish`.
+
+        Args, Returns, Raises: as `publish`, and
+            trio.WouldBlock: a subscriber with `Block(timeout=...)` has no room. Nothing is
+                published.
+        """
+        event = Event(data, type=type, id=id, key=key, essential=essential)
+        published = self._commit(event, nowait=True)
+        if self._fanout.count:
+            self._fanout.deliver_nowait()
+        else:
+            self._history.delivered = self._history.head
+        return published.id
+
+    def publish_from_thread(
+        self,
+        data: Any,
+        *,
+        type: str | None = None,
+        id: str | None = None,
+        key: object = None,
+        essential: bool = False,
+    ) -> str:
+        """Do as `publish` does, from a thread outside the event loop; **blocks** the thread.
+
+        Raises:
+            RuntimeError: in a thread that Trio did not start, if the topic was not used in
+                the event loop before: it can't know which loop is meant.
+            trio.RunFinishedError: that event loop has ended.
+            Exception: as `publish`.
+        """
+
+        async def publish() -> str:
+            return await self.publish(data, type=type, id=id, key=key, essential=essential)
+
+        try:
+            return trio.from_thread.run(publish)
+        except RuntimeError:
+            if self._token is None or trio.lowlevel.in_trio_run():
+                raise
+        return trio.from_thread.run(publish, trio_token=self._token)
+
+    def _commit(self, event: Event, *, nowait: bool = False) -> Published:
+        if self._closed:
+            raise trio.ClosedResourceError(f"the topic {self.name!r} is closed")
+        if self._token is None:
+            self._token = trio.lowlevel.current_trio_token()
+        history = self._history
+        published = history.make(event)
+        encoder = self._fanout.encoder or _DEFAULT_ENCODER
+        try:
+            published.frame(encoder)
+        except Exception as error:
+            raise EncodingError(
+                f"an item of type {type_name(event.data)} cannot be encoded: {error}"
+            ) from error
+        if nowait and self._fanout.full(published.weight):
+            raise trio.WouldBlock
+        history.append(published)
+        self._published += 1
+        if self._snapshots is not None:
+            self._snapshots.published(event)
+        return published
+
+    # -- subscribing -----------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        *,
+        after: str | None = None,
+        where: Where | None = None,
+        buffer: int | Buffer = 256,
+        policy: Policy | None = None,
+    ) -> AsyncIterator[Subscription]:
+        """Subscribe inside the program: a context manager that gives an iterator of events.
+
+        ``async with topic.subscribe() as events: async for event in events: ...``. What was
+        missed comes as an `Event` of type ``gap``, a snapshot as one of type ``snapshot``.
+
+        Args:
+            after: the id of the last event that is known; None for what comes from now on.
+            where: events for which it returns false are left out, without a gap.
+            buffer: how much may wait.
+            policy: what happens when that is full; `DropOldest()` by default.
+        """
+        subscription = Subscription(Buffer.of(buffer), check_policy(policy))
+        subscription.start(
+            self.join(
+                subscription,
+                None,
+                policy=check_policy(policy),
+                after=after,
+                where=where,
+                controls=True,
+            )
+        )
+        try:
+            yield subscription
+        finally:
+            subscription.end()
+
+    def join(
+        self,
+        sink: Sink,
+        encoder: Encoder | None,
+        *,
+        policy: Policy,
+        after: str | None,
+        where: Where | None,
+        controls: bool,
+    ) -> Subscriber:
+        """Have `sink` get what is published from now on, and what it missed after `after`."""
+        if self._token is None:
+            self._token = trio.lowlevel.current_trio_token()
+        subscriber = Subscriber(
+            self._history,
+            self._fanout,
+            self._snapshots,
+            sink,
+            encoder,
+            policy=policy,
+            after=after,
+            where=where,
+            controls=controls,
+        )
+        if self._closed:
+            sink.feed_ended()
+        return subscriber
+
+    # -- the end ---------------------------------------------------------------------------
+
+    async def aclose(self, reason: CloseReason | None = None) -> None:
+        """Take no more events, and end the subscribers.
+
+        Without a `reason` each gets what it has not got yet and ends with `completed`; with
+        one it ends at once, with that. **Waits** until what was published is delivered.
+        """
+        self._closed = True
+        await self._fanout.deliver(self._history.head)
+        for member in self._fanout.members():
+            if reason is None:
+                member.sink.feed_ended()
+            else:
+                member.sink.close(reason)
+
+    def statistics(self) -> TopicStatistics:
+        """Return who is there and what is kept."""
+        history = self._history
+        history.trim()
+        members = self._fanout.members()
+        return TopicStatistics(
+            name=self.name,
+            subscribers=len(members),
+            catching_up=sum(member.behind for member in members),
+            published=self._published,
+            replay_items=history.items,
+            replay_bytes=history.bytes,
+            replay_first=history.id_of(history.first) if history.items else None,
+            closed=self._closed,
+        )
+
+    def _make_snapshots(self, given: Any) -> Snapshots | None:
+        if given is None:
+            return None
+        if isinstance(given, LatestByKey):
+            return KeptByKey(self._history, given.keys, self.name)
+        if not callable(given):
+            raise TypeError(
+                f"snapshot must be an async function or LatestByKey(), not {type(given).__name__}"
+            )
+        return FromApp(self._history, given)
+
+
+_DEFAULT_ENCODER = SSE()
+
+
+def check_policy(policy: Policy | None) -> Policy:
+    """Return the policy of a subscriber, `DropOldest()` by default.
+
+    Raises:
+        TypeError: it is no policy.
+        ValueError: it could make a publisher wait for ever.
+    """
+    if policy is None:
+        return DropOldest()
+    if not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a Policy such as DropOldest(), not {policy!r}")
+    if isinstance(policy, Block) and policy.timeout is None:
+        raise ValueError(
+            "Block() without a timeout would let one client stop a topic for all: use "
+            "Block(timeout=seconds)"
+        )
+    return policy
+
+
+def type_name(value: object) -> str:
+    """Return what the type of `value` is called."""
+    return type(value).__qualname__
+
+
+def _now() -> float:
+    return trio.current_time()
