@@ -45,8 +45,9 @@ from flowstream.server._protocols import Protocols
 logger = logging.getLogger("flowstream.server")
 
 # What one write may be: with the 16 KiB that Trio sets as TCP_NOTSENT_LOWAT, a reader that
-# takes anything at all lets such a piece through before long.
-_PIECE = 16 * 1024
+# takes anything at all lets such a piece through before long. A whole HTTP/2 frame or chunk
+# is one piece with its framing: to encrypt those few bytes by themselves costs as much again.
+_PIECE = 16 * 1024 + 64
 
 _READ_SIZE = 1 << 16
 
