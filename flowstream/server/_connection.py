@@ -23,6 +23,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import trio
@@ -109,6 +110,13 @@ class Connection(TCPServer):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._socket.close()
         self._end(reason)
+
+    def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
+        """Return whether a body follows this request (RFC 9112 § 6.3: its headers say so)."""
+        return any(
+            name.lower() in (b"content-length", b"transfer-encoding")
+            for name, _ in scope["headers"]
+        )
 
     def say_goodbye(self) -> None:
         """Have the streams on this connection send their farewell and end."""
