@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import signal
+import sys
 from functools import partial
 from typing import Any
 
 import click
 import trio
-from hypercorn.utils import LifespanFailureError
 
 from flowstream import __version__
-from flowstream.server import serve, streaming_config
-from flowstream.server._loading import AppNotFoundError, load_app
+from flowstream.server import ServerConfig, serve, streaming_config
+from flowstream.server._config_file import ConfigFileError, read_config_file
+from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
+from flowstream.server._loading import AppNotFoundError, explain, first_of, load_app
+from flowstream.server._settings import checked
+
+# What Hypercorn raises for an address that it cannot listen on.
+_BAD_ADDRESS = (OSError, ValueError, OverflowError)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,31 +33,58 @@ def main() -> None:
     "-b",
     "--bind",
     multiple=True,
-    default=["127.0.0.1:8000"],
-    show_default=True,
-    help="Address to listen on: HOST:PORT, or unix:PATH. May be given more than once.",
+    help="Address to listen on: HOST:PORT, unix:PATH or fd://NUMBER. May be given more than "
+    f"once.  [default: {ServerConfig().bind[0]}]",
 )
-@click.option("--access-log", default=None, metavar="FILE", help="Access log; '-' for stdout.")
+@click.option(
+    "-w",
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that serve the app.  [default: 1]",
+)
+@click.option("--certfile", metavar="FILE", help="Certificate, for TLS and HTTP/2.")
+@click.option("--keyfile", metavar="FILE", help="The certificate's private key.")
+@click.option(
+    "--reload", "use_reloader", flag_value=True, default=None, help="Start anew when code changes."
+)
+@click.option("--access-log", "accesslog", metavar="FILE", help="Access log; '-' for stdout.")
 @click.option(
     "--graceful-timeout",
-    default=3.0,
-    show_default=True,
     type=click.FloatRange(min=0),
-    help="Seconds that streams may go on after SIGINT or SIGTERM.",
+    help="Seconds that streams may go on after they were told of the shutdown.  "
+    f"[default: {ServerConfig.graceful_timeout}]",
 )
-def serve_command(
-    app: str, bind: tuple[str, ...], access_log: str | None, graceful_timeout: float
-) -> None:
+@click.option(
+    "--write-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds that a client may take nothing of what is written to it.  "
+    f"[default: {ServerConfig.write_timeout}]",
+)
+@click.option("--readyz", metavar="PATH", help="Path that says whether the server is ready.")
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="TOML file with any of these and more settings. Options given here win over it.",
+)
+def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     """Serve an ASGI app on Hypercorn's Trio worker.
 
     MODULE is a module, found in the current directory first, or a file; APP the name of the
     app in it, "app" if it is left out, or of a function that makes it: "create_app()".
     """
+    config = _make_config(config_file, options)
+    if config.workers > 1 or config.use_reloader:
+        _run_workers(app, config)
+        return
     try:
         found = load_app(app)
     except AppNotFoundError as error:
         raise click.BadParameter(str(error), param_hint="MODULE:APP") from error
-    _run(found, bind, accesslog=access_log, graceful_timeout=graceful_timeout)
+    except Exception as error:
+        raise _explained(error, app) from error
+    _run(found, config)
 
 
 @main.command()
@@ -69,39 +102,97 @@ def demo(bind: tuple[str, ...]) -> None:
 
     app = create_app()
     click.echo(f"flowstream demo: open http://{bind[0]}/ in a browser (Ctrl-C to stop)")
-    _run(app, bind)
+    _run(app, streaming_config(bind=list(bind)))
 
 
-def _run(app: Any, bind: tuple[str, ...], **settings: Any) -> None:
-    config = streaming_config(bind=list(bind), **settings)
+def _make_config(file: str | None, options: dict[str, Any]) -> ServerConfig:
+    """Return the configuration of a file, and of options where they are given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    given["bind"] = list(options["bind"])
+    if not given["bind"]:
+        del given["bind"]
+    try:
+        config = checked(streaming_config(**{**(read_config_file(file) if file else {}), **given}))
+    except ConfigFileError as error:
+        raise click.BadParameter(str(error), param_hint="--config") from error
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        config.create_ssl_context()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise click.ClickException(_about_tls(config, error)) from error
+    try:
+        _ = config.log
+    except Exception as error:
+        raise click.ClickException(f"cannot set up logging: {error}") from error
+    return config
+
+
+def _about_tls(config: ServerConfig, error: Exception) -> str:
+    for path in filter(None, (config.certfile, config.keyfile, config.ca_certs)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as unreadable:
+            return f"cannot read {path!r}: {unreadable.strerror}"
+    return f"cannot use certificate {config.certfile!r} with key {config.keyfile!r}: {error}"
+
+
+def _explained(error: BaseException, app: str) -> click.ClickException:
+    trace, reason = explain(error, app)
+    click.echo(trace, err=True, nl=False)
+    return click.ClickException(reason)
+
+
+def _cannot_listen(config: ServerConfig, error: BaseException) -> click.ClickException:
+    addresses = [*config.bind, *config.insecure_bind, *config.quic_bind]
+    return click.ClickException(f"cannot listen on {', '.join(addresses)}: {error}")
+
+
+def _run_workers(app: str, config: ServerConfig) -> None:
+    if sys.platform == "win32":
+        raise click.ClickException("--workers and --reload need a Unix")
+    from flowstream.server._supervisor import Supervisor, WorkersError
+
+    try:
+        supervisor = Supervisor(app, config)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        sockets = supervisor.open_sockets()
+    except _BAD_ADDRESS as error:
+        raise _cannot_listen(config, error) from error
+    try:
+        trio.run(supervisor.run, sockets)
+    except* WorkersError as group:
+        raise click.ClickException(str(first_of(group))) from group
+
+
+def _run(app: Any, config: ServerConfig) -> None:
     listening = trio.Event()
     try:
         trio.run(_serve_until_signal, app, config, listening)
     except Exception as error:
-        cause = _first(error)
-        if isinstance(cause, LifespanFailureError):
+        cause = first_of(error)
+        if isinstance(cause, (LifespanFailureError, LifespanTimeoutError)):
             raise click.ClickException(str(cause)) from error
-        if not listening.is_set() and isinstance(cause, (OSError, ValueError, OverflowError)):
+        if not listening.is_set() and isinstance(cause, _BAD_ADDRESS):
             # Hypercorn makes its sockets of what it is given; nothing else of the kind can
             # come out of it before it listens, since it keeps the app's own errors to itself.
-            raise click.ClickException(f"cannot listen on {', '.join(bind)}: {cause}") from error
+            raise _cannot_listen(config, cause) from error
         raise
 
 
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-async def _serve_until_signal(app: Any, config: Any, listening: trio.Event) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def _serve_until_signal(app: Any, config: ServerConfig, listening: trio.Event) -> None:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)  # unless nohup(1) says that it does not matter
+    with trio.open_signal_receiver(*numbers) as signals:
 
         async def signalled() -> None:
             await anext(signals)
-            # A client that takes nothing can hold up the server's end: a second signal is
-            # not caught.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            # Whatever holds up the server's end: a second signal is not caught.
+            for number in numbers:
                 signal.signal(number, signal.SIG_DFL)
 
         async with trio.open_nursery() as nursery:

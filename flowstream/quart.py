@@ -35,6 +35,7 @@ from quart.wrappers import Request
 from quart_trio import QuartTrio
 
 from flowstream._closing import CloseReason
+from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.receive import Receive, Send
 from flowstream.asgi.response import StreamResponse
@@ -155,10 +156,17 @@ class _Hosted(QuartResponse):
 class _Host:
     """What one request's connection knows of the stream it serves."""
 
-    def __init__(self, owner: Flowstream, nursery: trio.Nursery, send: Send) -> None:
+    def __init__(
+        self,
+        owner: Flowstream,
+        nursery: trio.Nursery,
+        send: Send,
+        stop_listening: Callable[[], None],
+    ) -> None:
         self.owner = owner
         self.nursery = nursery
         self.send = send
+        self.stop_listening = stop_listening
         self.gone = False
         self.delivered = False
         self._streams: dict[StreamResponse, Stream | None] = {}
@@ -188,6 +196,8 @@ class _Host:
         await self.begin(response, scope)
         stream = self._streams[response]
         self.delivered = True
+        if carrier_of(scope) is not None:
+            self.stop_listening()  # the connection itself reports its end: a task less
         if stream is not None:
             await stream.deliver(self.send, status, headers)
         elif scope["method"] == "HEAD":
@@ -239,13 +249,24 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
                     # Quart's answer to a disconnect is to cancel the request at once; the
                     # stream ends it by itself, once its producer has cleaned up.
                     await trio.sleep_forever()
+                self._complete = not message.get("more_body", False)
                 return message
 
-            await super().handle_messages(nursery, request, receive_and_tell)
+            with self._listening:
+                await super().handle_messages(nursery, request, receive_and_tell)
 
         async def handle_request(self, nursery: trio.Nursery, request: Request, send: Send) -> None:
-            self.scope[_HOST] = _Host(owner, nursery, _raising_oserror(send))
+            self.scope[_HOST] = _Host(owner, nursery, _raising_oserror(send), self._stop_listening)
             await super().handle_request(nursery, request, send)
+
+        async def __call__(self, receive: Receive, send: Send) -> None:
+            self._listening = trio.CancelScope()
+            self._complete = False  # the request's body has come
+            await super().__call__(receive, send)
+
+        def _stop_listening(self) -> None:
+            if self._complete:
+                self._listening.cancel()
 
         async def _send_response(self, send: Send, response: Any) -> None:
             if not self.scope[_HOST].delivered:

@@ -15,6 +15,10 @@ from flowstream._closing import CloseReason
 
 STATE_KEY = "flowstream.connection"
 
+WORKERS_KEY = "flowstream.workers"
+"""Where the lifespan's and each request's state say how many processes serve the app: what it
+keeps in memory is split between them."""
+
 
 class Carried(Protocol):
     """A stream, as its connection knows it."""
@@ -40,6 +44,9 @@ class Carrier(Protocol):
 
     def abort(self, reason: CloseReason) -> None:
         """Reset it, dropping what the client has not taken."""
+
+    def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
+        """Return whether ``receive()`` may bring a body, which somebody must then drain."""
 
     def write_nowait(self, data: bytes) -> bool:
         """Write bytes that are framed already, ahead of the server, if nobody else writes.

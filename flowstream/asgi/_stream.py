@@ -35,6 +35,7 @@ from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.asgi._failure import is_refusal, public, split
 from flowstream.asgi._logging import log_report, printable
+from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
 from flowstream.asgi._writer import Writer, jittered
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
@@ -158,6 +159,8 @@ class Stream:
         """
         if self._aborted and self.reason is not CloseReason.SLOW_CONSUMER:
             return
+        if self._carrier is None:
+            warn_on_plain_hypercorn(send)
         self._writer = writer = Writer(
             send,
             self._buffer,

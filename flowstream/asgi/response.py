@@ -65,8 +65,10 @@ class StreamResponse:
             await self.answer_empty(scope, send)
             return
         failure: Exception | None = None
+        carrier = carrier_of(scope)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_listen, stream, receive)
+            if carrier is None or carrier.may_bring_more(scope):
+                nursery.start_soon(_listen, stream, receive)
             stream.begin(nursery)
             try:
                 if self._plan.prime is not None:

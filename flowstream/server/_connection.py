@@ -23,6 +23,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import trio
@@ -45,8 +46,9 @@ from flowstream.server._protocols import Protocols
 logger = logging.getLogger("flowstream.server")
 
 # What one write may be: with the 16 KiB that Trio sets as TCP_NOTSENT_LOWAT, a reader that
-# takes anything at all lets such a piece through before long.
-_PIECE = 16 * 1024
+# takes anything at all lets such a piece through before long. A whole HTTP/2 frame or chunk
+# is one piece with its framing: to encrypt those few bytes by themselves costs as much again.
+_PIECE = 16 * 1024 + 64
 
 _READ_SIZE = 1 << 16
 
@@ -108,6 +110,13 @@ class Connection(TCPServer):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._socket.close()
         self._end(reason)
+
+    def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
+        """Return whether a body follows this request (RFC 9112 § 6.3: its headers say so)."""
+        return any(
+            name.lower() in (b"content-length", b"transfer-encoding")
+            for name, _ in scope["headers"]
+        )
 
     def say_goodbye(self) -> None:
         """Have the streams on this connection send their farewell and end."""

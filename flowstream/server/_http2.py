@@ -166,6 +166,7 @@ class HTTP2(H2Protocol):
         self._links[stream_id] = link = Link(
             self._carrier,
             partial(self.task_group.spawn, self.reset, stream_id, h2.errors.ErrorCodes.CANCEL),
+            has_body=request.stream_ended is None,
         )
         self.streams[stream_id] = stream = (WSStream if method == "CONNECT" else HTTPStream)(
             self.app,

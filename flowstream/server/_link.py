@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import Carried, Carrier
@@ -14,11 +15,13 @@ class Link:
     Args:
         connection: what carries all streams of the connection.
         reset: called to have this one reset.
+        has_body: whether the request's headers were not the end of it.
     """
 
-    def __init__(self, connection: Carrier, reset: Callable[[], None]) -> None:
+    def __init__(self, connection: Carrier, reset: Callable[[], None], *, has_body: bool) -> None:
         self._connection = connection
         self._reset = reset
+        self._has_body = has_body
         self._carried: set[Carried] = set()
         self._ended: CloseReason | None = None
 
@@ -39,6 +42,10 @@ class Link:
         if self._ended is None:
             self.end(reason)
             self._reset()
+
+    def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
+        """Return whether DATA may follow the request: END_STREAM says so, not its method."""
+        return self._has_body
 
     def write_nowait(self, data: bytes) -> bool:
         """Do nothing and return False: frames must go through the protocol."""

@@ -9,11 +9,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from quart import Quart
 from quart_trio import QuartTrio
+
+from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
+
+_PACKAGE = str(Path(__file__).parent.parent)
 
 
 class AppNotFoundError(Exception):
@@ -93,3 +99,47 @@ def _check(app: Any, target: str) -> None:
             f"{target!r} cannot be called with an ASGI app's scope, receive and send; to call "
             "a function that makes the app, put () behind its name"
         ) from None
+
+
+def explain(error: BaseException, target: str) -> tuple[str, str]:
+    """Say why the app that `target` names does not start.
+
+    Returns:
+        The traceback, without what it passes on the way to the app's own code, or "" if it
+        would explain nothing; and one sentence.
+    """
+    error = first_of(error)
+    if isinstance(error, (AppNotFoundError, LifespanFailureError, LifespanTimeoutError)):
+        return "", str(error)
+    tb = error.__traceback__
+    while tb is not None and _is_ours(tb):
+        tb = tb.tb_next
+    if tb is None and not isinstance(error, SyntaxError):
+        tb = error.__traceback__  # it never came to the app's code
+    trace = "".join(traceback.format_exception(type(error), error, tb))
+    return trace, f"{target!r} cannot be served: {_in_one_line(error)}"
+
+
+def files_in(error: BaseException) -> list[Path]:
+    """Return the files that an error went through, or was found in."""
+    error = first_of(error)
+    names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        names.append(error.filename)
+    return [path for path in map(Path, names) if path.is_file()]
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the first error of a group, or the one that is in none."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _is_ours(tb: TracebackType) -> bool:
+    name = tb.tb_frame.f_code.co_filename
+    return name.startswith((_PACKAGE, "<frozen ")) or name == importlib.__file__
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(traceback.format_exception_only(error)[-1].split())

@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from flowstream.asgi._connection import WORKERS_KEY
 from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
 from flowstream.server._hypercorn import (
@@ -26,6 +27,7 @@ from flowstream.server._hypercorn import (
     Config,
     ConnectionState,
     Lifespan,
+    LifespanFailureError,
     LifespanState,
     Sockets,
     StatsdLogger,
@@ -34,6 +36,7 @@ from flowstream.server._hypercorn import (
 )
 from flowstream.server._lifespan import with_lifespan
 from flowstream.server._listening import Listener, make_listeners, open_sockets
+from flowstream.server._quic import check_quic, serve_quic
 from flowstream.server._readiness import Readiness
 from flowstream.server._settings import ServerConfig, checked
 
@@ -61,7 +64,8 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
         app: an ASGI application: a Quart-Trio app, a Starlette app, or a function.
         config: Hypercorn's configuration, or a `ServerConfig`, which is the default and
             listens on 127.0.0.1:8000.
-        sockets: listening sockets to use in place of those that `config` describes.
+        sockets: listening sockets to use in place of those that `config` describes. Who opened
+            them says in the log where they are.
         shutdown_trigger: an async function; the server shuts down when it returns.
         task_status: for ``nursery.start``.
 
@@ -73,14 +77,18 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
     check()
     settings = ServerConfig() if config is None else checked(config)
     settings.set_statsd_logger_class(StatsdLogger)
-    state: LifespanState = {}
+    state: LifespanState = {WORKERS_KEY: settings.workers}
     lifespan = Lifespan(ASGIWrapper(with_lifespan(app)), settings, state)
     async with trio.open_nursery() as lifespan_nursery:
         await lifespan_nursery.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
-        if sockets is None:
-            sockets = open_sockets(settings)
-        await _Service(app, settings, state).run(sockets, shutdown_trigger, task_status)
+        announce = sockets is None
+        service = _Service(app, settings, state, lifespan)
+        await service.run(
+            sockets or open_sockets(settings), announce, shutdown_trigger, task_status
+        )
+        if service.lifespan_failed:
+            raise LifespanFailureError("serving", "it ended; the log says why")
         await lifespan.wait_for_shutdown()
         lifespan_nursery.cancel_scope.cancel()
 
@@ -88,11 +96,15 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
 class _Service:
     """One server at work: its listeners and its connections."""
 
-    def __init__(self, app: Any, config: ServerConfig, state: LifespanState) -> None:
+    def __init__(
+        self, app: Any, config: ServerConfig, state: LifespanState, lifespan: Lifespan
+    ) -> None:
         self._ready = Readiness(app, config.readyz)
         self._app = ASGIWrapper(app if config.readyz is None else self._ready)
         self._config = config
         self._state = state
+        self._lifespan = lifespan
+        self.lifespan_failed = False
         requests = config.max_requests
         if requests is not None:
             requests += random.randint(0, config.max_requests_jitter)
@@ -102,17 +114,24 @@ class _Service:
     async def run(
         self,
         sockets: Sockets,
+        announce: bool,
         shutdown_trigger: Trigger | None,
         task_status: trio.TaskStatus[list[str]],
     ) -> None:
         """Accept and serve until told to stop; return when the last connection has ended."""
         listeners, addresses = make_listeners(sockets, self._config)
+        if sockets.quic_sockets:
+            check_quic()
         async with trio.open_nursery() as watches:
             watches.start_soon(self._connections.hangups.run)
             async with trio.open_nursery() as connections:
                 try:
-                    for address in addresses:
+                    for address in addresses if announce else ():
                         await self._config.log.info(f"Running on {address} (CTRL + C to quit)")
+                    for sock in sockets.quic_sockets:
+                        connections.start_soon(
+                            serve_quic, sock, self._app, self._config, self._context, self._state
+                        )
                     task_status.started(addresses)
                     await self._accept(listeners, connections, shutdown_trigger)
                     await self._context.terminated.set()
@@ -153,8 +172,17 @@ class _Service:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait, self._context.terminate.wait)  # max_requests
+            if self._lifespan.supported:
+                nursery.start_soon(wait, self._lifespan_ends)
             if trigger is not None:
                 nursery.start_soon(wait, trigger)
+
+    async def _lifespan_ends(self) -> None:
+        # What it opened is closed by then, and in Quart every further task of the app fails:
+        # to go on serving would be to go on failing.
+        await self._lifespan.shutdown.wait()
+        self.lifespan_failed = True
+        logger.error("the app's lifespan ended while it was served: the server shuts down")
 
     async def _end_the_late(self, connections: trio.Nursery) -> None:
         """End what has not ended by itself in time, and what is left if we are cancelled."""

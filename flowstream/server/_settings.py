@@ -1,13 +1,16 @@
 """The server's configuration: Hypercorn's, with defaults that suit streams, and a few more.
 
-Every default that differs from Hypercorn's is defended where it stands.
+Every default that differs from Hypercorn's is defended where it stands. What is set is
+checked before the server starts: a bad value is one sentence then, and no strange behaviour
+at the first slow client.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, cast
 
-from flowstream.limits import positive
+from flowstream.limits import positive, whole
 from flowstream.server._hypercorn import Config
 
 
@@ -25,15 +28,16 @@ class ServerConfig(Config):
     browsers come back after a restart; the kernel caps it at ``net.core.somaxconn`` (4096)."""
 
     read_timeout: int | None = None
-    """Seconds that a client may say nothing: any number. A client that reads a stream has
-    nothing more to say, and is noticed when it leaves."""
+    """Seconds that a client may say nothing: any number, as in Hypercorn. A client that reads
+    a stream has nothing more to say, and is noticed when it leaves."""
 
     max_requests: int | None = None
-    """Requests after which the worker ends: any number, since its end would cut the streams
-    that are open then. Restarting a worker is what SIGHUP is for."""
+    """Requests after which the worker ends: any number, as in Hypercorn, since its end cuts
+    the streams that are open then. They get their farewell all the same."""
 
     graceful_timeout = 5.0
-    """Seconds that streams have for their farewell, and other requests to end, at a shutdown."""
+    """Seconds that streams have for their farewell, and other requests to end, at a shutdown.
+    Hypercorn's 3 are over before a `Limits.cleanup_timeout` is, which is 5."""
 
     shutdown_timeout = 10.0
     """Seconds that the app's lifespan has for its own shutdown. Hypercorn's 60 are longer
@@ -78,25 +82,60 @@ def checked(config: Config) -> ServerConfig:
     """Return `config` as a `ServerConfig`; a plain Hypercorn one keeps what was set on it.
 
     Raises:
-        TypeError: it is no configuration.
+        TypeError: it is no configuration, or a setting is of the wrong type.
         ValueError: a setting is out of bounds.
     """
     if not isinstance(config, Config):
         raise TypeError(f"config must be a hypercorn Config, not a {type(config).__name__}")
     if not isinstance(config, ServerConfig):
-        given, config = config, ServerConfig()
-        for name, value in vars(given).items():
-            setattr(config, name, value)
+        config = _adopted(config)
     positive("write_timeout", config.write_timeout, unit="seconds")
-    for name in ("graceful_timeout", "lame_duck"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} must be 0 or more seconds, not {getattr(config, name)!r}")
-    probes = config.keep_alive_probes
-    if len(probes) != 3 or not all(isinstance(n, int) and n > 0 for n in probes):
+    for name in ("graceful_timeout", "lame_duck", "shutdown_timeout"):
+        _seconds(name, getattr(config, name))
+    for name in ("backlog", "max_app_queue_size"):
+        whole(name, getattr(config, name), unit="connections" if name == "backlog" else "messages")
+    if config.read_timeout is not None:
+        positive("read_timeout", config.read_timeout, unit="seconds")
+    if config.max_requests is not None:
+        whole("max_requests", config.max_requests, unit="requests")
+    _check_probes(config.keep_alive_probes)
+    readyz = config.readyz
+    if readyz is not None and not (isinstance(readyz, str) and readyz.startswith("/")):
+        raise ValueError(f"readyz must be a path that begins with /, not {readyz!r}")
+    if (config.certfile is None) != (config.keyfile is None):
+        # Hypercorn would serve in the clear.
+        raise ValueError("certfile and keyfile belong together: one of them is not set")
+    if config.quic_bind and config.certfile is None:
+        raise ValueError("quic_bind needs certfile and keyfile: HTTP/3 is always encrypted")
+    return config
+
+
+def _adopted(config: Config) -> ServerConfig:
+    """Return `config` as a `ServerConfig`, with all that was set on it or overridden in it."""
+    kind = ServerConfig
+    if type(config) is not Config:
+        # A class of its own may override methods, e.g. create_ssl_context.
+        own = type("ServerConfig", (type(config), ServerConfig), {})
+        kind = cast(type[ServerConfig], own)
+    result = kind.__new__(kind)
+    vars(result).update(vars(config))
+    return result
+
+
+def _seconds(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be 0 or more seconds and finite, not {value!r}")
+
+
+def _check_probes(probes: Any) -> None:
+    try:
+        seconds, interval, count = probes
+        for number in (seconds, interval, count):
+            whole("each of them", number, unit="seconds, seconds, probes")
+    except (TypeError, ValueError):
         raise ValueError(
             "keep_alive_probes must be three whole numbers above 0 (seconds of silence, seconds "
             f"between probes, probes), not {probes!r}"
-        )
-    if config.readyz is not None and not config.readyz.startswith("/"):
-        raise ValueError(f"readyz must be a path that begins with /, not {config.readyz!r}")
-    return config
+        ) from None

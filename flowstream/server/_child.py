@@ -1,0 +1,137 @@
+"""A worker process, as its supervisor sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import trio
+
+from flowstream.server._job import Job
+from flowstream.server._loading import first_of
+from flowstream.server._worker import READY
+
+# -P: the current directory is no place to find flowstream, or the standard library, in. The
+# app is looked for there later.
+_COMMAND = [sys.executable, "-P", "-m", "flowstream.server._worker"]
+
+
+class Child:
+    """A worker process.
+
+    Args:
+        patience: seconds that it has to end by itself when it is stopped.
+
+    Attributes:
+        ready: set once it accepts connections.
+        settled: set once it is ready, or has said that it won't be, or is over.
+        over: set once the process has ended.
+        status: its exit status then; a signal's number below 0.
+        failure: why it does not get ready, in its own words.
+        killed: whether it did not end in time, when it was stopped, and was killed.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._process: trio.Process | None = None
+        self._scope = trio.CancelScope()
+        self._started = trio.current_time()
+        self.ready = trio.Event()
+        self.settled = trio.Event()
+        self.over = trio.Event()
+        self.status: int | None = None
+        self.failure = ""
+        self.killed = False
+
+    async def run(self, make_job: Callable[[int], Job]) -> None:
+        """Start the process and see it to its end; when cancelled, tell it to end.
+
+        Args:
+            make_job: returns its job, given the descriptor to which it reports.
+        """
+        try:
+            with self._scope:
+                await self._run(make_job)
+        except* OSError as group:  # no process, or no descriptor, to be had
+            self.failure = str(first_of(group))
+        finally:
+            self.status = None if self._process is None else self._process.returncode
+            self.over.set()
+            self.settled.set()
+
+    def stop(self) -> None:
+        """Have the process told to end, and killed if it does not."""
+        self._scope.cancel()
+
+    def kill(self) -> None:
+        """Kill the process."""
+        if self._process is not None and self._process.returncode is None:
+            self.killed = True
+            self._process.kill()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return trio.current_time() - self._started
+
+    @property
+    def name(self) -> str:
+        """What to call it in a log."""
+        return f"worker {'' if self._process is None else self._process.pid}"
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        if self.status is None:
+            return "was never started"
+        if self.status < 0:
+            return f"was killed by {_signal_name(-self.status)}"
+        return f"has ended with status {self.status}"
+
+    async def _run(self, make_job: Callable[[int], Job]) -> None:
+        told, tell = os.pipe()
+        async with trio.lowlevel.FdStream(told) as report, trio.open_nursery() as nursery:
+            try:
+                job = make_job(tell)
+                self._process = await nursery.start(self._run_process, job)
+            finally:
+                os.close(tell)  # so that the report ends with the process
+            await self._hear(report)
+
+    async def _run_process(self, job: Job, *, task_status: trio.TaskStatus[trio.Process]) -> None:
+        await trio.run_process(
+            _COMMAND,
+            stdin=job.to_json(),
+            pass_fds=job.descriptors,
+            # A terminal's Ctrl-C is for the supervisor, which passes it on.
+            start_new_session=True,
+            check=False,
+            deliver_cancel=self._end_in_time,
+            task_status=task_status,
+        )
+
+    async def _hear(self, report: trio.lowlevel.FdStream) -> None:
+        text = await report.receive_some(4096)
+        if text == READY:
+            self.ready.set()
+        else:
+            self.failure = text.decode(errors="replace")
+        if text:
+            self.settled.set()
+
+    async def _end_in_time(self, process: trio.Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        await trio.sleep(self._patience)
+        self._process = process
+        self.kill()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

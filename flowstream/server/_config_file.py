@@ -1,0 +1,99 @@
+"""The configuration file: TOML with Hypercorn's names, as ``Config.from_toml`` reads it.
+
+Hypercorn takes any name and any value. Here, what is misspelt, of the wrong type or without
+effect is an error in one sentence.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from flowstream.server._hypercorn import Config
+from flowstream.server._settings import ServerConfig
+
+# What `hypercorn` reads for itself, as it starts: nothing here would act on it.
+_WITHOUT_EFFECT = (
+    "application_path",
+    "daemon",
+    "debug",
+    "logger_class",
+    "pid_path",
+    "wsgi_max_body_size",
+)
+
+_LISTS = ("bind", "insecure_bind", "quic_bind")
+
+
+class ConfigFileError(Exception):
+    """The file cannot be used; the message says why, in one sentence."""
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Return the settings in the TOML file at `path`.
+
+    Raises:
+        ConfigFileError: it cannot be read, is no TOML, or has a setting that there is not.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            found = tomllib.load(file)
+    except OSError as error:
+        raise ConfigFileError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{str(path)!r} is no TOML: {error}") from error
+    for name, value in found.items():
+        if problem := _problem_of(name, value):
+            raise ConfigFileError(f"{str(path)!r}: {problem}")
+    return found
+
+
+def _problem_of(name: str, value: Any) -> str | None:
+    if name == "worker_class":
+        return None if value == "trio" else "worker_class must be 'trio': there is no other here"
+    if name in _WITHOUT_EFFECT:
+        return f"the setting {name!r} has no effect under flowstream serve"
+    types = _types().get(name)
+    if types is None:
+        return f"there is no server setting {name!r}"
+    fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+    if fits and isinstance(value, list) and name != "keep_alive_probes":
+        fits = all(isinstance(item, str) for item in value)
+    if fits:
+        return None
+    return f"{name} cannot be {value!r}: expected {' or '.join(sorted(_words(types)))}"
+
+
+def _types() -> dict[str, tuple[type, ...]]:
+    """Return what each setting may be, in TOML."""
+    found: dict[str, tuple[type, ...]] = dict.fromkeys(_LISTS, (str, list))
+    found["root_path"] = (str,)
+    hints: dict[str, Any] = get_type_hints(Config) | get_type_hints(ServerConfig)
+    for name in dir(ServerConfig):
+        value = getattr(ServerConfig, name)
+        if name.startswith("_") or callable(value) or isinstance(value, property):
+            continue
+        found[name] = tuple(_plain_types(hints.get(name, type(value))))
+    return found
+
+
+def _plain_types(hint: Any) -> set[type]:
+    """Return TOML's types for an annotation: enums are numbers, tuples are lists."""
+    if get_origin(hint) in (list, tuple):
+        return {list}
+    kinds = {kind for arg in get_args(hint) for kind in _plain_types(arg)}
+    if kinds or not isinstance(hint, type):
+        return kinds
+    if hint is float:
+        return {int, float}
+    for kind in (bool, int, str, dict, list):
+        if issubclass(hint, kind):
+            return {kind}
+    return set()  # None, a logger
+
+
+def _words(types: tuple[type, ...]) -> set[str]:
+    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+    words |= {list: "a list", dict: "a table"}
+    return {words[kind] for kind in types if not (kind is int and float in types)}

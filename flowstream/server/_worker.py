@@ -1,0 +1,139 @@
+"""A worker process: ``python -m flowstream.server._worker``, started by the supervisor only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from flowstream.server._code_watch import CodeWatch
+from flowstream.server._job import CODE_CHANGED, Job
+from flowstream.server._lifeline import Lifeline
+from flowstream.server._loading import explain, files_in, load_app
+from flowstream.server._serving import serve
+
+READY = b"+"
+"""What a worker reports when it accepts connections; anything else is why it never will."""
+
+# Of the time that a worker without its supervisor has, what its streams have for their
+# farewell, and then its app to shut down.
+_ORPHANS_GRACE = 0.8
+_ORPHANS_SHUTDOWN = 0.5
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def main() -> int:
+    """Run one worker; return its exit status."""
+    started = time.time()
+    job = Job.from_json(sys.stdin.buffer.read())
+    lifeline = Lifeline(job.lifeline)
+    os.set_inheritable(job.report, False)
+    sockets = job.open_sockets()
+    if job.reload:
+        # A .pyc is taken for current if its source has the same size and the same second.
+        sys.dont_write_bytecode = True
+    try:
+        app = load_app(job.app)
+    except Exception as error:  # noqa: BLE001  # shown
+        return _fail(job, error, started)
+    worker = _Worker(app, job, lifeline, started)
+    try:
+        return trio.run(worker.run, sockets)
+    except Exception as error:
+        if worker.ready:
+            raise
+        return _fail(job, error, started)
+
+
+class _Worker:
+    """One worker at work."""
+
+    def __init__(self, app: Any, job: Job, lifeline: Lifeline, started: float) -> None:
+        self._app = app
+        self._job = job
+        self._lifeline = lifeline
+        self._started = started
+        self._config = job.config()
+        self._told = trio.Event()
+        self._status = 0
+        self.ready = False
+
+    async def run(self, sockets: Any) -> int:
+        """Serve until told to stop; return the exit status."""
+        token = trio.lowlevel.current_trio_token()
+        self._lifeline.when_cut(lambda: _run_soon(token, self._hurry))
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._obey, signals)
+                async with trio.open_nursery() as server:
+                    await server.start(self._serve, sockets)
+                    self.ready = True
+                    _report(self._job, READY)
+                    if self._job.reload:
+                        nursery.start_soon(self._watch)
+                nursery.cancel_scope.cancel()
+        return self._status
+
+    async def _serve(self, sockets: Any, *, task_status: trio.TaskStatus[object]) -> None:
+        await serve(
+            self._app,
+            self._config,
+            sockets=sockets,
+            shutdown_trigger=self._told.wait,
+            task_status=task_status,
+        )
+
+    async def _obey(self, signals: Any) -> None:
+        # Only the first one counts: systemd, for one, sends SIGTERM to every process of a
+        # unit, the supervisor passes on its own, and that is no second word.
+        async for _ in signals:
+            self._told.set()
+
+    async def _watch(self) -> None:
+        await CodeWatch(self._started).wait()
+        self._status = CODE_CHANGED
+        self._told.set()
+
+    def _hurry(self) -> None:
+        """Shut down in the time that an orphan has. (A shutdown under way is cut short.)"""
+        self._config.lame_duck = 0.0
+        self._config.graceful_timeout = min(self._config.graceful_timeout, _ORPHANS_GRACE)
+        self._config.shutdown_timeout = min(self._config.shutdown_timeout, _ORPHANS_SHUTDOWN)
+        self._told.set()
+
+
+def _run_soon(token: trio.lowlevel.TrioToken, function: Any) -> None:
+    with contextlib.suppress(trio.RunFinishedError):
+        token.run_sync_soon(function)
+
+
+def _report(job: Job, text: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the lifeline says so, too
+        os.write(job.report, text[:4096])
+    os.close(job.report)
+
+
+def _fail(job: Job, error: Exception, started: float) -> int:
+    """Say why the app cannot be served; if it is watched, wait until it has changed."""
+    trace, reason = explain(error, job.app)
+    sys.stderr.write(trace)
+    sys.stderr.flush()
+    _report(job, reason.encode(errors="replace"))
+    if not job.reload:
+        return 1
+    # Files may come, too: their directory changes then.
+    also = [*files_in(error), Path(job.app.partition(":")[0]).parent]
+    with contextlib.suppress(KeyboardInterrupt):
+        trio.run(CodeWatch(started, also).wait)
+    return CODE_CHANGED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
