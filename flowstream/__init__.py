@@ -23,6 +23,7 @@ from flowstream.encoders import CSV, NDJSON, SSE, Raw
 from flowstream.limits import Buffer, Limits
 from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample
 from flowstream.server import serve
+from flowstream.topic import LatestByKey, Replay, Topic, TopicStatistics
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,11 @@ __all__ = [
     "Outlet",
     "SharedReceive",
     "PublicError",
+    # topics
+    "Topic",
+    "Replay",
+    "LatestByKey",
+    "TopicStatistics",
     # slow consumers
     "Block",
     "DropOldest",

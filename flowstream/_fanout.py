@@ -76,7 +76,7 @@ class Member:
         encoder: Encoder | None,
         number: int,
         policy: Policy,
-        where: Callable[[Any], bool] | None,
+        where: Callable[[Any], object] | None,
     ) -> None:
         self.sink = sink
         self.encoder = encoder
@@ -241,7 +241,7 @@ class Fanout:
         """Begin the next batch: what was published and not yet delivered, up to 16 KiB."""
         history = self._history
         number = max(history.delivered, history.first - 1)
-        batch = []
+        batch: list[Published] = []
         size = 0
         for published in history.after(number, _BATCH_ITEMS):
             size += len(published)
@@ -260,7 +260,7 @@ class Fanout:
             members = list(group.members)
             try:
                 frames = self._frames(group, batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # theirs alone
                 for member in members:
                     member.sink.fail(error)
                 continue
@@ -311,7 +311,7 @@ class Fanout:
         for place, (published, frame) in enumerate(zip(batch, frames, strict=True)):
             try:
                 outcome = self._offer_one(member, published, frame)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # theirs alone
                 member.sink.fail(error)
                 return
             if outcome is Outcome.ADMITTED or outcome is Outcome.DROPPED:
@@ -329,7 +329,7 @@ class Fanout:
         if member.where is not None and not member.where(event):
             return Outcome.DROPPED
         bare = None
-        if member.keyed and isinstance(frame, bytes):
+        if member.keyed and member.encoder is not None:
             bare = published.encode(member.encoder, bare=True)
         return member.buffer.offer(
             frame, published.id, essential=event.essential, key=event.key, bare=bare

@@ -71,7 +71,7 @@ class Published:
         return id
 
     def __len__(self) -> int:
-        """Return its size in the first format it was asked for, for buffers that hold it as it is."""
+        """Return its size in the first format, for a buffer that holds the event itself."""
         return self.weight
 
     def encode(self, encoder: Encoder, *, bare: bool = False) -> bytes:
@@ -138,7 +138,7 @@ class History:
         return len(self._kept)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes of their encodings."""
         return self._size
 

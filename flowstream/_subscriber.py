@@ -47,7 +47,7 @@ class Subscriber:
         *,
         policy: Policy,
         after: str | None,
-        where: Callable[[Any], bool] | None,
+        where: Callable[[Any], object] | None,
         controls: bool,
     ) -> None:
         self._history = history
@@ -106,7 +106,8 @@ class Subscriber:
         return self._go_on_behind(snapshot.number, snapshot)
 
     def _take(self, events: list[Published], limit: int) -> list[Any]:
-        member, pieces, size = self._member, [], 0
+        member, size = self._member, 0
+        pieces: list[Any] = []
         for published in events:
             if self._where is None or self._where(published.event):
                 frame = self._frame(published)
@@ -129,7 +130,8 @@ class Subscriber:
 
     def _go_on_behind(self, number: int, snapshot: AsOf | None) -> list[Any]:
         """Announce what is lost, give the snapshot, and go on behind event `number`."""
-        member, pieces = self._member, []
+        member = self._member
+        pieces: list[Any] = []
         if self._lost:
             missed = None if self._seen is None else max(number - self._seen, 0)
             if missed is None or missed:

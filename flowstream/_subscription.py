@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flowstream._buffer import BufferStatistics, EventBuffer
@@ -32,7 +33,7 @@ class Subscription:
         Exception: what its ``where=`` raised.
     """
 
-    direct = None
+    direct: Callable[[bytes], bool] | None = None
 
     def __init__(self, bounds: Buffer, policy: Policy) -> None:
         self.buffer = EventBuffer(bounds, policy)

@@ -12,7 +12,6 @@ be half done. Delivery follows, in the order of the history, whoever does it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,9 +33,9 @@ from flowstream.limits import Buffer
 from flowstream.policies import Block, DropOldest
 from flowstream.sources._feed import Feed, Sink
 
-logger = logging.getLogger("flowstream")
+__all__ = ["LatestByKey", "Replay", "Topic", "TopicStatistics", "check_policy"]
 
-Where = Callable[[Any], bool]
+Where = Callable[[Event], object]
 
 # Others run once in so many events that are published to few subscribers or none.
 _BURST_EVENTS = 64
@@ -315,7 +314,7 @@ class Topic(Feed):
             catching_up=sum(member.behind for member in members),
             published=self._published,
             replay_items=history.items,
-            replay_bytes=history.bytes,
+            replay_bytes=history.size,
             replay_first=history.id_of(history.first) if history.items else None,
             closed=self._closed,
         )

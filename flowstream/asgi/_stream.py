@@ -30,17 +30,17 @@ import trio
 
 from flowstream._buffer import BufferStatistics, EventBuffer
 from flowstream._closing import CloseReason, StreamReport
-from flowstream._outlet import Outlet
 from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
-from flowstream.asgi._failure import is_refusal, public, split
+from flowstream.asgi._failure import is_refusal, public
 from flowstream.asgi._logging import log_report, printable
 from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
+from flowstream.asgi._supply import open_supply
 from flowstream.asgi._writer import Writer, jittered
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
 from flowstream.limits import Buffer
-from flowstream.sources._shielding import run_cancelled_once
+from flowstream.sources._feed import Feed
 
 logger = logging.getLogger("flowstream")
 
@@ -93,32 +93,34 @@ class Stream:
         plan: what it is to be.
         path: the request's path, for the log; never the query, which may hold a token.
         carrier: the connection that carries it, if it is one of flowstream's server.
+        after: the id that its client saw last, or None.
 
     Attributes:
         reason: why it ended or is ending, or None.
     """
 
-    def __init__(self, plan: Plan, path: str, carrier: Carrier | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        path: str,
+        carrier: Carrier | None = None,
+        after: str | None = None,
+    ) -> None:
         self._plan = plan
         self._carrier = carrier
         self._path = printable(path)
         self._start = trio.current_time()
         self._epoch = secrets.token_hex(4)
         self._encoder = plan.encoder.start()
-        prefix = f"{self._epoch}." if self._encoder.automatic_ids else None
+        # A feed numbers its events itself.
+        numbered = self._encoder.automatic_ids and not isinstance(plan.source, Feed)
+        prefix = f"{self._epoch}." if numbered else None
         self._buffer = EventBuffer(plan.buffer, plan.policy, prefix)
-        self._outlet = Outlet(
-            self._buffer,
-            self._encoder,
-            timeout=plan.policy.timeout,
-            keyed=plan.policy.keyed,
-            give_up=self._give_up,
+        self._supply = open_supply(
+            plan, self._buffer, self._encoder, self, path=self._path, after=after
         )
         self._writer: Writer | None = None
-        self._pump_scope = trio.CancelScope(shield=True)
         self._writer_scope = trio.CancelScope()
-        self._pump_started = False
-        self._pump_ended = trio.Event()
         self._aborted = False
         self._answered = False  # the status line is out: no exception may leave any more
         self._saying_goodbye = False  # all bytes are handed over, the final chunk is on its way
@@ -133,8 +135,7 @@ class Stream:
         """Start the producer and the watch over it in `nursery`, the host's own."""
         if self._carrier is not None:
             self._carrier.attach(self)
-        self._pump_started = True
-        nursery.start_soon(self._pump, name=f"flowstream producer of {self._path}")
+        self._supply.start(nursery)
         nursery.start_soon(self._watch, name=f"flowstream watch of {self._path}")
 
     async def prime(self, seconds: float) -> None:
@@ -147,7 +148,7 @@ class Stream:
             if not self._buffer.queue.offered and not self._buffer.finished:
                 await self._buffer.filled.wait()
         if self._error is not None and not self._buffer.queue.offered:
-            await self._pump_ended.wait()
+            await self._supply.ended.wait()
             self._raised = True
             raise self._error
 
@@ -165,6 +166,7 @@ class Stream:
             send,
             self._buffer,
             self._encoder,
+            self._supply,
             controls=self._plan.controls,
             max_bytes=self._plan.limits.max_bytes,
         )
@@ -172,6 +174,8 @@ class Stream:
             try:
                 await writer.begin(status, headers)
                 self._answered = True
+                if self._plan.limits.max_bytes is None:
+                    self._supply.connect(writer, getattr(send, "write_nowait", None))
                 if self._aborted:
                     return
                 if not (await writer.open(self._plan.retry) and await writer.run()):
@@ -183,7 +187,7 @@ class Stream:
                 self.abort(CloseReason.CLIENT_DISCONNECTED)
             except Exception as error:
                 self._raised = not self._answered
-                self._failed(error, "writer")
+                self.failed(error, "writer")
                 self.abort(CloseReason.ERROR)
                 if self._raised:
                     raise
@@ -195,9 +199,9 @@ class Stream:
         """
         if self.reason is None:
             self.abort(CloseReason.CANCELLED)
-        if self._pump_started:
+        if self._supply.started:
             with trio.CancelScope(shield=True):
-                await self._pump_ended.wait()  # bounded by cleanup_timeout
+                await self._supply.ended.wait()  # bounded by cleanup_timeout
         if self._carrier is not None:
             self._carrier.detach(self)
         self._report()
@@ -210,11 +214,10 @@ class Stream:
         A source that has ended by itself is complete, however long its last items take.
         """
         if self.reason is None and (
-            not self._pump_ended.is_set() or reason is CloseReason.MAX_BYTES
+            not self._supply.ended.is_set() or reason is CloseReason.MAX_BYTES
         ):
             self.reason = reason
-        self._outlet.close()
-        self._pump_scope.cancel()  # before the bell, which would wake a producer in vain
+        self._supply.stop()  # before the bell, which would wake a producer in vain
         self._buffer.finish()
 
     def abort(self, reason: CloseReason) -> None:
@@ -222,8 +225,7 @@ class Stream:
         if self.reason is None:
             self.reason = reason
         self._aborted = True
-        self._outlet.close()
-        self._pump_scope.cancel()
+        self._supply.stop()
         self._buffer.abandon()
         # Two writes are not cut off. A client is told that it was answered even if the
         # policy gave it up before; and at the final chunk servers report a disconnect, too,
@@ -235,17 +237,13 @@ class Stream:
         if reason in _TAKES_NOTHING and self._answered and self._carrier is not None:
             # Not by the end of the response, which would wait behind what it does not take.
             self._carrier.abort(reason)
-        if self._pump_ended.is_set():
+        if self._supply.ended.is_set():
             self._report()
 
     async def refuse(self) -> None:
         """End it before it begins: the source is released, the report made."""
         self.reason = CloseReason.REFUSED
-        with trio.move_on_after(self._plan.limits.cleanup_timeout, shield=True):
-            try:
-                await self._plan.source.discard()
-            except Exception:
-                logger.exception("the source of %s failed while it was closed", self._path)
+        await self._supply.discard()
         self._report()
 
     def statistics(self) -> StreamStatistics:
@@ -270,41 +268,14 @@ class Stream:
             buffer=buffer,
         )
 
-    # -- the tasks -------------------------------------------------------------------------
+    # -- what the supply calls -------------------------------------------------------------
 
-    async def _pump(self) -> None:
-        """Run the producer to its end, whatever it does, and tell the stream how it ended."""
-        timeout = self._plan.limits.cleanup_timeout
-        try:
-            with self._pump_scope:
-                overrun = await run_cancelled_once(self._produce(), self._pump_scope, timeout)
-                if overrun:
-                    logger.warning(
-                        "the producer of %s was cancelled again: its cleanup took longer than "
-                        "cleanup_timeout=%s seconds",
-                        self._path,
-                        timeout,
-                    )
-        finally:
-            self._outlet.close()
-            self._buffer.finish()
-            self._pump_ended.set()
-            if self._aborted:
-                self._report()
+    def give_up(self) -> None:
+        """End it at once: the client is too slow."""
+        self.abort(CloseReason.SLOW_CONSUMER)
 
-    async def _produce(self) -> None:
-        try:
-            await self._plan.source.run(self._outlet)
-        except BaseException as error:  # noqa: ASYNC103  # but for failures, which it notes
-            cancelled, failure = split(error)
-            if failure is not None:
-                self._failed(failure, "producer")
-            if cancelled is not None:
-                raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
-            if failure is None:
-                raise
-
-    def _failed(self, error: Exception, who: str) -> None:
+    def failed(self, error: Exception, who: str) -> None:
+        """Note why there will be no more events; the client is told at the end of those."""
         if self.reason is None:
             self.reason = CloseReason.ERROR
             self._error = error
@@ -316,6 +287,14 @@ class Stream:
                 self.reason,
                 exc_info=error,
             )
+
+    def supply_ended(self) -> None:
+        """Write what is queued, and end."""
+        self._buffer.finish()
+        if self._aborted:
+            self._report()
+
+    # -- the tasks -------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         """Look at the deadlines, each when it comes due."""
@@ -346,12 +325,9 @@ class Stream:
 
     # -- the end ---------------------------------------------------------------------------
 
-    def _give_up(self) -> None:
-        self.abort(CloseReason.SLOW_CONSUMER)
-
     async def _part(self, writer: Writer) -> None:
         """Say why the stream ends, and end the body if what was sent is whole."""
-        await self._pump_ended.wait()  # its failure decides what is said
+        await self._supply.ended.wait()  # its failure decides what is said
         reason = CloseReason.COMPLETED if self.reason is None else self.reason
         if reason is CloseReason.COMPLETED or reason is CloseReason.STOPPED:
             await writer.say("end", {"reason": reason.value}, id=f"{self._epoch}.end")

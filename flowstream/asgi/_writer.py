@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -26,6 +26,12 @@ WRITE_SIZE = 16 * 1024
 _DEFAULT_RETRY = 2000
 
 
+class _Backlog(Protocol):
+    @property
+    def behind(self) -> bool: ...
+    async def pull(self, limit: int) -> list[bytes | Gap]: ...
+
+
 class Writer:
     """Writes one client's stream, and counts what it wrote.
 
@@ -33,6 +39,7 @@ class Writer:
         send: the server's ``send``.
         buffer: where the items come from.
         encoder: writes flowstream's own events.
+        supply: has what is to be written while nothing is queued.
         controls: whether they are written.
         max_bytes: body bytes that may be written.
 
@@ -50,6 +57,7 @@ class Writer:
         send: Send,
         buffer: EventBuffer,
         encoder: Encoder,
+        supply: _Backlog,
         *,
         controls: bool,
         max_bytes: int | None,
@@ -57,6 +65,7 @@ class Writer:
         self._send = send
         self._buffer = buffer
         self._encoder = encoder
+        self._supply = supply
         self._controls = controls
         self._max_bytes = max_bytes
         self._gaps = 0
@@ -102,6 +111,10 @@ class Writer:
                 if not await self._write_within_bound(self._encoder.heartbeat()):
                     return False
                 self.heartbeats += 1
+            elif self._supply.behind:
+                pieces = await self._supply.pull(self._allowance())
+                if pieces and not await self._write_pieces(pieces, None):
+                    return False
             elif buffer.finished:
                 break
             else:
@@ -117,6 +130,14 @@ class Writer:
     async def end(self) -> None:
         """End the body: all of it is there."""
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def wrote(self, size: int, items: int) -> None:
+        """Count what was written to the connection past this writer."""
+        self.items += items
+        self.bytes += size
+        self.last_write = now = trio.current_time()
+        if self.first_item is None:
+            self.first_item = now
 
     def beat(self) -> None:
         """Have a heartbeat written, if nothing else is written first."""
@@ -147,7 +168,7 @@ class Writer:
             count -= gaps - self._gaps
             self._gaps = gaps
             data = b"".join(self._with_gaps(pieces))
-            announced = sum(piece.missed for piece in pieces if isinstance(piece, Gap))
+            announced = sum(piece.missed or 0 for piece in pieces if isinstance(piece, Gap))
         if not self.items and count:
             data = self._encoder.header() + data
         if warning is not None and self._controls:

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from flowstream._closing import StreamReport
-from flowstream._event import check_retry
+from flowstream._event import Event, check_retry
 from flowstream.abc import Encoder, Policy
 from flowstream.limits import Buffer, Limits, positive
 from flowstream.policies import Block
-from flowstream.sources import Source, as_source
+from flowstream.sources import Feed, Source, as_source
+from flowstream.topic import check_policy
 
 Headers = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 OnReconnect = Literal["refuse", "restart"]
+Where = Callable[[Event], object]
 OnClose = Callable[[StreamReport], object]
 
 _STREAM_HEADERS = (
@@ -67,13 +69,14 @@ class StreamOptions(TypedDict, total=False):
     on_reconnect: OnReconnect
     retry: int | None
     on_close: OnClose | None
+    where: Where | None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a stream is to be: everything that was decided before there is a client."""
 
-    source: Source
+    source: Source | Feed
     encoder: Encoder
     buffer: Buffer
     policy: Policy
@@ -86,6 +89,7 @@ class Plan:
     on_reconnect: OnReconnect
     retry: int | None
     on_close: OnClose | None
+    where: Where | None
 
 
 def make_plan(
@@ -103,6 +107,7 @@ def make_plan(
     on_reconnect: OnReconnect = "refuse",
     retry: int | None = None,
     on_close: OnClose | None = None,
+    where: Where | None = None,
 ) -> Plan:
     """Return the plan for one stream; `stream` says what the arguments mean.
 
@@ -128,8 +133,17 @@ def make_plan(
         raise TypeError(f"controls must be True or False, not {_kind(controls)}")
     if on_close is not None:
         _check_on_close(on_close)
+    found = as_source(source)
+    if isinstance(found, Feed):
+        policy = check_policy(policy)
+        if prime is not None:
+            raise TypeError("a topic cannot be primed: nobody knows when its next event comes")
+    elif where is not None:
+        raise TypeError("where= is for topics: a source of one client can leave out items itself")
+    if where is not None and not callable(where):
+        raise TypeError(f"where must be a function of an event, not {_kind(where)}")
     return Plan(
-        source=as_source(source),
+        source=found,
         encoder=encoder,
         buffer=Buffer.of(buffer),
         policy=Block() if policy is None else policy,
@@ -142,6 +156,7 @@ def make_plan(
         on_reconnect=on_reconnect,
         retry=retry,
         on_close=on_close,
+        where=where,
     )
 
 

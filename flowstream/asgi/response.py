@@ -21,6 +21,7 @@ from flowstream.asgi._stream import Stream, StreamStatistics, new_statistics
 from flowstream.asgi.plan import STREAM_HEADER_NAMES, Plan, StreamOptions, make_plan
 from flowstream.asgi.receive import Receive, Send, wait_disconnected
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
+from flowstream.sources import Feed
 
 Scope = Mapping[str, Any]
 
@@ -125,7 +126,9 @@ class StreamResponse:
                 "`flowstream serve module:app` or `hypercorn --worker-class trio module:app`"
             )
         self._used = True
-        self._stream = stream = Stream(self._plan, scope.get("path", ""), carrier_of(scope))
+        self._stream = stream = Stream(
+            self._plan, scope.get("path", ""), carrier_of(scope), last_event_id(scope)
+        )
         if scope.get("method") == "HEAD" or self._returns_in_vain(scope):
             await stream.refuse()
             return None
@@ -151,7 +154,8 @@ class StreamResponse:
         if not self._plan.encoder.in_band:
             return False
         seen = last_event_id(scope)
-        return seen is not None and (self._plan.on_reconnect == "refuse" or is_final(seen))
+        refuse = self._plan.on_reconnect == "refuse" and not isinstance(self._plan.source, Feed)
+        return seen is not None and (refuse or is_final(seen))
 
     # Quart's type of what a view may return has room for an iterator of text, and for nothing
     # else that a class of ours could be: with these two methods a view that returns a stream

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from flowstream.asgi._connection import STATE_KEY
 from flowstream.asgi._failure import split
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
@@ -69,6 +70,11 @@ class Applications(TaskGroup):
                 await trio.sleep(_TIME_TO_HEAR)
                 raise ClientGoneError("the client is gone")
             await send(message)
+
+        if half_closed and scope["http_version"] == "1.1" and scope["method"] != "HEAD":
+            # The response comes in chunks, which stand alone: what puts a function of its own
+            # around `send` and changes them is seen by not having this.
+            send_or_raise.write_nowait = scope["state"][STATE_KEY].write_nowait  # type: ignore[attr-defined]
 
         try:
             await app(

@@ -10,6 +10,7 @@ sync iterable or generator                     iterated in worker threads, in ba
 generator function of no arguments             called and iterated in worker threads
 list, tuple, range                             iterated in the event loop
 Trio receive channel                           received from, then closed
+a topic                                        subscribed to, in no task of its own
 a `Source` of one's own                        run
 =============================================  ===========================================
 """
@@ -25,12 +26,13 @@ import trio
 
 from flowstream._errors import SourceError
 from flowstream.sources._channels import Channel
+from flowstream.sources._feed import Feed
 from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration, InMemory
 from flowstream.sources._producer import Producer
 from flowstream.sources._source import Source
 from flowstream.sources._threads import ThreadedIteration, thread_limiter
 
-__all__ = ["Source", "as_source", "thread_limiter"]
+__all__ = ["Feed", "Source", "as_source", "thread_limiter"]
 
 _EXPECTED = (
     "expected an async iterable, an async generator function of no arguments, a producer "
@@ -38,14 +40,14 @@ _EXPECTED = (
 )
 
 
-def as_source(given: Any) -> Source:
+def as_source(given: Any) -> Source | Feed:
     """Return the source that `given` is, without starting it.
 
     Raises:
         SourceError: if it is none. A `str`, bytes or mapping is refused although Python
             can iterate it: character by character or key by key is never what was meant.
     """
-    if isinstance(given, Source):
+    if isinstance(given, (Source, Feed)):
         return given
     if isinstance(given, (str, bytes, bytearray, memoryview, Mapping)):
         raise SourceError(

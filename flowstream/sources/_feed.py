@@ -51,19 +51,20 @@ class Subscriber(Protocol):
     """A stream's place in a feed.
 
     Attributes:
-        behind: there are events that the stream has to pull.
+        leave: a function; after it is called no more events come. Can be called again.
     """
 
-    behind: bool
+    leave: Callable[[], None]
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are events that the stream has to pull."""
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what follows, up to about `limit` bytes; **waits** only for a snapshot.
 
         Called by the writer when nothing is queued and `behind` is true.
         """
-
-    def leave(self) -> None:
-        """Get no more events. Can be called again."""
 
 
 class Feed(abc.ABC):
@@ -77,7 +78,7 @@ class Feed(abc.ABC):
         *,
         policy: Policy,
         after: str | None,
-        where: Callable[[Any], bool] | None,
+        where: Callable[[Any], object] | None,
         controls: bool,
     ) -> Subscriber:
         """Have `sink` get what is published from now on, and what it missed after `after`."""

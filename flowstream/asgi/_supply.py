@@ -1,0 +1,289 @@
+"""Where a stream's events come from: a producer of its own, or a feed that it shares.
+
+A `Pump` runs a source in a task, for this client alone. A `Tap` has no task: whoever
+publishes puts events into the buffer, or has them written to the client's connection at once.
+To the stream both are the same: started once, stopped at any time, and at some time ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from flowstream._buffer import EventBuffer
+from flowstream._closing import CloseReason
+from flowstream._outlet import Outlet
+from flowstream._queue import Gap
+from flowstream.abc import Encoder
+from flowstream.asgi._failure import split
+from flowstream.asgi._writer import Writer
+from flowstream.asgi.plan import Plan
+from flowstream.sources import Source
+from flowstream.sources._feed import Feed, Subscriber
+from flowstream.sources._shielding import run_cancelled_once
+
+logger = logging.getLogger("flowstream")
+
+
+class Consumer(Protocol):
+    """The stream, as its supply knows it."""
+
+    def close(self, reason: CloseReason) -> None:
+        """End gracefully."""
+
+    def give_up(self) -> None:
+        """End at once: the client is too slow."""
+
+    def failed(self, error: Exception, who: str) -> None:
+        """Hear that there will be no more events because of `error`."""
+
+    def supply_ended(self) -> None:
+        """Hear that there will be no more events."""
+
+
+class Supply(Protocol):
+    """Where a stream's events come from."""
+
+    ended: trio.Event
+    """No more events will come, and what they came from is released."""
+
+    started: bool
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are events to pull."""
+
+    async def pull(self, limit: int) -> list[bytes | Gap]:
+        """Return what is to be written next, while nothing is queued and `behind` is true."""
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begin to fill the buffer."""
+
+    def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
+        """Hear that the response has begun, and whether its connection can be written to."""
+
+    def stop(self) -> None:
+        """Fill the buffer no more."""
+
+    async def discard(self) -> None:
+        """Release what was never started."""
+
+
+class Pump:
+    """A source that runs in a task, for one client.
+
+    Args:
+        source: what is run.
+        path: the request's, for the log.
+        cleanup_timeout: seconds that it may take to end once it is stopped.
+    """
+
+    behind = False
+
+    def __init__(
+        self,
+        source: Source,
+        buffer: EventBuffer,
+        encoder: Encoder,
+        plan: Plan,
+        consumer: Consumer,
+        path: str,
+    ) -> None:
+        self._source = source
+        self._consumer = consumer
+        self._path = path
+        self._cleanup_timeout = plan.limits.cleanup_timeout
+        self._scope = trio.CancelScope(shield=True)
+        self._outlet = Outlet(
+            buffer,
+            encoder,
+            timeout=plan.policy.timeout,
+            keyed=plan.policy.keyed,
+            give_up=consumer.give_up,
+        )
+        self.started = False
+        self.ended = trio.Event()
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Run the source in `nursery`."""
+        self.started = True
+        nursery.start_soon(self._run, name=f"flowstream producer of {self._path}")
+
+    def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
+        """Do nothing: what is produced goes through the buffer."""
+
+    def stop(self) -> None:
+        """Cancel the source; it may clean up."""
+        self._outlet.close()
+        self._scope.cancel()
+
+    async def pull(self, limit: int) -> list[bytes | Gap]:
+        """Return nothing: a producer is never behind."""
+        return []
+
+    async def discard(self) -> None:
+        """Release what the source holds."""
+        with trio.move_on_after(self._cleanup_timeout, shield=True):
+            try:
+                await self._source.discard()
+            except Exception:
+                logger.exception("the source of %s failed while it was closed", self._path)
+
+    async def _run(self) -> None:
+        """Run the producer to its end, whatever it does, and tell the stream how it ended."""
+        timeout = self._cleanup_timeout
+        try:
+            with self._scope:
+                overrun = await run_cancelled_once(self._produce(), self._scope, timeout)
+                if overrun:
+                    logger.warning(
+                        "the producer of %s was cancelled again: its cleanup took longer than "
+                        "cleanup_timeout=%s seconds",
+                        self._path,
+                        timeout,
+                    )
+        finally:
+            self._outlet.close()
+            self.ended.set()
+            self._consumer.supply_ended()
+
+    async def _produce(self) -> None:
+        try:
+            await self._source.run(self._outlet)
+        except BaseException as error:  # noqa: ASYNC103  # but for failures, which it notes
+            cancelled, failure = split(error)
+            if failure is not None:
+                self._consumer.failed(failure, "producer")
+            if cancelled is not None:
+                raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
+            if failure is None:
+                raise
+
+
+class Tap:
+    """A stream's place in a feed, and the stream as the feed knows it.
+
+    Attributes:
+        buffer: where the feed puts events.
+        direct: writes to the client's connection past the buffer; None if that can't be.
+    """
+
+    __slots__ = (
+        "_after",
+        "_consumer",
+        "_encoder",
+        "_feed",
+        "_plan",
+        "_stopped",
+        "_subscriber",
+        "_writer",
+        "buffer",
+        "direct",
+        "ended",
+        "started",
+    )
+
+    def __init__(
+        self,
+        feed: Feed,
+        buffer: EventBuffer,
+        encoder: Encoder,
+        plan: Plan,
+        consumer: Consumer,
+        after: str | None,
+    ) -> None:
+        self._feed = feed
+        self._plan = plan
+        self._encoder = encoder
+        self._consumer = consumer
+        self._after = after
+        self._subscriber: Subscriber | None = None
+        self._writer: Writer | None = None
+        self._stopped = False
+        self.buffer = buffer
+        self.direct: Callable[[bytes], bool] | None = None
+        self.started = False
+        self.ended = trio.Event()
+
+    @property
+    def behind(self) -> bool:
+        """Whether the client has yet to be given what it missed."""
+        subscriber = self._subscriber
+        return subscriber is not None and subscriber.behind and not self._stopped
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Subscribe. There is no task to run in `nursery`."""
+        self.started = True
+        if not self._stopped:
+            self._subscriber = self._feed.join(
+                self,
+                self._encoder,
+                policy=self._plan.policy,
+                after=self._after,
+                where=self._plan.where,
+                controls=self._plan.controls,
+            )
+
+    def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
+        """Have what the feed writes directly counted with the rest."""
+        self._writer = writer
+        self.direct = direct
+
+    def stop(self) -> None:
+        """Leave the feed."""
+        self._stopped = True
+        if self._subscriber is not None:
+            self._subscriber.leave()
+        self.ended.set()
+
+    async def pull(self, limit: int) -> list[bytes | Gap]:
+        """Return what the client missed, a part at a time."""
+        assert self._subscriber is not None
+        return await self._subscriber.pull(limit)
+
+    async def discard(self) -> None:
+        """Do nothing: nothing was begun."""
+
+    # -- what the feed calls ---------------------------------------------------------------
+
+    def wrote(self, size: int, items: int) -> None:
+        """Count what was written past the buffer."""
+        assert self._writer is not None
+        self._writer.wrote(size, items)
+
+    def give_up(self) -> None:
+        """End the stream: its client is too slow."""
+        self._consumer.give_up()
+
+    def fail(self, error: Exception) -> None:
+        """End the stream: its events can't be made."""
+        self._consumer.failed(error, "topic")
+        self._consumer.close(CloseReason.ERROR)
+
+    def close(self, reason: CloseReason) -> None:
+        """End the stream."""
+        self._consumer.close(reason)
+
+    def feed_ended(self) -> None:
+        """End the stream when its client was given all there is."""
+        if not self.ended.is_set():
+            self.ended.set()
+            self._consumer.supply_ended()
+
+
+def open_supply(
+    plan: Plan,
+    buffer: EventBuffer,
+    encoder: Encoder,
+    consumer: Consumer,
+    *,
+    path: str,
+    after: str | None,
+) -> Supply:
+    """Return the supply for one stream, not started."""
+    if isinstance(plan.source, Feed):
+        return Tap(plan.source, buffer, encoder, plan, consumer, after)
+    return Pump(plan.source, buffer, encoder, plan, consumer, path)
