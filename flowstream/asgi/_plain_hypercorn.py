@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -17,19 +17,20 @@ logger = logging.getLogger("flowstream")
 # Frameworks wrap `send` two or three times; what is deeper is not worth the looking.
 _AT_MOST = 32
 
-_warned = False
-
 
 def warn_on_plain_hypercorn(send: Any) -> None:
     """Warn, once in a process, if `send` is Hypercorn's and not that of flowstream's server."""
-    global _warned
-    if not _warned and _is_plain_hypercorn(send):
-        _warned = True
-        logger.warning(
-            "served by Hypercorn itself: a stalled client's socket stays open and holds up the "
-            "shutdown, HTTP/2 takes in data without bound, and streams are cut at a shutdown "
-            "without a farewell. `flowstream serve module:app` does without these faults"
-        )
+    if not _warn.cache_info().currsize and _is_plain_hypercorn(send):
+        _warn()
+
+
+@cache  # once
+def _warn() -> None:
+    logger.warning(
+        "served by Hypercorn itself: a stalled client's socket stays open and holds up the "
+        "shutdown, HTTP/2 takes in data without bound, and streams are cut at a shutdown "
+        "without a farewell. `flowstream serve module:app` does without these faults"
+    )
 
 
 def _is_plain_hypercorn(send: Any) -> bool:

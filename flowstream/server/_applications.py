@@ -46,14 +46,59 @@ class Applications(TaskGroup):
     def __init__(self, is_broken: Callable[[], bool]) -> None:
         super().__init__()
         self._is_broken = is_broken
+        self._inboxes: set[Inbox] = set()
+        self._background: set[trio.CancelScope] = set()
+        self._half_closed = False
+        self._over = False
+
+    async def __aenter__(self) -> Applications:
+        await super().__aenter__()
+        return self
 
     async def spawn_app(
         self, app: Any, config: Any, scope: Any, send: Any
     ) -> Callable[[Any], Awaitable[None]]:
         """Start an application; return what hands it the client's messages."""
-        inbox = Inbox(config.max_app_queue_size)
-        self.spawn(self._serve, app, config, scope, inbox, send)
+        inbox = Inbox(scope["type"], config.max_app_queue_size)
+        if self._half_closed:
+            inbox.half_close()
+        super().spawn(self._serve, app, config, scope, inbox, send)
+        self._inboxes.add(inbox)
         return inbox.put
+
+    def spawn(self, func: Callable[..., Any], *args: Any) -> None:
+        """Run something for the protocol itself, for as long as the connection lasts.
+
+        Hypercorn's pings of a WebSocket, for one, sleep on for an interval after its end.
+        """
+        super().spawn(self._in_background, func, args)
+
+    def half_close(self) -> None:
+        """Tell every application that its client has nothing more to send."""
+        self._half_closed = True
+        for inbox in list(self._inboxes):
+            inbox.half_close()
+
+    def end(self) -> None:
+        """End the protocol's own tasks, and tell every application that its client is gone.
+
+        Hypercorn has told most: not a WebSocket whose client spoke before it was accepted.
+        """
+        self._over = True
+        for inbox in list(self._inboxes):
+            inbox.disconnect()
+        for scope in list(self._background):
+            scope.cancel()
+
+    async def _in_background(self, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        with trio.CancelScope() as scope:
+            if self._over:
+                scope.cancel()
+            self._background.add(scope)
+            try:
+                await func(*args)
+            finally:
+                self._background.discard(scope)
 
     async def _serve(self, app: Any, config: Any, scope: Any, inbox: Inbox, send: Any) -> None:
         stream = send.__self__  # Hypercorn's, whose method it is
@@ -88,6 +133,7 @@ class Applications(TaskGroup):
                 raise
         finally:
             inbox.close()
+            self._inboxes.discard(inbox)
             await send(None)  # noqa: ASYNC102  # under cancellation there is nobody to tell
 
 

@@ -2,8 +2,8 @@
 
 What is different from ``hypercorn.trio.tcp_server.TCPServer``, and why:
 
-* A write has a deadline, which any progress restarts. Hypercorn's is shielded and waits for
-  ever, so a client that stops reading holds a task, a buffer and the shutdown.
+* A write has a deadline, which any progress restarts (`Wire`). Hypercorn's is shielded and
+  waits for ever, so a client that stops reading holds a task, a buffer and the shutdown.
 * At the deadline the socket is reset. A close would leave the kernel to deliver what the
   client does not take.
 * An exception ends this connection and no other. Hypercorn's escapes into the nursery of
@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
-import socket
-import struct
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import trio
@@ -41,19 +39,17 @@ from flowstream.server._hypercorn import (
     Updated,
     parse_socket_addr,
 )
+from flowstream.server._listening import Transport
 from flowstream.server._protocols import Protocols
 
 logger = logging.getLogger("flowstream.server")
 
-# What one write may be: with the 16 KiB that Trio sets as TCP_NOTSENT_LOWAT, a reader that
-# takes anything at all lets such a piece through before long. A whole HTTP/2 frame or chunk
-# is one piece with its framing: to encrypt those few bytes by themselves costs as much again.
+# What is encrypted at a time, and so what a client that takes nothing can make of memory. A
+# whole HTTP/2 frame or chunk is one piece with its framing: to encrypt those few bytes by
+# themselves costs as much again.
 _PIECE = 16 * 1024 + 64
 
 _READ_SIZE = 1 << 16
-
-# close() sends RST and frees what is unsent, instead of lingering over it (socket(7)).
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Connection(TCPServer):
@@ -67,21 +63,32 @@ class Connection(TCPServer):
     """
 
     protocol: Protocols
+    _task_group: Applications
 
     def __init__(
-        self, connections: Connections, app: Any, config: Any, context: Any, state: Any, stream: Any
+        self,
+        connections: Connections,
+        app: Any,
+        config: Any,
+        context: Any,
+        state: Any,
+        stream: Transport,
     ) -> None:
-        super().__init__(app, config, context, ConnectionState({**state, STATE_KEY: self}), stream)
+        connection_state = ConnectionState({**state, STATE_KEY: self})
+        super().__init__(app, config, context, connection_state, stream)  # type: ignore[arg-type]
         self._connections = connections
         self._carried: set[Carried] = set()
         self._reader = trio.CancelScope()
         self._reading = False
         self._requested = False  # a request has begun
         self._broken = False  # a write has failed: nothing can be sent any more
+        self._hung_up_unread = False  # told of the client's FIN while reading on
         self._carry = b""
-        self._progress = trio.current_time()
         self._tls = isinstance(stream, trio.SSLStream)
-        self._socket = stream.transport_stream.socket if self._tls else stream.socket
+        self._wire = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        self._wire.timeout = connections.write_timeout
+        self._wire.on_stall = partial(self.abort, CloseReason.STALLED)
+        self._socket = self._wire.socket
         self.reason: CloseReason | None = None
 
     # -- for streams -----------------------------------------------------------------------
@@ -103,12 +110,10 @@ class Connection(TCPServer):
 
     def abort(self, reason: CloseReason) -> None:
         """Reset the connection: what is unsent is dropped, every task of it is woken."""
-        if self._dead:
+        if self._wire.closed:
             return
         self._connections.hangups.remove(self._socket.fileno())
-        with contextlib.suppress(OSError):  # the peer was faster
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._socket.close()
+        self._wire.reset()
         self._end(reason)
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
@@ -122,7 +127,7 @@ class Connection(TCPServer):
         """Have the streams on this connection send their farewell and end."""
         for stream in list(self._carried):
             stream.close(CloseReason.SHUTDOWN)
-        if self._requested:
+        if self._requested and self.reason is None:
             self._task_group.spawn(self.protocol.say_goodbye)
 
     def write_nowait(self, data: bytes) -> bool:
@@ -137,11 +142,11 @@ class Connection(TCPServer):
         """
         if self._tls or self._carry or self.reason is not None or self.send_lock.locked():
             return False
+        if not self._carried:  # no response is under way that these bytes could be a part of
+            return False
         try:
-            sent = os.write(self._socket.fileno(), data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
+            sent = self._wire.write_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False  # the reader will hear of it, too, and end the connection
         if sent < len(data):
             self._carry = data[sent:]
@@ -152,20 +157,20 @@ class Connection(TCPServer):
 
     def is_broken(self) -> bool:
         """Return whether nothing can be sent any more: not so if the client half-closed."""
-        return self._broken or self._dead
+        return self._broken or self._wire.closed
 
     @property
     def write_timeout(self) -> float:
         """Seconds that a write may make no progress."""
-        return self._connections.write_timeout
+        return self._wire.timeout
 
     def note_progress(self) -> None:
         """Note that the client has taken something."""
-        self._progress = trio.current_time()
+        self._wire.progress_at = trio.current_time()
 
     def seconds_since_progress(self) -> float:
         """Return how long ago the client last took something, as far as was noted."""
-        return trio.current_time() - self._progress
+        return trio.current_time() - self._wire.progress_at
 
     # -- Hypercorn's interface -------------------------------------------------------------
 
@@ -173,15 +178,16 @@ class Connection(TCPServer):
         """Serve the connection until it ends. Raises nothing but Cancelled."""
         self._connections.add(self)
         try:
-            await self._run()
+            try:
+                await self._run()
+            finally:
+                self._connections.discard(self)
+                self._end(CloseReason.CLIENT_DISCONNECTED)
+                await self._close()
         except* OSError:
             pass
         except* Exception as group:  # noqa: BLE001  # logged
             _log(group)
-        finally:
-            self._connections.discard(self)
-            self._end(CloseReason.CLIENT_DISCONNECTED)
-            await self._close()
 
     async def protocol_send(self, event: TransportEvent) -> None:
         """Carry out what the protocol wants of the transport."""
@@ -202,7 +208,7 @@ class Connection(TCPServer):
             try:
                 with trio.fail_after(self.config.ssl_handshake_timeout):
                     await self.stream.do_handshake()
-            except (trio.BrokenResourceError, trio.TooSlowError):
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 return
             alpn = self.stream.selected_alpn_protocol()
         else:
@@ -210,13 +216,14 @@ class Connection(TCPServer):
         client = parse_socket_addr(self._socket.family, self._socket.getpeername())
         server = parse_socket_addr(self._socket.family, self._socket.getsockname())
         self._connections.hangups.add(self._socket.fileno(), self._hung_up)
-        async with Applications(self.is_broken) as self._task_group:
+        async with Applications(self.is_broken) as applications:
+            self._task_group = applications
             self.protocol = Protocols(
                 self,
                 self.app,
                 self.config,
                 self.context,
-                self._task_group,
+                applications,
                 ConnectionState(self.state),
                 self._tls,
                 client,
@@ -224,16 +231,20 @@ class Connection(TCPServer):
                 self.protocol_send,
                 alpn,
             )
-            await self.protocol.initiate()
-            await self.idle_task.restart(self._task_group, self._idle_timeout)
             try:
                 with self._reader:
+                    await self.protocol.initiate()
+                    await self.idle_task.restart(applications, self._idle_timeout)
                     await self._read_data()
             except Exception as error:  # noqa: BLE001  # logged
                 _log(error)
-            self._end(CloseReason.CLIENT_DISCONNECTED)
+                self.abort(CloseReason.CLIENT_DISCONNECTED)  # its state is anybody's guess
+            finally:
+                # Before the nursery closes: nothing is spawned in it from here on.
+                self._end(CloseReason.CLIENT_DISCONNECTED)
             await self.idle_task.stop()
             await self.protocol.handle(Closed())
+            applications.end()
 
     async def _read_data(self) -> None:
         timeout = self.config.read_timeout or float("inf")
@@ -242,12 +253,19 @@ class Connection(TCPServer):
                 self._reading = True
                 with trio.fail_after(timeout):
                     data = bytes(await self.stream.receive_some(_READ_SIZE))
-            except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
+            except (trio.ClosedResourceError, trio.TooSlowError):
+                break
+            except trio.BrokenResourceError:
+                self._broken = True
                 break
             finally:
                 self._reading = False
             if not data:
                 self._end(CloseReason.CLIENT_DISCONNECTED)
+            elif self._hung_up_unread:
+                # The protocol may park us now, with the FIN still behind what it wants.
+                self._hung_up_unread = False
+                self._connections.hangups.again(self._socket.fileno())
             await self.protocol.handle(RawData(data))  # b"" for what it thinks of an early end
             if not data:
                 break
@@ -268,10 +286,16 @@ class Connection(TCPServer):
     async def _close(self) -> None:
         """Close the socket, after what the kernel has taken; with TLS, say so to the client."""
         self._connections.hangups.remove(self._socket.fileno())
-        with trio.move_on_after(self.write_timeout, shield=True) as scope:
-            await super()._close()
-        if scope.cancelled_caught:
-            self.abort(CloseReason.STALLED)
+        with (
+            trio.CancelScope(shield=True),  # what is still to be written is under the deadline
+            contextlib.suppress(
+                trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError
+            ),
+        ):
+            if not self._tls:
+                await self._wire.send_eof()
+            await self.stream.aclose()
+        self._socket.close()
 
     # -- what is done here -----------------------------------------------------------------
 
@@ -279,37 +303,23 @@ class Connection(TCPServer):
         """Write `data`, and what was left over before it; return whether the peer is there."""
         if self._carry:
             data, self._carry = self._carry + data, b""
-        if self._dead:
+        if self._wire.closed:
             return False
         try:
             if self._tls:
-                done = await self._write_pieces(data)
+                await self._encrypt(data)
             else:
-                sent = self._write_some(data)
-                done = sent == len(data) or await self._write_pieces(data[sent:])
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._wire.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._broken = True
             self._end(CloseReason.CLIENT_DISCONNECTED)
             return False
-        if not done:
-            self.abort(CloseReason.STALLED)
-        return done
+        return True
 
-    def _write_some(self, data: bytes) -> int:
-        """Write what the kernel takes at once: most writes end here, without a wait."""
-        try:
-            return os.write(self._socket.fileno(), data)
-        except BlockingIOError:
-            return 0
-
-    async def _write_pieces(self, data: bytes) -> bool:
-        """Write all of `data`; return False if the peer took nothing for too long."""
-        with trio.CancelScope(shield=True) as scope, memoryview(data) as view:
+    async def _encrypt(self, data: bytes) -> None:
+        with trio.CancelScope(shield=True), memoryview(data) as view:
             for start in range(0, len(data), _PIECE):
-                scope.deadline = trio.current_time() + self.write_timeout
                 await self.stream.send_all(view[start : start + _PIECE])
-                self.note_progress()
-        return not scope.cancelled_caught
 
     async def _write_carry(self) -> None:
         async with self.send_lock:
@@ -317,11 +327,19 @@ class Connection(TCPServer):
         if not alive:
             await self.protocol.handle(Closed())
 
-    def _hung_up(self) -> None:
-        # A reader at work hears of it by itself, after the bytes that came before.
-        if not self._reading:
+    def _hung_up(self, gone: bool) -> None:
+        """Take note that the client has closed its end, or is gone altogether."""
+        if gone or not self.protocol.may_half_close:
+            self._broken = self._broken or gone
             self._end(CloseReason.CLIENT_DISCONNECTED)
             self._reader.cancel()
+        elif self._reading:
+            # The reader hears of it by itself, after the bytes that came before.
+            self._hung_up_unread = True
+        else:
+            # What it has sent may be read yet, and answered.
+            self._end(CloseReason.CLIENT_DISCONNECTED)
+            self._task_group.half_close()
 
     def _end(self, reason: CloseReason) -> None:
         """Tell the streams, once, and have the reader stop."""
@@ -330,7 +348,7 @@ class Connection(TCPServer):
         carried, self._carried = self._carried, set()
         for stream in carried:
             stream.abort(self.reason)
-        if self._dead:
+        if self._wire.closed:
             self._reader.cancel()
 
     def _has_unread(self) -> bool:
@@ -338,11 +356,6 @@ class Connection(TCPServer):
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
         return bool(poll.poll(0))
-
-    @property
-    def _dead(self) -> bool:
-        """Whether the socket is closed. (A client may have said goodbye and still read.)"""
-        return bool(self._socket.fileno() == -1)
 
 
 def _log(error: BaseException) -> None:

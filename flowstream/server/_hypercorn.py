@@ -28,6 +28,7 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.udp_server import UDPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import (
@@ -73,6 +74,7 @@ __all__ = [
     "TCPServer",
     "TaskGroup",
     "TransportEvent",
+    "UDPServer",
     "Updated",
     "WSStream",
     "WorkerContext",
@@ -140,6 +142,8 @@ _EXPECTED: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
     (StreamBuffer.push, ("self", "data")),
     (StreamBuffer.pop, ("self", "max_length")),
     (StreamBuffer.close, ("self",)),
+    (UDPServer.__init__, ("self", "app", "config", "context", "state", "socket")),
+    (UDPServer.run, ("self", "task_status")),
     (Lifespan.__init__, ("self", "app", "config", "state")),
     (Lifespan.wait_for_startup, ("self",)),
     (Lifespan.wait_for_shutdown, ("self",)),

@@ -14,23 +14,44 @@ import trio
 
 Message = dict[str, Any]
 
-_DISCONNECTS = ("http.disconnect", "websocket.disconnect")
+_DISCONNECTS: dict[str, Message] = {
+    "http": {"type": "http.disconnect"},
+    "websocket": {"type": "websocket.disconnect", "code": 1006},  # RFC 6455 § 7.1.5
+}
+
+# So often an application may ask for the disconnect under a cancelled scope.
+_ENOUGH = 1000
 
 
 class Inbox:
     """Messages for one application: `limit` of them, and the disconnect.
 
     Args:
+        kind: ``"http"`` or ``"websocket"``.
         limit: messages that may wait to be received.
     """
 
-    __slots__ = ("_changed", "_closed", "_disconnect", "_limit", "_messages")
+    __slots__ = (
+        "_changed",
+        "_closed",
+        "_complete",
+        "_default",
+        "_disconnect",
+        "_half_closed",
+        "_limit",
+        "_messages",
+        "_times_told",
+    )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, kind: str, limit: int) -> None:
+        self._default = _DISCONNECTS[kind]
         self._limit = limit
         self._messages: deque[Message] = deque()
         self._disconnect: Message | None = None
+        self._complete = False  # the request has been put to its end
+        self._half_closed = False
         self._closed = False
+        self._times_told = 0
         self._changed = trio.Event()
 
     async def put(self, message: Message) -> None:
@@ -38,32 +59,52 @@ class Inbox:
 
         What comes after the disconnect or after `close` is dropped.
         """
-        if message["type"] in _DISCONNECTS:
-            if self._disconnect is None:
-                self._disconnect = message
-                self._change()
+        if message["type"] == self._default["type"]:
+            self.disconnect(message)
             return
         while len(self._messages) >= self._limit and not self._over:
             await self._changed.wait()
-        if not self._over:
-            self._messages.append(message)
-            self._change()
+        if self._over:
+            return
+        self._messages.append(message)
+        self._complete = message["type"] == "http.request" and not message.get("more_body")
+        if self._complete and self._half_closed:
+            self.disconnect()
+        self._change()
 
     async def receive(self) -> Message:
         """Return the next message; **wait** for it. The disconnect comes last, and again.
 
-        What is there is returned without a checkpoint, so that a framework that asks under a
-        cancelled scope whether the client has gone is told so.
+        What is there is returned even under a cancelled scope, in which frameworks ask whether
+        the client has gone. An app that asks for ever can be cancelled in the end.
         """
         while not self._messages:
             if self._disconnect is not None:
-                if self._closed:
+                self._times_told += 1
+                if self._times_told > _ENOUGH:
                     await trio.lowlevel.checkpoint()
+                elif self._times_told > 1:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return self._disconnect
             await self._changed.wait()
         message = self._messages.popleft()
         self._change()
         return message
+
+    def disconnect(self, message: Message | None = None) -> None:
+        """Add the disconnect, unless there is one: `message`, or the ordinary one."""
+        if self._disconnect is None:
+            self._disconnect = message or self._default
+            self._change()
+
+    def half_close(self) -> None:
+        """Note that the client sends nothing more than what is on its way.
+
+        It is told as a disconnect, and as such goes behind a request that is still coming.
+        """
+        self._half_closed = True
+        if self._complete:
+            self.disconnect()
 
     def close(self) -> None:
         """Drop what is there and what is yet to come: the application has returned."""

@@ -1,15 +1,41 @@
-"""The lifespan protocol, completed for apps that return from it early."""
+"""The app's lifespan: Hypercorn's, also for apps that return from it early."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from flowstream.server._hypercorn import ASGIWrapper, Lifespan, LifespanTimeoutError
+from flowstream.server._settings import ServerConfig
+
 _Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def with_lifespan(app: Any) -> Any:
+class AppLifespan(Lifespan):
+    """The lifespan of `app`.
+
+    Attributes:
+        shutdown: set when it has ended, told to or not.
+        supported: False if it raised.
+    """
+
+    def __init__(self, app: Any, config: ServerConfig, state: Any) -> None:
+        super().__init__(ASGIWrapper(_with_lifespan(app)), config, state)
+
+    async def wait_for_shutdown(self) -> None:
+        """Tell the app of the shutdown, and wait until it is ready for it.
+
+        Raises:
+            LifespanTimeoutError: it took longer than ``shutdown_timeout``.
+        """
+        try:
+            await super().wait_for_shutdown()
+        except LifespanTimeoutError:
+            raise LifespanTimeoutError("shutdown") from None  # Hypercorn speaks of the startup
+
+
+def _with_lifespan(app: Any) -> Any:
     """Return `app` with the rest of the lifespan protocol, should it return from it early.
 
     An app that has nothing to start is often written as ``if scope["type"] != "http": return``.

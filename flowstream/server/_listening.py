@@ -1,15 +1,43 @@
-"""Listening sockets, tuned, and as Trio takes them."""
+"""Listening sockets, tuned, and what they accept as a `Wire`, with TLS over it or without."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 
 import trio
 
 from flowstream.server._hypercorn import Sockets, repr_socket_addr
 from flowstream.server._settings import ServerConfig
+from flowstream.server._wire import Wire
 
-Listener = trio.SSLListener[trio.SocketStream] | trio.SocketListener
+Transport = Wire | trio.SSLStream[Wire]
+
+
+class Listener(trio.abc.Listener[Transport]):
+    """Accepts connections as a `Wire`.
+
+    Args:
+        sock: a listening socket.
+        context: for TLS, or None.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        self._context = context
+
+    async def accept(self) -> Transport:
+        """Wait for a connection; with TLS, its handshake is yet to come."""
+        wire = Wire(await self._listener.accept())
+        if self._context is None:
+            return wire
+        # Not https_compatible, as Hypercorn has it, which saves the close_notify: without it
+        # a body that ends with the connection can't be told from one that was cut off.
+        return trio.SSLStream(wire, self._context, server_side=True)
+
+    async def aclose(self) -> None:
+        """Close the listening socket."""
+        await self._listener.aclose()
 
 
 def open_sockets(config: ServerConfig) -> Sockets:
@@ -33,14 +61,13 @@ def make_listeners(sockets: Sockets, config: ServerConfig) -> tuple[list[Listene
     listeners: list[Listener] = []
     addresses = []
     context = config.create_ssl_context()
-    for sock in sockets.secure_sockets:
-        assert context is not None  # or Hypercorn would have made it an insecure one
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(_tuned(sock, config)))
-        listeners.append(trio.SSLListener(listener, context, https_compatible=True))
-        addresses.append(f"https://{repr_socket_addr(sock.family, sock.getsockname())}")
-    for sock in sockets.insecure_sockets:
-        listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(_tuned(sock, config))))
-        addresses.append(f"http://{repr_socket_addr(sock.family, sock.getsockname())}")
+    for scheme, group, tls in (
+        ("https", sockets.secure_sockets, context),
+        ("http", sockets.insecure_sockets, None),
+    ):
+        for sock in group:
+            listeners.append(Listener(_tuned(sock, config), tls))
+            addresses.append(f"{scheme}://{repr_socket_addr(sock.family, sock.getsockname())}")
     return listeners, addresses
 
 
@@ -55,7 +82,9 @@ def _tuned(sock: socket.socket, config: ServerConfig) -> socket.socket:
         "TCP_KEEPINTVL": interval,
         "TCP_KEEPCNT": count,
         # RFC 5482, in milliseconds: data that nobody acknowledges and nobody waits to write.
-        "TCP_USER_TIMEOUT": round(config.write_timeout * 1000),
+        # Linux lets it overrule the number of probes, too: were it shorter than they take,
+        # the loss of one of them would end an idle connection (tcp(7)).
+        "TCP_USER_TIMEOUT": 1000 * max(round(config.write_timeout), idle + interval * count),
     }
     for name, value in options.items():
         if hasattr(socket, name):  # Linux has all four

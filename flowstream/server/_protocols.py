@@ -39,6 +39,11 @@ class Protocols(ProtocolWrapper):
         except H2CProtocolRequiredError as error:
             await self._change_over(error.data, error.headers, error.settings)
 
+    @property
+    def may_half_close(self) -> bool:
+        """Whether a client that has sent FIN may still want an answer: not with HTTP/2."""
+        return not isinstance(self.protocol, HTTP2)
+
     async def say_goodbye(self) -> None:
         """Tell the client, in its protocol's terms, to take new requests elsewhere."""
         if isinstance(self.protocol, HTTP2):

@@ -26,7 +26,6 @@ from flowstream.server._hypercorn import (
     ASGIWrapper,
     Config,
     ConnectionState,
-    Lifespan,
     LifespanFailureError,
     LifespanState,
     Sockets,
@@ -34,7 +33,7 @@ from flowstream.server._hypercorn import (
     WorkerContext,
     check,
 )
-from flowstream.server._lifespan import with_lifespan
+from flowstream.server._lifespan import AppLifespan
 from flowstream.server._listening import Listener, make_listeners, open_sockets
 from flowstream.server._quic import check_quic, serve_quic
 from flowstream.server._readiness import Readiness
@@ -72,13 +71,18 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
     Raises:
         OSError: an address cannot be listened on.
         RuntimeError: the installed Hypercorn is not as flowstream expects.
+        LifespanFailureError, LifespanTimeoutError: Hypercorn's: the app's lifespan failed to
+            start or to stop, or ended while the app was served, which shuts the server down.
+        MissingExtraError: HTTP/3 is asked for, and its library not installed.
         TypeError, ValueError: a setting is not what it should be.
     """
     check()
     settings = ServerConfig() if config is None else checked(config)
     settings.set_statsd_logger_class(StatsdLogger)
+    if settings.quic_bind:
+        check_quic()
     state: LifespanState = {WORKERS_KEY: settings.workers}
-    lifespan = Lifespan(ASGIWrapper(with_lifespan(app)), settings, state)
+    lifespan = AppLifespan(app, settings, state)
     async with trio.open_nursery() as lifespan_nursery:
         await lifespan_nursery.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
@@ -97,10 +101,10 @@ class _Service:
     """One server at work: its listeners and its connections."""
 
     def __init__(
-        self, app: Any, config: ServerConfig, state: LifespanState, lifespan: Lifespan
+        self, app: Any, config: ServerConfig, state: LifespanState, lifespan: AppLifespan
     ) -> None:
         self._ready = Readiness(app, config.readyz)
-        self._app = ASGIWrapper(app if config.readyz is None else self._ready)
+        self._app = app if config.readyz is None else self._ready
         self._config = config
         self._state = state
         self._lifespan = lifespan
@@ -120,8 +124,6 @@ class _Service:
     ) -> None:
         """Accept and serve until told to stop; return when the last connection has ended."""
         listeners, addresses = make_listeners(sockets, self._config)
-        if sockets.quic_sockets:
-            check_quic()
         async with trio.open_nursery() as watches:
             watches.start_soon(self._connections.hangups.run)
             async with trio.open_nursery() as connections:
@@ -149,7 +151,7 @@ class _Service:
         handler = partial(
             Connection,
             self._connections,
-            self._app,
+            ASGIWrapper(self._app),
             self._config,
             self._context,
             ConnectionState(self._state.copy()),

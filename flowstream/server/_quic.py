@@ -1,0 +1,69 @@
+"""HTTP/3, as Hypercorn serves it: only where it is asked for, and without our promises.
+
+Its protocol is not ours: what an app sends is taken without bound, a stalled client keeps
+what it was sent, and streams hear nothing of a shutdown. What is mended here is that bytes
+from the network end the server, and that a shutdown takes its whole time.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import trio
+
+from flowstream._errors import MissingExtraError
+from flowstream.server._hypercorn import ASGIWrapper, ConnectionState, UDPServer
+from flowstream.server._settings import ServerConfig
+
+logger = logging.getLogger("flowstream.server")
+
+# Seconds before one that failed is made anew, and between two looks at one that is to end:
+# it has no event for the end of its last connection.
+_PAUSE = 0.1
+
+
+def check_quic() -> None:
+    """Warn of what HTTP/3 does without.
+
+    Raises:
+        MissingExtraError: the library below it is not installed.
+    """
+    try:
+        import aioquic  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "quic_bind needs aioquic for HTTP/3: pip install 'flowstream[http3]'"
+        ) from error
+    logger.warning(
+        "HTTP/3 has no backpressure: what an app sends to a slow client is taken without "
+        "bound, a stalled client is not closed, and streams get no farewell at a shutdown"
+    )
+
+
+async def serve_quic(sock: Any, app: Any, config: ServerConfig, context: Any, state: Any) -> None:
+    """Serve HTTP/3 on `sock` until the server shuts down and the last client has gone."""
+    wrapped = ASGIWrapper(_without_carrier(app))
+    while not context.terminated.is_set():
+        server = UDPServer(wrapped, config, context, ConnectionState(dict(state)), sock)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.run)
+                await context.terminated.wait()
+                while not server.protocol.idle:  # noqa: ASYNC110  # see _PAUSE
+                    await trio.sleep(_PAUSE)
+                nursery.cancel_scope.cancel()
+        except* Exception as group:
+            logger.info("HTTP/3 starts anew: %r", group.exceptions[0])
+            logger.debug("what ended it", exc_info=group)
+            await trio.sleep(_PAUSE)
+
+
+def _without_carrier(app: Any) -> Any:
+    async def serve_one(scope: Any, receive: Any, send: Any) -> None:
+        async def send_through(message: Any) -> None:  # tells streams whose server this is
+            await send(message)
+
+        await app(scope, receive, send_through)
+
+    return serve_one

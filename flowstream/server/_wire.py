@@ -1,0 +1,139 @@
+"""One client's socket, written to under a deadline that any progress restarts.
+
+It is the innermost layer, below TLS, so that one deadline holds for whatever is written: a
+response, a handshake, the answer to a key update, the close_notify.
+
+Trio's own ``send_all`` can be given no such deadline from outside: cancelled, it does not
+say how much it wrote, and uncancelled it does not say that anything moved. With 16 KiB
+unsent (TCP_NOTSENT_LOWAT, as Trio sets it) Linux calls a socket writable again only when
+less than 8 KiB are; a reader of a few KiB per deadline would seem to take nothing. So what
+counts here is what the peer acknowledges, byte by byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from fcntl import ioctl
+from termios import TIOCOUTQ  # SIOCOUTQ of tcp(7), by its other name
+
+import trio
+
+# The deadline is kept to a sixteenth of it: so often is a peer that is waited for looked at.
+_LOOKS = 16
+
+# close() sends RST and frees what is unsent, instead of lingering over it (socket(7)).
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Wire(trio.abc.HalfCloseableStream):
+    """One client's socket.
+
+    Args:
+        stream: Trio's stream over it.
+
+    Attributes:
+        socket: the socket.
+        timeout: seconds that the peer may take nothing while a write waits; without bound
+            until it is set.
+        progress_at: when the peer was last seen to take something.
+        on_stall: called at the deadline; what it does has to include `reset`.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.socket = stream.socket
+        self.timeout = math.inf
+        self.progress_at = trio.current_time()
+        self.on_stall: Callable[[], None] = self.reset
+
+    @property
+    def closed(self) -> bool:
+        """Whether the socket is closed on this side."""
+        return bool(self.socket.fileno() == -1)
+
+    def write_nowait(self, data: bytes | memoryview) -> int:
+        """Write what the kernel takes at once; return how much that was.
+
+        Raises:
+            trio.BrokenResourceError: the peer is gone.
+            trio.ClosedResourceError: the socket was closed on this side.
+        """
+        try:
+            return os.write(self.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if self.closed:
+                raise trio.ClosedResourceError("the connection was closed") from None
+            raise trio.BrokenResourceError("the client is gone") from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data`, whoever is cancelled meanwhile: half a chunk cannot be taken back.
+
+        There is a checkpoint only if the kernel doesn't take it at once.
+
+        Raises:
+            trio.BrokenResourceError: the peer is gone.
+            trio.ClosedResourceError: the socket was closed on this side, perhaps because the
+                peer took nothing for too long.
+        """
+        with memoryview(data) as view:
+            sent = self.write_nowait(view)
+            if sent < len(view):
+                with trio.CancelScope(shield=True), view[sent:] as rest:
+                    await self._write_patiently(rest)
+
+    async def _write_patiently(self, rest: memoryview) -> None:
+        self.progress_at = trio.current_time()
+        unacknowledged = self._unacknowledged()
+        start = 0
+        while start < len(rest):
+            now = trio.current_time()
+            deadline = self.progress_at + self.timeout
+            if now >= deadline:
+                self.on_stall()
+            if self.closed:
+                raise trio.ClosedResourceError("the connection was closed")
+            with trio.move_on_at(min(deadline, now + self.timeout / _LOOKS)):
+                await trio.lowlevel.wait_writable(self.socket)
+            before, unacknowledged = unacknowledged, self._unacknowledged()
+            sent = self.write_nowait(rest[start:])
+            if sent or unacknowledged < before:
+                self.progress_at = trio.current_time()
+            start += sent
+            unacknowledged += sent
+
+    def _unacknowledged(self) -> int:
+        """Return how much the kernel holds that the peer has not acknowledged."""
+        try:
+            return int.from_bytes(ioctl(self.socket.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):  # closed; or not known here: then a write alone counts
+            return 0
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the kernel would take something."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Return what the peer has sent, ``b""`` at its end."""
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        """Send FIN after what was written."""
+        await self._stream.send_eof()
+
+    def reset(self) -> None:
+        """Close the socket at once: what is unsent is dropped, and whoever waits is woken."""
+        with contextlib.suppress(OSError):  # the peer was faster
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.socket.close()
+
+    async def aclose(self) -> None:
+        """Close the socket; the kernel delivers what it has taken."""
+        await self._stream.aclose()
