@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "flowstream"
 LAYERS: dict[str, list[str]] = {
     "vocabulary": ["abc", "_errors", "_event", "_closing", "limits"],
     "sans-I/O": ["policies", "_queue", "_keyed_queue", "_history", "encoders", "decoders"],
-    "Trio primitives": ["_pace", "_buffer", "_outlet", "sources"],
+    "Trio primitives": ["_pace", "_timers", "_buffer", "_outlet", "sources"],
     "fan-out": ["_fanout", "_subscriber", "_subscription", "_snapshots", "topic"],
     "delivery": ["asgi", "quart", "starlette"],
     "serving and operating": ["server", "testing", "demo", "cli"],

@@ -2,15 +2,16 @@
 
 ::
 
-    source ──► pump ──► buffer ──► writer ──► send
-                ▲                    ▲
-       client gone: cancelled        │ heartbeats
-                └───── watch ────────┘
+    supply ──► buffer ──► writer ──► send
+       ▲                    ▲
+       │ client gone        │ heartbeats
+       └────── watch ───────┘
 
-Three tasks belong to a stream, in a nursery that its host opens: the pump runs the
-producer, the watch looks at deadlines, and the host's own task is the writer. Whoever
-hosts it (`StreamResponse` as an ASGI application, the Quart extension) also tells it when
-the client has gone.
+The host's own task is the writer. The supply is a task that runs a producer, or a place in a
+topic, which needs none. The watch looks at deadlines: a task, or under flowstream's server,
+which tells a stream of its end by itself, one for all streams. Whoever hosts the stream
+(`StreamResponse` as an ASGI application, the Quart extension) else tells it when the client
+has gone.
 
 There are two ways to end it. `close` is graceful: the producer is cancelled, what is
 queued is still written, and a last event says why. `abort` is for a client that is gone or
@@ -22,6 +23,7 @@ up, even if the writer is still stuck in a ``send`` that the server does not let
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,6 +32,7 @@ import trio
 
 from flowstream._buffer import BufferStatistics, EventBuffer
 from flowstream._closing import CloseReason, StreamReport
+from flowstream._timers import Timer, start_timer
 from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.asgi._failure import is_refusal, public
@@ -119,6 +122,9 @@ class Stream:
         self._supply = open_supply(
             plan, self._buffer, self._encoder, self, path=self._path, after=after
         )
+        beats = bool(self._encoder.heartbeat()) and plan.controls
+        self._deadlines = Deadlines(plan.limits, plan.heartbeat if beats else None, self._start)
+        self._timer: Timer | None = None
         self._writer: Writer | None = None
         self._writer_scope = trio.CancelScope()
         self._aborted = False
@@ -133,10 +139,13 @@ class Stream:
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Start the producer and the watch over it in `nursery`, the host's own."""
-        if self._carrier is not None:
-            self._carrier.attach(self)
         self._supply.start(nursery)
-        nursery.start_soon(self._watch, name=f"flowstream watch of {self._path}")
+        if self._carrier is None:
+            nursery.start_soon(self._watch, name=f"flowstream watch of {self._path}")
+        else:
+            # It tells of the client's end and of the server's: a task is not needed.
+            self._timer = start_timer(self._start, self._look)
+            self._carrier.attach(self)
 
     async def prime(self, seconds: float) -> None:
         """Wait for the first item, for the end of the source, or for `seconds`.
@@ -204,6 +213,8 @@ class Stream:
                 await self._supply.ended.wait()  # bounded by cleanup_timeout
         if self._carrier is not None:
             self._carrier.detach(self)
+        if self._timer is not None:
+            self._timer.stop()
         self._report()
 
     # -- how it ends -----------------------------------------------------------------------
@@ -298,30 +309,33 @@ class Stream:
 
     async def _watch(self) -> None:
         """Look at the deadlines, each when it comes due."""
-        beats = bool(self._encoder.heartbeat()) and self._plan.controls
-        heartbeat = self._plan.heartbeat if beats else None
-        deadlines = Deadlines(self._plan.limits, heartbeat, self._start)
         try:
-            while True:
-                now, writer = trio.current_time(), self._writer
-                activity = Activity(
-                    None if writer is None else writer.sending_since,
-                    now if writer is None else writer.last_write,
-                )
-                due, again = deadlines.check(now, activity)
-                if due is Due.HEARTBEAT and writer is not None:
-                    writer.beat()
-                elif due is Due.MAX_DURATION:
-                    self.close(CloseReason.MAX_DURATION)
-                elif due is Due.STALLED:
-                    self.abort(CloseReason.STALLED)
-                    return
+            again = self._start
+            while again < math.inf:
                 await trio.sleep_until(again)
+                again = self._look(trio.current_time())
         finally:
             # Cancelled from outside, while the writer may be stuck in a shielded send and
             # the producer is shielded by us: nobody else would tell them.
             if self._final is None:
                 self.abort(CloseReason.CANCELLED)
+
+    def _look(self, now: float) -> float:
+        """Do what has come due; return when to look again."""
+        writer = self._writer
+        activity = Activity(
+            None if writer is None else writer.sending_since,
+            now if writer is None else writer.last_write,
+        )
+        due, again = self._deadlines.check(now, activity)
+        if due is Due.HEARTBEAT and writer is not None:
+            writer.beat()
+        elif due is Due.MAX_DURATION:
+            self.close(CloseReason.MAX_DURATION)
+        elif due is Due.STALLED:
+            self.abort(CloseReason.STALLED)
+            return math.inf
+        return again
 
     # -- the end ---------------------------------------------------------------------------
 
