@@ -16,6 +16,7 @@ from flowstream._errors import (
 )
 from flowstream._event import Event
 from flowstream._outlet import Outlet
+from flowstream._subscription import SlowConsumerError, Subscription
 from flowstream.asgi._stream import StreamStatistics
 from flowstream.asgi.receive import SharedReceive
 from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
@@ -23,7 +24,9 @@ from flowstream.encoders import CSV, NDJSON, SSE, Raw
 from flowstream.limits import Buffer, Limits
 from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample
 from flowstream.server import serve
+from flowstream.sources import resumable
 from flowstream.topic import LatestByKey, Replay, Topic, TopicStatistics
+from flowstream.topics import NotAuthorizedError, TooManyTopicsError, Topics, TopicsStatistics
 
 __version__ = "0.1.0"
 
@@ -44,7 +47,11 @@ __all__ = [
     "Topic",
     "Replay",
     "LatestByKey",
+    "resumable",
+    "Subscription",
     "TopicStatistics",
+    "Topics",
+    "TopicsStatistics",
     # slow consumers
     "Block",
     "DropOldest",
@@ -74,4 +81,7 @@ __all__ = [
     "DecodingError",
     "StreamUsedError",
     "MissingExtraError",
+    "NotAuthorizedError",
+    "SlowConsumerError",
+    "TooManyTopicsError",
 ]

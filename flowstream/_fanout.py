@@ -17,6 +17,7 @@ A subscriber is reached in one of three ways:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import perf_counter
@@ -50,6 +51,7 @@ class Member:
         number: the last event that it has, or that it has no claim to.
         policy: that of its buffer.
         where: which events it wants, or None for all.
+        name: makes the ids that it sees of the topic's own, if they differ.
 
     Attributes:
         behind: it pulls what it lacks; nothing is pushed to it.
@@ -63,6 +65,7 @@ class Member:
         "filled",
         "gone",
         "keyed",
+        "name",
         "number",
         "queue",
         "sink",
@@ -77,8 +80,10 @@ class Member:
         number: int,
         policy: Policy,
         where: Callable[[Any], object] | None,
+        name: Callable[[str], str] | None = None,
     ) -> None:
         self.sink = sink
+        self.name = name
         self.encoder = encoder
         self.buffer: EventBuffer = sink.buffer
         self.queue = sink.buffer.queue
@@ -121,20 +126,24 @@ class Fanout:
 
     Args:
         history: what is published.
+        changed: told ``"join"`` and ``"leave"``.
 
     Attributes:
         count: how many subscribers there are.
+        last_change: when that changed.
         groups: they, by format.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, changed: Callable[[str], None]) -> None:
         self._history = history
+        self._changed = changed
         self._turn = trio.StrictFIFOLock()
         self._end = 0  # number of the last event of the batch that is being delivered
         self._burst: Iterator[None] | None = None  # its delivery, as far as it goes without waiting
         self._stuck: deque[_Stuck] = deque()  # who has to be waited for
         self._assisted = False  # a task of the event loop's own is at it
         self.count = 0
+        self.last_change = -math.inf
         self.groups: dict[object, Group] = {}
 
     # -- who is there ----------------------------------------------------------------------
@@ -148,6 +157,7 @@ class Fanout:
             group = self.groups[key] = Group(encoder, shared)
         group.members[member] = None
         self.count += 1
+        self._note_change("join")
 
         def leave() -> None:
             if not member.gone:
@@ -156,8 +166,17 @@ class Fanout:
                 self.count -= 1
                 if not group.members:
                     del self.groups[key]
+                self._note_change("leave")
 
         return leave
+
+    def touch(self) -> None:
+        """Count as changed now."""
+        self.last_change = trio.current_time()
+
+    def _note_change(self, event: str) -> None:
+        self.last_change = trio.current_time()
+        self._changed(event)
 
     def full(self, size: int) -> bool:
         """Return whether a subscriber that the publisher waits for has no room for an event."""
@@ -331,9 +350,8 @@ class Fanout:
         bare = None
         if member.keyed and member.encoder is not None:
             bare = published.encode(member.encoder, bare=True)
-        return member.buffer.offer(
-            frame, published.id, essential=event.essential, key=event.key, bare=bare
-        )
+        id = published.id if member.name is None else member.name(published.id)
+        return member.buffer.offer(frame, id, essential=event.essential, key=event.key, bare=bare)
 
     async def _wait_for(self, stuck: _Stuck) -> None:
         """Give one subscriber what it has yet to get, when it has room; or give it up."""

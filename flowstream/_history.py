@@ -222,6 +222,11 @@ class History:
             return Missing(self.head - number)
         return number
 
+    def knows(self, id: str) -> bool:
+        """Return whether `id` was given out here, as far as can be told."""
+        match = _ID.fullmatch(id)
+        return id in self._own_ids or (match is not None and match[1] == self.epoch)
+
     def id_of(self, number: int) -> str:
         """Return what stands for the position behind event `number`."""
         if self.first <= number <= self.head:

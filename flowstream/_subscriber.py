@@ -49,6 +49,7 @@ class Subscriber:
         after: str | None,
         where: Callable[[Any], object] | None,
         controls: bool,
+        name: Callable[[str], str] | None = None,
     ) -> None:
         self._history = history
         self._snapshots = snapshots
@@ -67,7 +68,7 @@ class Subscriber:
                 self._lost_after = after  # an id of ours may be repeated to the client
             position = history.head
         self._shared = encoder is not None and encoder.start() is encoder
-        self._member = Member(sink, encoder, position, policy, where)
+        self._member = Member(sink, encoder, position, policy, where, name)
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
         self.leave = fanout.add(self._member, encoder, shared=self._shared)
 
@@ -75,6 +76,11 @@ class Subscriber:
     def behind(self) -> bool:
         """Whether there are events that the stream has to pull."""
         return self._member.behind
+
+    @property
+    def position(self) -> str:
+        """The id of the last event that was handed on."""
+        return self._history.id_of(self._member.number)
 
     async def pull(self, limit: int) -> list[Any]:
         """Return what follows, up to about `limit` bytes; **waits** only for a snapshot.
@@ -92,7 +98,7 @@ class Subscriber:
             except LookupError:
                 self._lost = True
                 self._seen = member.number
-                self._lost_after = history.id_of(member.number)
+                self._lost_after = self._id(member.number)
                 member.queue.dropped += history.head - member.number
                 member.number = history.head
             else:
@@ -117,7 +123,7 @@ class Subscriber:
                 size += len(frame)
             member.number = published.number
         if pieces:
-            member.queue.pass_by(len(pieces), self._history.id_of(member.number))
+            member.queue.pass_by(len(pieces), self._id(member.number))
         self._settle()
         return pieces
 
@@ -142,7 +148,7 @@ class Subscriber:
         member.number = number
         if snapshot is not None:
             pieces.append(self._snapshot_frame(snapshot, self._history.id_of(number)))
-            member.queue.pass_by(1, self._history.id_of(number))
+            member.queue.pass_by(1, self._id(number))
         self._lost, self._seen, self._lost_after = False, None, None
         self._wants_snapshot = False
         self._settle()
@@ -154,6 +160,11 @@ class Subscriber:
         if self._controls:
             return self._encoder.control("snapshot", snapshot.data, id=id)
         return self._encoder.encode(snapshot.data, id=id, type="snapshot")
+
+    def _id(self, number: int) -> str:
+        """Return the id of a position, as the client sees it."""
+        id = self._history.id_of(number)
+        return id if self._member.name is None else self._member.name(id)
 
     def _settle(self) -> None:
         """Be pushed to from now on, if nothing is left to pull."""

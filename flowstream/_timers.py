@@ -117,6 +117,4 @@ class _Timers:
                 await trio.lowlevel.checkpoint()
 
 
-_of_this_run: trio.lowlevel.RunVar[_Timers | None] = trio.lowlevel.RunVar(
-    "flowstream timers", None
-)
+_of_this_run: trio.lowlevel.RunVar[_Timers | None] = trio.lowlevel.RunVar("flowstream timers", None)

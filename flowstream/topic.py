@@ -12,7 +12,8 @@ be half done. Delivery follows, in the order of the history, whoever does it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from flowstream._errors import EncodingError
 from flowstream._event import Event
 from flowstream._fanout import Fanout
 from flowstream._history import History, Published, Replay
+from flowstream._joined import Joined
 from flowstream._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
 from flowstream._subscriber import Subscriber
 from flowstream._subscription import Subscription
@@ -76,6 +78,8 @@ class Topic(Feed):
             given when it comes first, or when it can't be given what it missed. The function
             may return an `Event` with the id of the last event that is in it; else it is
             taken to hold what was published before it was called.
+        presence: a topic in which each coming and going is published, as an event ``join`` or
+            ``leave`` with the body ``{"topic", "subscribers"}`` and the name for a key.
 
     Raises:
         TypeError: an argument is not what is said above.
@@ -87,18 +91,22 @@ class Topic(Feed):
         *,
         replay: Replay = Replay(),  # noqa: B008  # a frozen value
         snapshot: Callable[[], Awaitable[Any]] | LatestByKey | None = None,
+        presence: Topic | None = None,
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         if not isinstance(replay, Replay):
             raise TypeError(f"replay must be a Replay, not {type(replay).__name__}")
+        if presence is not None and not isinstance(presence, Topic):
+            raise TypeError(f"presence must be a Topic, not {type(presence).__name__}")
         self.name = name
         self._history = History(replay, _now)
-        self._fanout = Fanout(self._history)
+        self._fanout = Fanout(self._history, self._count_changed)
         self._snapshots = self._make_snapshots(snapshot)
-        self._sinks: dict[Sink, Subscriber] = {}
         self._closed = False
         self._published = 0
+        self._last_publish = -math.inf
+        self._presence = presence
         self._token: trio.lowlevel.TrioToken | None = None
 
     # -- publishing ------------------------------------------------------------------------
@@ -217,6 +225,7 @@ class Topic(Feed):
             raise trio.WouldBlock
         history.append(published)
         self._published += 1
+        self._last_publish = published.stamp
         if self._snapshots is not None:
             self._snapshots.published(event)
         return published
@@ -268,6 +277,7 @@ class Topic(Feed):
         after: str | None,
         where: Where | None,
         controls: bool,
+        name: Callable[[str], str] | None = None,
     ) -> Subscriber:
         """Have `sink` get what is published from now on, and what it missed after `after`."""
         if self._token is None:
@@ -282,10 +292,19 @@ class Topic(Feed):
             after=after,
             where=where,
             controls=controls,
+            name=name,
         )
         if self._closed:
             sink.feed_ended()
         return subscriber
+
+    def knows(self, id: str) -> bool:
+        """Return whether `id` is one that this topic gave out, as far as it can tell."""
+        return self._history.knows(id)
+
+    def beside(self, others: Sequence[Feed]) -> Feed:
+        """Return a feed of this topic and `others`, for one connection."""
+        return Joined([self, *others])
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -303,6 +322,29 @@ class Topic(Feed):
             else:
                 member.sink.close(reason)
 
+    def touch(self) -> None:
+        """Count as used now, for `idle_for`."""
+        self._fanout.touch()
+
+    def close_idle(self) -> None:
+        """Take no more events; for a topic without subscribers."""
+        self._closed = True
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more events."""
+        return self._closed
+
+    @property
+    def subscribers(self) -> int:
+        """How many streams and subscriptions are there now."""
+        return self._fanout.count
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last event, or since somebody came or left."""
+        return _now() - max(self._last_publish, self._fanout.last_change)
+
     def statistics(self) -> TopicStatistics:
         """Return who is there and what is kept."""
         history = self._history
@@ -318,6 +360,16 @@ class Topic(Feed):
             replay_first=history.id_of(history.first) if history.items else None,
             closed=self._closed,
         )
+
+    def _count_changed(self, event: str) -> None:
+        if self._presence is not None and not self._presence.closed:
+            body = {"topic": self.name, "subscribers": self._fanout.count}
+            self._presence._publish_soon(Event(body, type=event, key=self.name))
+
+    def _publish_soon(self, event: Event) -> None:
+        """Publish an event that nobody waits for: who has no room is waited for elsewhere."""
+        self._commit(event)
+        self._fanout.assist()
 
     def _make_snapshots(self, given: Any) -> Snapshots | None:
         if given is None:

@@ -21,7 +21,7 @@ LAYERS: dict[str, list[str]] = {
     "vocabulary": ["abc", "_errors", "_event", "_closing", "limits"],
     "sans-I/O": ["policies", "_queue", "_keyed_queue", "_history", "encoders", "decoders"],
     "Trio primitives": ["_pace", "_timers", "_buffer", "_outlet", "sources"],
-    "fan-out": ["_fanout", "_subscriber", "_subscription", "_snapshots", "topic"],
+    "fan-out": ["_fanout", "_joined", "_subscriber", "_subscription", "_snapshots", "topic", "topics"],
     "delivery": ["asgi", "quart", "starlette"],
     "serving and operating": ["server", "testing", "demo", "cli"],
 }

@@ -21,7 +21,7 @@ from flowstream.abc import Encoder
 from flowstream.asgi._failure import split
 from flowstream.asgi._writer import Writer
 from flowstream.asgi.plan import Plan
-from flowstream.sources import Source
+from flowstream.sources import Resumable, Source
 from flowstream.sources._feed import Feed, Subscriber
 from flowstream.sources._shielding import run_cancelled_once
 
@@ -286,4 +286,6 @@ def open_supply(
     """Return the supply for one stream, not started."""
     if isinstance(plan.source, Feed):
         return Tap(plan.source, buffer, encoder, plan, consumer, after)
+    if isinstance(plan.source, Resumable):
+        plan.source.resume_after(after)
     return Pump(plan.source, buffer, encoder, plan, consumer, path)

@@ -21,7 +21,7 @@ from flowstream.asgi._stream import Stream, StreamStatistics, new_statistics
 from flowstream.asgi.plan import STREAM_HEADER_NAMES, Plan, StreamOptions, make_plan
 from flowstream.asgi.receive import Receive, Send, wait_disconnected
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
-from flowstream.sources import Feed
+from flowstream.sources import Feed, Resumable
 
 Scope = Mapping[str, Any]
 
@@ -154,7 +154,9 @@ class StreamResponse:
         if not self._plan.encoder.in_band:
             return False
         seen = last_event_id(scope)
-        refuse = self._plan.on_reconnect == "refuse" and not isinstance(self._plan.source, Feed)
+        refuse = self._plan.on_reconnect == "refuse" and not isinstance(
+            self._plan.source, (Feed, Resumable)
+        )
         return seen is not None and (refuse or is_final(seen))
 
     # Quart's type of what a view may return has room for an iterator of text, and for nothing

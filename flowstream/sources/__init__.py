@@ -9,6 +9,7 @@ producer function ``async def f(out)``         called with the stream's `Outlet`
 sync iterable or generator                     iterated in worker threads, in batches
 generator function of no arguments             called and iterated in worker threads
 list, tuple, range                             iterated in the event loop
+list of topics                                 subscribed to together, with one id for all
 Trio receive channel                           received from, then closed
 a topic                                        subscribed to, in no task of its own
 a `Source` of one's own                        run
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -29,10 +30,11 @@ from flowstream.sources._channels import Channel
 from flowstream.sources._feed import Feed
 from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration, InMemory
 from flowstream.sources._producer import Producer
+from flowstream.sources._resumable import Resumable, resumable_with
 from flowstream.sources._source import Source
 from flowstream.sources._threads import ThreadedIteration, thread_limiter
 
-__all__ = ["Feed", "Source", "as_source", "thread_limiter"]
+__all__ = ["Feed", "Source", "Resumable", "as_source", "resumable", "thread_limiter"]
 
 _EXPECTED = (
     "expected an async iterable, an async generator function of no arguments, a producer "
@@ -69,6 +71,8 @@ def as_source(given: Any) -> Source | Feed:
             "a coroutine is no source: hand over the producer function itself, uncalled, "
             f"and it will be called with the stream's outlet; {_EXPECTED}"
         )
+    if isinstance(given, (list, tuple)) and any(isinstance(one, Feed) for one in given):
+        return _joined(given)
     if isinstance(given, (list, tuple, range)):
         return InMemory(given)
     if hasattr(given, "__iter__"):
@@ -76,6 +80,27 @@ def as_source(given: Any) -> Source | Feed:
     if callable(given):
         return _from_function(given)
     raise SourceError(f"a {type(given).__name__} is no source of items; {_EXPECTED}")
+
+
+def _joined(given: Sequence[Any]) -> Feed:
+    strangers = [type(one).__name__ for one in given if not isinstance(one, Feed)]
+    if strangers:
+        raise SourceError(f"a list of topics must have only topics in it, not {strangers[0]}")
+    return given[0].beside(given[1:]) if len(given) > 1 else given[0]  # type: ignore[no-any-return]
+
+
+def resumable(function: Callable[[str | None], Any]) -> Source:
+    """Return a source that goes on where a client left off, out of the app's own history.
+
+    Args:
+        function: called with the id that the client saw last (``Last-Event-ID``, or
+            ``?lastEventId=``), or None if it is new. Returns what a source can be made of,
+            most often as an async generator function: its events must have ids.
+
+    Raises:
+        SourceError: it is no function of one argument.
+    """
+    return resumable_with(as_source, function)
 
 
 def _from_function(function: Callable[..., Any]) -> Source:

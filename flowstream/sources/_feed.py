@@ -9,7 +9,7 @@ writer when it has time for it, so that nothing piles up between the two.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from flowstream._buffer import EventBuffer
@@ -29,7 +29,10 @@ class Sink(Protocol):
     """
 
     buffer: EventBuffer
-    direct: Callable[[bytes], bool] | None
+
+    @property
+    def direct(self) -> Callable[[bytes], bool] | None:
+        """Writes to the connection; None where that is impossible."""
 
     def wrote(self, size: int, items: int) -> None:
         """Count what was written by `direct`."""
@@ -48,23 +51,24 @@ class Sink(Protocol):
 
 
 class Subscriber(Protocol):
-    """A stream's place in a feed.
-
-    Attributes:
-        leave: a function; after it is called no more events come. Can be called again.
-    """
-
-    leave: Callable[[], None]
+    """A stream's place in a feed."""
 
     @property
     def behind(self) -> bool:
         """Whether there are events that the stream has to pull."""
+
+    @property
+    def position(self) -> str:
+        """The id that a client would come back with, if it has got all that was handed on."""
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what follows, up to about `limit` bytes; **waits** only for a snapshot.
 
         Called by the writer when nothing is queued and `behind` is true.
         """
+
+    def leave(self) -> None:
+        """Get no more events. Can be called again."""
 
 
 class Feed(abc.ABC):
@@ -80,5 +84,24 @@ class Feed(abc.ABC):
         after: str | None,
         where: Callable[[Any], object] | None,
         controls: bool,
+        name: Callable[[str], str] | None = None,
     ) -> Subscriber:
-        """Have `sink` get what is published from now on, and what it missed after `after`."""
+        """Have `sink` get what is published from now on, and what it missed after `after`.
+
+        Args:
+            sink: the stream.
+            encoder: makes its bytes; None if it takes the events themselves.
+            policy: that of its buffer.
+            after: the id that its client saw last, or None for a client that is new.
+            where: which events it wants, or None for all.
+            controls: whether a snapshot goes as a control event, or as an event of the app's.
+            name: makes the ids that its client sees of the feed's own, if they differ.
+        """
+
+    @abc.abstractmethod
+    def knows(self, id: str) -> bool:
+        """Return whether `id` is one that this feed gave out, as far as it can tell."""
+
+    @abc.abstractmethod
+    def beside(self, others: Sequence[Feed]) -> Feed:
+        """Return a feed of this one and `others`, for one connection."""
