@@ -56,14 +56,20 @@ class Member:
     Attributes:
         behind: it pulls what it lacks; nothing is pushed to it.
         gone: it has left.
+        got: the last round of its group, if it had its share of that; None if it is out of step.
+        counted: the round up to which its stream has counted what was written directly.
+        direct: writes to its connection, where that is known to be possible.
     """
 
     __slots__ = (
         "behind",
         "buffer",
+        "counted",
+        "direct",
         "encoder",
         "filled",
         "gone",
+        "got",
         "keyed",
         "name",
         "number",
@@ -94,6 +100,54 @@ class Member:
         self.timeout = policy.timeout
         self.behind = False
         self.gone = False
+        self.got: Round | None = None
+        self.counted: Round | None = None
+        self.direct: Callable[[bytes], bool] | None = None
+
+    def tally(self) -> None:
+        """Have its stream count what was written directly since the last time."""
+        got, counted = self.got, self.counted
+        if got is not counted and got is not None and counted is not None:
+            self.counted = got
+            items = got.number - counted.number
+            self.queue.pass_by(items, got.id)
+            self.sink.wrote(got.bytes - counted.bytes, items, got.time)
+
+    def fall_out(self) -> None:
+        """Be out of step with its group."""
+        self.tally()
+        self.got = self.counted = None
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed to it until it was pulled."""
+        self.fall_out()
+        self.behind = True
+
+
+class Round:
+    """What the members of a group have got that are in step, by the end of one batch.
+
+    A delivery only notes which round it belongs to: that is one word in one object. What a
+    stream counts is the difference between two rounds, and it is worked out when somebody
+    asks. To touch a stream's own counters each time would cost more than to write to its
+    socket: of ten thousand streams nothing is in the processor's cache when their turn comes.
+
+    Attributes:
+        number, id: those of the last event.
+        bytes: of this and all earlier rounds, as encoded for this group.
+        time: when the batch was begun.
+    """
+
+    __slots__ = ("bytes", "id", "number", "time")
+
+    def __init__(self, number: int, id: str | None, bytes: int, time: float) -> None:
+        self.number = number
+        self.id = id
+        self.bytes = bytes
+        self.time = time
+
+
+_NEVER = Round(-1, None, 0, 0.0)
 
 
 class Group:
@@ -102,12 +156,34 @@ class Group:
     Args:
         encoder: what makes them; None if they get the events themselves.
         shared: whether others may get them, too, so that they are worth keeping.
+
+    Attributes:
+        round: the last that was begun.
     """
 
     def __init__(self, encoder: Encoder | None, shared: bool) -> None:
         self.encoder = encoder
         self.shared = shared
         self.members: dict[Member, None] = {}
+        self.round = Round(0, None, 0, 0.0)
+        self._roster: tuple[Member, ...] | None = None
+
+    def add(self, member: Member) -> None:
+        """Add a member."""
+        self.members[member] = None
+        self._roster = None
+
+    def remove(self, member: Member) -> None:
+        """Remove a member."""
+        del self.members[member]
+        self._roster = None
+
+    @property
+    def roster(self) -> tuple[Member, ...]:
+        """The members that are there now, for a loop during which some come and go."""
+        if self._roster is None:
+            self._roster = tuple(self.members)
+        return self._roster
 
 
 class _Stuck:
@@ -155,14 +231,15 @@ class Fanout:
         group = self.groups.get(key)
         if group is None:
             group = self.groups[key] = Group(encoder, shared)
-        group.members[member] = None
+        group.add(member)
         self.count += 1
         self._note_change("join")
 
         def leave() -> None:
             if not member.gone:
+                member.fall_out()
                 member.gone = True
-                del group.members[member]
+                group.remove(member)
                 self.count -= 1
                 if not group.members:
                     del self.groups[key]
@@ -272,50 +349,82 @@ class Fanout:
 
     def _deliver(self, batch: list[Published]) -> Iterator[None]:
         """Deliver one batch, as far as it goes without waiting; yield to let others run."""
-        before, last = batch[0].number - 1, batch[-1]
-        count, look = 0, _STRIDE
+        number = batch[-1].number
+        left = _STRIDE  # deliveries until the next look at the clock
+        count = 0
         until = perf_counter() + _BURST_SECONDS
         for group in list(self.groups.values()):
-            members = list(group.members)
+            members = group.roster
             try:
                 frames = self._frames(group, batch)
             except Exception as error:  # noqa: BLE001  # theirs alone
                 for member in members:
                     member.sink.fail(error)
                 continue
-            joined = frames[0] if len(frames) == 1 else b""
-            if len(frames) > 1 and group.encoder is not None:
-                joined = b"".join(frames)
-            size = len(joined)
-            chunk = b"%x\r\n%b\r\n" % (size, joined) if group.encoder is not None else b""
-            id, items = last.id, len(batch)
+            # If the batch does not follow on that round nobody is in step: see `_hand`.
+            before = group.round if group.round.number == number - len(batch) else _NEVER
+            chunk = b"" if group.encoder is None else self._chunk(frames)
+            this = group.round = self._round(group, batch, frames)
             for member in members:
-                if member.gone or member.behind or member.number >= last.number:
-                    continue
-                if member.number != before:
-                    # It came in the middle of this batch, or this is not what comes next
-                    # for it: it reads what it lacks by itself.
-                    self.put_behind(member)
-                elif (
-                    member.filled.waiting
-                    and member.where is None
-                    and (direct := member.sink.direct) is not None
+                if (
+                    # The usual case, by itself for its speed: it is in step, its writer
+                    # waits, and the kernel takes the chunk.
+                    member.got is before
+                    and member.filled.waiting
+                    and (direct := member.direct) is not None
                     and direct(chunk)
                 ):
-                    member.number = last.number
-                    member.queue.pass_by(items, id)
-                    member.sink.wrote(size, items)
+                    member.got = this
+                    member.number = number
                 else:
-                    member.number = last.number
-                    self._offer(member, batch, frames)
-                count += 1
-                if count >= look:
-                    now = perf_counter()
-                    look = count + _STRIDE
-                    if count >= _BURST_DELIVERIES or now >= until:
+                    self._hand(member, batch, frames, chunk, this)
+                left -= 1
+                if not left:
+                    left = _STRIDE
+                    count += _STRIDE
+                    if count >= _BURST_DELIVERIES or perf_counter() >= until:
                         yield
-                        count, look = 0, _STRIDE
+                        count = 0
                         until = perf_counter() + _BURST_SECONDS
+
+    def _round(self, group: Group, batch: list[Published], frames: list[Any]) -> Round:
+        """Return the round in which a group gets a batch."""
+        size = group.round.bytes + sum(map(len, frames))
+        return Round(batch[-1].number, batch[-1].id, size, trio.current_time())
+
+    def _chunk(self, frames: list[bytes]) -> bytes:
+        """Return what is written to a connection that can be written to (RFC 9112 § 7.1)."""
+        joined = frames[0] if len(frames) == 1 else b"".join(frames)
+        return b"%x\r\n%b\r\n" % (len(joined), joined)
+
+    def _hand(
+        self,
+        member: Member,
+        batch: list[Published],
+        frames: list[Any],
+        chunk: bytes,
+        this: Round,
+    ) -> None:
+        """Give a subscriber its share of a batch, in whatever way it can be given."""
+        if member.gone or member.behind or member.number >= this.number:
+            return
+        if member.number != batch[0].number - 1:
+            # It came in the middle of this batch, or this is not what comes next for it: it
+            # reads what it lacks by itself.
+            self.put_behind(member)
+            return
+        member.fall_out()
+        if member.where is None and member.encoder is not None:
+            member.direct = member.sink.direct
+        if member.filled.waiting and member.direct is not None and member.direct(chunk):
+            items = len(batch)
+            member.number = this.number
+            member.queue.pass_by(items, this.id)
+            member.sink.wrote(sum(map(len, frames)), items, this.time)
+        else:
+            self._offer(member, batch, frames)
+        if member.number == this.number:
+            member.got = member.counted = this
 
     def _frames(self, group: Group, batch: list[Published]) -> list[Any]:
         encoder = group.encoder
@@ -334,6 +443,8 @@ class Fanout:
                 member.sink.fail(error)
                 return
             if outcome is Outcome.ADMITTED or outcome is Outcome.DROPPED:
+                # One at a time: a joined stream's other topics say in their ids what it has.
+                member.number = published.number
                 continue
             if outcome is Outcome.WAIT and member.timeout is not None:
                 left = list(zip(batch, frames, strict=True))[place:]
@@ -350,25 +461,29 @@ class Fanout:
         bare = None
         if member.keyed and member.encoder is not None:
             bare = published.encode(member.encoder, bare=True)
-        id = published.id if member.name is None else member.name(published.id)
-        return member.buffer.offer(frame, id, essential=event.essential, key=event.key, bare=bare)
+        id, key = published.id, event.key
+        if member.name is not None:
+            id, key = member.name(id), (member, key)  # a key means something in its topic only
+        return member.buffer.offer(frame, id, essential=event.essential, key=key, bare=bare)
 
     async def _wait_for(self, stuck: _Stuck) -> None:
         """Give one subscriber what it has yet to get, when it has room; or give it up."""
         member, left = stuck.member, stuck.left
         with trio.move_on_at(stuck.deadline):
-            while left and not member.gone:
+            while left and not (member.gone or member.behind):
                 outcome = self._offer_one(member, *left[0])
-                if outcome is Outcome.WAIT:
+                if outcome is Outcome.WAIT and member.buffer.room.waiting:
+                    self.put_behind(member)  # another topic's publisher waits for this stream
+                elif outcome is Outcome.WAIT:
                     await member.buffer.room.wait()
                 elif outcome is Outcome.DISCONNECT:
                     break
                 else:
-                    left.popleft()
-        if left and not member.gone:
+                    member.number = left.popleft()[0].number
+        if left and not (member.gone or member.behind):
             member.sink.give_up()
 
     def put_behind(self, member: Member) -> None:
         """Have a subscriber read from the history what it lacks."""
-        member.behind = True
+        member.fall_behind()
         member.filled.ring()

@@ -1,13 +1,19 @@
 """Several topics on one connection: browsers have six a host, and a page has more to hear.
 
 Each event bears the positions in all of them, so that one ``Last-Event-ID`` resumes them all:
-the topics' own ids, joined by ``~``. Which is whose is known by the epoch, so the order in
-which the topics are named does not matter. The bytes are one client's own then, and made for
-it alone.
+a part for each topic, joined by ``~``. A part is the topic's own id, ``epoch.number``; or
+``epoch!id`` where the app has given one; or nothing, where a client has yet to be given its
+first snapshot. Which is whose is known by the epoch, so the order in which the topics are
+named does not matter. The bytes are one client's own then, and made for it alone.
+
+An id says "all up to here", of every topic. So nothing may be written ahead of what the id of
+another topic's event speaks of: while one topic's past is pulled, nothing of the others is
+pushed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -19,17 +25,18 @@ from flowstream.abc import Encoder, Policy
 from flowstream.sources._feed import Feed, Sink, Subscriber
 
 _SEPARATOR = "~"
+_PART = re.compile(r"([0-9a-f]+)(?:(\.\w+)|!(.*))", re.DOTALL)
 
 
 class Joined(Feed):
     """Several feeds as one.
 
     Args:
-        feeds: they; each can tell whether an id is its own.
+        feeds: they; one that is named twice counts once.
     """
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
-        self._feeds = list(feeds)
+        self._feeds = list({feed.epoch: feed for feed in reversed(feeds)}.values())[::-1]
 
     def join(
         self,
@@ -47,9 +54,10 @@ class Joined(Feed):
             self._feeds, sink, encoder, policy=policy, after=after, where=where, controls=controls
         )
 
-    def knows(self, id: str) -> bool:
-        """Return whether `id` is one of theirs."""
-        return any(feed.knows(id) for feed in self._feeds)
+    @property
+    def epoch(self) -> str:
+        """Those of them all."""
+        return _SEPARATOR.join(feed.epoch for feed in self._feeds)
 
     def beside(self, others: Sequence[Feed]) -> Feed:
         """Return a feed of all of them."""
@@ -70,24 +78,28 @@ class _JoinedSubscriber:
         where: Callable[[Any], object] | None,
         controls: bool,
     ) -> None:
+        self._epochs = [feed.epoch for feed in feeds]
         self._open = len(feeds)
         self._sink = sink
+        self._turn = 0  # the place whose past is looked at first
         self._places: list[Subscriber] = []
-        parts = [] if after is None else [unquote(part) for part in after.split(_SEPARATOR)]
-        for index, feed in enumerate(feeds):
-            own = next((part for part in parts if feed.knows(part)), after)
-            name = self._namer(index)
-            self._places.append(
-                feed.join(
-                    _Part(sink, self._ended),
-                    None if encoder is None else _Renaming(encoder, name),
-                    policy=policy,
-                    after=own,
-                    where=where,
-                    controls=controls,
-                    name=name,
+        try:
+            for index, (feed, own) in enumerate(zip(feeds, _split(after, feeds), strict=True)):
+                name = self._namer(index)
+                self._places.append(
+                    feed.join(
+                        _Part(sink, self._ended),
+                        None if encoder is None else _Renaming(encoder, name),
+                        policy=policy,
+                        after=own,
+                        where=where,
+                        controls=controls,
+                        name=name,
+                    )
                 )
-            )
+        except BaseException:
+            self.leave()
+            raise
 
     @property
     def behind(self) -> bool:
@@ -97,14 +109,26 @@ class _JoinedSubscriber:
     @property
     def position(self) -> str:
         """The id that resumes all of them here."""
-        return _SEPARATOR.join(_quoted(place.position) for place in self._places)
+        return self._join(None, "")
+
+    def tally(self) -> None:
+        """Have the stream count what was written directly to its connection."""
+        for place in self._places:
+            place.tally()
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
-        """Return what follows in the first that is behind."""
-        for place in self._places:
+        """Return what follows in one that is behind; they take turns."""
+        self._turn = (self._turn + 1) % len(self._places)
+        for place in [*self._places[self._turn :], *self._places[: self._turn]]:
             if place.behind:
+                self.fall_behind()
                 return await place.pull(limit)
         return []
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed in any of them until it was pulled."""
+        for place in self._places:
+            place.fall_behind()
 
     def leave(self) -> None:
         """Leave all of them."""
@@ -112,13 +136,14 @@ class _JoinedSubscriber:
             place.leave()
 
     def _namer(self, index: int) -> Callable[[str], str]:
-        def name(id: str) -> str:
-            return _SEPARATOR.join(
-                _quoted(id if place_index == index else place.position)
-                for place_index, place in enumerate(self._places)
-            )
+        return lambda id: self._join(index, id)
 
-        return name
+    def _join(self, index: int | None, id: str) -> str:
+        """Return the positions in all of them, with `id` for that in the one at `index`."""
+        return _SEPARATOR.join(
+            _part(self._epochs[place_index], id if place_index == index else place.position)
+            for place_index, place in enumerate(self._places)
+        )
 
     def _ended(self) -> None:
         self._open -= 1
@@ -186,6 +211,29 @@ class _Renaming(Encoder):
         return self._encoder.control(name, body, id=named, retry=retry)
 
 
-def _quoted(id: str) -> str:
-    # Only an app's own ids can have these in them.
-    return id.replace("%", "%25").replace(_SEPARATOR, "%7E")
+def _part(epoch: str, id: str | None) -> str:
+    """Return a feed's part of a joined id, given what it calls the position itself."""
+    if id is None:
+        return ""
+    match = _PART.fullmatch(id)
+    if match is not None and match[1] == epoch and match[2]:
+        return id
+    return f"{epoch}!{id.replace('%', '%25').replace(_SEPARATOR, '%7E')}"
+
+
+def _split(after: str | None, feeds: Sequence[Feed]) -> list[str | None]:
+    """Return, for each feed, the id that a client saw last in it, or None if it never did."""
+    if after is None:
+        return [None] * len(feeds)
+    seen: dict[str, str] = {}
+    strangers = False
+    epochs = {feed.epoch for feed in feeds}
+    for part in after.split(_SEPARATOR):
+        match = _PART.fullmatch(part)
+        if match is not None and match[1] in epochs:
+            seen[match[1]] = part if match[2] else unquote(match[3])
+        elif part:
+            strangers = True
+    # Of a topic that a client does not speak of it has seen nothing, unless it speaks of one
+    # that is not there any more: that may be what this one was before.
+    return [seen.get(feed.epoch, after if strangers else None) for feed in feeds]

@@ -78,9 +78,24 @@ class Subscriber:
         return self._member.behind
 
     @property
-    def position(self) -> str:
-        """The id of the last event that was handed on."""
-        return self._history.id_of(self._member.number)
+    def position(self) -> str | None:
+        """The id that a client would come back with, if it has got all that was handed on.
+
+        None if that is nothing yet, not even its first snapshot.
+        """
+        if self._lost:  # what was lost is not announced yet, and must not be passed over
+            if self._seen is None:
+                return f"{self._history.epoch}.lost"
+            return self._history.id_of(self._seen)
+        return None if self._wants_snapshot else self._history.id_of(self._member.number)
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed until it was pulled."""
+        self._member.fall_behind()
+
+    def tally(self) -> None:
+        """Have the stream count what was written directly to its connection."""
+        self._member.tally()
 
     async def pull(self, limit: int) -> list[Any]:
         """Return what follows, up to about `limit` bytes; **waits** only for a snapshot.
@@ -98,7 +113,7 @@ class Subscriber:
             except LookupError:
                 self._lost = True
                 self._seen = member.number
-                self._lost_after = self._id(member.number)
+                self._lost_after = history.id_of(member.number)
                 member.queue.dropped += history.head - member.number
                 member.number = history.head
             else:
@@ -141,7 +156,8 @@ class Subscriber:
         if self._lost:
             missed = None if self._seen is None else max(number - self._seen, 0)
             if missed is None or missed:
-                gap = member.queue.lose(missed or 0, self._lost_after)
+                after = None if self._lost_after is None else self._named(self._lost_after)
+                gap = member.queue.lose(missed or 0, after)
                 if missed is None or self._where is not None:
                     gap = gap._replace(missed=None)  # which of them it wanted is not known
                 pieces.append(gap)
@@ -163,7 +179,9 @@ class Subscriber:
 
     def _id(self, number: int) -> str:
         """Return the id of a position, as the client sees it."""
-        id = self._history.id_of(number)
+        return self._named(self._history.id_of(number))
+
+    def _named(self, id: str) -> str:
         return id if self._member.name is None else self._member.name(id)
 
     def _settle(self) -> None:

@@ -77,7 +77,7 @@ class Subscription:
 
     # -- what the topic calls --------------------------------------------------------------
 
-    def wrote(self, size: int, items: int) -> None:
+    def wrote(self, size: int, items: int, at: float) -> None:
         """Not called: there is no connection to write to."""
 
     def give_up(self) -> None:

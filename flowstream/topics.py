@@ -16,8 +16,10 @@ the events would go to nobody, since its name would by then stand for another.
 
 from __future__ import annotations
 
+import heapq
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,7 @@ from typing import Any
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._errors import FlowstreamError
+from flowstream._errors import FlowstreamError, PublicError
 from flowstream._joined import Joined
 from flowstream._timers import Timer, start_timer
 from flowstream.abc import Encoder, Policy
@@ -37,6 +39,10 @@ Authorize = Callable[[str, Any], Any]
 
 # An idle topic is looked for so many times in its idle time.
 _LOOKS = 4
+
+# Where there is no room, those unused for longest are forgotten, one in so many: finding them
+# takes a look at all.
+_SHARE = 16
 
 
 class NotAuthorizedError(FlowstreamError):
@@ -104,7 +110,7 @@ class Topics:
         self._limit = limit
         self._authorize = authorize
         self._topics: dict[str, Topic] = {}
-        self._grants: dict[_Grant, None] = {}
+        self._grants: weakref.WeakSet[_Grant] = weakref.WeakSet()
         self._forgotten = 0
         self._timer: Timer | None = None
 
@@ -148,14 +154,16 @@ class Topics:
         """
         # Quart's `request` is a proxy, which means another request in another task.
         actual = getattr(request, "_get_current_object", None)
-        request = request if actual is None else actual()
+        grant = _Grant(self, name, request if actual is None else actual())
+        self._grants.add(grant)  # from here on: what is revoked while it is asked for, too
         if self._authorize is not None:
-            allowed = self._authorize(name, request)
+            allowed = self._authorize(name, grant.request)
             if inspect.isawaitable(allowed):
                 allowed = await allowed
             if not allowed:
                 raise NotAuthorizedError(name)
-        return _Grant(self, name, request)
+        grant.topic()
+        return grant
 
     async def publish(
         self,
@@ -173,18 +181,19 @@ class Topics:
     def revoke(self, predicate: Callable[[str, Any], object]) -> int:
         """End, with reason `stopped`, the streams for which `predicate` is true.
 
+        One that was opened and has yet to begin ends as soon as it does.
+
         Args:
             predicate: called with the topic's name and the request, of each stream that was
                 made with `open` and that is open now.
 
         Returns:
-            How many were ended.
+            How many of those that are open were ended.
         """
-        count = 0
-        for grant in list(self._grants):
-            if predicate(grant.name, grant.request):
-                grant.stop()
-                count += 1
+        chosen = [grant for grant in self._grants if predicate(grant.name, grant.request)]
+        count = sum(grant.streams for grant in chosen)
+        for grant in chosen:
+            grant.stop()
         return count
 
     async def aclose(self) -> None:
@@ -193,8 +202,9 @@ class Topics:
             self._timer.stop()
             self._timer = None
         topics, self._topics = self._topics, {}
-        for topic in topics.values():
-            await topic.aclose()
+        async with trio.open_nursery() as nursery:
+            for topic in topics.values():
+                nursery.start_soon(topic.aclose)
 
     def statistics(self) -> TopicsStatistics:
         """Return how many there are, and who is there."""
@@ -202,15 +212,15 @@ class Topics:
             topics=len(self._topics),
             limit=self._limit,
             subscribers=sum(topic.subscribers for topic in self._topics.values()),
-            opened=len(self._grants),
+            opened=sum(grant.streams for grant in self._grants),
             forgotten=self._forgotten,
         )
 
     def _make(self, name: str) -> Topic:
+        if not isinstance(name, str):
+            raise TypeError(f"a topic's name must be a str, not {type(name).__name__}")
         if len(self._topics) >= self._limit:
-            self._forget(0.0)
-            if len(self._topics) >= self._limit:
-                raise TooManyTopicsError(f"there are {self._limit} topics, and all are in use")
+            self._make_room()
         topic = self._factory(name)
         if not isinstance(topic, Topic):
             raise TypeError(f"factory must return a Topic, not {type(topic).__name__}")
@@ -220,19 +230,31 @@ class Topics:
         return topic
 
     def _look(self, now: float) -> float:
-        self._forget(self._idle)
+        for name, topic in list(self._topics.items()):
+            if not topic.subscribers and topic.idle_for >= self._idle:
+                self._forget(name)
         if self._topics:
             return now + self._idle / _LOOKS
         self._timer = None
         return math.inf
 
-    def _forget(self, idle: float) -> None:
-        """Close the topics that nobody has used for so long."""
-        for name, topic in list(self._topics.items()):
-            if topic.idle_for >= idle and not topic.subscribers:
-                del self._topics[name]
-                topic.close_idle()
-                self._forgotten += 1
+    def _make_room(self) -> None:
+        """Forget some of the topics that nobody is subscribed to.
+
+        Raises:
+            TooManyTopicsError: there are none.
+        """
+        unused = {
+            name: topic.idle_for for name, topic in self._topics.items() if not topic.subscribers
+        }
+        if not unused:
+            raise TooManyTopicsError(f"there are {self._limit} topics, and all are in use")
+        for name in heapq.nlargest(1 + self._limit // _SHARE, unused, key=unused.__getitem__):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._topics.pop(name).close_idle()
+        self._forgotten += 1
 
 
 class _Grant(Feed):
@@ -240,10 +262,21 @@ class _Grant(Feed):
 
     def __init__(self, topics: Topics, name: str, request: Any) -> None:
         self._topics = topics
-        self._topic = topics[name]
+        self._topic: Topic | None = None
         self._sinks: dict[Sink, None] = {}
+        self._revoked = False
         self.name = name
         self.request = request
+
+    def topic(self) -> Topic:
+        """Return the topic, or the new one of its name if it was forgotten.
+
+        Raises:
+            TooManyTopicsError: there is no room for it.
+        """
+        if self._topic is None or self._topic.closed:
+            self._topic = self._topics[self.name]
+        return self._topic
 
     def join(
         self,
@@ -256,10 +289,16 @@ class _Grant(Feed):
         controls: bool,
         name: Callable[[str], str] | None = None,
     ) -> Subscriber:
-        """Have `sink` get what is published in the topic."""
-        if self._topic.closed:
-            self._topic = self._topics[self.name]  # it was forgotten since the view asked
-        subscriber = self._topic.join(
+        """Have `sink` get what is published in the topic.
+
+        Raises:
+            PublicError: it was forgotten since the view asked, and there is no room for it.
+        """
+        try:
+            topic = self.topic()
+        except TooManyTopicsError as error:
+            raise PublicError("busy", "there are too many topics", retryable=True) from error
+        subscriber = topic.join(
             sink,
             encoder,
             policy=policy,
@@ -269,23 +308,32 @@ class _Grant(Feed):
             name=name,
         )
         self._sinks[sink] = None
-        self._topics._grants[self] = None
+        self._topics._grants.add(self)
+        if self._revoked:
+            sink.close(CloseReason.STOPPED)
         return _Granted(subscriber, self, sink)
 
     def left(self, sink: Sink) -> None:
         """Hear that a stream has left."""
         self._sinks.pop(sink, None)
         if not self._sinks:
-            self._topics._grants.pop(self, None)
+            self._topics._grants.discard(self)
 
     def stop(self) -> None:
         """End the streams."""
+        self._revoked = True
         for sink in list(self._sinks):
             sink.close(CloseReason.STOPPED)
 
-    def knows(self, id: str) -> bool:
-        """Return whether `id` is one that the topic gave out."""
-        return self._topic.knows(id)
+    @property
+    def streams(self) -> int:
+        """How many there are."""
+        return len(self._sinks)
+
+    @property
+    def epoch(self) -> str:
+        """That of the topic."""
+        return self.topic().epoch
 
     def beside(self, others: Sequence[Feed]) -> Feed:
         """Return a feed of this one and `others`."""
@@ -300,6 +348,7 @@ class _Granted:
         self._grant = grant
         self._sink = sink
         self.pull = subscriber.pull
+        self.tally = subscriber.tally
 
     @property
     def behind(self) -> bool:
@@ -307,9 +356,13 @@ class _Granted:
         return self._subscriber.behind
 
     @property
-    def position(self) -> str:
+    def position(self) -> str | None:
         """The id of the last event that was handed on."""
         return self._subscriber.position
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed until it was pulled."""
+        self._subscriber.fall_behind()
 
     def leave(self) -> None:
         """Leave the topic."""

@@ -261,6 +261,7 @@ class Stream:
         """Return what the stream has done so far, and how full its buffer is."""
         if self._final is not None:
             return self._final
+        self._supply.tally()
         writer, now = self._writer, trio.current_time()
         buffer = self._buffer.statistics()
         since = None if writer is None else writer.sending_since
@@ -322,6 +323,7 @@ class Stream:
 
     def _look(self, now: float) -> float:
         """Do what has come due; return when to look again."""
+        self._supply.tally()
         writer = self._writer
         activity = Activity(
             None if writer is None else writer.sending_since,

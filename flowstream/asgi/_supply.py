@@ -17,6 +17,7 @@ from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason
 from flowstream._outlet import Outlet
 from flowstream._queue import Gap
+from flowstream._subscription import SlowConsumerError
 from flowstream.abc import Encoder
 from flowstream.asgi._failure import split
 from flowstream.asgi._writer import Writer
@@ -58,6 +59,9 @@ class Supply(Protocol):
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what is to be written next, while nothing is queued and `behind` is true."""
+
+    def tally(self) -> None:
+        """Count what was written directly: to be called before counts are looked at."""
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to fill the buffer."""
@@ -124,6 +128,9 @@ class Pump:
         """Return nothing: a producer is never behind."""
         return []
 
+    def tally(self) -> None:
+        """Do nothing: it writes nothing directly."""
+
     async def discard(self) -> None:
         """Release what the source holds."""
         with trio.move_on_after(self._cleanup_timeout, shield=True):
@@ -155,7 +162,9 @@ class Pump:
             await self._source.run(self._outlet)
         except BaseException as error:  # noqa: ASYNC103  # but for failures, which it notes
             cancelled, failure = split(error)
-            if failure is not None:
+            if isinstance(failure, SlowConsumerError):
+                self._consumer.give_up()  # a subscription's own policy did
+            elif failure is not None:
                 self._consumer.failed(failure, "producer")
             if cancelled is not None:
                 raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
@@ -218,7 +227,11 @@ class Tap:
         """Subscribe. There is no task to run in `nursery`."""
         self.started = True
         if not self._stopped:
-            self._subscriber = self._feed.join(
+            self._join()
+
+    def _join(self) -> None:
+        try:
+            subscriber = self._feed.join(
                 self,
                 self._encoder,
                 policy=self._plan.policy,
@@ -226,6 +239,12 @@ class Tap:
                 where=self._plan.where,
                 controls=self._plan.controls,
             )
+        except Exception as error:  # noqa: BLE001  # the client is told, and the log
+            self.fail(error)
+            return
+        self._subscriber = subscriber
+        if self._stopped:
+            subscriber.leave()  # it was ended while it joined
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
         """Have what the feed writes directly counted with the rest."""
@@ -244,15 +263,20 @@ class Tap:
         assert self._subscriber is not None
         return await self._subscriber.pull(limit)
 
+    def tally(self) -> None:
+        """Count what the feed wrote directly since the last time."""
+        if self._subscriber is not None:
+            self._subscriber.tally()
+
     async def discard(self) -> None:
         """Do nothing: nothing was begun."""
 
     # -- what the feed calls ---------------------------------------------------------------
 
-    def wrote(self, size: int, items: int) -> None:
+    def wrote(self, size: int, items: int, at: float) -> None:
         """Count what was written past the buffer."""
         assert self._writer is not None
-        self._writer.wrote(size, items)
+        self._writer.wrote(size, items, at)
 
     def give_up(self) -> None:
         """End the stream: its client is too slow."""
@@ -286,6 +310,5 @@ def open_supply(
     """Return the supply for one stream, not started."""
     if isinstance(plan.source, Feed):
         return Tap(plan.source, buffer, encoder, plan, consumer, after)
-    if isinstance(plan.source, Resumable):
-        plan.source.resume_after(after)
-    return Pump(plan.source, buffer, encoder, plan, consumer, path)
+    source = plan.source.resumed(after) if isinstance(plan.source, Resumable) else plan.source
+    return Pump(source, buffer, encoder, plan, consumer, path)

@@ -30,6 +30,7 @@ class _Backlog(Protocol):
     @property
     def behind(self) -> bool: ...
     async def pull(self, limit: int) -> list[bytes | Gap]: ...
+    def tally(self) -> None: ...
 
 
 class Writer:
@@ -119,6 +120,7 @@ class Writer:
                 break
             else:
                 await buffer.filled.wait()
+                self._supply.tally()
         return bool(self.items) or await self._write_within_bound(self._encoder.header())
 
     async def announce_rest(self) -> None:
@@ -131,13 +133,13 @@ class Writer:
         """End the body: all of it is there."""
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def wrote(self, size: int, items: int) -> None:
-        """Count what was written to the connection past this writer."""
+    def wrote(self, size: int, items: int, at: float) -> None:
+        """Count what was written to the connection past this writer, the last at time `at`."""
         self.items += items
         self.bytes += size
-        self.last_write = now = trio.current_time()
+        self.last_write = max(self.last_write, at)
         if self.first_item is None:
-            self.first_item = now
+            self.first_item = at
 
     def beat(self) -> None:
         """Have a heartbeat written, if nothing else is written first."""

@@ -119,7 +119,8 @@ class Applications(TaskGroup):
         if half_closed and scope["http_version"] == "1.1" and scope["method"] != "HEAD":
             # The response comes in chunks, which stand alone: what puts a function of its own
             # around `send` and changes them is seen by not having this.
-            send_or_raise.write_nowait = scope["state"][STATE_KEY].write_nowait  # type: ignore[attr-defined]
+            lane = scope["state"][STATE_KEY].lane
+            send_or_raise.write_nowait = None if lane is None else lane.write  # type: ignore[attr-defined]
 
         try:
             await app(

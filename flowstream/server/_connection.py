@@ -39,6 +39,7 @@ from flowstream.server._hypercorn import (
     Updated,
     parse_socket_addr,
 )
+from flowstream.server._lane import Lane
 from flowstream.server._listening import Transport
 from flowstream.server._protocols import Protocols
 
@@ -59,6 +60,8 @@ class Connection(TCPServer):
         connections: those of the worker, which this one joins.
 
     Attributes:
+        lane: writes to it directly; None if it is encrypted. For HTTP/1.1, where chunks stand
+            alone.
         reason: why it ended, or None.
     """
 
@@ -83,12 +86,13 @@ class Connection(TCPServer):
         self._requested = False  # a request has begun
         self._broken = False  # a write has failed: nothing can be sent any more
         self._hung_up_unread = False  # told of the client's FIN while reading on
-        self._carry = b""
         self._tls = isinstance(stream, trio.SSLStream)
         self._wire = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
         self._wire.timeout = connections.write_timeout
         self._wire.on_stall = partial(self.abort, CloseReason.STALLED)
         self._socket = self._wire.socket
+        self._carry = b""  # what was left over of a direct write
+        self.lane = None if self._tls else Lane(self._socket.fileno(), self._keep)
         self.reason: CloseReason | None = None
 
     # -- for streams -----------------------------------------------------------------------
@@ -112,6 +116,8 @@ class Connection(TCPServer):
         """Reset the connection: what is unsent is dropped, every task of it is woken."""
         if self._wire.closed:
             return
+        if self.lane is not None:
+            self.lane.close()
         self._connections.hangups.remove(self._socket.fileno())
         self._wire.reset()
         self._end(reason)
@@ -129,29 +135,6 @@ class Connection(TCPServer):
             stream.close(CloseReason.SHUTDOWN)
         if self._requested and self.reason is None:
             self._task_group.spawn(self.protocol.say_goodbye)
-
-    def write_nowait(self, data: bytes) -> bool:
-        """Write bytes that are framed already straight to the socket, if nobody else writes.
-
-        What the kernel does not take is kept and written before anything else, under the
-        connection's own deadline. For HTTP/1.1 without TLS, where chunks stand alone.
-
-        Returns:
-            False if nothing was done: another write is under way, the connection has ended,
-            or it is encrypted.
-        """
-        if self._tls or self._carry or self.reason is not None or self.send_lock.locked():
-            return False
-        if not self._carried:  # no response is under way that these bytes could be a part of
-            return False
-        try:
-            sent = self._wire.write_nowait(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return False  # the reader will hear of it, too, and end the connection
-        if sent < len(data):
-            self._carry = data[sent:]
-            self._task_group.spawn(self._write_carry)
-        return True
 
     # -- for protocols and applications ----------------------------------------------------
 
@@ -285,6 +268,8 @@ class Connection(TCPServer):
 
     async def _close(self) -> None:
         """Close the socket, after what the kernel has taken; with TLS, say so to the client."""
+        if self.lane is not None:
+            self.lane.close()
         self._connections.hangups.remove(self._socket.fileno())
         with (
             trio.CancelScope(shield=True),  # what is still to be written is under the deadline
@@ -306,10 +291,12 @@ class Connection(TCPServer):
         if self._wire.closed:
             return False
         try:
-            if self._tls:
+            if self.lane is None:
                 await self._encrypt(data)
             else:
+                self.lane.block()
                 await self._wire.send_all(data)
+                self.lane.free()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._broken = True
             self._end(CloseReason.CLIENT_DISCONNECTED)
@@ -320,6 +307,13 @@ class Connection(TCPServer):
         with trio.CancelScope(shield=True), memoryview(data) as view:
             for start in range(0, len(data), _PIECE):
                 await self.stream.send_all(view[start : start + _PIECE])
+
+    def _keep(self, rest: bytes) -> None:
+        """Write what is left over of a direct write before anything else, under our deadline."""
+        self._carry = rest
+        assert self.lane is not None
+        self.lane.block()
+        self._task_group.spawn(self._write_carry)
 
     async def _write_carry(self) -> None:
         async with self.send_lock:
@@ -345,6 +339,8 @@ class Connection(TCPServer):
         """Tell the streams, once, and have the reader stop."""
         if self.reason is None:
             self.reason = reason
+        if self.lane is not None:
+            self.lane.close()
         carried, self._carried = self._carried, set()
         for stream in carried:
             stream.abort(self.reason)

@@ -47,10 +47,6 @@ class Link:
         """Return whether DATA may follow the request: END_STREAM says so, not its method."""
         return self._has_body
 
-    def write_nowait(self, data: bytes) -> bool:
-        """Do nothing and return False: frames must go through the protocol."""
-        return False
-
     def end(self, reason: CloseReason) -> None:
         """Tell the response that it is over."""
         if self._ended is None:

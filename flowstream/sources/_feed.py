@@ -34,8 +34,8 @@ class Sink(Protocol):
     def direct(self) -> Callable[[bytes], bool] | None:
         """Writes to the connection; None where that is impossible."""
 
-    def wrote(self, size: int, items: int) -> None:
-        """Count what was written by `direct`."""
+    def wrote(self, size: int, items: int, at: float) -> None:
+        """Count what was written by `direct`, at the latest at time `at`; see `tally`."""
 
     def give_up(self) -> None:
         """End it: its client is too slow."""
@@ -58,8 +58,20 @@ class Subscriber(Protocol):
         """Whether there are events that the stream has to pull."""
 
     @property
-    def position(self) -> str:
-        """The id that a client would come back with, if it has got all that was handed on."""
+    def position(self) -> str | None:
+        """The id that a client would come back with, if it has got all that was handed on.
+
+        None if it would come back as new.
+        """
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed until it was pulled; called between two calls of `pull`."""
+
+    def tally(self) -> None:
+        """Have the stream count what was written directly to its connection.
+
+        It is not told of each write: this is to be called before its counts are looked at.
+        """
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what follows, up to about `limit` bytes; **waits** only for a snapshot.
@@ -98,9 +110,10 @@ class Feed(abc.ABC):
             name: makes the ids that its client sees of the feed's own, if they differ.
         """
 
+    @property
     @abc.abstractmethod
-    def knows(self, id: str) -> bool:
-        """Return whether `id` is one that this feed gave out, as far as it can tell."""
+    def epoch(self) -> str:
+        """What the ids that it makes begin with, and those of no other feed."""
 
     @abc.abstractmethod
     def beside(self, others: Sequence[Feed]) -> Feed:
