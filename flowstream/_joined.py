@@ -100,6 +100,9 @@ class _JoinedSubscriber:
         except BaseException:
             self.leave()
             raise
+        # What a gap at the very beginning comes after, if any of it is known here.
+        known = {place.position for place in self._places} - {None, *map(_lost, self._epochs)}
+        sink.buffer.queue.pass_by(0, self.position if known and after is not None else None)
 
     @property
     def behind(self) -> bool:
@@ -209,6 +212,11 @@ class _Renaming(Encoder):
         """Return a control event's bytes, its id likewise."""
         named = None if id is None else self._name(id)
         return self._encoder.control(name, body, id=named, retry=retry)
+
+
+def _lost(epoch: str) -> str:
+    """Return what a feed calls a position that it does not know."""
+    return f"{epoch}.lost"
 
 
 def _part(epoch: str, id: str | None) -> str:

@@ -33,12 +33,14 @@ from quart import Response as QuartResponse
 from quart import has_request_context, request
 from quart.wrappers import Request
 from quart_trio import QuartTrio
+from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.receive import Receive, Send
 from flowstream.asgi.response import StreamResponse
+from flowstream.topics import NotAuthorizedError, TooManyTopicsError
 
 __all__ = ["Flowstream", "FlowstreamStatistics"]
 
@@ -98,6 +100,10 @@ class Flowstream:
         patched.finalize_request = _delivering(app.finalize_request)
         patched.full_dispatch_request = _finishing(app.full_dispatch_request)
         patched.asgi_http_class = _connection_class(app.asgi_http_class, self)
+
+        handlers = app.error_handler_spec[None][None]
+        for error, status in _STATUS.items():
+            handlers.setdefault(error, _answering(app, status))
 
     def statistics(self) -> FlowstreamStatistics:
         """Return how many streams run, and how those before them ended."""
@@ -283,6 +289,21 @@ def _raising_oserror(send: Send) -> Send:
             raise BrokenPipeError("the client has gone") from error
 
     return send_or_oserror
+
+
+_STATUS: dict[type[Exception], type[HTTPException]] = {
+    NotAuthorizedError: Forbidden,
+    TooManyTopicsError: ServiceUnavailable,
+}
+
+
+def _answering(app: QuartTrio, status: type[HTTPException]) -> Callable[[Any], Awaitable[Any]]:
+    """Return an error handler that answers as the app answers that status elsewhere."""
+
+    async def answer(error: Exception) -> Any:
+        return await app.handle_http_exception(status())
+
+    return answer
 
 
 _Step = Callable[..., Awaitable[Any]]

@@ -12,6 +12,7 @@ be half done. Delivery follows, in the order of the history, whoever does it.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -36,6 +37,8 @@ from flowstream.policies import Block, DropOldest
 from flowstream.sources._feed import Feed, Sink
 
 __all__ = ["LatestByKey", "Replay", "Topic", "TopicStatistics", "check_policy"]
+
+logger = logging.getLogger("flowstream")
 
 Where = Callable[[Event], object]
 
@@ -298,9 +301,10 @@ class Topic(Feed):
             sink.feed_ended()
         return subscriber
 
-    def knows(self, id: str) -> bool:
-        """Return whether `id` is one that this topic gave out, as far as it can tell."""
-        return self._history.knows(id)
+    @property
+    def epoch(self) -> str:
+        """What the ids that it makes begin with; drawn when it is made."""
+        return self._history.epoch
 
     def beside(self, others: Sequence[Feed]) -> Feed:
         """Return a feed of this topic and `others`, for one connection."""
@@ -315,12 +319,19 @@ class Topic(Feed):
         one it ends at once, with that. **Waits** until what was published is delivered.
         """
         self._closed = True
-        await self._fanout.deliver(self._history.head)
-        for member in self._fanout.members():
+        try:
             if reason is None:
-                member.sink.feed_ended()
+                await self._fanout.deliver(self._history.head)
             else:
-                member.sink.close(reason)
+                await trio.lowlevel.checkpoint()
+        finally:  # cancelled, too: who is told nothing would wait for ever
+            for member in self._fanout.members():
+                if reason is not None:
+                    member.sink.close(reason)
+                    continue
+                if member.number < self._history.head:
+                    self._fanout.put_behind(member)
+                member.sink.feed_ended()
 
     def touch(self) -> None:
         """Count as used now, for `idle_for`."""
@@ -364,7 +375,11 @@ class Topic(Feed):
     def _count_changed(self, event: str) -> None:
         if self._presence is not None and not self._presence.closed:
             body = {"topic": self.name, "subscribers": self._fanout.count}
-            self._presence._publish_soon(Event(body, type=event, key=self.name))
+            try:
+                self._presence._publish_soon(Event(body, type=event, key=self.name))
+            except Exception:
+                # Who comes and goes here has no part in what others do there.
+                logger.exception("the presence topic of %r failed", self.name)
 
     def _publish_soon(self, event: Event) -> None:
         """Publish an event that nobody waits for: who has no room is waited for elsewhere."""

@@ -24,8 +24,7 @@ def last_event_id(scope: Mapping[str, Any]) -> str | None:
     """
     for name, value in scope.get("headers", ()):
         if bytes(name).lower() == b"last-event-id":
-            found = bytes(value).decode("utf-8", "replace")
-            return found[:_MAX_ID_LENGTH] or None
+            return _bounded(bytes(value).decode("utf-8", "replace")) or None
     query = bytes(scope.get("query_string", b"")).decode("latin-1")
     if "lastEventId=" not in query:
         return None
@@ -33,7 +32,12 @@ def last_event_id(scope: Mapping[str, Any]) -> str | None:
         pairs = parse_qsl(query, errors="replace", max_num_fields=100)
     except ValueError:
         return None  # more fields than any page of ours sends
-    return next((value[:_MAX_ID_LENGTH] for name, value in pairs if name == "lastEventId"), None)
+    return next((_bounded(value) for name, value in pairs if name == "lastEventId"), None)
+
+
+def _bounded(id: str) -> str:
+    # With a mark at its end: what is left of a number would be another number.
+    return id if len(id) <= _MAX_ID_LENGTH else f"{id[: _MAX_ID_LENGTH - 1]}\ufffd"
 
 
 def is_final(event_id: str) -> bool:

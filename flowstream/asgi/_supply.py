@@ -56,9 +56,11 @@ class Supply(Protocol):
     @property
     def behind(self) -> bool:
         """Whether there are events to pull."""
+        ...
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what is to be written next, while nothing is queued and `behind` is true."""
+        ...
 
     def tally(self) -> None:
         """Count what was written directly: to be called before counts are looked at."""

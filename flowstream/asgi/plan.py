@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 
 from flowstream._closing import StreamReport
 from flowstream._event import Event, check_retry
+from flowstream._subscription import Subscription
 from flowstream.abc import Encoder, Policy
 from flowstream.limits import Buffer, Limits, positive
 from flowstream.policies import Block
@@ -134,6 +135,10 @@ def make_plan(
     if on_close is not None:
         _check_on_close(on_close)
     found = as_source(source)
+    if isinstance(source, Subscription):
+        if policy is not None:
+            raise TypeError("a subscription has its policy already: give it to subscribe()")
+        on_reconnect = "restart"  # whoever subscribed has said from where on
     if isinstance(found, Feed):
         policy = check_policy(policy)
         if prime is not None:

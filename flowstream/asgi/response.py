@@ -18,6 +18,7 @@ from flowstream.abc import Encoder
 from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._request import is_final, last_event_id
 from flowstream.asgi._stream import Stream, StreamStatistics, new_statistics
+from flowstream.asgi._workers import warn_of_workers
 from flowstream.asgi.plan import STREAM_HEADER_NAMES, Plan, StreamOptions, make_plan
 from flowstream.asgi.receive import Receive, Send, wait_disconnected
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
@@ -132,6 +133,8 @@ class StreamResponse:
         if scope.get("method") == "HEAD" or self._returns_in_vain(scope):
             await stream.refuse()
             return None
+        if isinstance(self._plan.source, Feed):
+            warn_of_workers(scope)
         return stream
 
     async def answer_empty(self, scope: Scope, send: Send) -> None:
@@ -191,7 +194,8 @@ def stream(source: Any, *, encoder: Encoder, **options: Unpack[StreamOptions]) -
         buffer: how much may wait between the producer and the client: items, or a `Buffer`
             with bounds in items and bytes. 256 items and 1 MiB by default.
         policy: what happens when that buffer is full. `Block`, the default, makes the
-            producer wait.
+            producer wait; for a topic the default is `DropOldest`, and a `Block` has to have
+            a timeout. A subscription has its own.
         heartbeat: seconds of silence after which a heartbeat is sent, up to a fifth
             earlier; None for none. 15 s, the default, is what WHATWG HTML § 9.2.7 suggests,
             and below the 60 s after which nginx gives up an idle upstream.
@@ -206,6 +210,8 @@ def stream(source: Any, *, encoder: Encoder, **options: Unpack[StreamOptions]) -
             this source cannot go on from there: ``"refuse"``, the default, answers 204,
             which stops an EventSource; ``"restart"`` runs the source again.
         retry: milliseconds that an EventSource waits before it reconnects.
+        where: for a topic: ``where(event)`` says which of its events this client gets; what
+            it leaves out is no gap.
         on_close: called once with the `StreamReport`, in the event loop: it must not block.
 
     Raises:

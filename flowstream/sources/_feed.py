@@ -56,6 +56,7 @@ class Subscriber(Protocol):
     @property
     def behind(self) -> bool:
         """Whether there are events that the stream has to pull."""
+        ...
 
     @property
     def position(self) -> str | None:
@@ -78,6 +79,7 @@ class Subscriber(Protocol):
 
         Called by the writer when nothing is queued and `behind` is true.
         """
+        ...
 
     def leave(self) -> None:
         """Get no more events. Can be called again."""

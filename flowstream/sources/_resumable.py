@@ -14,21 +14,33 @@ from flowstream.sources._source import Source
 class Resumable(Source):
     """A producer that can go on where a client left off; made by `resumable`."""
 
-    def __init__(self, function: Callable[[str | None], Any], open_source: Any) -> None:
+    def __init__(
+        self, function: Callable[[str | None], Any], open_source: Any, after: str | None = None
+    ) -> None:
         self._function = function
         self._open = open_source  # `as_source`, which knows this class
-        self._after: str | None = None
+        self._after = after
 
-    def resume_after(self, id: str | None) -> None:
-        """Say what the client saw last; called once, before `run` or `discard`."""
-        self._after = id
+    def resumed(self, after: str | None) -> Source:
+        """Return the source for one stream, given what its client saw last.
+
+        A new one: an app may make one `Resumable` and stream it to all its clients.
+        """
+        return Resumable(self._function, self._open, after)
 
     async def run(self, out: Outlet) -> None:
-        """Call the function, and put all items of what it returns into `out`."""
+        """Call the function, and put all items of what it returns into `out`.
+
+        Raises:
+            SourceError: it returned something that is no source for one client.
+        """
         made = self._function(self._after)
         if inspect.isawaitable(made):
             made = await made
-        await self._open(made).run(out)
+        source = self._open(made)
+        if not isinstance(source, Source):
+            raise SourceError("resumable() is an app's own history: a topic has one already")
+        await source.run(out)
 
 
 def resumable_with(open_source: Any, function: Callable[[str | None], Any]) -> Resumable:
