@@ -7,7 +7,11 @@ question asked of one can be answered from another.
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
+
+# The ids that flowstream's own last events carry: the stream they end is over for good.
+FINAL_ID = re.compile(r"[0-9a-z]{1,32}\.(?:end|failed)\Z")
 
 
 class CloseReason(enum.StrEnum):

@@ -26,6 +26,7 @@ from typing import Any
 import trio
 
 from flowstream._buffer import EventBuffer
+from flowstream._errors import EncodingError
 from flowstream._history import History, Published
 from flowstream._queue import Outcome
 from flowstream.abc import Encoder, Policy
@@ -217,6 +218,7 @@ class Fanout:
         self._end = 0  # number of the last event of the batch that is being delivered
         self._burst: Iterator[None] | None = None  # its delivery, as far as it goes without waiting
         self._stuck: deque[_Stuck] = deque()  # who has to be waited for
+        self._at_once = False  # `deliver_nowait` is at it; somebody's `where=` may publish
         self._assisted = False  # a task of the event loop's own is at it
         self.count = 0
         self.last_change = -math.inf
@@ -295,21 +297,33 @@ class Fanout:
 
     def deliver_nowait(self) -> None:
         """Deliver what was published: now if it is soon done, else in a task that can wait."""
-        if self.count <= _BURST_DELIVERIES and not self._turn.locked():
-            while self._history.delivered < self._history.head:
-                for _ in self._burst or self._begin():
-                    pass  # few enough to go on
-                self._burst = None
-                if self._stuck:
-                    break
-                self._history.delivered = self._end
-        self.assist()
+        if self.count <= _BURST_DELIVERIES and not (
+            self._turn.locked() or self._stuck or self._at_once
+        ):
+            self._at_once = True
+            try:
+                while self._history.delivered < self._history.head:
+                    for _ in self._burst or self._begin():
+                        pass  # few enough to go on
+                    self._burst = None
+                    if self._stuck:
+                        break
+                    self._history.delivered = max(self._history.delivered, self._end)
+            finally:
+                self._at_once = False
+        if not self._at_once:
+            self.assist()
 
     def assist(self) -> None:
         """Have what is left delivered by a task of the event loop's own, which can wait."""
         if not self._assisted and self._history.delivered < self._history.head:
             self._assisted = True
-            trio.lowlevel.spawn_system_task(self._deliver_rest, name="flowstream topic delivery")
+            try:
+                trio.lowlevel.spawn_system_task(
+                    self._deliver_rest, name="flowstream topic delivery"
+                )
+            except RuntimeError:  # the Trio run is at its end, and so is everybody in it
+                self._assisted = False
 
     async def _deliver_rest(self) -> None:
         try:
@@ -336,7 +350,7 @@ class Fanout:
     def _begin(self) -> Iterator[None]:
         """Begin the next batch: what was published and not yet delivered, up to 16 KiB."""
         history = self._history
-        number = max(history.delivered, history.first - 1)
+        number = max(history.delivered, self._end, history.first - 1)
         batch: list[Published] = []
         size = 0
         for published in history.after(number, _BATCH_ITEMS):
@@ -355,15 +369,17 @@ class Fanout:
         until = perf_counter() + _BURST_SECONDS
         for group in list(self.groups.values()):
             members = group.roster
+            chunk = b""
             try:
                 frames = self._frames(group, batch)
-            except Exception as error:  # noqa: BLE001  # theirs alone
-                for member in members:
-                    member.sink.fail(error)
-                continue
+            except Exception:  # noqa: BLE001  # theirs alone who want what cannot be encoded
+                frames = self._frames_or_errors(group, batch)
+            else:
+                if group.encoder is not None:
+                    chunk = self._chunk(frames)
             # If the batch does not follow on that round nobody is in step: see `_hand`.
-            before = group.round if group.round.number == number - len(batch) else _NEVER
-            chunk = b"" if group.encoder is None else self._chunk(frames)
+            in_step = chunk and group.round.number == number - len(batch)
+            before = group.round if in_step else _NEVER
             this = group.round = self._round(group, batch, frames)
             for member in members:
                 if (
@@ -389,13 +405,14 @@ class Fanout:
 
     def _round(self, group: Group, batch: list[Published], frames: list[Any]) -> Round:
         """Return the round in which a group gets a batch."""
-        size = group.round.bytes + sum(map(len, frames))
+        size = group.round.bytes + _size(frames)
         return Round(batch[-1].number, batch[-1].id, size, trio.current_time())
 
     def _chunk(self, frames: list[bytes]) -> bytes:
         """Return what is written to a connection that can be written to (RFC 9112 § 7.1)."""
         joined = frames[0] if len(frames) == 1 else b"".join(frames)
-        return b"%x\r\n%b\r\n" % (len(joined), joined)
+        # A chunk of no bytes is the one that ends the body.
+        return b"%x\r\n%b\r\n" % (len(joined), joined) if joined else b""
 
     def _hand(
         self,
@@ -408,19 +425,21 @@ class Fanout:
         """Give a subscriber its share of a batch, in whatever way it can be given."""
         if member.gone or member.behind or member.number >= this.number:
             return
-        if member.number != batch[0].number - 1:
-            # It came in the middle of this batch, or this is not what comes next for it: it
-            # reads what it lacks by itself.
+        has = member.number - batch[0].number + 1
+        if has < 0:
+            # This is not what comes next for it: it reads what it lacks by itself.
             self.put_behind(member)
             return
+        if has:  # it came in the middle of this batch
+            batch, frames, chunk = batch[has:], frames[has:], b""
         member.fall_out()
         if member.where is None and member.encoder is not None:
             member.direct = member.sink.direct
-        if member.filled.waiting and member.direct is not None and member.direct(chunk):
+        if chunk and member.filled.waiting and member.direct is not None and member.direct(chunk):
             items = len(batch)
             member.number = this.number
             member.queue.pass_by(items, this.id)
-            member.sink.wrote(sum(map(len, frames)), items, this.time)
+            member.sink.wrote(_size(frames), items, this.time)
         else:
             self._offer(member, batch, frames)
         if member.number == this.number:
@@ -432,7 +451,25 @@ class Fanout:
             return batch
         if group.shared:
             return [self._history.frame(published, encoder) for published in batch]
-        return [published.encode(encoder) for published in batch]
+        # One member's own, whose encoder may remember what it is given: nothing but that.
+        (member,) = group.members or (None,)
+        if member is None or member.behind:
+            return [b""] * len(batch)
+        where = member.where
+        return [
+            published.encode(encoder) if where is None or where(published.event) else b""
+            for published in batch
+        ]
+
+    def _frames_or_errors(self, group: Group, batch: list[Published]) -> list[Any]:
+        """Return the frames of a batch, and in the place of some why there is none."""
+        frames: list[Any] = []
+        for published in batch:
+            try:
+                frames += self._frames(group, [published])
+            except Exception as error:  # noqa: BLE001  # raised for who wants it
+                frames.append(error)
+        return frames
 
     def _offer(self, member: Member, batch: list[Published], frames: list[Any]) -> None:
         """Put what a subscriber wants of a batch into its buffer, under its policy."""
@@ -458,6 +495,10 @@ class Fanout:
         event = published.event
         if member.where is not None and not member.where(event):
             return Outcome.DROPPED
+        if isinstance(frame, Exception):
+            raise EncodingError(
+                f"an item of type {type(event.data).__qualname__} cannot be encoded: {frame}"
+            ) from frame
         bare = None
         if member.keyed and member.encoder is not None:
             bare = published.encode(member.encoder, bare=True)
@@ -469,9 +510,18 @@ class Fanout:
     async def _wait_for(self, stuck: _Stuck) -> None:
         """Give one subscriber what it has yet to get, when it has room; or give it up."""
         member, left = stuck.member, stuck.left
+
+        def is_due() -> bool:  # it may have read by itself what it was to be given
+            next_is = bool(left) and left[0][0].number == member.number + 1
+            return next_is and not (member.gone or member.behind)
+
         with trio.move_on_at(stuck.deadline):
-            while left and not (member.gone or member.behind):
-                outcome = self._offer_one(member, *left[0])
+            while is_due():
+                try:
+                    outcome = self._offer_one(member, *left[0])
+                except Exception as error:  # noqa: BLE001  # theirs alone
+                    member.sink.fail(error)
+                    return
                 if outcome is Outcome.WAIT and member.buffer.room.waiting:
                     self.put_behind(member)  # another topic's publisher waits for this stream
                 elif outcome is Outcome.WAIT:
@@ -480,10 +530,14 @@ class Fanout:
                     break
                 else:
                     member.number = left.popleft()[0].number
-        if left and not (member.gone or member.behind):
+        if is_due():
             member.sink.give_up()
 
     def put_behind(self, member: Member) -> None:
         """Have a subscriber read from the history what it lacks."""
         member.fall_behind()
         member.filled.ring()
+
+
+def _size(frames: list[Any]) -> int:
+    return sum(len(frame) for frame in frames if not isinstance(frame, Exception))

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from flowstream._closing import FINAL_ID
 from flowstream._event import Event
 from flowstream.abc import Encoder
 from flowstream.limits import positive, whole
@@ -126,6 +127,7 @@ class History:
         self._clock = clock
         self._kept: deque[Published] = deque()
         self._own_ids: dict[str, int] = {}
+        self._repeats: dict[str, deque[int]] = {}  # further events with the same id
         self._size = 0
         self.epoch = secrets.token_hex(4)
         self.first = 1
@@ -143,11 +145,26 @@ class History:
         return self._size
 
     def make(self, event: Event) -> Published:
-        """Return `event` as the next to be appended, with its id."""
+        """Return `event` as the next to be appended, with its id.
+
+        Raises:
+            ValueError: its id is one that a client could not come back with.
+        """
         number = self.head + 1
         if event.id is None:
             event.id = f"{self.epoch}.{number}"
+        else:
+            self._check(event.id)
         return Published(number, event, self._clock())
+
+    def _check(self, id: str) -> None:
+        if not id:
+            raise ValueError("an id must not be empty: to a client that is no id at all")
+        if FINAL_ID.match(id):
+            raise ValueError(f"the id {id!r} is what flowstream's last event of a stream has")
+        match = _ID.fullmatch(id)
+        if match is not None and match[1] == self.epoch:
+            raise ValueError(f"the id {id!r} is the topic's own, of another event")
 
     def append(self, published: Published) -> None:
         """Add what `make` returned: this is the moment at which it is published."""
@@ -156,7 +173,11 @@ class History:
         self._kept.append(published)
         self._size += published.size
         if published.id != f"{self.epoch}.{published.number}":
-            self._own_ids[published.id] = published.number
+            first = self._own_ids.setdefault(published.id, published.number)
+            if first != published.number:
+                # It stands for the first of them: what a client may have seen comes again,
+                # rather than that what it may not have seen does not come.
+                self._repeats.setdefault(published.id, deque()).append(published.number)
         self.trim()
 
     def frame(self, published: Published, encoder: Encoder) -> bytes:
@@ -187,8 +208,18 @@ class History:
             kept.popleft()
             self._size -= published.size
             if self._own_ids and self._own_ids.get(published.id) == published.number:
-                del self._own_ids[published.id]
+                self._forget(published.id)
         self.first = kept[0].number if kept else self.head + 1
+
+    def _forget(self, id: str) -> None:
+        """Forget the first event with an id of the app's own."""
+        repeats = self._repeats.get(id)
+        if repeats is None:
+            del self._own_ids[id]
+            return
+        self._own_ids[id] = repeats.popleft()
+        if not repeats:
+            del self._repeats[id]
 
     def after(self, number: int, limit: int) -> list[Published]:
         """Return the events that follow `number`, `limit` of them at the most.
@@ -221,11 +252,6 @@ class History:
         if number + 1 < self.first:
             return Missing(self.head - number)
         return number
-
-    def knows(self, id: str) -> bool:
-        """Return whether `id` was given out here, as far as can be told."""
-        match = _ID.fullmatch(id)
-        return id in self._own_ids or (match is not None and match[1] == self.epoch)
 
     def id_of(self, number: int) -> str:
         """Return what stands for the position behind event `number`."""

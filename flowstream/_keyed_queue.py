@@ -94,11 +94,12 @@ class KeyedQueue(Queue):
         self._highest = self.offered
         self._last_id = id
 
-    def lose(self, missed: int, after: str | None) -> Gap:
+    def lose(self, missed: int | None) -> Gap:
         """Count items that were lost before they were offered, and return their gap."""
-        self.offered += missed
+        self.dropped += missed or 0
+        self.offered += missed or 0
         self._highest = self.offered
-        return self._gap(missed, after, None)
+        return self._gap(missed, self._last_id, None)
 
     def _append(
         self,

@@ -136,14 +136,14 @@ class Queue(abc.ABC):
         """
 
     @abc.abstractmethod
-    def lose(self, missed: int, after: str | None) -> Gap:
+    def lose(self, missed: int | None) -> Gap:
         """Count items that were lost before they were offered, and return their gap.
 
         To be called while nothing is queued.
 
         Args:
-            missed: how many; they take numbers as if they had been offered.
-            after: id of the last before them.
+            missed: how many; they take numbers as if they had been offered. None if that is
+                not known: then nothing is counted.
         """
 
     def take(self, limit: int) -> list[bytes | Gap]:
@@ -203,7 +203,7 @@ class Queue(abc.ABC):
     def _supersede(self, key: object) -> None:  # noqa: B027  # only keyed queues do
         """Drop what is queued under `key`, if the queue looks at keys."""
 
-    def _gap(self, missed: int, after: str | None, before: str | None) -> Gap:
+    def _gap(self, missed: int | None, after: str | None, before: str | None) -> Gap:
         self.gaps += 1
         return Gap(missed, after, before)
 
@@ -301,10 +301,11 @@ class OrderedQueue(Queue):
         self.offered = self._taken = number = self.offered + items
         self._last = (number, id)
 
-    def lose(self, missed: int, after: str | None) -> Gap:
+    def lose(self, missed: int | None) -> Gap:
         """Count items that were lost before they were offered, and return their gap."""
-        self.offered = self._taken = self.offered + missed
-        return self._gap(missed, after, None)
+        self.dropped += missed or 0
+        self.offered = self._taken = self.offered + (missed or 0)
+        return self._gap(missed, self._name(*self._last), None)
 
     def _append(
         self,

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Protocol
 
 import trio
@@ -24,12 +23,27 @@ from flowstream.limits import whole
 logger = logging.getLogger("flowstream")
 
 
-@dataclass(frozen=True, slots=True)
 class AsOf:
-    """A snapshot and the number of the last event that it has in it."""
+    """A snapshot, and its encodings so far: many clients may be given the same.
 
-    number: int
-    data: Any
+    Attributes:
+        number: that of the last event that it has in it.
+        data: what the app made.
+    """
+
+    __slots__ = ("_frames", "data", "number")
+
+    def __init__(self, number: int, data: Any) -> None:
+        self.number = number
+        self.data = data
+        self._frames: dict[Hashable, bytes] = {}
+
+    def frame(self, format: Hashable, encode: Callable[[], bytes]) -> bytes:
+        """Return it encoded; `encode` does that, once for each `format`."""
+        found = self._frames.get(format)
+        if found is None:
+            found = self._frames[format] = encode()
+        return found
 
 
 class Snapshots(Protocol):
@@ -69,6 +83,7 @@ class KeptByKey:
         self._limit = keys
         self._name = name
         self._latest: OrderedDict[object, Any] = OrderedDict()
+        self._made: AsOf | None = None
         self._warned = False
 
     def published(self, event: Event) -> None:
@@ -89,8 +104,11 @@ class KeptByKey:
 
     async def get(self, number: int) -> AsOf:
         """Return the newest events as they are now."""
-        data = [{"key": key, "data": data} for key, data in self._latest.items()]
-        return AsOf(self._history.head, data)
+        made, head = self._made, self._history.head
+        if made is None or made.number != head:
+            data = [{"key": key, "data": data} for key, data in self._latest.items()]
+            made = self._made = AsOf(head, data)
+        return made
 
 
 class FromApp:
@@ -158,6 +176,12 @@ class _Flight:
         self.landed = trio.Event()
         self.result: AsOf | None = None
         self.failed = False
+
+
+def unusable(why: str, *arguments: object) -> PublicError:
+    """Log why a snapshot that was made is of no use, and return what the client is told."""
+    logger.error(f"a snapshot is of no use: {why}", *arguments)
+    return _failure()
 
 
 def _failure() -> PublicError:

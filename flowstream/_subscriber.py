@@ -19,12 +19,16 @@ import trio
 from flowstream._event import Event
 from flowstream._fanout import Fanout, Member
 from flowstream._history import History, Missing, Published
-from flowstream._snapshots import AsOf, Snapshots
+from flowstream._snapshots import AsOf, Snapshots, unusable
 from flowstream.abc import Encoder, Policy
 from flowstream.sources._feed import Sink
 
 # Events that are looked at in one go, wanted or not, before others run.
 _PULL_ITEMS = 256
+
+# Snapshots that one client is given without an event in between, because the history no
+# longer reached back to any of them, until it is told to come back later.
+_VAIN_SNAPSHOTS = 3
 
 
 class Subscriber:
@@ -58,17 +62,20 @@ class Subscriber:
         self._where = where
         self._seen: int | None = None  # the last event that a client has that lost some
         self._lost = False
-        self._lost_after: str | None = None
+        self._vain = 0  # snapshots in a row behind which the history could not go on
         self._wants_snapshot = after is None and snapshots is not None
         position: int | Missing = history.head if after is None else history.locate(after)
         if isinstance(position, Missing):
             self._lost = True
             if position.missed is not None:
                 self._seen = history.head - position.missed
-                self._lost_after = after  # an id of ours may be repeated to the client
+            else:
+                after = None  # a stranger's, which is not repeated to the client
             position = history.head
         self._shared = encoder is not None and encoder.start() is encoder
         self._member = Member(sink, encoder, position, policy, where, name)
+        if after is not None:
+            sink.buffer.queue.pass_by(0, after if name is None else name(after))
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
         self.leave = fanout.add(self._member, encoder, shared=self._shared)
 
@@ -113,32 +120,41 @@ class Subscriber:
             except LookupError:
                 self._lost = True
                 self._seen = member.number
-                self._lost_after = history.id_of(member.number)
-                member.queue.dropped += history.head - member.number
                 member.number = history.head
             else:
+                self._vain = 0
                 pieces = self._take(events, limit)
                 if not pieces and member.behind:
                     await trio.lowlevel.checkpoint()  # it wants none of so many
                 return pieces
         if self._snapshots is None:
             return self._go_on_behind(member.number, None)
+        if self._vain == _VAIN_SNAPSHOTS:
+            raise unusable("its events are not in the replay any more, which has to be longer")
+        self._vain += 1
         snapshot = await self._snapshots.get(self._seen or 0)
         return self._go_on_behind(snapshot.number, snapshot)
 
     def _take(self, events: list[Published], limit: int) -> list[Any]:
         member, size = self._member, 0
         pieces: list[Any] = []
+        last = None
         for published in events:
-            if self._where is None or self._where(published.event):
-                frame = self._frame(published)
-                if pieces and size + len(frame) > limit:
-                    break
-                pieces.append(frame)
-                size += len(frame)
+            try:
+                if self._where is None or self._where(published.event):
+                    frame = self._frame(published)
+                    if pieces and size + len(frame) > limit:
+                        break
+                    pieces.append(frame)
+                    size += len(frame)
+                    last = published.id
+            except Exception:
+                if pieces:
+                    break  # these first: the next call meets it again
+                raise
             member.number = published.number
-        if pieces:
-            member.queue.pass_by(len(pieces), self._id(member.number))
+        if last is not None:
+            member.queue.pass_by(len(pieces), self._named(last))
         self._settle()
         return pieces
 
@@ -153,33 +169,42 @@ class Subscriber:
         """Announce what is lost, give the snapshot, and go on behind event `number`."""
         member = self._member
         pieces: list[Any] = []
+        id = self._history.id_of(number)
+        # First what may fail: the position in a joined id is what it was until the gap is told.
+        frame = None if snapshot is None else self._snapshot_frame(snapshot, id)
         if self._lost:
             missed = None if self._seen is None else max(number - self._seen, 0)
-            if missed is None or missed:
-                after = None if self._lost_after is None else self._named(self._lost_after)
-                gap = member.queue.lose(missed or 0, after)
-                if missed is None or self._where is not None:
-                    gap = gap._replace(missed=None)  # which of them it wanted is not known
-                pieces.append(gap)
+            if missed != 0:
+                # Which of them a filter would have passed is not known.
+                pieces.append(member.queue.lose(missed if self._where is None else None))
         member.number = number
-        if snapshot is not None:
-            pieces.append(self._snapshot_frame(snapshot, self._history.id_of(number)))
-            member.queue.pass_by(1, self._id(number))
-        self._lost, self._seen, self._lost_after = False, None, None
+        if frame is not None:
+            pieces.append(frame)
+            member.queue.pass_by(1, self._named(id))
+        self._lost, self._seen = False, None
         self._wants_snapshot = False
         self._settle()
         return pieces
 
     def _snapshot_frame(self, snapshot: AsOf, id: str) -> Any:
-        if self._encoder is None:
-            return Published(snapshot.number, Event(snapshot.data, id=id, type="snapshot"), 0.0)
-        if self._controls:
-            return self._encoder.control("snapshot", snapshot.data, id=id)
-        return self._encoder.encode(snapshot.data, id=id, type="snapshot")
+        """Return a snapshot as it goes to the stream.
 
-    def _id(self, number: int) -> str:
-        """Return the id of a position, as the client sees it."""
-        return self._named(self._history.id_of(number))
+        Raises:
+            PublicError: the format cannot carry it.
+        """
+        encoder = self._encoder
+        if encoder is None:
+            return Published(snapshot.number, Event(snapshot.data, id=id, type="snapshot"), 0.0)
+
+        def encode() -> bytes:
+            if self._controls:
+                return encoder.control("snapshot", snapshot.data, id=id)
+            return encoder.encode(snapshot.data, id=id, type="snapshot")
+
+        try:
+            return snapshot.frame((encoder, self._controls), encode) if self._shared else encode()
+        except Exception as error:
+            raise unusable("%s", error) from error
 
     def _named(self, id: str) -> str:
         return id if self._member.name is None else self._member.name(id)

@@ -133,7 +133,8 @@ class Topic(Feed):
         Args:
             data: the item. It is not copied: don't change it afterwards.
             type: the event's name.
-            id: the app's own id; by default ``epoch.number``.
+            id: the app's own id; by default ``epoch.number``. One that is used again stands
+                for the first event that has it and is kept.
             key: what the event is about, for `Conflate` and `LatestByKey`.
             essential: no policy drops it. A subscriber whose buffer is full of such is
                 disconnected with `slow_consumer`.
@@ -145,7 +146,8 @@ class Topic(Feed):
             EncodingError: the format of the subscribers (SSE, if there are none) can't carry
                 it. Nothing is published.
             trio.ClosedResourceError: the topic is closed.
-            TypeError, ValueError: `type` or `id` can't stand in an event.
+            TypeError, ValueError: `type` or `id` can't stand in an event, `id` is empty or of
+                the kind that flowstream makes itself, or `key` can't be hashed.
         """
         published = self._commit(Event(data, type=type, id=id, key=key, essential=essential))
         if self._fanout.count:
@@ -216,6 +218,7 @@ class Topic(Feed):
         if self._token is None:
             self._token = trio.lowlevel.current_trio_token()
         history = self._history
+        hash(event.key)  # before anything is done: what is kept by key needs it
         published = history.make(event)
         encoder = self._fanout.encoder or _DEFAULT_ENCODER
         try:
@@ -254,7 +257,14 @@ class Topic(Feed):
             where: events for which it returns false are left out, without a gap.
             buffer: how much may wait.
             policy: what happens when that is full; `DropOldest()` by default.
+
+        Raises:
+            TypeError, ValueError: an argument is not what is said above.
         """
+        if after is not None and not isinstance(after, str):
+            raise TypeError(f"after must be the id of an event, not a {type_name(after)}")
+        if where is not None and not callable(where):
+            raise TypeError(f"where must be a function of an event, not a {type_name(where)}")
         subscription = Subscription(Buffer.of(buffer), check_policy(policy))
         subscription.start(
             self.join(

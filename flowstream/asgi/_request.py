@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-# The ids that flowstream's own last events carry: the stream they end is over for good.
-_FINAL_ID = re.compile(r"[0-9a-z]{1,32}\.(?:end|failed)\Z")
+from flowstream._closing import FINAL_ID
 
 # A client may send an id of any length; what no server of ours ever gave out is not kept.
 _MAX_ID_LENGTH = 1024
@@ -42,4 +40,4 @@ def _bounded(id: str) -> str:
 
 def is_final(event_id: str) -> bool:
     """Return whether `event_id` is that of an ``end``, or of a ``failed`` to stay away from."""
-    return _FINAL_ID.match(event_id) is not None
+    return FINAL_ID.match(event_id) is not None

@@ -183,7 +183,8 @@ class Stream:
             try:
                 await writer.begin(status, headers)
                 self._answered = True
-                if self._plan.limits.max_bytes is None:
+                # What each stream begins with, or what it must not pass, is not for others.
+                if self._plan.limits.max_bytes is None and self._encoder is self._plan.encoder:
                     self._supply.connect(writer, getattr(send, "write_nowait", None))
                 if self._aborted:
                     return
@@ -211,6 +212,7 @@ class Stream:
         if self._supply.started:
             with trio.CancelScope(shield=True):
                 await self._supply.ended.wait()  # bounded by cleanup_timeout
+            self._supply.stop()  # to be no longer in a topic that has ended
         if self._carrier is not None:
             self._carrier.detach(self)
         if self._timer is not None:

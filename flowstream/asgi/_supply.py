@@ -261,9 +261,13 @@ class Tap:
         self.ended.set()
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
-        """Return what the client missed, a part at a time."""
+        """Return what the client missed, a part at a time; nothing if that can't be made."""
         assert self._subscriber is not None
-        return await self._subscriber.pull(limit)
+        try:
+            return await self._subscriber.pull(limit)
+        except Exception as error:  # noqa: BLE001  # the client is told, and the log
+            self.fail(error)
+            return []
 
     def tally(self) -> None:
         """Count what the feed wrote directly since the last time."""
