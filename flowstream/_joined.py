@@ -125,13 +125,21 @@ class _JoinedSubscriber:
         for place in [*self._places[self._turn :], *self._places[: self._turn]]:
             if place.behind:
                 self.fall_behind()
-                return await place.pull(limit)
+                try:
+                    return await place.pull(limit)
+                finally:
+                    self.catch_up()
         return []
 
     def fall_behind(self) -> None:
         """Have nothing pushed in any of them until it was pulled."""
         for place in self._places:
             place.fall_behind()
+
+    def catch_up(self) -> None:
+        """Have events pushed again in those that have nothing to pull."""
+        for place in self._places:
+            place.catch_up()
 
     def leave(self) -> None:
         """Leave all of them."""

@@ -100,6 +100,11 @@ class Subscriber:
         """Have nothing pushed until it was pulled."""
         self._member.fall_behind()
 
+    def catch_up(self) -> None:
+        """Be pushed to again, unless there is something to pull."""
+        if not self._lost and not self._wants_snapshot:
+            self._settle()
+
     def tally(self) -> None:
         """Have the stream count what was written directly to its connection."""
         self._member.tally()

@@ -364,6 +364,10 @@ class _Granted:
         """Have nothing pushed until it was pulled."""
         self._subscriber.fall_behind()
 
+    def catch_up(self) -> None:
+        """Have events pushed again."""
+        self._subscriber.catch_up()
+
     def leave(self) -> None:
         """Leave the topic."""
         self._subscriber.leave()

@@ -66,7 +66,10 @@ class Subscriber(Protocol):
         """
 
     def fall_behind(self) -> None:
-        """Have nothing pushed until it was pulled; called between two calls of `pull`."""
+        """Have nothing pushed until it was pulled, or `catch_up` is called."""
+
+    def catch_up(self) -> None:
+        """Have events pushed again, unless there are some to be pulled."""
 
     def tally(self) -> None:
         """Have the stream count what was written directly to its connection.
