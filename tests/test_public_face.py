@@ -21,6 +21,14 @@ NAMES = [
     "Outlet",
     "SharedReceive",
     "PublicError",
+    "Topic",
+    "Replay",
+    "LatestByKey",
+    "resumable",
+    "Subscription",
+    "TopicStatistics",
+    "Topics",
+    "TopicsStatistics",
     "Block",
     "DropOldest",
     "DropNewest",
@@ -44,6 +52,9 @@ NAMES = [
     "DecodingError",
     "StreamUsedError",
     "MissingExtraError",
+    "NotAuthorizedError",
+    "SlowConsumerError",
+    "TooManyTopicsError",
 ]
 
 OPTIONS = {
@@ -58,6 +69,7 @@ OPTIONS = {
     "on_reconnect": "refuse",
     "retry": None,
     "on_close": None,
+    "where": None,
 }
 
 SIGNATURES = {
@@ -70,6 +82,13 @@ SIGNATURES = {
     "Event": "(data, *, id=None, type=None, key=None, essential=False, retry=None)",
     "SharedReceive": "(receive)",
     "PublicError": "(code, message, *, retryable=False)",
+    "Topic": "(name, *, replay=Replay(items=1000, seconds=inf, bytes=8388608), snapshot=None, "
+    "presence=None)",
+    "Replay": "(items=1000, seconds=inf, bytes=8388608)",
+    "LatestByKey": "(keys=10000)",
+    "resumable": "(function)",
+    "Topics": "(factory=<class 'flowstream.topic.Topic'>, *, idle=60.0, limit=10000, "
+    "authorize=None)",
     "Block": "(timeout=None)",
     "DropOldest": "(max_age=None)",
     "DropNewest": "(max_age=None)",

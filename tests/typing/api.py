@@ -18,11 +18,14 @@ from flowstream import (
     Event,
     Limits,
     Outlet,
+    Replay,
     Sample,
     SharedReceive,
     StreamReport,
     StreamResponse,
     StreamStatistics,
+    Topic,
+    Topics,
     csv,
     ndjson,
     raw,
@@ -75,6 +78,25 @@ async def answer() -> ResponseReturnValue:
         retry=100,
         on_close=note,
     )
+
+
+async def may_read(name: str, who: str) -> bool:
+    """What `authorize` takes."""
+    return name != who
+
+
+prices = Topic("prices", replay=Replay(items=10))
+rooms = Topics(authorize=may_read)
+
+
+@app.get("/rooms/<name>")
+async def room(name: str) -> ResponseReturnValue:
+    """A view that returns topics."""
+    await prices.publish({"n": 1}, key="n")
+    async with prices.subscribe(where=lambda event: event.key == "n") as events:
+        event: Event = await anext(events)
+        assert event
+    return sse([prices, await rooms.open(name, "me")], where=lambda event: event.type is None)
 
 
 def others() -> list[StreamResponse]:
