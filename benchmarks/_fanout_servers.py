@@ -18,7 +18,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
-from _servers import announce, serve_hypercorn, serve_uvicorn, versions
+from _servers import serve_hypercorn, serve_uvicorn, versions
 
 PADDING = "x" * 79
 TICK = 0.005  # seconds between two ticks

@@ -315,7 +315,7 @@ def with_stalled(at: Server, them: Clients, count: int, paced: int) -> Sample:
     before = resident(at.pid)
     them.tell(f"stall {stalled}")
     # Until the kernel takes no more for them, and their buffers drop what comes.
-    measure(at, them, "fill", count - stalled, 6000, 0)
+    measure(at, them, "fill", count - stalled, 2000)
     sample = measure(at, them, "stalled", count - stalled, paced, RATE)
     growth = (resident(at.pid) - before) / stalled
     return replace(sample, growth=growth)

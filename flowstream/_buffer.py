@@ -45,30 +45,39 @@ class BufferStatistics:
     """Runs of dropped items that the writer has met."""
 
 
+_Channel = tuple[trio.MemorySendChannel[None], trio.MemoryReceiveChannel[None]]
+
+
 class Doorbell:
     """Wakes the one task that waits at it."""
 
-    __slots__ = ("_hear", "_ring", "waiting")
+    __slots__ = ("_channel", "waiting")
 
     def __init__(self) -> None:
-        self._ring, self._hear = trio.open_memory_channel[None](1)
+        # Made when it is needed: an idle stream has one at which nobody ever waits, and a
+        # channel takes 1.7 KB.
+        self._channel: _Channel | None = None
         self.waiting = False
 
     def ring(self) -> None:
         """Wake the task that waits; do nothing if none does."""
         if self.waiting:
             self.waiting = False
-            self._ring.send_nowait(None)
+            assert self._channel is not None
+            self._channel[0].send_nowait(None)
 
     async def wait(self) -> None:
         """Wait until somebody rings. One task at a time."""
+        if self._channel is None:
+            self._channel = trio.open_memory_channel[None](1)
+        hear = self._channel[1]
         self.waiting = True
         try:
-            await self._hear.receive()
+            await hear.receive()
         except BaseException:
             # Rung between the cancellation and now: nobody is to hear that later.
             with contextlib.suppress(trio.WouldBlock):
-                self._hear.receive_nowait()
+                hear.receive_nowait()
             raise
         finally:
             self.waiting = False

@@ -219,6 +219,7 @@ class Fanout:
         self._burst: Iterator[None] | None = None  # its delivery, as far as it goes without waiting
         self._stuck: deque[_Stuck] = deque()  # who has to be waited for
         self._at_once = False  # `deliver_nowait` is at it; somebody's `where=` may publish
+        self._waited_for: dict[Member, None] = {}  # those whose policy makes a publisher wait
         self._assisted = False  # a task of the event loop's own is at it
         self.count = 0
         self.last_change = -math.inf
@@ -234,6 +235,8 @@ class Fanout:
         if group is None:
             group = self.groups[key] = Group(encoder, shared)
         group.add(member)
+        if member.timeout is not None:
+            self._waited_for[member] = None
         self.count += 1
         self._note_change("join")
 
@@ -242,6 +245,7 @@ class Fanout:
                 member.fall_out()
                 member.gone = True
                 group.remove(member)
+                self._waited_for.pop(member, None)
                 self.count -= 1
                 if not group.members:
                     del self.groups[key]
@@ -260,9 +264,7 @@ class Fanout:
     def full(self, size: int) -> bool:
         """Return whether a subscriber that the publisher waits for has no room for an event."""
         return any(
-            member.timeout is not None and not member.behind and not member.queue.has_room(size)
-            for group in self.groups.values()
-            for member in group.members
+            not member.behind and not member.queue.has_room(size) for member in self._waited_for
         )
 
     def members(self) -> list[Member]:
@@ -499,9 +501,10 @@ class Fanout:
             raise EncodingError(
                 f"an item of type {type(event.data).__qualname__} cannot be encoded: {frame}"
             ) from frame
-        bare = None
-        if member.keyed and member.encoder is not None:
-            bare = published.encode(member.encoder, bare=True)
+        bare: Any = None
+        if member.keyed:
+            encoder = member.encoder
+            bare = published.encode(encoder, bare=True) if encoder is not None else published.bare()
         id, key = published.id, event.key
         if member.name is not None:
             id, key = member.name(id), (member, key)  # a key means something in its topic only

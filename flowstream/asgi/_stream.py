@@ -137,10 +137,19 @@ class Stream:
 
     # -- what the host calls, in this order ------------------------------------------------
 
-    def begin(self, nursery: trio.Nursery) -> None:
-        """Start the producer and the watch over it in `nursery`, the host's own."""
+    @property
+    def has_tasks(self) -> bool:
+        """Whether it runs tasks beside the host's own, for which it needs a nursery."""
+        return self._carrier is None or self._supply.has_task
+
+    def begin(self, nursery: trio.Nursery | None) -> None:
+        """Start the producer and the watch over it in `nursery`, the host's own.
+
+        It may be None for a stream that has no tasks.
+        """
         self._supply.start(nursery)
         if self._carrier is None:
+            assert nursery is not None
             nursery.start_soon(self._watch, name=f"flowstream watch of {self._path}")
         else:
             # It tells of the client's end and of the server's: a task is not needed.

@@ -52,6 +52,8 @@ class Supply(Protocol):
     """No more events will come, and what they came from is released."""
 
     started: bool
+    has_task: bool
+    """It is run by a task, for which `start` needs a nursery."""
 
     @property
     def behind(self) -> bool:
@@ -65,7 +67,7 @@ class Supply(Protocol):
     def tally(self) -> None:
         """Count what was written directly: to be called before counts are looked at."""
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def start(self, nursery: trio.Nursery | None) -> None:
         """Begin to fill the buffer."""
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
@@ -88,6 +90,7 @@ class Pump:
     """
 
     behind = False
+    has_task = True
 
     def __init__(
         self,
@@ -113,8 +116,9 @@ class Pump:
         self.started = False
         self.ended = trio.Event()
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def start(self, nursery: trio.Nursery | None) -> None:
         """Run the source in `nursery`."""
+        assert nursery is not None
         self.started = True
         nursery.start_soon(self._run, name=f"flowstream producer of {self._path}")
 
@@ -182,6 +186,8 @@ class Tap:
         direct: writes to the client's connection past the buffer; None if that can't be.
     """
 
+    has_task = False
+
     __slots__ = (
         "_after",
         "_consumer",
@@ -225,7 +231,7 @@ class Tap:
         subscriber = self._subscriber
         return subscriber is not None and subscriber.behind and not self._stopped
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def start(self, nursery: trio.Nursery | None) -> None:
         """Subscribe. There is no task to run in `nursery`."""
         self.started = True
         if not self._stopped:

@@ -7,7 +7,6 @@ the connection get past telling it, even when the application has long returned.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import trio
@@ -46,13 +45,13 @@ class Inbox:
     def __init__(self, kind: str, limit: int) -> None:
         self._default = _DISCONNECTS[kind]
         self._limit = limit
-        self._messages: deque[Message] = deque()
+        self._messages: list[Message] = []  # few: a deque would take ten times the memory
         self._disconnect: Message | None = None
         self._complete = False  # the request has been put to its end
         self._half_closed = False
         self._closed = False
         self._times_told = 0
-        self._changed = trio.Event()
+        self._changed: trio.Event | None = None  # while somebody waits
 
     async def put(self, message: Message) -> None:
         """Add a message; **wait** while there are too many, but not to add the disconnect.
@@ -63,7 +62,7 @@ class Inbox:
             self.disconnect(message)
             return
         while len(self._messages) >= self._limit and not self._over:
-            await self._changed.wait()
+            await self._wait()
         if self._over:
             return
         self._messages.append(message)
@@ -86,8 +85,8 @@ class Inbox:
                 elif self._times_told > 1:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return self._disconnect
-            await self._changed.wait()
-        message = self._messages.popleft()
+            await self._wait()
+        message = self._messages.pop(0)
         self._change()
         return message
 
@@ -116,6 +115,12 @@ class Inbox:
     def _over(self) -> bool:
         return self._closed or self._disconnect is not None
 
+    async def _wait(self) -> None:
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
     def _change(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
