@@ -8,6 +8,9 @@
     ├── StreamUsedError (RuntimeError) yours: a response that was already served once
     ├── MissingExtraError (ImportError) the environment's: an optional dependency is absent
     ├── PublicError                    yours to raise: its code and message reach the client
+    ├── NotAuthorizedError             the client's: it may not have this topic (see `Topics`)
+    ├── TooManyTopicsError             nobody's: no room for another topic (see `Topics`)
+    ├── SlowConsumerError              a subscription's: it did not take its events in time
     └── DecodingError (ValueError)     the peer's: bytes that are not the format they claim to be
 
 Out-of-range arguments raise the built-in ``ValueError`` or ``TypeError``, at the call that

@@ -244,6 +244,28 @@ async def test_starlette_and_fastapi_stream(autojump_clock: MockClock, path: str
     ]
 
 
+@pytest.mark.parametrize("how", ["newest", "current", "complete"])
+async def test_the_ticker_begins_with_the_state_and_goes_on(
+    autojump_clock: MockClock, how: str
+) -> None:
+    """A client gets the state and then each price; one that comes back misses none."""
+    app = load("11").app
+    async with open_lifespan(app):
+        await trio.sleep(1)
+        async with open_stream(app, f"/ticker/{how}") as client:
+            got = [await client.next_event() for _ in range(4)]
+        await trio.sleep(1)
+        headers = {"last-event-id": got[-1].id or ""}
+        async with open_stream(app, f"/ticker/{how}", headers=headers) as client:
+            again = await client.next_event()
+        assert (await collect(app, "/ticker/other")).status == 404
+        assert b"EventSource" in (await collect(app)).body
+    assert [event.type for event in got] == ["snapshot"] + ["message"] * 3
+    assert {entry["key"] for entry in json.loads(got[0].data)} == {"ACME", "Globex", "Initech"}
+    epoch, number = (got[-1].id or "").split(".")
+    assert again.id == f"{epoch}.{int(number) + 1}"
+
+
 def test_the_example_of_tests_passes() -> None:
     """The tests that the last example shows pass as its docstring says to run them."""
     path = next(path for path in EXAMPLES if path.name.startswith("10"))

@@ -270,6 +270,30 @@ async def test_several_workers_are_warned_of(caplog):
         _workers._warn.cache_clear()
 
 
+def test_several_workers_that_are_real(served, client, eventually):
+    """Under ``--workers 2`` the log of the server has that warning, and the stream runs."""
+    server = served(
+        """
+        from flowstream import Topic, sse
+
+        topic = Topic("a")
+
+        async def app(scope, receive, send):
+            if scope["type"] == "http":
+                await sse(topic)(scope, receive, send)
+            else:
+                raise RuntimeError
+        """,
+        "--workers",
+        "2",
+    )
+    for _ in range(2):
+        connection = client(server.url)
+        connection.get()
+        assert b": connected" in connection.read_until(b": connected")
+    eventually(lambda: "a topic is streamed by one of 2 workers" in server.log, "the warning")
+
+
 async def test_too_many_topics_is_an_error_of_ours():
     """An app that answers by itself catches it."""
     topics = Topics(limit=1)
