@@ -407,8 +407,11 @@ class Fanout:
 
     def _round(self, group: Group, batch: list[Published], frames: list[Any]) -> Round:
         """Return the round in which a group gets a batch."""
-        size = group.round.bytes + _size(frames)
-        return Round(batch[-1].number, batch[-1].id, size, trio.current_time())
+        size, id = group.round.bytes + _size(frames), batch[-1].id
+        if not group.shared:
+            for member in group.members:  # one, with names of its own for ids perhaps
+                id = id if member.name is None else member.name(id)
+        return Round(batch[-1].number, id, size, trio.current_time())
 
     def _chunk(self, frames: list[bytes]) -> bytes:
         """Return what is written to a connection that can be written to (RFC 9112 § 7.1)."""

@@ -2,6 +2,7 @@
 
 import json
 import random
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -263,6 +264,57 @@ async def test_two_publishers_wait_for_one_client(autojump_clock):
         assert response.statistics().state == "open"
     for name in "ab":
         assert sorted(one for one in got if one[0] == name) == [f"{name}{n}" for n in range(4)]
+
+
+async def test_on_real_sockets_with_clients_that_come_and_go(server):
+    """Written directly or not, each client has each event once, however often it resumed."""
+    topics = [Topic(name, replay=Replay(items=5000)) for name in "abc"]
+    count = 400
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            raise RuntimeError
+        await sse(topics)(scope, receive, send)
+
+    url = urlsplit(await server(app))
+    seen = [[] for _ in range(8)]
+
+    async def read(got, per_connection, start):
+        id = start
+        while len(got) < 3 * count:
+            stream = await trio.open_tcp_stream(url.hostname, url.port)
+            head = f"GET / HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {id}\r\n\r\n"
+            await stream.send_all(head.encode())
+            data, decoder, before = b"", SSEDecoder(), len(got)
+            while len(got) < 3 * count and len(got) < before + per_connection:
+                data += await stream.receive_some(4096)
+                if b"\r\n\r\n" in data:
+                    data = data.partition(b"\r\n\r\n")[2]
+                while b"\r\n" in data:
+                    size, _, rest = data.partition(b"\r\n")
+                    size = int(size, 16)
+                    if len(rest) < size + 2:
+                        break
+                    data = rest[size + 2 :]
+                    for event in decoder.feed(rest[:size]):
+                        got.append(event.data)
+                        id = event.id
+            await trio.aclose_forcefully(stream)
+
+    start = "~".join(f"{topic.epoch}.0" for topic in topics)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for number, got in enumerate(seen):
+                nursery.start_soon(read, got, 30 + 40 * number, start)
+            for number in range(count):
+                for topic in topics:
+                    await topic.publish(f"{topic.name}{number}")
+                if number % 10 == 0:
+                    await trio.sleep(0.001)
+    for got in seen:
+        for topic in topics:
+            own = [data for data in got if data[0] == topic.name]
+            assert own == [f"{topic.name}{number}" for number in range(count)]
 
 
 class World:
