@@ -86,6 +86,20 @@ class Published:
             retry=event.retry,
         )
 
+    def bare(self) -> Published:
+        """Return it without its id, for a reader inside the program."""
+        event = self.event
+        copy = Event(
+            event.data,
+            type=event.type,
+            key=event.key,
+            essential=event.essential,
+            retry=event.retry,
+        )
+        found = Published(self.number, copy, self.stamp)
+        found.weight = self.weight
+        return found
+
     def frame(self, encoder: Encoder) -> bytes:
         """Return it encoded, and keep that for others who want it.
 

@@ -17,7 +17,7 @@ import trio
 
 from flowstream._errors import PublicError
 from flowstream._event import Event
-from flowstream._history import History
+from flowstream._history import History, Missing
 from flowstream.limits import whole
 
 logger = logging.getLogger("flowstream")
@@ -153,8 +153,9 @@ class FromApp:
         try:
             data = await self._function()
             if isinstance(data, Event):
-                located = None if data.id is None else self._history.locate(data.id)
-                data, number = data.data, located if isinstance(located, int) else number
+                if data.id is not None:
+                    number = self._number(data.id, number)
+                data = data.data
             flight.result = AsOf(number, data)
             return flight.result
         except Exception as error:
@@ -164,6 +165,16 @@ class FromApp:
         finally:
             self._flight = None
             flight.landed.set()
+
+
+    def _number(self, id: str, at_the_call: int) -> int:
+        """Return the number of the event that the app says is the last in its snapshot."""
+        located = self._history.locate(id)
+        if not isinstance(located, Missing):
+            return located
+        if located.missed is not None:
+            return self._history.head - located.missed
+        return at_the_call  # one of its own that is known no longer: at least these are in it
 
 
 class _Flight:

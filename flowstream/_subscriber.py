@@ -26,8 +26,8 @@ from flowstream.sources._feed import Sink
 # Events that are looked at in one go, wanted or not, before others run.
 _PULL_ITEMS = 256
 
-# Snapshots that one client is given without an event in between, because the history no
-# longer reached back to any of them, until it is told to come back later.
+# Snapshots in a row that one client is given though the history no longer reaches back to
+# them; then it is told to come back later.
 _VAIN_SNAPSHOTS = 3
 
 
@@ -127,17 +127,16 @@ class Subscriber:
                 self._seen = member.number
                 member.number = history.head
             else:
-                self._vain = 0
                 pieces = self._take(events, limit)
                 if not pieces and member.behind:
                     await trio.lowlevel.checkpoint()  # it wants none of so many
                 return pieces
         if self._snapshots is None:
             return self._go_on_behind(member.number, None)
-        if self._vain == _VAIN_SNAPSHOTS:
-            raise unusable("its events are not in the replay any more, which has to be longer")
-        self._vain += 1
         snapshot = await self._snapshots.get(self._seen or 0)
+        self._vain = self._vain + 1 if snapshot.number + 1 < history.first else 0
+        if self._vain > _VAIN_SNAPSHOTS:
+            raise unusable("what follows on it is not in the replay, which has to be longer")
         return self._go_on_behind(snapshot.number, snapshot)
 
     def _take(self, events: list[Published], limit: int) -> list[Any]:
