@@ -60,7 +60,9 @@ class FlowstreamApp:
         if scope["type"] != "http":
             raise RuntimeError("HTTP only")
         if scope["path"] == "/events":
-            await flowstream.sse(self.topic, limits=self.limits)(scope, receive, send)
+            block = flowstream.Block(timeout=60) if scope["query_string"] else None
+            response = flowstream.sse(self.topic, limits=self.limits, policy=block)
+            await response(scope, receive, send)
             return
         import trio
 
