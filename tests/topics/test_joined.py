@@ -134,6 +134,25 @@ async def test_any_id_is_met_with_a_gap_or_as_new(id):
     assert bool(got[:-1]) == bool(id.strip("~"))
 
 
+async def test_an_id_that_is_too_long_to_be_kept():
+    """Where it is cut, no number becomes another: that topic has a gap, and is not repeated."""
+    a, b = Topic("a"), Topic("b")
+    for number in range(1000):
+        await b.publish(number)
+    # The part of b is cut behind "9": as a number that would be event 9.
+    part = f"~{b.epoch}.999"
+    own = "x" * (1024 - len(part) + 2 - len(a.epoch) - 1)
+    long = f"{a.epoch}!{own}{part}"
+    assert long[:1024].endswith(".9")
+    async with open_stream(sse([a, b]), headers=resuming(long)) as client:
+        await wait_all_tasks_blocked()
+        await a.publish("new")
+        got = [await client.next_event()]
+        while got[-1].data != "new":
+            got.append(await client.next_event())
+    assert {one.type for one in got[:-1]} == {"gap"}
+
+
 async def test_a_topic_that_is_listed_twice():
     """Each of its events comes once."""
     a, b = Topic("a"), Topic("b")

@@ -249,6 +249,19 @@ async def test_a_grant_that_is_never_used_is_not_kept():
     assert asked == []
 
 
+async def test_a_stream_that_has_ended_is_not_asked_about():
+    """`revoke` sees the streams that are open, whoever still holds on to those before."""
+    topics, asked = Topics(), []
+    ended, open_still = sse(await topics.open("a", "ended")), sse(await topics.open("a", "open"))
+    async with open_stream(ended):
+        await wait_all_tasks_blocked()
+    async with open_stream(open_still):
+        await wait_all_tasks_blocked()
+        assert topics.revoke(lambda name, who: asked.append(who)) == 0
+    assert asked == ["open"]
+    assert ended.statistics().state == "closed"
+
+
 async def test_closing_all(autojump_clock):
     """Subscribers get what is left and end; names made later are new topics."""
     topics = Topics()
