@@ -80,6 +80,7 @@ class Connection(TCPServer):
         self._carried: set[Carried] = set()
         self._reader = trio.CancelScope()
         self._reading = False
+        self._speaking = False  # there is a protocol
         self._requested = False  # a request has begun
         self._broken = False  # a write has failed: nothing can be sent any more
         self._hung_up_unread = False  # told of the client's FIN while reading on
@@ -127,7 +128,7 @@ class Connection(TCPServer):
         """Have the streams on this connection send their farewell and end."""
         for stream in list(self._carried):
             stream.close(CloseReason.SHUTDOWN)
-        if self._requested and self.reason is None:
+        if self._speaking and self.reason is None:
             self._task_group.spawn(self.protocol.say_goodbye)
 
     def write_nowait(self, data: bytes) -> bool:
@@ -154,6 +155,11 @@ class Connection(TCPServer):
         return True
 
     # -- for protocols and applications ----------------------------------------------------
+
+    @property
+    def closing(self) -> bool:
+        """Whether the server is shutting down."""
+        return self._connections.closing
 
     def is_broken(self) -> bool:
         """Return whether nothing can be sent any more: not so if the client half-closed."""
@@ -231,14 +237,20 @@ class Connection(TCPServer):
                 self.protocol_send,
                 alpn,
             )
+            self._speaking = True
             try:
                 with self._reader:
                     await self.protocol.initiate()
+                    if self.closing:
+                        await self.protocol.say_goodbye()
                     await self.idle_task.restart(applications, self._idle_timeout)
                     await self._read_data()
             except Exception as error:  # noqa: BLE001  # logged
                 _log(error)
                 self.abort(CloseReason.CLIENT_DISCONNECTED)  # its state is anybody's guess
+            except trio.Cancelled:
+                self._end(CloseReason.CANCELLED)
+                raise
             finally:
                 # Before the nursery closes: nothing is spawned in it from here on.
                 self._end(CloseReason.CLIENT_DISCONNECTED)

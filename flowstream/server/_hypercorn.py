@@ -18,7 +18,7 @@ from hypercorn.config import Config, Sockets
 from hypercorn.events import Closed, RawData, Updated
 from hypercorn.events import Event as TransportEvent
 from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.events import Body, Data, EndBody, Request, StreamClosed
+from hypercorn.protocol.events import Body, Data, EndBody, EndData, Request, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol, StreamBuffer
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
@@ -53,6 +53,7 @@ __all__ = [
     "ConnectionState",
     "Data",
     "EndBody",
+    "EndData",
     "EventWrapper",
     "H2CProtocolRequiredError",
     "H2Protocol",

@@ -47,7 +47,7 @@ class Protocols(ProtocolWrapper):
     async def say_goodbye(self) -> None:
         """Tell the client, in its protocol's terms, to take new requests elsewhere."""
         if isinstance(self.protocol, HTTP2):
-            await self.protocol.say_goaway()
+            await self.protocol.say_goodbye()
         else:
             # The next response bears ``Connection: close`` (RFC 9112 § 9.6).
             self.protocol.keep_alive_requests = self.protocol.config.keep_alive_max_requests
