@@ -121,7 +121,7 @@ class HTTP2(H2Protocol):
         await self._close_stream(stream_id)
         await self._flush()
 
-    async def say_goaway(self) -> None:
+    async def say_goodbye(self) -> None:
         """Tell the client to take new requests elsewhere, and let the open ones end."""
         if not self._going_away and not self.closed:
             self._going_away = True
@@ -242,7 +242,7 @@ class HTTP2(H2Protocol):
         await self.send(Updated(idle=False))
         await self._close_if_answered(event.stream_id)
         if self.keep_alive_requests >= self.config.keep_alive_max_requests:
-            await self.say_goaway()
+            await self.say_goodbye()
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         # Hypercorn's, but for the buffer and for the link in the state.
