@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h2.errors
 import h2.events
@@ -77,18 +77,22 @@ class HTTP2(H2Protocol):
         arguments: those of Hypercorn's own.
     """
 
+    stream_buffers: dict[int, BoundedStreamBuffer]  # type: ignore[assignment]
+
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
-        self.priority = Turns()
-        self._application, self.app = self.app, self._serve
+        self.priority = Turns()  # type: ignore[assignment]
+        self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams
         self._links: dict[int, Link] = {}
         self._uploads: dict[int, Upload] = {}
         self._credit = 0  # of the connection's window
         self._patience = Patience()
         self._last_request = 0
+        self._last_chance = False  # going away after the first request
         self._going_away = False
+        self._said_goodbye = False
 
     async def initiate(
         self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None
@@ -122,13 +126,40 @@ class HTTP2(H2Protocol):
         await self._flush()
 
     async def say_goodbye(self) -> None:
-        """Tell the client to take new requests elsewhere, and let the open ones end."""
-        if not self._going_away and not self.closed:
-            self._going_away = True
-            # Not h2's close_connection(), after which h2 lets nothing more be sent.
-            frame = GoAwayFrame(0, last_stream_id=self._last_request, error_code=0)
-            await self.send(RawData(frame.serialize()))
-            await self._leave_if_done()
+        """Send GOAWAY, if the server shuts down, once no stream has a farewell yet to say.
+
+        Not before: there are clients that take it for the end of all that is open (httpcore
+        does). Nor before a first request, which may be on its way.
+        """
+        told = self._carrier.closing and self._last_request
+        if told and not any(link.is_attached for link in self._links.values()):
+            await self.say_goaway()
+
+    async def say_goaway(self) -> None:
+        """Tell the client to take new requests elsewhere, and let the open ones end.
+
+        A client that has yet to make its first request may make that.
+        """
+        if self._going_away or self.closed:
+            return
+        if not self._last_request:
+            self._last_chance = True
+            return
+        self._going_away = True
+        self.task_group.spawn(self._go_away)
+
+    async def _go_away(self) -> None:
+        if self._carrier.closing:
+            # Clients built on Python's h2 (httpx) read nothing after a GOAWAY. What is about
+            # to end by itself ends first.
+            for stream_id, link in list(self._links.items()):
+                if link.is_attached or self._last_chance:
+                    await self.stream_buffers[stream_id].released.wait()
+        # Not h2's close_connection(), after which h2 lets nothing more be sent.
+        frame = GoAwayFrame(0, last_stream_id=self._last_request, error_code=0)
+        await self.send(RawData(frame.serialize()))
+        self._said_goodbye = True
+        await self._leave_if_done()
 
     async def _finish(self, stream_id: int) -> None:
         """Close a stream whose application has left, or whose WebSocket is closed."""
@@ -142,6 +173,7 @@ class HTTP2(H2Protocol):
             if not buffer.completed:
                 await self.reset(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
         await self._close_stream(stream_id)
+        await self.say_goodbye()
         await self.send(Updated(idle=self.idle))
 
     async def _stalled(self, stream_id: int) -> None:
@@ -159,7 +191,7 @@ class HTTP2(H2Protocol):
     async def _send_data(self, stream_id: int) -> None:
         # Hypercorn's has one more frame for the end, and forgets no stream that was reset
         # while it had nothing to send.
-        buffer, connection = self.stream_buffers[stream_id], self.connection
+        connection, buffer = self.connection, self.stream_buffers[stream_id]
         over = buffer.complete
         try:
             window = connection.local_flow_control_window(stream_id)
@@ -180,6 +212,7 @@ class HTTP2(H2Protocol):
             self.priority.remove_stream(stream_id)
         await self._flush()
         if over:
+            buffer.released.set()
             await self._leave_if_done()
 
     def _discourage(self, stream_id: int) -> None:
@@ -189,7 +222,7 @@ class HTTP2(H2Protocol):
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
 
     async def _leave_if_done(self) -> None:
-        if self._going_away and not self.streams and not self.stream_buffers:
+        if self._said_goodbye and not self.streams and not self.stream_buffers:
             await self.send(Closed())
 
     async def _serve(self, *arguments: Any) -> None:
@@ -210,8 +243,9 @@ class HTTP2(H2Protocol):
                     await super().handle(RawData(event.data[start : start + _PIECE]))
             return
         await super().handle(event)
-        for buffer in list(self.stream_buffers.values()):
+        for buffer in self.stream_buffers.values():
             await buffer.close()  # else whoever waits for a window waits for ever
+            buffer.released.set()
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
@@ -242,7 +276,9 @@ class HTTP2(H2Protocol):
         await self.send(Updated(idle=False))
         await self._close_if_answered(event.stream_id)
         if self.keep_alive_requests >= self.config.keep_alive_max_requests:
-            await self.say_goodbye()
+            await self.say_goaway()
+        elif self._last_chance:
+            self.task_group.spawn(self.say_goodbye)  # it may wait for the end of this request
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         # Hypercorn's, but for the buffer and for the link in the state.

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from flowstream.server._hypercorn import BufferCompleteError, EventWrapper, StreamBuffer
+from flowstream.server._hypercorn import BufferCompleteError, StreamBuffer
 
 # Two frames of HTTP/2's default size (RFC 9113 § 4.2), as in Hypercorn; and one of them.
 HIGH_WATER = 32 * 1024
@@ -26,9 +26,6 @@ class BoundedStreamBuffer(StreamBuffer):
         event_class: Hypercorn's event.
         timeout: seconds that nothing may be taken while somebody waits.
         on_progress: called when something was taken.
-
-    Attributes:
-        released: set when nothing more is sent from it, END_STREAM included.
     """
 
     def __init__(
@@ -38,7 +35,7 @@ class BoundedStreamBuffer(StreamBuffer):
         self._timeout = timeout
         self._on_progress = on_progress
         self._popped_at = trio.current_time()
-        self.released = EventWrapper()
+        self.released = trio.Event()
 
     async def push(self, data: bytes) -> None:
         """Add `data`; wait while the buffer is full.
@@ -67,11 +64,6 @@ class BoundedStreamBuffer(StreamBuffer):
         if not self.buffer:
             await self._is_empty.set()
         return data
-
-    async def close(self) -> None:
-        """Drop what is there, and let go of whoever waits."""
-        await super().close()
-        await self.released.set()
 
     async def drain(self) -> None:
         """Wait until all is taken.

@@ -8,7 +8,7 @@ people look at are of one priority, and a turn here costs the same with one and 
 
 from __future__ import annotations
 
-import priority
+from priority.priority import DeadlockError, MissingStreamError
 
 
 class Turns:
@@ -38,7 +38,7 @@ class Turns:
             MissingStreamError: there is no such stream.
         """
         if stream_id not in self._streams:
-            raise priority.MissingStreamError(stream_id)
+            raise MissingStreamError(stream_id)
         self._ready[stream_id] = None
 
     def __next__(self) -> int:
@@ -48,7 +48,7 @@ class Turns:
             DeadlockError: all are blocked.
         """
         if not self._ready:
-            raise priority.DeadlockError
+            raise DeadlockError
         stream_id = next(iter(self._ready))
         del self._ready[stream_id]
         self._ready[stream_id] = None
