@@ -9,6 +9,7 @@ import hypercorn.trio
 import pytest
 import trio
 import trustme
+from _http2_client import Peer
 from hypercorn.config import Config
 
 
@@ -33,7 +34,8 @@ class Connector:
     """Connects to servers, and closes at the test's end what it has opened."""
 
     def __init__(self, authority):
-        self._authority = authority
+        self._context = ssl.create_default_context()
+        authority.configure_trust(self._context)
         self._opened = []
 
     async def __call__(self, url, *, receive_buffer=None, alpn="http/1.1"):
@@ -46,10 +48,8 @@ class Connector:
         await sock.connect((address.hostname, address.port))
         stream = trio.SocketStream(sock)
         if address.scheme == "https":
-            context = ssl.create_default_context()
-            self._authority.configure_trust(context)
-            context.set_alpn_protocols([alpn])
-            stream = trio.SSLStream(stream, context, server_hostname=address.hostname)
+            self._context.set_alpn_protocols([alpn])
+            stream = trio.SSLStream(stream, self._context, server_hostname=address.hostname)
             await stream.do_handshake()
         return stream
 
@@ -102,3 +102,28 @@ async def plain_hypercorn(connect):
         yield PlainHypercorn(nursery)
         connect.close()  # clients hold it up
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def http2(connect):
+    """Connect with HTTP/2: ``peer = await http2(url, grants=False)`` is a `Peer`."""
+
+    async def open_one(url, *, receive_buffer=None, **options):
+        peer = Peer(await connect(url, receive_buffer=receive_buffer, alpn="h2"), **options)
+        await peer.flush()
+        return peer
+
+    return open_one
+
+
+@pytest.fixture
+def clean_log(caplog):
+    """Fail the test if anything at ERROR or above, or a traceback, was logged."""
+    caplog.set_level(logging.INFO)
+    yield caplog
+    bad = [
+        record
+        for record in caplog.get_records("call")
+        if record.levelno >= logging.ERROR or record.exc_info
+    ]
+    assert not bad, [record.getMessage() for record in bad]
