@@ -207,6 +207,11 @@ class Connection(TCPServer):
             self._requested = self._requested or not event.idle
             if self.reason is not None:
                 return  # the wait for another request would outlast the connection
+            # Quart cancels a request when its response is complete. The task that is then
+            # about to begin this wait would be lost, and the connection stay for ever.
+            with trio.CancelScope(shield=True):
+                await super().protocol_send(event)
+            return
         await super().protocol_send(event)
 
     async def _run(self) -> None:
@@ -308,6 +313,8 @@ class Connection(TCPServer):
                 await self._wire.send_eof()
             await self.stream.aclose()
         self._socket.close()
+        # It may be parked behind a response that was not ended, before a pipelined request.
+        self._reader.cancel()
 
     # -- what is done here -----------------------------------------------------------------
 

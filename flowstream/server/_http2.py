@@ -55,6 +55,7 @@ from flowstream.server._patience import Patience
 from flowstream.server._stream_buffer import LOW_WATER, BoundedStreamBuffer
 from flowstream.server._turns import Turns
 from flowstream.server._upload import CREDIT, Upload
+from flowstream.server._websocket import WebSocket
 
 if TYPE_CHECKING:
     from flowstream.server._connection import Connection
@@ -291,7 +292,7 @@ class HTTP2(H2Protocol):
             partial(self.task_group.spawn, self.reset, stream_id, h2.errors.ErrorCodes.CANCEL),
             has_body=request.stream_ended is None,
         )
-        self.streams[stream_id] = stream = (WSStream if method == "CONNECT" else HTTPStream)(
+        self.streams[stream_id] = stream = (WebSocket if method == "CONNECT" else HTTPStream)(
             self.app,
             self.config,
             self.context,

@@ -21,7 +21,12 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.events import Body, Data, EndBody, EndData, Request, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol, StreamBuffer
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import (
+    H2CProtocolRequiredError,
+    H2ProtocolAssumedError,
+    H11Protocol,
+    H11WSConnection,
+)
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.trio.lifespan import Lifespan
@@ -59,6 +64,7 @@ __all__ = [
     "H2Protocol",
     "H2ProtocolAssumedError",
     "H11Protocol",
+    "H11WSConnection",
     "HTTPStream",
     "Lifespan",
     "LifespanFailureError",
@@ -131,6 +137,10 @@ _EXPECTED: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
             "send",
         ),
     ),
+    (H11Protocol._create_stream, ("self", "request")),
+    (H11Protocol._send_error_response, ("self", "status_code")),
+    (WSStream.handle, ("self", "event")),
+    (WSStream._send_error_response, ("self", "status_code")),
     (H2Protocol.initiate, ("self", "headers", "settings")),
     (H2Protocol.handle, ("self", "event")),
     (H2Protocol.stream_send, ("self", "event")),
