@@ -187,7 +187,15 @@ class HTTP2(H2Protocol):
         ):
             self._carrier.abort(CloseReason.STALLED)
         else:
-            await self.reset(stream_id, h2.errors.ErrorCodes.CANCEL)
+            # Not in this task, which the response may just have cancelled.
+            self.task_group.spawn(self.reset, stream_id, h2.errors.ErrorCodes.CANCEL)
+
+    async def _flush(self) -> None:
+        # Shielded: frames that h2 has made have to go out, or its HPACK table is no longer
+        # the client's.
+        if data := self.connection.data_to_send():
+            with trio.CancelScope(shield=True):
+                await self.send(RawData(data))
 
     async def _send_data(self, stream_id: int) -> None:
         # Hypercorn's has one more frame for the end, and forgets no stream that was reset
