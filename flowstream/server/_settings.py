@@ -22,6 +22,7 @@ class ServerConfig(Config):
     """
 
     worker_class = "trio"
+    """The only one there is here: Hypercorn's asyncio cannot run flowstream's streams."""
 
     backlog = 2048
     """Connections that may wait to be accepted. Hypercorn's 100 are few when a thousand

@@ -10,7 +10,6 @@ import httpx2
 import hypercorn.trio
 import pytest
 import trio
-import trustme
 from hypercorn.config import Config
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 from quart_trio import QuartTrio
@@ -27,23 +26,6 @@ FORMATS = {"/sse": sse, "/ndjson": ndjson}
 in_thread = trio.to_thread.run_sync
 PLAIN = {"serve": hypercorn.trio.serve, "make": Config}
 LATE = 60  # seconds that no test is willing to wait
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def certificate(authority, tmp_path_factory):
-    """Settings for TLS with a certificate of `authority`."""
-    directory = tmp_path_factory.mktemp("certificate")
-    issued = authority.issue_cert("127.0.0.1")
-    files = {"certfile": directory / "certificate.pem", "keyfile": directory / "key.pem"}
-    issued.private_key_pem.write_to_path(files["keyfile"])
-    for blob in issued.cert_chain_pems:
-        blob.write_to_path(files["certfile"], append=True)
-    return {name: str(path) for name, path in files.items()}
 
 
 class Serving:
