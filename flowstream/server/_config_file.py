@@ -23,6 +23,9 @@ _WITHOUT_EFFECT = (
     "wsgi_max_body_size",
 )
 
+# A type, and what TOML has for it. A bool is an int, too.
+_PLAIN = ((bool, bool), (int, int), (str, str), (dict, dict), (list, list), (tuple, list))
+
 _LISTS = ("bind", "insecure_bind", "quic_bind")
 
 
@@ -87,9 +90,9 @@ def _plain_types(hint: Any) -> set[type]:
         return kinds
     if hint is float:
         return {int, float}
-    for kind in (bool, int, str, dict, list):
+    for kind, plain in _PLAIN:
         if issubclass(hint, kind):
-            return {kind}
+            return {plain}
     return set()  # None, a logger
 
 
