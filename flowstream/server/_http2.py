@@ -273,6 +273,10 @@ class HTTP2(H2Protocol):
         await self._flush()
 
     async def _request(self, event: h2.events.RequestReceived) -> None:
+        stream = self.connection.streams.get(event.stream_id)
+        if stream is None or stream.closed:  # by what came right behind it
+            await self._lose_patience()
+            return
         # RFC 9113 § 8.7: refused before any processing, so it is safe to send again.
         refused = self._going_away or self._at_work >= 2 * self.config.h2_max_concurrent_streams
         if refused or not _acceptable(event):
@@ -415,6 +419,4 @@ class HTTP2(H2Protocol):
 def _acceptable(request: h2.events.RequestReceived) -> bool:
     """Return whether Hypercorn can serve this request."""
     fields = dict(request.headers or ())
-    if fields.get(b":method", b"").upper() == b"CONNECT" and b":protocol" not in fields:
-        return False  # to be a proxy
     return all(fields.get(name, b"\xff").isascii() for name in (b":method", b":path"))
