@@ -66,6 +66,5 @@ class HTTP1(H11Protocol):
 def _asks_for_websocket(request: h11.Request) -> bool:
     fields = {name: value.strip().lower() for name, value in request.headers}
     tokens = [token.strip() for token in fields.get(b"connection", b"").split(b",")]
-    return (
-        request.method == b"GET" and b"upgrade" in tokens and fields.get(b"upgrade") == b"websocket"
-    )
+    method = request.method.upper()  # as Hypercorn passes it on
+    return method == b"GET" and b"upgrade" in tokens and fields.get(b"upgrade") == b"websocket"

@@ -78,9 +78,13 @@ async def test_plain_hypercorn_dies_of_an_early_websocket_message(accepting):
     assert "pending proposal" in str(accepting.ended[0])
 
 
-async def test_an_early_websocket_message_is_refused_once(server, accepting, caplog, aeventually):
+@pytest.mark.parametrize("method", [b"GET", b"gET"])
+async def test_an_early_websocket_message_is_refused_once(
+    method, server, accepting, caplog, aeventually
+):
     """A message before the acceptance: 400, the connection's end, and the app is told."""
-    answer, closed = await ask(await server(accepting), UPGRADE + TEXT_FRAME, seconds=10)
+    request = UPGRADE.replace(b"GET", method)
+    answer, closed = await ask(await server(accepting), request + TEXT_FRAME, seconds=10)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1") == 1
     assert closed
