@@ -78,14 +78,9 @@ class Applications(TaskGroup):
         for inbox in list(self._inboxes):
             inbox.half_close()
 
-    def end(self) -> None:
-        """End the protocol's own tasks, and tell every application that its client is gone.
-
-        Hypercorn has told most: not a WebSocket whose client spoke before it was accepted.
-        """
+    def end_background(self) -> None:
+        """End what the protocol runs for itself."""
         self._over = True
-        for inbox in list(self._inboxes):
-            inbox.disconnect()
         for scope in list(self._background):
             scope.cancel()
 

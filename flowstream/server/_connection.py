@@ -83,7 +83,7 @@ class Connection(TCPServer):
         self._speaking = False  # there is a protocol
         self._requested = False  # a request has begun
         self._broken = False  # a write has failed: nothing can be sent any more
-        self._hung_up_unread = False  # told of the client's FIN while reading on
+        self._hung_up_unread = False  # told of it while reading on
         self._carry = b""
         self._tls = isinstance(stream, trio.SSLStream)
         self._wire = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
@@ -261,7 +261,7 @@ class Connection(TCPServer):
                 self._end(CloseReason.CLIENT_DISCONNECTED)
             await self.idle_task.stop()
             await self.protocol.handle(Closed())
-            applications.end()
+            applications.end_background()
 
     async def _read_data(self) -> None:
         timeout = self.config.read_timeout or float("inf")
@@ -332,6 +332,7 @@ class Connection(TCPServer):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._broken = True
             self._end(CloseReason.CLIENT_DISCONNECTED)
+            self._reader.cancel()  # which may be parked behind the response that this was
             return False
         return True
 
@@ -346,19 +347,18 @@ class Connection(TCPServer):
         if not alive:
             await self.protocol.handle(Closed())
 
-    def _hung_up(self, gone: bool) -> None:
-        """Take note that the client has closed its end, or is gone altogether."""
-        if gone or not self.protocol.may_half_close:
-            self._broken = self._broken or gone
-            self._end(CloseReason.CLIENT_DISCONNECTED)
-            self._reader.cancel()
-        elif self._reading:
+    def _hung_up(self) -> None:
+        """Take note that the client has closed its end, or more than that."""
+        if self._reading:
             # The reader hears of it by itself, after the bytes that came before.
             self._hung_up_unread = True
-        else:
+            return
+        self._end(CloseReason.CLIENT_DISCONNECTED)
+        if self.protocol.may_half_close:
             # What it has sent may be read yet, and answered.
-            self._end(CloseReason.CLIENT_DISCONNECTED)
             self._task_group.half_close()
+        else:
+            self._reader.cancel()
 
     def _end(self, reason: CloseReason) -> None:
         """Tell the streams, once, and have the reader stop."""

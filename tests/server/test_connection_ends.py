@@ -50,6 +50,7 @@ class Apps:
 
     def __init__(self):
         self.connections = None
+        self.waiting = trio.Event()
         self.told = trio.Event()
         self.reports = []
 
@@ -59,7 +60,10 @@ class Apps:
         self.connections = scope["state"][STATE_KEY]._connections
         if scope["path"] == "/stream":
             await sse(self.forever, on_close=self.reports.append)(scope, receive, send)
+        elif scope["path"] == "/ticks":
+            await sse(self.ticks, on_close=self.reports.append)(scope, receive, send)
         elif scope["path"] == "/wait":
+            self.waiting.set()
             while (await receive())["type"] != "http.disconnect":
                 pass
             self.told.set()
@@ -68,6 +72,11 @@ class Apps:
         else:
             await trio.sleep(0.05)
             await answer(send, b"from " + scope["raw_path"])
+
+    async def ticks(self):
+        while True:
+            yield "tick"
+            await trio.sleep(0.01)
 
     async def forever(self, out):
         await out.send("first")
@@ -130,22 +139,29 @@ async def test_a_stream_takes_it_for_the_end(server, connect, aeventually, behin
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])
-@pytest.mark.parametrize("at_once", [True, False])
-async def test_an_app_hears_of_it_behind_pipelined_bytes(
-    server, connect, aeventually, how, at_once
-):
+async def test_an_app_hears_of_it_behind_pipelined_bytes(server, connect, how):
     """An app that waits for the disconnect is told, whatever is in front of it."""
     app = Apps()
     stream = await connect(await server(app))
     await stream.send_all(request(b"/wait") + GET)
-    if not at_once:
-        await aeventually(lambda: app.connections, "the request is there")
-        await wait_all_tasks_blocked()
+    await app.waiting.wait()
+    await wait_all_tasks_blocked()
     if how == "fin":
         await stream.send_eof()
     else:
-        await aeventually(lambda: app.connections, "the request is there")
         reset(stream)
+    with trio.fail_after(5):
+        await app.told.wait()
+
+
+@pytest.mark.parametrize("attempt", range(10))
+async def test_pipelined_bytes_and_the_end_at_once(server, connect, attempt):
+    """The same, if the FIN comes with these bytes, before or after the reader wakes."""
+    app = Apps()
+    stream = await connect(await server(app))
+    await wait_all_tasks_blocked()
+    os.write(stream.socket.fileno(), request(b"/wait") + GET)
+    stream.socket.shutdown(socket.SHUT_WR)
     with trio.fail_after(5):
         await app.told.wait()
 
@@ -181,9 +197,23 @@ async def test_a_platform_without_the_watch(server, connect, monkeypatch):
     assert (await read_all(stream)).endswith(b"from /slow")
     stream = await connect(url)
     await stream.send_all(request(b"/wait"))
+    await app.waiting.wait()
     reset(stream)
     with trio.fail_after(5):
         await app.told.wait()
+
+
+async def test_without_the_watch_a_write_tells(server, connect, monkeypatch, aeventually):
+    """There, what pipelined bytes hide is noticed by the next write, and nothing is left."""
+    monkeypatch.setattr(_hangup, "_AVAILABLE", False)
+    app = Apps()
+    stream = await connect(await server(app))
+    await stream.send_all(request(b"/ticks") + GET)
+    assert await stream.receive_some()
+    reset(stream)
+    await aeventually(lambda: app.reports, "the stream ends")
+    assert app.reports[0].reason == "client_disconnected"
+    await aeventually(lambda: not app.connections, "no connection is left")
 
 
 @pytest.mark.parametrize("requests", [b"", GET, b"GET / HTTP/1.1\r\n"])

@@ -10,6 +10,7 @@ import struct
 
 import pytest
 import trio
+from hypercorn.events import Closed
 
 from flowstream.asgi._connection import STATE_KEY
 from flowstream.server._protocols import Protocols
@@ -168,6 +169,26 @@ async def test_a_fault_in_the_protocol(server, connect, quiet, monkeypatch, erro
     with trio.fail_after(5):
         await told.wait()
     await read_all(stream)
+    assert await is_answered(connect, url)
+
+
+async def test_a_fault_at_the_end(server, connect, quiet, monkeypatch):
+    """What a protocol raises when it is told of the end stays with the connection, too."""
+    handle, raised = Protocols.handle, []
+
+    async def faulty(self, event):
+        if isinstance(event, Closed):
+            raised.append(event)
+            raise KeyError("a fault")
+        await handle(self, event)
+
+    url = await server(hello)
+    monkeypatch.setattr(Protocols, "handle", faulty)
+    await (await connect(url)).aclose()
+    with trio.fail_after(5):
+        while not raised:
+            await trio.lowlevel.checkpoint()
+    monkeypatch.undo()
     assert await is_answered(connect, url)
 
 

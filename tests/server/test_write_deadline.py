@@ -103,13 +103,13 @@ async def test_a_client_that_takes_nothing(server, connect, aeventually, kind, s
 
 @KINDS
 async def test_a_slow_but_steady_reader(server, connect, kind, settings):
-    """A client that takes 4 KiB per deadline lives on for several of them."""
+    """A client that takes some 2 KiB per deadline lives on for several of them."""
     app = Endless()
     url = await server(app, write_timeout=DEADLINE, **settings)
     stream = await connect(url, receive_buffer=2048)
     await ask(stream, kind)
-    for _ in range(20):
-        assert await transport(stream).recv(512)
+    for _ in range(25):
+        assert await transport(stream).recv(256)
         await trio.sleep(DEADLINE / 10)
     assert not app.is_closed()
     waited = max(app.longest, trio.current_time() - app.since)
