@@ -57,6 +57,8 @@ def _problem_of(name: str, value: Any) -> str | None:
         return None if value == "trio" else "worker_class must be 'trio': there is no other here"
     if name in _WITHOUT_EFFECT:
         return f"the setting {name!r} has no effect under flowstream serve"
+    if name == "workers" and isinstance(value, int) and value < 1:
+        return "workers must be 1 or more"
     types = _types().get(name)
     if types is None:
         return f"there is no server setting {name!r}"

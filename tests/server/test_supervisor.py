@@ -4,6 +4,7 @@ import contextlib
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -350,6 +351,22 @@ def test_no_connection_is_lost_while_workers_are_replaced(served, eventually):
     assert not faults, faults[:5]
     assert not before & after
     assert sum(answers.values()) > 200
+
+
+def test_workers_speak_tls(command, tmp_path, certificate, authority, eventually):
+    """Certificate, address and access log of the command line reach the workers."""
+    tls = [part for name, path in certificate.items() for part in (f"--{name}", path)]
+    (tmp_path / "an_app.py").write_text(textwrap.dedent(APP))
+    process = command(
+        *("serve", "an_app", "-w", "2", "-b", "127.0.0.1:0", "--access-log", "access.log"),
+        *(*tls, "--readyz", "/readyz"),
+    )
+    found = eventually(lambda: re.search(r"Running on (https://\S+)", process.log), "it runs")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    assert httpx2.get(f"{found[1]}/readyz", verify=context).text == "ready\n"
+    assert httpx2.get(found[1], verify=context).text.endswith(" 2")
+    eventually(lambda: "GET /readyz" in (tmp_path / "access.log").read_text(), "it is logged")
 
 
 def test_a_successor_that_fails_changes_nothing(served, tmp_path, eventually):
