@@ -19,7 +19,8 @@ DEADLINE = 0.8
 class Endless:
     """An app that sends for ever, and notes what becomes of it."""
 
-    def __init__(self):
+    def __init__(self, piece=PIECE):
+        self.piece = piece
         self.connection = None
         self.longest = 0.0  # seconds that a send took
         self.since = 0.0  # when the one under way began
@@ -32,11 +33,11 @@ class Endless:
         self.connection = scope["state"].get(STATE_KEY)
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 200, "headers": []})
-            message = {"type": "http.response.body", "body": PIECE, "more_body": True}
+            message = {"type": "http.response.body", "body": self.piece, "more_body": True}
         else:
             await receive()
             await send({"type": "websocket.accept"})
-            message = {"type": "websocket.send", "bytes": PIECE}
+            message = {"type": "websocket.send", "bytes": self.piece}
         try:
             while True:
                 self.since = trio.current_time()
@@ -104,7 +105,7 @@ async def test_a_client_that_takes_nothing(server, connect, aeventually, kind, s
 @KINDS
 async def test_a_slow_but_steady_reader(server, connect, kind, settings):
     """A client that takes some 2 KiB per deadline lives on for several of them."""
-    app = Endless()
+    app = Endless(PIECE * 20)
     url = await server(app, write_timeout=DEADLINE, **settings)
     stream = await connect(url, receive_buffer=2048)
     await ask(stream, kind)
@@ -114,6 +115,19 @@ async def test_a_slow_but_steady_reader(server, connect, kind, settings):
     assert not app.is_closed()
     waited = max(app.longest, trio.current_time() - app.since)
     assert waited > DEADLINE, "nothing was so slow that 16 KiB took longer than the deadline"
+
+
+async def test_a_reader_that_stops(server, connect, aeventually):
+    """The deadline runs from the last that a client took, not from some moment after it."""
+    app = Endless(PIECE * 20)
+    stream = await connect(await server(app, write_timeout=DEADLINE), receive_buffer=2048)
+    await stream.send_all(GET)
+    for _ in range(8):
+        assert await stream.socket.recv(256)
+        await trio.sleep(DEADLINE / 10)
+    stopped = trio.current_time()
+    await aeventually(app.is_closed, "the socket is closed")
+    assert trio.current_time() - stopped <= 1.1 * DEADLINE + 0.15  # a busy machine's slack
 
 
 @pytest.mark.parametrize("kind", ["http", "tls"])
