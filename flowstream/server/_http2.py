@@ -91,9 +91,7 @@ class HTTP2(H2Protocol):
         self._credit = 0  # of the connection's window
         self._patience = Patience()
         self._last_request = 0
-        self._last_chance = False  # going away after the first request
         self._going_away = False
-        self._said_goodbye = False
 
     async def initiate(
         self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None
@@ -137,30 +135,13 @@ class HTTP2(H2Protocol):
             await self.say_goaway()
 
     async def say_goaway(self) -> None:
-        """Tell the client to take new requests elsewhere, and let the open ones end.
-
-        A client that has yet to make its first request may make that.
-        """
-        if self._going_away or self.closed:
-            return
-        if not self._last_request:
-            self._last_chance = True
-            return
-        self._going_away = True
-        self.task_group.spawn(self._go_away)
-
-    async def _go_away(self) -> None:
-        if self._carrier.closing:
-            # Clients built on Python's h2 (httpx) read nothing after a GOAWAY. What is about
-            # to end by itself ends first.
-            for stream_id, link in list(self._links.items()):
-                if link.is_attached or self._last_chance:
-                    await self.stream_buffers[stream_id].released.wait()
-        # Not h2's close_connection(), after which h2 lets nothing more be sent.
-        frame = GoAwayFrame(0, last_stream_id=self._last_request, error_code=0)
-        await self.send(RawData(frame.serialize()))
-        self._said_goodbye = True
-        await self._leave_if_done()
+        """Tell the client to take new requests elsewhere, and let the open ones end."""
+        if not self._going_away and not self.closed:
+            self._going_away = True
+            # Not h2's close_connection(), after which h2 lets nothing more be sent.
+            frame = GoAwayFrame(0, last_stream_id=self._last_request, error_code=0)
+            await self.send(RawData(frame.serialize()))
+            await self._leave_if_done()
 
     async def _finish(self, stream_id: int) -> None:
         """Close a stream whose application has left, or whose WebSocket is closed."""
@@ -221,7 +202,6 @@ class HTTP2(H2Protocol):
             self.priority.remove_stream(stream_id)
         await self._flush()
         if over:
-            buffer.released.set()
             await self._leave_if_done()
 
     def _discourage(self, stream_id: int) -> None:
@@ -231,7 +211,7 @@ class HTTP2(H2Protocol):
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
 
     async def _leave_if_done(self) -> None:
-        if self._said_goodbye and not self.streams and not self.stream_buffers:
+        if self._going_away and not self.streams and not self.stream_buffers:
             await self.send(Closed())
 
     async def _serve(self, *arguments: Any) -> None:
@@ -254,7 +234,6 @@ class HTTP2(H2Protocol):
         await super().handle(event)
         for buffer in self.stream_buffers.values():
             await buffer.close()  # else whoever waits for a window waits for ever
-            buffer.released.set()
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
@@ -285,13 +264,11 @@ class HTTP2(H2Protocol):
             self.connection.reset_stream(event.stream_id, code)
             await self._lose_patience()
             return
-        await self._create_stream(event)
         await self.send(Updated(idle=False))
+        await self._create_stream(event)
         await self._close_if_answered(event.stream_id)
         if self.keep_alive_requests >= self.config.keep_alive_max_requests:
             await self.say_goaway()
-        elif self._last_chance:
-            self.task_group.spawn(self.say_goodbye)  # it may wait for the end of this request
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         # Hypercorn's, but for the buffer and for the link in the state.

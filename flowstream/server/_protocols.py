@@ -55,8 +55,6 @@ class Protocols(ProtocolWrapper):
     async def _change_over(self, data: bytes, *upgrade: Any) -> None:
         self.protocol = self._http2()
         await self.protocol.initiate(*upgrade)
-        if self._connection.closing:
-            await self.protocol.say_goodbye()
         if data:
             await self.protocol.handle(RawData(data))
 

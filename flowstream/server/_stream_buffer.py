@@ -35,7 +35,6 @@ class BoundedStreamBuffer(StreamBuffer):
         self._timeout = timeout
         self._on_progress = on_progress
         self._popped_at = trio.current_time()
-        self.released = trio.Event()
 
     async def push(self, data: bytes) -> None:
         """Add `data`; wait while the buffer is full.
@@ -82,8 +81,8 @@ class BoundedStreamBuffer(StreamBuffer):
     async def _wait(self, event: Any) -> None:
         since = trio.current_time()
         while not event.is_set():
-            deadline = max(since, self._popped_at) + self._timeout
-            if trio.current_time() >= deadline:
-                raise trio.TooSlowError
-            with trio.move_on_at(deadline):
+            popped_at = self._popped_at
+            with trio.move_on_at(max(since, popped_at) + self._timeout) as scope:
                 await event.wait()
+            if scope.cancelled_caught and self._popped_at == popped_at:
+                raise trio.TooSlowError
