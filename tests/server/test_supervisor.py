@@ -37,7 +37,7 @@ APP = """
             state = scope["state"]["flowstream.workers"]
             await send({"type": "lifespan.startup.complete"})
             await receive()
-            print("lifespan ends, one of", state, file=sys.stderr, flush=True)
+            sys.stderr.write(f"lifespan ends, one of {state}\\n")  # in one piece
             await send({"type": "lifespan.shutdown.complete"})
         elif scope["path"] == "/feed":
             await sse(feed, on_reconnect="restart")(scope, receive, send)
