@@ -114,10 +114,10 @@ class Applications(TaskGroup):
             await app(
                 scope, inbox.receive, send_or_raise, trio.to_thread.run_sync, trio.from_thread.run
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  # but for failures, which it logs
             cancelled, failure = split(error)
             if failure is not None and not _is_quiet(failure):
-                await config.log.exception("Error in ASGI Framework")
+                await config.log.exception("Error in ASGI Framework")  # noqa: ASYNC102
             if cancelled is not None or failure is None:
                 raise
         finally:

@@ -189,7 +189,7 @@ class Connection(TCPServer):
             finally:
                 self._connections.discard(self)
                 self._end(CloseReason.CLIENT_DISCONNECTED)
-                await self._close()
+                await self._close()  # noqa: ASYNC102  # it shields itself, under the deadline
         except* OSError:
             pass
         except* Exception as group:  # noqa: BLE001  # logged
@@ -229,7 +229,7 @@ class Connection(TCPServer):
         self._connections.hangups.add(self._socket.fileno(), self._hung_up)
         async with Applications(self.is_broken) as applications:
             self._task_group = applications
-            self.protocol = Protocols(
+            self.protocol = Protocols(  # pyright: ignore[reportIncompatibleVariableOverride]
                 self,
                 self.app,
                 self.config,
@@ -290,9 +290,13 @@ class Connection(TCPServer):
     async def _idle_timeout(self) -> None:
         with trio.move_on_after(self.config.keep_alive_timeout):
             await self.context.terminated.wait()
+            # The reader may hold a request that it has read in this very tick.
+            await trio.lowlevel.checkpoint()
             if not self._requested or self._has_unread():
                 # A client that is about to ask, or has asked, is still answered.
                 await trio.sleep_forever()
+        # A request that came as we woke up has cancelled this: the shield would hide it.
+        await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             await self._initiate_server_close()
 
