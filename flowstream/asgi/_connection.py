@@ -47,6 +47,7 @@ class Carrier(Protocol):
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
         """Return whether ``receive()`` may bring a body, which somebody must then drain."""
+        ...
 
     def write_nowait(self, data: bytes) -> bool:
         """Write bytes that are framed already, ahead of the server, if nobody else writes.
@@ -54,6 +55,7 @@ class Carrier(Protocol):
         Returns:
             False if nothing was written and nothing will be.
         """
+        ...
 
 
 def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:

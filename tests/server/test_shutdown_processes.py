@@ -1,6 +1,7 @@
 """A shutdown of a server process: the bar, and signals."""
 
 import logging
+import os
 import selectors
 import signal
 import time
@@ -74,7 +75,9 @@ def test_five_hundred_stalled_clients(served, client, eventually):
     logging.getLogger(__name__).info("ended %.2f s after SIGTERM", took)
     assert all(body.endswith(FAREWELL) for body in bodies.result())
     assert code == 0
-    assert GRACE <= took <= GRACE + 1
+    # A second, for a machine with a core to spare; where others wait for one, so do we.
+    others = os.getloadavg()[0] / (os.cpu_count() or 1)
+    assert GRACE <= took <= GRACE + max(1, 2 * others)
     assert f"{STALLED} connections are reset" in server.log
     assert "Traceback" not in server.log
 
