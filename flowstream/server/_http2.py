@@ -125,14 +125,22 @@ class HTTP2(H2Protocol):
         await self._flush()
 
     async def say_goodbye(self) -> None:
-        """Send GOAWAY, if the server shuts down, once no stream has a farewell yet to say.
-
-        Not before: there are clients that take it for the end of all that is open (httpcore
-        does). Nor before a first request, which may be on its way.
-        """
-        told = self._carrier.closing and self._last_request
-        if told and not any(link.is_attached for link in self._links.values()):
+        """Send GOAWAY when it is time to: asked at a shutdown and whenever a stream has ended."""
+        if not self._going_away and self._is_time_to_go():
             await self.say_goaway()
+
+    def _is_time_to_go(self) -> bool:
+        # There are clients that take GOAWAY for the end of all that is open (those built on
+        # Python's h2 do, such as httpx): what is about to end by itself ends first.
+        if any(stream_id not in self.streams for stream_id in self.stream_buffers):
+            return False  # END_STREAM is on its way
+        attached = [link.is_attached for link in self._links.values()]
+        if self._carrier.closing:  # streams are at their farewells; a first request may come yet
+            return bool(self._last_request) and not any(attached)
+        most = self.config.keep_alive_max_requests
+        if self.keep_alive_requests >= 2 * most:
+            return True
+        return self.keep_alive_requests >= most and all(attached)
 
     async def say_goaway(self) -> None:
         """Tell the client to take new requests elsewhere, and let the open ones end."""
@@ -156,6 +164,7 @@ class HTTP2(H2Protocol):
                 await self.reset(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
         await self._close_stream(stream_id)
         await self.say_goodbye()
+        await self._leave_if_done()
         await self.send(Updated(idle=self.idle))
 
     async def _stalled(self, stream_id: int) -> None:
@@ -202,6 +211,7 @@ class HTTP2(H2Protocol):
             self.priority.remove_stream(stream_id)
         await self._flush()
         if over:
+            await self.say_goodbye()
             await self._leave_if_done()
 
     def _discourage(self, stream_id: int) -> None:
@@ -267,8 +277,6 @@ class HTTP2(H2Protocol):
         await self.send(Updated(idle=False))
         await self._create_stream(event)
         await self._close_if_answered(event.stream_id)
-        if self.keep_alive_requests >= self.config.keep_alive_max_requests:
-            await self.say_goaway()
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         # Hypercorn's, but for the buffer and for the link in the state.
