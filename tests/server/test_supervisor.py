@@ -58,11 +58,7 @@ APP = """
 
 def workers_of(process):
     """Return the worker processes of a supervisor, without those that are yet to be reaped."""
-    return {
-        child.pid
-        for child in psutil.Process(process.pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE
-    }
+    return {child.pid for child in psutil.Process(process.pid).children() if alive(child.pid)}
 
 
 def gone(pids):

@@ -168,11 +168,14 @@ async def supervise(monkeypatch, caplog):
 
 
 def children():
-    return {
-        process.pid
-        for process in psutil.Process().children()
-        if process.status() != psutil.STATUS_ZOMBIE
-    }
+    return {process.pid for process in psutil.Process().children() if alive(process)}
+
+
+def alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_twenty_replacements_leave_nothing_behind(supervise, caplog, aeventually):
