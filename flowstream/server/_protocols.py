@@ -53,7 +53,7 @@ class Protocols(ProtocolWrapper):
             self.protocol.keep_alive_requests = self.protocol.config.keep_alive_max_requests
 
     async def _change_over(self, data: bytes, *upgrade: Any) -> None:
-        self.protocol = self._http2()
+        self.protocol = self._http2()  # pyright: ignore[reportIncompatibleVariableOverride]
         await self.protocol.initiate(*upgrade)
         if data:
             await self.protocol.handle(RawData(data))
