@@ -466,17 +466,15 @@ def test_the_harness_sees_a_worker_end(name, start):
     assert ours is None
 
 
-if minutes := os.environ.get("FUZZ_MINUTES"):
-
-    @pytest.mark.soak
-    @pytest.mark.timeout(0)
-    def test_soak(start, start_tcp, record_property):
-        """More of the same, from a new seed, for as long as one likes."""
-        seed = secrets.token_hex(4)
-        end = time.monotonic() + 60 * float(minutes)
-        done = 0
-        while time.monotonic() < end:
-            said = [conversation(seed, number) for number in range(done, done + 4 * BATCH)]
-            run(partial(bombard, start_tcp if done % (20 * BATCH) == 0 else start, said))
-            done += len(said)
-            record_property("conversations", f"{done} of seed {seed}")
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_soak(start, start_tcp, record_property):
+    """More of the same, from a new seed, for as long as one likes."""
+    seed = secrets.token_hex(4)
+    end = time.monotonic() + 60 * float(os.environ.get("FUZZ_MINUTES", "3"))
+    done = 0
+    while time.monotonic() < end:
+        said = [conversation(seed, number) for number in range(done, done + 4 * BATCH)]
+        run(partial(bombard, start_tcp if done % (20 * BATCH) == 0 else start, said))
+        done += len(said)
+        record_property("conversations", f"{done} of seed {seed}")
