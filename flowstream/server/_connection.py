@@ -198,9 +198,9 @@ class Connection(TCPServer):
     async def protocol_send(self, event: TransportEvent) -> None:
         """Carry out what the protocol wants of the transport."""
         if isinstance(event, RawData):
-            async with self.send_lock:
-                alive = await self._write(event.data)
-            if not alive:
+            if await self._write_in_turn(event.data):
+                await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
+            else:
                 await self.protocol.handle(Closed())
             return
         if isinstance(event, Updated):
@@ -346,10 +346,23 @@ class Connection(TCPServer):
                 await self.stream.send_all(view[start : start + _PIECE])
 
     async def _write_carry(self) -> None:
-        async with self.send_lock:
-            alive = await self._write(b"")
-        if not alive:
+        if not await self._write_in_turn(b""):
             await self.protocol.handle(Closed())
+
+    async def _write_in_turn(self, data: bytes) -> bool:
+        """Write `data` when nobody else does, whoever is cancelled meanwhile.
+
+        The protocol counts it as sent: what is not written would be missing in the middle.
+        """
+        if self.send_lock.locked():
+            with trio.CancelScope(shield=True):
+                await self.send_lock.acquire()
+        else:
+            self.send_lock.acquire_nowait()
+        try:
+            return await self._write(data)
+        finally:
+            self.send_lock.release()
 
     def _hung_up(self) -> None:
         """Take note that the client has closed its end, or more than that."""

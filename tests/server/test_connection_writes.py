@@ -237,3 +237,28 @@ async def test_what_is_carried_is_under_the_deadline(server, connect, aeventuall
     await end_of(app)
     assert app.carried.reasons == ["stalled"]
     await aeventually(lambda: not app.connection._connections, "no connection is left")
+
+
+async def answer_cancelled(scope, receive, send):
+    """Send each of three parts under a scope that is cancelled already."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for part in (b"one ", b"two ", b"three"):
+        with trio.move_on_after(0):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def test_a_cancelled_send_has_sent(server, connect, plain_hypercorn):
+    """What a protocol counts as sent is written though its sender is cancelled; Hypercorn
+    leaves it out, in the middle of a response that looks whole.
+    """
+    bodies = []
+    for start in (server, plain_hypercorn):
+        client = await connect(await start(answer_cancelled))
+        await client.send_all(GET)
+        data = b""
+        while not data.endswith(b"0\r\n\r\n"):
+            data += await client.receive_some()
+        bodies.append(data.partition(b"\r\n\r\n")[2])
+    assert bodies[0] == b"4\r\none \r\n4\r\ntwo \r\n5\r\nthree\r\n0\r\n\r\n"
+    assert bodies[1] == b"0\r\n\r\n"

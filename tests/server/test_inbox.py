@@ -144,3 +144,18 @@ async def test_half_closed_behind_an_upload(autojump_clock):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rest)
         assert [await inbox.receive() for _ in range(4)] == [part(1), part(2), END, GONE]
+
+
+async def test_it_is_full_by_bytes_too():
+    """Beside the number of messages 64 KiB are a bound, and one message of any size gets in."""
+    inbox = Inbox("http", 10)
+    await inbox.put({"type": "http.request", "body": bytes(100_000), "more_body": True})
+    with trio.move_on_after(0) as scope:
+        await inbox.put({"type": "http.request", "body": b"x", "more_body": True})
+    assert scope.cancelled_caught
+    await inbox.receive()
+    for _ in range(2):
+        await inbox.put({"type": "http.request", "body": bytes(40_000), "more_body": True})
+    with trio.move_on_after(0) as scope:
+        await inbox.put({"type": "http.request", "body": b"x", "more_body": True})
+    assert scope.cancelled_caught
