@@ -40,18 +40,21 @@ def versions(*names: str) -> str:
 # Trio sides
 
 
-def serve_hypercorn(app: Any, about: str) -> None:
-    """Serve `app` on Hypercorn's Trio worker, HTTP/1.1, as flowstream sets it up."""
+def serve_trio(app: Any, about: str, *, plain: bool = False) -> None:
+    """Serve `app` by flowstream, or by plain Hypercorn's Trio worker, over HTTP/1.1."""
+    import hypercorn.trio
     import trio
 
     import flowstream
     from flowstream.server import streaming_config
 
+    serve: Any = hypercorn.trio.serve if plain else flowstream.serve
+
     config = streaming_config(bind=["127.0.0.1:0"], loglevel="ERROR")
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            addresses = await nursery.start(flowstream.serve, app, config)
+            addresses = await nursery.start(serve, app, config)
             announce(int(addresses[0].rsplit(":", 1)[1]), about)
 
     trio.run(main)
@@ -68,11 +71,11 @@ def flowstream_sse() -> None:
 
         await flowstream.sse(events())(scope, receive, send)
 
-    serve_hypercorn(app, versions("flowstream", "hypercorn", "trio"))
+    serve_trio(app, versions("flowstream", "hypercorn", "trio"))
 
 
 def hypercorn_plain() -> None:
-    """Serve ready-made bytes by one ASGI send an event, on the same Hypercorn."""
+    """Serve ready-made bytes by one ASGI send an event, on plain Hypercorn."""
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         chunk = FRAMED.encode()
@@ -82,7 +85,7 @@ def hypercorn_plain() -> None:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    serve_hypercorn(app, versions("hypercorn", "trio"))
+    serve_trio(app, versions("hypercorn", "trio"), plain=True)
 
 
 # asyncio sides

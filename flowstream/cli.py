@@ -112,7 +112,8 @@ def _make_config(file: str | None, options: dict[str, Any]) -> ServerConfig:
     if not given["bind"]:
         del given["bind"]
     try:
-        config = checked(streaming_config(**{**(read_config_file(file) if file else {}), **given}))
+        settings = read_config_file(file) if file else {}
+        config = checked(streaming_config(**(settings | given)))
     except ConfigFileError as error:
         raise click.BadParameter(str(error), param_hint="--config") from error
     except (TypeError, ValueError) as error:

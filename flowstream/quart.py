@@ -22,6 +22,7 @@ passed on as they come.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -249,6 +250,7 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
             self, nursery: trio.Nursery, request: Request, receive: Receive
         ) -> None:
             async def receive_and_tell() -> MutableMapping[str, Any]:
+                self._listen_on()
                 message = await receive()
                 host = cast("_Host | None", self.scope.get(_HOST))
                 if message["type"] == "http.disconnect" and host and host.disconnected():
@@ -268,10 +270,15 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
         async def __call__(self, receive: Receive, send: Send) -> None:
             self._listening = trio.CancelScope()
             self._complete = False  # the request's body has come
+            self._needed = True
             await super().__call__(receive, send)
 
         def _stop_listening(self) -> None:
-            if self._complete:
+            self._needed = False
+            self._listen_on()
+
+        def _listen_on(self) -> None:
+            if self._complete and not self._needed:
                 self._listening.cancel()
 
         async def _send_response(self, send: Send, response: Any) -> None:
@@ -371,5 +378,6 @@ def _host_of_request() -> _Host:
 
 
 async def _answer_empty(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    with contextlib.suppress(OSError):  # the client has gone, and nothing is left to end
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -110,9 +110,9 @@ def create_app():
 """
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_it_in_order(run, module, number):
-    """SIGINT and SIGTERM shut down: the app's lifespan ends, and the exit code is 0."""
+    """SIGINT, SIGTERM and SIGHUP shut down: the app's lifespan ends, and the exit code is 0."""
     module(STOPS.format(signal=number))
     result = run("serve", "a_module:app", "-b", "127.0.0.1:0")
     assert result.exit_code == 0, result.output
@@ -183,12 +183,117 @@ def test_a_builtin_may_be_an_app(run, module):
     assert "cannot listen" in output
 
 
-@pytest.mark.parametrize("text", ["import not_there_at_all", "1 / 0", "raise TypeError('a')"])
-def test_a_module_that_fails_to_import(run, module, text):
-    """A bug in the module itself comes out as it is: its traceback says where."""
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("def go():\n    1 / 0\ngo()", "ZeroDivisionError: division by zero"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("from flowstream import sse\nsse('a')", "flowstream._errors.SourceError: a str"),
+    ],
+)
+def test_a_module_that_fails_to_import(run, module, text, error):
+    """A bug in the module is its own traceback, without our lines above it, and exit code 1."""
     module(text)
     result = run("serve", "a_module:app")
-    assert isinstance(result.exception, (ModuleNotFoundError, ZeroDivisionError, TypeError))
+    assert result.exit_code == 1
+    first, *_, last = result.output.splitlines()
+    assert last.startswith(f"Error: 'a_module:app' cannot be served: {error}")
+    assert "a_module.py" in result.output
+    assert "cli.py" not in result.output
+    assert "importlib" not in result.output
+    assert first.startswith(("Traceback", "  File"))
+
+
+def test_an_error_of_our_own_keeps_its_traceback(run, monkeypatch):
+    """What never came to the app's code is shown whole."""
+
+    def broken(target):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("flowstream.cli.load_app", broken)
+    result = run("serve", "a_module")
+    assert result.exit_code == 1
+    assert "cli.py" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (["--workers", "0"], "0 is not in the range x>=1", 2),
+        (["--write-timeout", "0"], "Invalid value for '--write-timeout'", 2),
+        (["--readyz", "readyz"], "readyz must be a path that begins with /", 2),
+        (["--certfile", "a.pem"], "certfile and keyfile belong together", 2),
+        (["--certfile", "a.pem", "--keyfile", "b.pem"], "cannot read 'a.pem': No such file", 1),
+        (
+            ["--certfile", "a_module.py", "--keyfile", "a_module.py"],
+            "cannot use certificate 'a_module.py' with key 'a_module.py': ",
+            1,
+        ),
+        (["--access-log", "no/such/dir/log"], "cannot set up logging: ", 1),
+        (["--config", "none.toml"], "cannot read 'none.toml': No such file", 2),
+        (["-w", "2", "-b", "127.0.0.1:x"], "cannot listen on 127.0.0.1:x: ", 1),
+    ],
+)
+def test_wrong_options(run, module, arguments, message, code):
+    """A value that cannot be used is one sentence and no traceback."""
+    module("app = type")
+    exit_code, output = without_sockets(run, "serve", "a_module", *arguments)
+    assert exit_code == code, output
+    assert message in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("workers = ", "'c.toml' is no TOML: "),
+        ("grateful_timeout = 3", "there is no server setting 'grateful_timeout'"),
+        ("from_toml = 1", "there is no server setting 'from_toml'"),
+        ("_bind = 'a'", "there is no server setting '_bind'"),
+        ("workers = 'two'", "workers cannot be 'two': expected a whole number"),
+        ("workers = true", "workers cannot be True: expected a whole number"),
+        ("workers = 0", "workers must be 1 or more"),
+        ("workers = -1", "workers must be 1 or more"),
+        ("bind = 8000", "bind cannot be 8000: expected a list or a string"),
+        ("bind = [8000]", "bind cannot be [8000]: expected a list or a string"),
+        ("graceful_timeout = 'a'", "graceful_timeout cannot be 'a': expected a number"),
+        ("graceful_timeout = -1", "graceful_timeout must be 0 or more seconds"),
+        ("keep_alive_probes = [1]", "keep_alive_probes must be three whole numbers"),
+        ("worker_class = 'asyncio'", "worker_class must be 'trio'"),
+        ("daemon = true", "the setting 'daemon' has no effect under flowstream serve"),
+        ("loglevel = 'LOUD'", "cannot set up logging: Unknown level: 'Level LOUD'"),
+    ],
+)
+def test_a_wrong_configuration_file(run, module, text, message):
+    """What is misspelt, of the wrong type or without effect is one sentence, and no traceback."""
+    module("app = type")
+    module(text, "c.toml")
+    result = run("serve", "a_module", "-c", "c.toml")
+    assert result.exit_code in (1, 2)
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_options_win_over_the_configuration_file(run, module, monkeypatch):
+    """A setting is that of the option, else that of the file, else the default."""
+    module("app = type")
+    module(
+        "bind = ['127.0.0.1:1', '127.0.0.1:2']\ngraceful_timeout = 7\nwrite_timeout = 2.5\n"
+        "worker_class = 'trio'\nkeep_alive_probes = [1, 2, 3]\nworkers = 1\n",
+        "c.toml",
+    )
+    configs = []
+    monkeypatch.setattr("flowstream.cli._run", lambda app, config: configs.append(config))
+    run("serve", "a_module", "-c", "c.toml", "--graceful-timeout", "0", "--readyz", "/readyz")
+    run("serve", "a_module", "-c", "c.toml", "-b", "127.0.0.1:3")
+    run("serve", "a_module")
+    of_both, of_bind, default = configs
+    assert of_both.bind == ["127.0.0.1:1", "127.0.0.1:2"]
+    assert (of_both.graceful_timeout, of_both.write_timeout) == (0, 2.5)
+    assert (of_both.readyz, of_both.keep_alive_probes) == ("/readyz", [1, 2, 3])
+    assert of_bind.bind == ["127.0.0.1:3"]
+    assert default.bind == ["127.0.0.1:8000"]
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ class Carrier(Protocol):
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
         """Return whether ``receive()`` may bring a body, which somebody must then drain."""
+        ...
 
 
 def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:

@@ -129,6 +129,7 @@ class Stream:
         self._writer_scope = trio.CancelScope()
         self._aborted = False
         self._answered = False  # the status line is out: no exception may leave any more
+        self._reset = False  # the carrier was told to close the client at the socket
         self._saying_goodbye = False  # all bytes are handed over, the final chunk is on its way
         self._error: BaseException | None = None
         self._raised = False  # the error was raised to the framework, which answers for it
@@ -256,9 +257,11 @@ class Stream:
         parting = reason is CloseReason.CLIENT_DISCONNECTED and self._saying_goodbye
         if not unanswered and not parting:
             self._writer_scope.cancel()
-        if reason in _TAKES_NOTHING and self._answered and self._carrier is not None:
+        if reason in _TAKES_NOTHING and self._answered and not self._reset:
             # Not by the end of the response, which would wait behind what it does not take.
-            self._carrier.abort(reason)
+            self._reset = True  # the carrier tells us of it again
+            if self._carrier is not None:
+                self._carrier.abort(reason)
         if self._supply.ended.is_set():
             self._report()
 

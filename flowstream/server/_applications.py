@@ -79,14 +79,9 @@ class Applications(TaskGroup):
         for inbox in list(self._inboxes):
             inbox.half_close()
 
-    def end(self) -> None:
-        """End the protocol's own tasks, and tell every application that its client is gone.
-
-        Hypercorn has told most: not a WebSocket whose client spoke before it was accepted.
-        """
+    def end_background(self) -> None:
+        """End what the protocol runs for itself."""
         self._over = True
-        for inbox in list(self._inboxes):
-            inbox.disconnect()
         for scope in list(self._background):
             scope.cancel()
 
@@ -126,10 +121,10 @@ class Applications(TaskGroup):
             await app(
                 scope, inbox.receive, send_or_raise, trio.to_thread.run_sync, trio.from_thread.run
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  # but for failures, which it logs
             cancelled, failure = split(error)
             if failure is not None and not _is_quiet(failure):
-                await config.log.exception("Error in ASGI Framework")
+                await config.log.exception("Error in ASGI Framework")  # noqa: ASYNC102
             if cancelled is not None or failure is None:
                 raise
         finally:

@@ -6,7 +6,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -96,13 +97,14 @@ class Child:
         async with trio.lowlevel.FdStream(told) as report, trio.open_nursery() as nursery:
             try:
                 job = make_job(tell)
-                self._process = await nursery.start(self._run_process, job)
+                self._process = await nursery.start(self._process_for(job))
             finally:
                 os.close(tell)  # so that the report ends with the process
             await self._hear(report)
 
-    async def _run_process(self, job: Job, *, task_status: trio.TaskStatus[trio.Process]) -> None:
-        await trio.run_process(
+    def _process_for(self, job: Job) -> Callable[..., Awaitable[object]]:
+        return partial(
+            trio.run_process,
             _COMMAND,
             stdin=job.to_json(),
             pass_fds=job.descriptors,
@@ -110,7 +112,6 @@ class Child:
             start_new_session=True,
             check=False,
             deliver_cancel=self._end_in_time,
-            task_status=task_status,
         )
 
     async def _hear(self, report: trio.lowlevel.FdStream) -> None:

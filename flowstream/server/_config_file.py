@@ -23,6 +23,9 @@ _WITHOUT_EFFECT = (
     "wsgi_max_body_size",
 )
 
+# A type, and what TOML has for it. A bool is an int, too.
+_PLAIN = ((bool, bool), (int, int), (str, str), (dict, dict), (list, list), (tuple, list))
+
 _LISTS = ("bind", "insecure_bind", "quic_bind")
 
 
@@ -54,6 +57,8 @@ def _problem_of(name: str, value: Any) -> str | None:
         return None if value == "trio" else "worker_class must be 'trio': there is no other here"
     if name in _WITHOUT_EFFECT:
         return f"the setting {name!r} has no effect under flowstream serve"
+    if name == "workers" and isinstance(value, int) and value < 1:
+        return "workers must be 1 or more"
     types = _types().get(name)
     if types is None:
         return f"there is no server setting {name!r}"
@@ -87,9 +92,9 @@ def _plain_types(hint: Any) -> set[type]:
         return kinds
     if hint is float:
         return {int, float}
-    for kind in (bool, int, str, dict, list):
+    for kind, plain in _PLAIN:
         if issubclass(hint, kind):
-            return {kind}
+            return {plain}
     return set()  # None, a logger
 
 

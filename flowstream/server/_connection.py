@@ -84,9 +84,10 @@ class Connection(TCPServer):
         self._carried: set[Carried] = set()
         self._reader = trio.CancelScope()
         self._reading = False
+        self._speaking = False  # there is a protocol
         self._requested = False  # a request has begun
         self._broken = False  # a write has failed: nothing can be sent any more
-        self._hung_up_unread = False  # told of the client's FIN while reading on
+        self._hung_up_unread = False  # told of it while reading on
         self._tls = isinstance(stream, trio.SSLStream)
         self._wire = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
         self._wire.timeout = connections.write_timeout
@@ -134,10 +135,15 @@ class Connection(TCPServer):
         """Have the streams on this connection send their farewell and end."""
         for stream in list(self._carried):
             stream.close(CloseReason.SHUTDOWN)
-        if self._requested and self.reason is None:
+        if self._speaking and self.reason is None:
             self._task_group.spawn(self.protocol.say_goodbye)
 
     # -- for protocols and applications ----------------------------------------------------
+
+    @property
+    def closing(self) -> bool:
+        """Whether the server is shutting down."""
+        return self._connections.closing
 
     def is_broken(self) -> bool:
         """Return whether nothing can be sent any more: not so if the client half-closed."""
@@ -167,7 +173,7 @@ class Connection(TCPServer):
             finally:
                 self._connections.discard(self)
                 self._end(CloseReason.CLIENT_DISCONNECTED)
-                await self._close()
+                await self._close()  # noqa: ASYNC102  # it shields itself, under the deadline
         except* OSError:
             pass
         except* Exception as group:  # noqa: BLE001  # logged
@@ -176,15 +182,20 @@ class Connection(TCPServer):
     async def protocol_send(self, event: TransportEvent) -> None:
         """Carry out what the protocol wants of the transport."""
         if isinstance(event, RawData):
-            async with self.send_lock:
-                alive = await self._write(event.data)
-            if not alive:
+            if await self._write_in_turn(event.data):
+                await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
+            else:
                 await self.protocol.handle(Closed())
             return
         if isinstance(event, Updated):
             self._requested = self._requested or not event.idle
             if self.reason is not None:
                 return  # the wait for another request would outlast the connection
+            # Quart cancels a request when its response is complete. The task that is then
+            # about to begin this wait would be lost, and the connection stay for ever.
+            with trio.CancelScope(shield=True):
+                await super().protocol_send(event)
+            return
         await super().protocol_send(event)
 
     async def _run(self) -> None:
@@ -202,7 +213,7 @@ class Connection(TCPServer):
         self._connections.hangups.add(self._socket.fileno(), self._hung_up)
         async with Applications(self.is_broken) as applications:
             self._task_group = applications
-            self.protocol = Protocols(
+            self.protocol = Protocols(  # pyright: ignore[reportIncompatibleVariableOverride]
                 self,
                 self.app,
                 self.config,
@@ -215,20 +226,26 @@ class Connection(TCPServer):
                 self.protocol_send,
                 alpn,
             )
+            self._speaking = True
             try:
                 with self._reader:
                     await self.protocol.initiate()
+                    if self.closing:
+                        await self.protocol.say_goodbye()
                     await self.idle_task.restart(applications, self._idle_timeout)
                     await self._read_data()
             except Exception as error:  # noqa: BLE001  # logged
                 _log(error)
                 self.abort(CloseReason.CLIENT_DISCONNECTED)  # its state is anybody's guess
+            except trio.Cancelled:
+                self._end(CloseReason.CANCELLED)
+                raise
             finally:
                 # Before the nursery closes: nothing is spawned in it from here on.
                 self._end(CloseReason.CLIENT_DISCONNECTED)
             await self.idle_task.stop()
             await self.protocol.handle(Closed())
-            applications.end()
+            applications.end_background()
 
     async def _read_data(self) -> None:
         timeout = self.config.read_timeout
@@ -260,9 +277,13 @@ class Connection(TCPServer):
     async def _idle_timeout(self) -> None:
         with trio.move_on_after(self.config.keep_alive_timeout):
             await self.context.terminated.wait()
+            # The reader may hold a request that it has read in this very tick.
+            await trio.lowlevel.checkpoint()
             if not self._requested or self._has_unread():
                 # A client that is about to ask, or has asked, is still answered.
                 await trio.sleep_forever()
+        # A request that came as we woke up has cancelled this: the shield would hide it.
+        await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             await self._initiate_server_close()
 
@@ -285,6 +306,8 @@ class Connection(TCPServer):
                 await self._wire.send_eof()
             await self.stream.aclose()
         self._socket.close()
+        # It may be parked behind a response that was not ended, before a pipelined request.
+        self._reader.cancel()
 
     # -- what is done here -----------------------------------------------------------------
 
@@ -304,6 +327,7 @@ class Connection(TCPServer):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._broken = True
             self._end(CloseReason.CLIENT_DISCONNECTED)
+            self._reader.cancel()  # which may be parked behind the response that this was
             return False
         return True
 
@@ -320,24 +344,36 @@ class Connection(TCPServer):
         self._task_group.spawn(self._write_carry)
 
     async def _write_carry(self) -> None:
-        async with self.send_lock:
-            alive = await self._write(b"")
-        if not alive:
+        if not await self._write_in_turn(b""):
             await self.protocol.handle(Closed())
 
-    def _hung_up(self, gone: bool) -> None:
-        """Take note that the client has closed its end, or is gone altogether."""
-        if gone or not self.protocol.may_half_close:
-            self._broken = self._broken or gone
-            self._end(CloseReason.CLIENT_DISCONNECTED)
-            self._reader.cancel()
-        elif self._reading:
+    async def _write_in_turn(self, data: bytes) -> bool:
+        """Write `data` when nobody else does, whoever is cancelled meanwhile.
+
+        The protocol counts it as sent: what is not written would be missing in the middle.
+        """
+        if self.send_lock.locked():
+            with trio.CancelScope(shield=True):
+                await self.send_lock.acquire()
+        else:
+            self.send_lock.acquire_nowait()
+        try:
+            return await self._write(data)
+        finally:
+            self.send_lock.release()
+
+    def _hung_up(self) -> None:
+        """Take note that the client has closed its end, or more than that."""
+        if self._reading:
             # The reader hears of it by itself, after the bytes that came before.
             self._hung_up_unread = True
-        else:
+            return
+        self._end(CloseReason.CLIENT_DISCONNECTED)
+        if self.protocol.may_half_close:
             # What it has sent may be read yet, and answered.
-            self._end(CloseReason.CLIENT_DISCONNECTED)
             self._task_group.half_close()
+        else:
+            self._reader.cancel()
 
     def _end(self, reason: CloseReason) -> None:
         """Tell the streams, once, and have the reader stop."""

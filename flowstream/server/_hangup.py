@@ -21,15 +21,11 @@ _AVAILABLE = hasattr(select, "epoll") and hasattr(select, "EPOLLRDHUP")
 
 
 class HangupWatch:
-    """Calls back when the peer of a watched socket closes it, and when it resets it.
-
-    A callback gets whether the peer is gone altogether. If it is not, it has said that it
-    sends nothing more; whether it still reads can't be told.
-    """
+    """Calls back when the peer of a watched socket has closed it, or half of it, or reset it."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll() if _AVAILABLE else None
-        self._callbacks: dict[int, Callable[[bool], None]] = {}
+        self._callbacks: dict[int, Callable[[], None]] = {}
 
     async def run(self) -> None:
         """Watch until cancelled; then release the descriptor."""
@@ -38,15 +34,17 @@ class HangupWatch:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for fd, events in self._epoll.poll(0):
-                    self._report(fd, gone=bool(events & (select.EPOLLHUP | select.EPOLLERR)))
+                for fd, _ in self._epoll.poll(0):
+                    callback = self._callbacks.get(fd)
+                    if callback is not None:  # else removed by another one just now
+                        callback()
         finally:
             trio.lowlevel.notify_closing(self._epoll.fileno())
             self._epoll.close()
             self._callbacks.clear()
 
-    def add(self, fd: int, callback: Callable[[bool], None]) -> None:
-        """Have `callback` called for socket `fd`, at most once for each of the two."""
+    def add(self, fd: int, callback: Callable[[], None]) -> None:
+        """Have `callback` called, once, when the peer of socket `fd` hangs up."""
         if self._epoll is None or self._epoll.closed:
             return
         with contextlib.suppress(OSError):  # no more watches are to be had: do without
@@ -54,7 +52,7 @@ class HangupWatch:
             self._callbacks[fd] = callback
 
     def again(self, fd: int) -> None:
-        """Report once more that the peer of `fd` has closed it, if it has."""
+        """Call back once more, if the peer of `fd` has hung up."""
         if self._epoll is not None and fd in self._callbacks:
             self._epoll.modify(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
@@ -62,13 +60,3 @@ class HangupWatch:
         """Forget about `fd`; to be called before it is closed, and its number used again."""
         if self._callbacks.pop(fd, None) is not None and self._epoll is not None:
             self._epoll.unregister(fd)
-
-    def _report(self, fd: int, *, gone: bool) -> None:
-        callback = self._callbacks.get(fd)
-        if callback is None:  # removed by a callback just now
-            return
-        if gone:
-            self.remove(fd)
-        elif self._epoll is not None:
-            self._epoll.modify(fd, select.EPOLLONESHOT)  # a reset is reported in any case
-        callback(gone)

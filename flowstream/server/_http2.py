@@ -3,12 +3,15 @@
 What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
 
 * A stream's buffer holds its sender back for as long as it is full (`BoundedStreamBuffer`).
-* A stream that its client grants no window is reset at the write deadline; if no stream of
-  the connection moved meanwhile, the connection is.
+* A stream that its client grants no window is reset at the write deadline; if the client
+  has granted none to the whole connection, the connection is.
 * An app that ends without ending its response resets the stream: the client would wait
   for ever for the rest.
+* An upload that its application does not read holds up nothing else (`Upload`).
 * A request with a method or path that is missing or not ASCII is refused by itself, and data
   for a stream that is over is dropped; both end Hypercorn's worker.
+* A client that opens streams in order to reset them meets two bounds: on applications at
+  work, and on its trials (`Patience`). Its priorities are ignored (`Turns`).
 * ``keep_alive_max_requests`` and a shutdown send GOAWAY and let the streams that are open go
   on. h2's own `close_connection` refuses to write to them.
 """
@@ -16,23 +19,26 @@ What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
 from __future__ import annotations
 
 import contextlib
+import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h2.errors
 import h2.events
 import h2.exceptions
-import priority
 import trio
 from hyperframe.frame import GoAwayFrame
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import STATE_KEY
 from flowstream.server._hypercorn import (
+    ASGIHTTPState,
+    ASGIWebsocketState,
     Body,
     Closed,
     ConnectionState,
     Data,
+    EndBody,
     H2Protocol,
     HTTPStream,
     RawData,
@@ -45,10 +51,23 @@ from flowstream.server._hypercorn import (
     filter_pseudo_headers,
 )
 from flowstream.server._link import Link
+from flowstream.server._patience import Patience
 from flowstream.server._stream_buffer import LOW_WATER, BoundedStreamBuffer
+from flowstream.server._turns import Turns
+from flowstream.server._upload import CREDIT, Upload
+from flowstream.server._websocket import WebSocket
 
 if TYPE_CHECKING:
     from flowstream.server._connection import Connection
+
+logger = logging.getLogger("flowstream.server")
+
+# So much of what the client sent is looked at before others have a turn: a thousand
+# requests that were reset again fit in it.
+_PIECE = 16 * 1024
+
+_UNANSWERED = (ASGIHTTPState.REQUEST, ASGIWebsocketState.HANDSHAKE)
+_ACCEPTED = (ASGIWebsocketState.CONNECTED, ASGIWebsocketState.CLOSED)
 
 
 class HTTP2(H2Protocol):
@@ -59,116 +78,218 @@ class HTTP2(H2Protocol):
         arguments: those of Hypercorn's own.
     """
 
+    stream_buffers: dict[int, BoundedStreamBuffer]  # type: ignore[assignment]
+
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
+        self.priority = Turns()  # type: ignore[assignment]
+        self._application, self.app = self.app, cast("Any", self._serve)
+        self._at_work = 0  # applications: some outlast their streams
         self._links: dict[int, Link] = {}
+        self._uploads: dict[int, Upload] = {}
+        self._credit = 0  # of the connection's window
+        self._patience = Patience()
         self._last_request = 0
         self._going_away = False
+
+    async def initiate(
+        self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None
+    ) -> None:
+        """Begin, with the request that asked for the upgrade if there is one."""
+        await super().initiate(headers, settings)
+        for stream_id in list(self.streams):
+            await self._close_if_answered(stream_id)
 
     # -- from the application --------------------------------------------------------------
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send what an application's stream says."""
         try:
-            if isinstance(event, (Body, Data)):
+            if isinstance(event, StreamClosed):
+                await self._finish(event.stream_id)
+            elif isinstance(event, (Body, Data)) and len(event.data) > LOW_WATER:
                 for start in range(0, len(event.data), LOW_WATER):
                     piece = event.data[start : start + LOW_WATER]
                     await super().stream_send(type(event)(stream_id=event.stream_id, data=piece))
-                return
-            if isinstance(event, StreamClosed):
-                # The application is done: what follows is no disconnect to it.
-                self._links.pop(event.stream_id, None)
-                await self._end_incomplete(event.stream_id)
-            await super().stream_send(event)
+            else:
+                await super().stream_send(event)
         except trio.TooSlowError:
             await self._stalled(event.stream_id)
-        if isinstance(event, StreamClosed):
-            await self._leave_if_done()
 
     async def reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
         """Send RST_STREAM and release whoever waits to write to the stream."""
-        buffer = self.stream_buffers.get(stream_id)
-        if buffer is not None:
-            await buffer.close()
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self.connection.reset_stream(stream_id, code)
         await self._close_stream(stream_id)
-        await self._window_updated(stream_id)  # for the sending task to clear it away
         await self._flush()
+
+    async def say_goodbye(self) -> None:
+        """Send GOAWAY when it is time to: asked at a shutdown and whenever a stream has ended."""
+        if not self._going_away and self._is_time_to_go():
+            await self.say_goaway()
+
+    def _is_time_to_go(self) -> bool:
+        # There are clients that take GOAWAY for the end of all that is open (those built on
+        # Python's h2 do, such as httpx): what is about to end by itself ends first.
+        if any(stream_id not in self.streams for stream_id in self.stream_buffers):
+            return False  # END_STREAM is on its way
+        attached = [link.is_attached for link in self._links.values()]
+        if self._carrier.closing:  # streams are at their farewells; a first request may come yet
+            return bool(self._last_request) and not any(attached)
+        most = self.config.keep_alive_max_requests
+        if self.keep_alive_requests >= 2 * most:
+            return True
+        return self.keep_alive_requests >= most and all(attached)
 
     async def say_goaway(self) -> None:
         """Tell the client to take new requests elsewhere, and let the open ones end."""
-        if not self._going_away:
+        if not self._going_away and not self.closed:
             self._going_away = True
             # Not h2's close_connection(), after which h2 lets nothing more be sent.
             frame = GoAwayFrame(0, last_stream_id=self._last_request, error_code=0)
             await self.send(RawData(frame.serialize()))
             await self._leave_if_done()
 
-    async def _end_incomplete(self, stream_id: int) -> None:
-        """Reset a stream whose application has left without ending its response."""
-        buffer = self.stream_buffers.get(stream_id)
-        if buffer is not None and not buffer._complete and stream_id in self.streams:
+    async def _finish(self, stream_id: int) -> None:
+        """Close a stream whose application has left, or whose WebSocket is closed."""
+        self._links.pop(stream_id, None)  # what follows is no disconnect to it
+        stream, buffer = self.streams.get(stream_id), self.stream_buffers.get(stream_id)
+        if stream is not None and buffer is not None and not buffer.completed:
+            if stream.state in _ACCEPTED:
+                buffer.set_complete()  # RFC 8441 § 5: END_STREAM for TCP's FIN
+                await super()._window_updated(stream_id)
             await buffer.drain()  # what it did say arrives first
-            await self.reset(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+            if not buffer.completed:
+                await self.reset(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        await self._close_stream(stream_id)
+        await self.say_goodbye()
+        await self._leave_if_done()
+        await self.send(Updated(idle=self.idle))
 
     async def _stalled(self, stream_id: int) -> None:
         """Give up a stream whose client grants it no window."""
         if link := self._links.get(stream_id):
             link.end(CloseReason.STALLED)
-        if self._carrier.seconds_since_progress() >= self._carrier.write_timeout:
+        if (
+            self.connection.outbound_flow_control_window <= 0
+            and self._carrier.seconds_since_progress() >= self._carrier.write_timeout
+        ):
             self._carrier.abort(CloseReason.STALLED)
         else:
-            await self.reset(stream_id, h2.errors.ErrorCodes.CANCEL)
+            # Not in this task, which the response may just have cancelled.
+            self.task_group.spawn(self.reset, stream_id, h2.errors.ErrorCodes.CANCEL)
+
+    async def _flush(self) -> None:
+        # Shielded: frames that h2 has made have to go out, or its HPACK table is no longer
+        # the client's.
+        if data := self.connection.data_to_send():
+            with trio.CancelScope(shield=True):
+                await self.send(RawData(data))
+
+    async def _send_data(self, stream_id: int) -> None:
+        # Hypercorn's has one more frame for the end, and forgets no stream that was reset
+        # while it had nothing to send.
+        connection, buffer = self.connection, self.stream_buffers[stream_id]
+        over = buffer.complete
+        try:
+            window = connection.local_flow_control_window(stream_id)
+            size = max(0, min(window, connection.max_outbound_frame_size))
+            data = await buffer.pop(size)
+            over = buffer.complete
+            if data or over:
+                connection.send_data(stream_id, data, end_stream=over)
+            else:
+                self.priority.block(stream_id)
+            if over:
+                self._discourage(stream_id)
+        except h2.exceptions.ProtocolError:
+            over = True  # the stream or the connection is closed
+            await buffer.close()
+        if over:
+            del self.stream_buffers[stream_id]
+            self.priority.remove_stream(stream_id)
+        await self._flush()
+        if over:
+            await self.say_goodbye()
+            await self._leave_if_done()
+
+    def _discourage(self, stream_id: int) -> None:
+        """Stop an upload that the complete response makes pointless (RFC 9113 § 8.1)."""
+        stream = self.connection.streams.get(stream_id)
+        if stream is not None and not stream.closed:
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+
+    async def _leave_if_done(self) -> None:
+        if self._going_away and not self.streams and not self.stream_buffers:
+            await self.send(Closed())
+
+    async def _serve(self, *arguments: Any) -> None:
+        try:
+            await self._application(*arguments)
+        finally:
+            self._at_work -= 1
 
     # -- from the client -------------------------------------------------------------------
 
     async def handle(self, event: TransportEvent) -> None:
         """Take what the transport says."""
-        if isinstance(event, Closed):
-            for buffer in list(self.stream_buffers.values()):
-                await buffer.close()  # else whoever waits for a window waits for ever
+        if isinstance(event, RawData):
+            for start in range(0, len(event.data), _PIECE):
+                if start:
+                    await trio.lowlevel.checkpoint()
+                if not self.closed:
+                    await super().handle(RawData(event.data[start : start + _PIECE]))
+            return
         await super().handle(event)
+        for buffer in self.stream_buffers.values():
+            await buffer.close()  # else whoever waits for a window waits for ever
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
+            if self.closed:
+                return
             if isinstance(event, h2.events.RequestReceived):
                 await self._request(event)
-            elif isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
-                # RFC 9113 § 6.9: data that nobody wants still counts against the window.
-                with contextlib.suppress(h2.exceptions.ProtocolError):
-                    self.connection.acknowledge_received_data(
-                        event.flow_controlled_length, event.stream_id
-                    )
-            else:
+            elif isinstance(event, h2.events.DataReceived):
+                self._data(event)
+            elif isinstance(event, h2.events.StreamEnded):
+                await self._ended(event.stream_id)
+            elif isinstance(event, h2.events.StreamReset):
+                await self._was_reset(event.stream_id)
+            elif not isinstance(event, h2.events.PriorityUpdated):
                 await super()._handle_events([event])
         await self._flush()
 
     async def _request(self, event: h2.events.RequestReceived) -> None:
-        if self._going_away:
-            # RFC 9113 § 8.7: refused before any processing, so it is safe to send again.
-            self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+        stream = self.connection.streams.get(event.stream_id)
+        if stream is None or stream.closed:  # by what came right behind it
+            await self._lose_patience()
             return
-        if not _acceptable(event):
-            self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+        # RFC 9113 § 8.7: refused before any processing, so it is safe to send again.
+        refused = self._going_away or self._at_work >= 2 * self.config.h2_max_concurrent_streams
+        if refused or not _acceptable(event):
+            codes = h2.errors.ErrorCodes
+            code = codes.REFUSED_STREAM if refused else codes.PROTOCOL_ERROR
+            self.connection.reset_stream(event.stream_id, code)
+            await self._lose_patience()
             return
-        await self._create_stream(event)
         await self.send(Updated(idle=False))
-        if self.keep_alive_requests >= self.config.keep_alive_max_requests:
-            await self.say_goaway()
+        await self._create_stream(event)
+        await self._close_if_answered(event.stream_id)
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         # Hypercorn's, but for the buffer and for the link in the state.
         stream_id, fields = request.stream_id, dict(request.headers)
         method = fields[b":method"].decode("ascii").upper()
-        self._last_request = max(self._last_request, stream_id)
+        if stream_id % 2:  # a client's: not one that we push
+            self._last_request = max(self._last_request, stream_id)
         self._links[stream_id] = link = Link(
             self._carrier,
             partial(self.task_group.spawn, self.reset, stream_id, h2.errors.ErrorCodes.CANCEL),
             has_body=request.stream_ended is None,
         )
-        self.streams[stream_id] = stream = (WSStream if method == "CONNECT" else HTTPStream)(
+        self.streams[stream_id] = stream = (WebSocket if method == "CONNECT" else HTTPStream)(
             self.app,
             self.config,
             self.context,
@@ -182,12 +303,7 @@ class HTTP2(H2Protocol):
         self.stream_buffers[stream_id] = BoundedStreamBuffer(
             self.context.event_class, self._carrier.write_timeout, self._carrier.note_progress
         )
-        try:
-            self.priority.insert_stream(stream_id)
-        except priority.DuplicateStreamError:  # type: ignore[attr-defined]
-            pass  # a PRIORITY frame came before it
-        else:
-            self.priority.block(stream_id)
+        self.priority.insert_stream(stream_id)
         await stream.handle(
             Request(
                 stream_id=stream_id,
@@ -198,17 +314,91 @@ class HTTP2(H2Protocol):
                 state=ConnectionState({**self.connection_state, STATE_KEY: link}),
             )
         )
+        if not stream.closed:
+            self._at_work += 1
         self.keep_alive_requests += 1
         await self.context.mark_request()
+
+    async def _close_if_answered(self, stream_id: int) -> None:
+        """Forget a stream that Hypercorn has answered itself, for a wrong host or handshake."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.closed:
+            await self._finish(stream_id)
+
+    def _data(self, event: h2.events.DataReceived) -> None:
+        stream_id, size = event.stream_id, event.flow_controlled_length
+        # The connection's window is opened at once: it is there for all streams. And data
+        # that nobody wants still counts against it (RFC 9113 § 6.9).
+        self._credit += size
+        if self._credit >= CREDIT:
+            self.connection.increment_flow_control_window(self._credit)
+            self._credit = 0
+        if stream_id in self.streams and size:
+            upload = self._uploads.setdefault(stream_id, Upload())
+            upload.add(event.data, size)
+            self._feed_soon(stream_id, upload)
+
+    async def _ended(self, stream_id: int) -> None:
+        if upload := self._uploads.get(stream_id):
+            upload.ended = True
+            self._feed_soon(stream_id, upload)
+        elif stream := self.streams.get(stream_id):
+            await self._end_request(stream)
+
+    def _feed_soon(self, stream_id: int, upload: Upload) -> None:
+        if not upload.feeding:
+            upload.feeding = True
+            self.task_group.spawn(self._feed, stream_id, upload)
+
+    async def _feed(self, stream_id: int, upload: Upload) -> None:
+        """Hand over what has come for one stream, at the pace of its application."""
+        stream = self.streams.get(stream_id)
+        try:
+            while stream is not None and upload.waiting and not stream.closed:
+                data = upload.take()
+                if data:
+                    await stream.handle(Body(stream_id=stream_id, data=data))
+                credit = upload.credit()
+                if credit and not upload.ended:
+                    self.connection.increment_flow_control_window(credit, stream_id)
+                    await self._flush()
+            if stream is not None and upload.ended:
+                await self._end_request(stream)
+        except h2.exceptions.ProtocolError:
+            pass  # the stream is over meanwhile
+        except Exception as error:  # noqa: BLE001  # what a peer sent has tripped a library
+            logger.info("a stream was reset: %s: %s", type(error).__name__, error)
+            await self.reset(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+        finally:
+            upload.feeding = False
+
+    async def _end_request(self, stream: HTTPStream | WSStream) -> None:
+        if isinstance(stream, HTTPStream):
+            await stream.handle(EndBody(stream_id=stream.stream_id))
+        elif stream.stream_id in self.streams:
+            await self._close_stream(stream.stream_id)  # RFC 8441 § 5: as TCP's FIN
+
+    async def _was_reset(self, stream_id: int) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            await self._close_stream(stream_id)
+            if stream.state in _UNANSWERED:
+                await self._lose_patience()
+
+    async def _lose_patience(self) -> None:
+        if not self._patience.try_once():
+            self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+            await self._flush()
+            await self.send(Closed())
 
     async def _close_stream(self, stream_id: int) -> None:
         if link := self._links.pop(stream_id, None):
             link.end(CloseReason.CLIENT_DISCONNECTED)
+        self._uploads.pop(stream_id, None)
         await super()._close_stream(stream_id)
-
-    async def _leave_if_done(self) -> None:
-        if self._going_away and not self.streams:
-            await self.send(Closed())
+        if buffer := self.stream_buffers.get(stream_id):
+            await buffer.close()
+            await self._window_updated(stream_id)  # for the sending task to clear it away
 
 
 def _acceptable(request: h2.events.RequestReceived) -> bool:

@@ -8,38 +8,57 @@ starts: a changed piece is a clear error then, and not a strange one later.
 
 from __future__ import annotations
 
+import dis
 import inspect
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config, Sockets
-from hypercorn.events import Closed, RawData, Updated
-from hypercorn.events import Event as TransportEvent
-from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.events import Body, Data, EndBody, Request, StreamClosed
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol, StreamBuffer
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
-from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
-from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
-from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.statsd import StatsdLogger
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.udp_server import UDPServer
-from hypercorn.trio.worker_context import EventWrapper, WorkerContext
-from hypercorn.typing import ConnectionState, LifespanState
-from hypercorn.utils import (
-    LifespanFailureError,
-    LifespanTimeoutError,
-    check_for_updates,
-    files_to_watch,
-    filter_pseudo_headers,
-    parse_socket_addr,
-    repr_socket_addr,
-)
+TRIED = ("0.18.0",)
+"""The versions of Hypercorn that the tests have passed with."""
+
+
+def _unexpected(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"Hypercorn {version('hypercorn')}: {what}. flowstream was tried with Hypercorn "
+        f"{', '.join(TRIED)}: install one of these"
+    )
+
+
+try:
+    from hypercorn.app_wrappers import ASGIWrapper
+    from hypercorn.config import Config, Sockets
+    from hypercorn.events import Closed, RawData, Updated
+    from hypercorn.events import Event as TransportEvent
+    from hypercorn.protocol import ProtocolWrapper
+    from hypercorn.protocol.events import Body, Data, EndBody, Request, StreamClosed
+    from hypercorn.protocol.events import Event as StreamEvent
+    from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol, StreamBuffer
+    from hypercorn.protocol.h11 import (
+        H2CProtocolRequiredError,
+        H2ProtocolAssumedError,
+        H11Protocol,
+        H11WSConnection,
+    )
+    from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+    from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
+    from hypercorn.trio.lifespan import Lifespan
+    from hypercorn.trio.statsd import StatsdLogger
+    from hypercorn.trio.task_group import TaskGroup
+    from hypercorn.trio.tcp_server import TCPServer
+    from hypercorn.trio.udp_server import UDPServer
+    from hypercorn.trio.worker_context import EventWrapper, TrioSingleTask, WorkerContext
+    from hypercorn.typing import ConnectionState, LifespanState
+    from hypercorn.utils import (
+        LifespanFailureError,
+        LifespanTimeoutError,
+        check_for_updates,
+        files_to_watch,
+        filter_pseudo_headers,
+        parse_socket_addr,
+        repr_socket_addr,
+    )
+except ImportError as error:
+    raise _unexpected(str(error)) from error
 
 __all__ = [
     "TRIED",
@@ -53,11 +72,11 @@ __all__ = [
     "ConnectionState",
     "Data",
     "EndBody",
-    "EventWrapper",
     "H2CProtocolRequiredError",
     "H2Protocol",
     "H2ProtocolAssumedError",
     "H11Protocol",
+    "H11WSConnection",
     "HTTPStream",
     "Lifespan",
     "LifespanFailureError",
@@ -86,69 +105,127 @@ __all__ = [
     "repr_socket_addr",
 ]
 
-TRIED = ("0.18.0",)
-"""The versions of Hypercorn that the tests have passed with."""
+_PROTOCOL = "app config context task_group {} ssl client server send"
+_STREAM = "app config context task_group ssl client server send stream_id"
 
-# What is called or overridden, and the parameters it is expected to have.
-_EXPECTED: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
-    (TCPServer.__init__, ("self", "app", "config", "context", "state", "stream")),
-    (TCPServer.run, ("self",)),
-    (TCPServer.protocol_send, ("self", "event")),
-    (TCPServer._read_data, ("self",)),
-    (TCPServer._close, ("self",)),
-    (TCPServer._idle_timeout, ("self",)),
-    (TaskGroup.spawn_app, ("self", "app", "config", "scope", "send")),
-    (
-        ProtocolWrapper.__init__,
-        (
-            "self",
-            "app",
-            "config",
-            "context",
-            "task_group",
-            "state",
-            "ssl",
-            "client",
-            "server",
-            "send",
-            "alpn_protocol",
-        ),
-    ),
-    (ProtocolWrapper.handle, ("self", "event")),
-    (
-        H2Protocol.__init__,
-        (
-            "self",
-            "app",
-            "config",
-            "context",
-            "task_group",
-            "connection_state",
-            "ssl",
-            "client",
-            "server",
-            "send",
-        ),
-    ),
-    (H2Protocol.initiate, ("self", "headers", "settings")),
-    (H2Protocol.handle, ("self", "event")),
-    (H2Protocol.stream_send, ("self", "event")),
-    (H2Protocol._send_data, ("self", "stream_id")),
-    (H2Protocol._handle_events, ("self", "events")),
-    (H2Protocol._create_stream, ("self", "request")),
-    (H2Protocol._close_stream, ("self", "stream_id")),
-    (H2Protocol._flush, ("self",)),
-    (StreamBuffer.__init__, ("self", "event_class")),
-    (StreamBuffer.push, ("self", "data")),
-    (StreamBuffer.pop, ("self", "max_length")),
-    (StreamBuffer.close, ("self",)),
-    (UDPServer.__init__, ("self", "app", "config", "context", "state", "socket")),
-    (UDPServer.run, ("self", "task_status")),
-    (Lifespan.__init__, ("self", "app", "config", "state")),
-    (Lifespan.wait_for_startup, ("self",)),
-    (Lifespan.wait_for_shutdown, ("self",)),
-    (WorkerContext.__init__, ("self", "max_requests")),
-)
+# What is called or overridden of each class, and the parameters that it is expected to have.
+_METHODS: dict[type, dict[str, str]] = {
+    ASGIWrapper: {"__init__": "app"},
+    Config: {
+        "create_sockets": "",
+        "create_ssl_context": "",
+        "response_headers": "protocol",
+        "set_statsd_logger_class": "statsd_logger",
+    },
+    Lifespan: {
+        "__init__": "app config state",
+        "handle_lifespan": "task_status",
+        "wait_for_startup": "",
+        "wait_for_shutdown": "",
+        "asgi_send": "message",
+    },
+    WorkerContext: {"__init__": "max_requests", "mark_request": ""},
+    EventWrapper: {"clear": "", "is_set": "", "set": "", "wait": ""},
+    TaskGroup: {
+        "__init__": "",
+        "__aenter__": "",
+        "spawn": "func args",
+        "spawn_app": "app config scope send",
+    },
+    TCPServer: {
+        "__init__": "app config context state stream",
+        "run": "",
+        "protocol_send": "event",
+        "_read_data": "",
+        "_close": "",
+        "_idle_timeout": "",
+        "_initiate_server_close": "",
+    },
+    TrioSingleTask: {"restart": "task_group action", "stop": ""},
+    UDPServer: {"__init__": "app config context state socket", "run": "task_status"},
+    ProtocolWrapper: {
+        "__init__": _PROTOCOL.format("state") + " alpn_protocol",
+        "initiate": "",
+        "handle": "event",
+    },
+    H11Protocol: {
+        "__init__": _PROTOCOL.format("connection_state"),
+        "initiate": "",
+        "handle": "event",
+        "stream_send": "event",
+        "_create_stream": "request",
+        "_send_error_response": "status_code",
+    },
+    H11WSConnection: {"__init__": "h11_connection"},
+    H2Protocol: {
+        "__init__": _PROTOCOL.format("connection_state"),
+        "initiate": "headers settings",
+        "handle": "event",
+        "stream_send": "event",
+        "send_task": "",
+        "_send_data": "stream_id",
+        "_handle_events": "events",
+        "_create_stream": "request",
+        "_close_stream": "stream_id",
+        "_window_updated": "stream_id",
+        "_flush": "",
+    },
+    StreamBuffer: {
+        "__init__": "event_class",
+        "push": "data",
+        "pop": "max_length",
+        "drain": "",
+        "set_complete": "",
+        "close": "",
+    },
+    HTTPStream: {"__init__": _STREAM, "handle": "event", "app_send": "message"},
+    WSStream: {
+        "__init__": _STREAM,
+        "handle": "event",
+        "app_send": "message",
+        "_send_error_response": "status_code",
+    },
+    RawData: {"__init__": "data address"},
+    Updated: {"__init__": "idle"},
+    Request: {"__init__": "stream_id headers http_version method raw_path state"},
+    Body: {"__init__": "stream_id data"},
+    Data: {"__init__": "stream_id data"},
+    EndBody: {"__init__": "stream_id"},
+    StreamClosed: {"__init__": "stream_id"},
+    LifespanFailureError: {"__init__": "stage message"},
+    LifespanTimeoutError: {"__init__": "stage"},
+    Sockets: {"__init__": "secure_sockets insecure_sockets quic_sockets"},
+}
+
+_FUNCTIONS: dict[Any, str] = {
+    check_for_updates: "files",
+    files_to_watch: "",
+    filter_pseudo_headers: "headers",
+    parse_socket_addr: "family address",
+    repr_socket_addr: "family address",
+}
+
+# Attributes that are read or set, of the class or of its instances.
+_ATTRIBUTES: dict[type, str] = {
+    ASGIHTTPState: "CLOSED",
+    ASGIWebsocketState: "HANDSHAKE CLOSED HTTPCLOSED",
+    Config: "backlog bind certfile errorlog graceful_timeout h11_pass_raw_headers "
+    "h2_max_concurrent_streams keep_alive_max_requests keep_alive_timeout keyfile log "
+    "max_app_queue_size max_requests max_requests_jitter quic_bind read_timeout "
+    "shutdown_timeout ssl_handshake_timeout startup_timeout workers",
+    Lifespan: "shutdown supported",
+    WorkerContext: "event_class terminate terminated",
+    TCPServer: "app config context idle_task send_lock state stream",
+    H11Protocol: "app client config connection connection_state context keep_alive_requests send "
+    "server ssl stream task_group",
+    H2Protocol: "app client closed config connection connection_state context has_data "
+    "keep_alive_requests priority send server ssl stream_buffers streams task_group",
+    H2CProtocolRequiredError: "data headers settings",
+    H2ProtocolAssumedError: "data",
+    StreamBuffer: "buffer _complete _is_empty _paused",
+    HTTPStream: "closed send state stream_id",
+    WSStream: "closed send state stream_id",
+}
 
 
 def check() -> None:
@@ -158,11 +235,33 @@ def check() -> None:
         RuntimeError: a piece is not as expected; the message names it and the versions
             that were tried.
     """
-    for function, expected in _EXPECTED:
-        found = tuple(inspect.signature(function).parameters)
-        if found != expected:
-            raise RuntimeError(
-                f"Hypercorn {version('hypercorn')}: {function.__qualname__} takes "
-                f"({', '.join(found)}), and flowstream expects ({', '.join(expected)}). It was "
-                f"tried with Hypercorn {', '.join(TRIED)}: install one of these"
-            )
+    for owner, methods in _METHODS.items():
+        for name, parameters in methods.items():
+            method = getattr(owner, name, None)
+            if method is None:
+                raise _unexpected(f"{owner.__name__} has no {name}")
+            _check_parameters(method, f"{owner.__name__}.{name}", f"self {parameters}")
+    for function, parameters in _FUNCTIONS.items():
+        _check_parameters(function, function.__name__, parameters)
+    for owner, attributes in _ATTRIBUTES.items():
+        known = {*dir(owner), *_set_by(vars(owner).get("__init__"))}
+        for name in attributes.split():
+            if name not in known:
+                raise _unexpected(f"{owner.__name__} has no {name}")
+
+
+def _set_by(initializer: Any) -> set[str]:
+    """Return the attributes that an ``__init__`` sets: those of an instance."""
+    if not inspect.isfunction(initializer):
+        return set()
+    return {
+        step.argval for step in dis.get_instructions(initializer) if step.opname == "STORE_ATTR"
+    }
+
+
+def _check_parameters(function: Any, name: str, expected: str) -> None:
+    found = tuple(inspect.signature(function).parameters)
+    if found != tuple(expected.split()):
+        raise _unexpected(
+            f"{name} takes ({', '.join(found)}), where ({', '.join(expected.split())}) is expected"
+        )

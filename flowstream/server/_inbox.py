@@ -18,12 +18,16 @@ _DISCONNECTS: dict[str, Message] = {
     "websocket": {"type": "websocket.disconnect", "code": 1006},  # RFC 6455 § 7.1.5
 }
 
+# What may wait beside the number of messages: a window of HTTP/2 (RFC 9113 § 6.9.2), one
+# read of HTTP/1.1. One message of any size gets in.
+_BYTES = 1 << 16
+
 # So often an application may ask for the disconnect under a cancelled scope.
 _ENOUGH = 1000
 
 
 class Inbox:
-    """Messages for one application: `limit` of them, and the disconnect.
+    """Messages for one application: `limit` of them or 64 KiB, and the disconnect.
 
     Args:
         kind: ``"http"`` or ``"websocket"``.
@@ -39,6 +43,7 @@ class Inbox:
         "_half_closed",
         "_limit",
         "_messages",
+        "_size",
         "_times_told",
     )
 
@@ -46,6 +51,7 @@ class Inbox:
         self._default = _DISCONNECTS[kind]
         self._limit = limit
         self._messages: list[Message] = []  # few: a deque would take ten times the memory
+        self._size = 0  # of what they carry, in bytes or characters
         self._disconnect: Message | None = None
         self._complete = False  # the request has been put to its end
         self._half_closed = False
@@ -61,11 +67,12 @@ class Inbox:
         if message["type"] == self._default["type"]:
             self.disconnect(message)
             return
-        while len(self._messages) >= self._limit and not self._over:
+        while self._full and not self._over:
             await self._wait()
         if self._over:
             return
         self._messages.append(message)
+        self._size += _size(message)
         self._complete = message["type"] == "http.request" and not message.get("more_body")
         if self._complete and self._half_closed:
             self.disconnect()
@@ -87,6 +94,7 @@ class Inbox:
                 return self._disconnect
             await self._wait()
         message = self._messages.pop(0)
+        self._size -= _size(message)
         self._change()
         return message
 
@@ -109,7 +117,12 @@ class Inbox:
         """Drop what is there and what is yet to come: the application has returned."""
         self._closed = True
         self._messages.clear()
+        self._size = 0
         self._change()
+
+    @property
+    def _full(self) -> bool:
+        return len(self._messages) >= self._limit or self._size >= _BYTES
 
     @property
     def _over(self) -> bool:
@@ -124,3 +137,7 @@ class Inbox:
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+
+def _size(message: Message) -> int:
+    return len(message.get("body") or message.get("bytes") or message.get("text") or b"")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+import trio
+
 from flowstream.server._hypercorn import ASGIWrapper, Lifespan, LifespanTimeoutError
 from flowstream.server._settings import ServerConfig
 
@@ -22,6 +24,24 @@ class AppLifespan(Lifespan):
 
     def __init__(self, app: Any, config: ServerConfig, state: Any) -> None:
         super().__init__(ASGIWrapper(_with_lifespan(app)), config, state)
+        self._failed = False
+
+    async def wait_for_startup(self) -> None:
+        """Tell the app to start, and wait until it has; do not return if it says it failed.
+
+        Raises:
+            LifespanTimeoutError: it took longer than ``startup_timeout``.
+        """
+        await super().wait_for_startup()
+        if self._failed:
+            # Hypercorn says that the startup is over before `handle_lifespan` raises, which
+            # cancels this: a server that went on would say in between that it is ready.
+            await trio.sleep_forever()
+
+    async def asgi_send(self, message: Any) -> None:
+        """Take what the app says of itself."""
+        self._failed = self._failed or message["type"].endswith(".failed")
+        await super().asgi_send(message)
 
     async def wait_for_shutdown(self) -> None:
         """Tell the app of the shutdown, and wait until it is ready for it.

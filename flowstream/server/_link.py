@@ -25,6 +25,11 @@ class Link:
         self._carried: set[Carried] = set()
         self._ended: CloseReason | None = None
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether a response is told of what happens to it."""
+        return bool(self._carried)
+
     def attach(self, stream: Carried) -> None:
         """Tell `stream` when it is reset, the connection ends or the server shuts down."""
         self._connection.attach(stream)

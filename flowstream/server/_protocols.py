@@ -1,14 +1,14 @@
-"""Which protocol a connection speaks: Hypercorn's choice, with our HTTP/2 in it."""
+"""Which protocol a connection speaks: Hypercorn's choice, with ours in place of its own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowstream.server._http1 import HTTP1
 from flowstream.server._http2 import HTTP2
 from flowstream.server._hypercorn import (
     H2CProtocolRequiredError,
     H2ProtocolAssumedError,
-    H11Protocol,
     ProtocolWrapper,
     RawData,
     TransportEvent,
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 class Protocols(ProtocolWrapper):
     """HTTP/1.1, or HTTP/2 by ALPN, by prior knowledge or by upgrade."""
 
-    protocol: H11Protocol | HTTP2
+    protocol: HTTP1 | HTTP2
 
     def __init__(self, connection: Connection, *arguments: Any) -> None:
         # Not super().__init__: it would make Hypercorn's own HTTP/2.
         *_, alpn = arguments
         self._connection = connection
         self._arguments = arguments[:-1]
-        self.protocol = self._http2() if alpn == "h2" else H11Protocol(*self._arguments)
+        self.protocol = self._http2() if alpn == "h2" else HTTP1(*self._arguments)
 
     async def handle(self, event: TransportEvent) -> None:
         """Pass what the transport says to the protocol, changing over to HTTP/2 if told."""
@@ -47,13 +47,13 @@ class Protocols(ProtocolWrapper):
     async def say_goodbye(self) -> None:
         """Tell the client, in its protocol's terms, to take new requests elsewhere."""
         if isinstance(self.protocol, HTTP2):
-            await self.protocol.say_goaway()
+            await self.protocol.say_goodbye()
         else:
             # The next response bears ``Connection: close`` (RFC 9112 § 9.6).
             self.protocol.keep_alive_requests = self.protocol.config.keep_alive_max_requests
 
     async def _change_over(self, data: bytes, *upgrade: Any) -> None:
-        self.protocol = self._http2()
+        self.protocol = self._http2()  # pyright: ignore[reportIncompatibleVariableOverride]
         await self.protocol.initiate(*upgrade)
         if data:
             await self.protocol.handle(RawData(data))

@@ -44,19 +44,26 @@ def check_quic() -> None:
 async def serve_quic(sock: Any, app: Any, config: ServerConfig, context: Any, state: Any) -> None:
     """Serve HTTP/3 on `sock` until the server shuts down and the last client has gone."""
     wrapped = ASGIWrapper(_without_carrier(app))
-    while not context.terminated.is_set():
-        server = UDPServer(wrapped, config, context, ConnectionState(dict(state)), sock)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(server.run)
-                await context.terminated.wait()
-                while not server.protocol.idle:  # noqa: ASYNC110  # see _PAUSE
-                    await trio.sleep(_PAUSE)
-                nursery.cancel_scope.cancel()
-        except* Exception as group:
-            logger.info("HTTP/3 starts anew: %r", group.exceptions[0])
-            logger.debug("what ended it", exc_info=group)
+    with sock:
+        while not context.terminated.is_set():
+            try:
+                await _serve_until_told(
+                    UDPServer(wrapped, config, context, ConnectionState(dict(state)), sock),
+                    context,
+                )
+            except* Exception as group:
+                logger.info("HTTP/3 starts anew: %r", group.exceptions[0])
+                logger.debug("what ended it", exc_info=group)
+                await trio.sleep(_PAUSE)
+
+
+async def _serve_until_told(server: UDPServer, context: Any) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        await context.terminated.wait()
+        while not server.protocol.idle:  # noqa: ASYNC110  # see _PAUSE
             await trio.sleep(_PAUSE)
+        nursery.cancel_scope.cancel()
 
 
 def _without_carrier(app: Any) -> Any:

@@ -115,7 +115,7 @@ class _Service:
         self._context = WorkerContext(requests)
         self._connections = Connections(config.write_timeout)
 
-    async def run(
+    async def run(  # noqa: ASYNC114  # awaited, not started
         self,
         sockets: Sockets,
         announce: bool,
@@ -138,7 +138,10 @@ class _Service:
                     await self._accept(listeners, connections, shutdown_trigger)
                     await self._context.terminated.set()
                     self._connections.say_goodbye()
-                    watches.start_soon(self._end_the_late, connections)
+                    watches.start_soon(  # it ends with `connections` at the latest
+                        self._end_the_late,
+                        connections,  # noqa: ASYNC111
+                    )
                 except BaseException:
                     self._connections.abort()  # else shielded writes would hold up the end
                     raise

@@ -8,6 +8,7 @@ at the first slow client.
 from __future__ import annotations
 
 import math
+from types import new_class
 from typing import Any, cast
 
 from flowstream.limits import positive, whole
@@ -22,6 +23,7 @@ class ServerConfig(Config):
     """
 
     worker_class = "trio"
+    """The only one there is here: Hypercorn's asyncio cannot run flowstream's streams."""
 
     backlog = 2048
     """Connections that may wait to be accepted. Hypercorn's 100 are few when a thousand
@@ -115,7 +117,7 @@ def _adopted(config: Config) -> ServerConfig:
     kind = ServerConfig
     if type(config) is not Config:
         # A class of its own may override methods, e.g. create_ssl_context.
-        own = type("ServerConfig", (type(config), ServerConfig), {})
+        own = new_class("ServerConfig", (type(config), ServerConfig))
         kind = cast(type[ServerConfig], own)
     result = kind.__new__(kind)
     vars(result).update(vars(config))

@@ -70,13 +70,19 @@ class BoundedStreamBuffer(StreamBuffer):
         Raises:
             trio.TooSlowError: nothing was taken for `timeout` seconds.
         """
-        await self._wait(self._is_empty)
+        if self.buffer:
+            await self._wait(self._is_empty)
+
+    @property
+    def completed(self) -> bool:
+        """Whether nothing more is to be added; `complete` is when nothing is left, either."""
+        return self._complete
 
     async def _wait(self, event: Any) -> None:
         since = trio.current_time()
         while not event.is_set():
-            deadline = max(since, self._popped_at) + self._timeout
-            if trio.current_time() >= deadline:
-                raise trio.TooSlowError
-            with trio.move_on_at(deadline):
+            popped_at = self._popped_at
+            with trio.move_on_at(max(since, popped_at) + self._timeout) as scope:
                 await event.wait()
+            if scope.cancelled_caught and self._popped_at == popped_at:
+                raise trio.TooSlowError

@@ -185,9 +185,11 @@ class Supervisor:
             await child.run(self._make_job)
         finally:
             self._children.discard(child)
-            if child.killed:
+            if child.killed and self._stop.cancel_called:
                 self._killed.append(child.name)
-                await self._config.log.error("%s did not end in time: killed", child.name)
+            elif child.killed:  # one that has been replaced, or was to replace another
+                with trio.move_on_after(1, shield=True):
+                    await self._config.log.error("%s did not end in time: killed", child.name)
 
     def _make_job(self, report: int) -> Job:
         return Job(

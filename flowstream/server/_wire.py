@@ -6,8 +6,8 @@ response, a handshake, the answer to a key update, the close_notify.
 Trio's own ``send_all`` can be given no such deadline from outside: cancelled, it does not
 say how much it wrote, and uncancelled it does not say that anything moved. With 16 KiB
 unsent (TCP_NOTSENT_LOWAT, as Trio sets it) Linux calls a socket writable again only when
-less than 8 KiB are; a reader of a few KiB per deadline would seem to take nothing. So what
-counts here is what the peer acknowledges, byte by byte.
+less than 8 KiB are, so that a reader of a few KiB per deadline would seem to take nothing.
+But it takes a write as soon as it has room; so a write is tried from time to time.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ import math
 import os
 import socket
 import struct
-import sys
 from collections.abc import Callable
-from fcntl import ioctl
-from termios import TIOCOUTQ  # SIOCOUTQ of tcp(7), by its other name
 
 import trio
 
-# The deadline is kept to a sixteenth of it: so often is a peer that is waited for looked at.
-_LOOKS = 16
+# So often is a write tried within the deadline, which is kept to a sixteenth of it then.
+_TRIES = 16
 
 # close() sends RST and frees what is unsent, instead of lingering over it (socket(7)).
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -91,7 +88,6 @@ class Wire(trio.abc.HalfCloseableStream):
 
     async def _write_patiently(self, rest: memoryview) -> None:
         self.progress_at = trio.current_time()
-        unacknowledged = self._unacknowledged()
         start = 0
         while start < len(rest):
             now = trio.current_time()
@@ -100,21 +96,11 @@ class Wire(trio.abc.HalfCloseableStream):
                 self.on_stall()
             if self.closed:
                 raise trio.ClosedResourceError("the connection was closed")
-            with trio.move_on_at(min(deadline, now + self.timeout / _LOOKS)):
+            with trio.move_on_at(min(deadline, now + self.timeout / _TRIES)):
                 await trio.lowlevel.wait_writable(self.socket)
-            before, unacknowledged = unacknowledged, self._unacknowledged()
-            sent = self.write_nowait(rest[start:])
-            if sent or unacknowledged < before:
+            if sent := self.write_nowait(rest[start:]):
                 self.progress_at = trio.current_time()
-            start += sent
-            unacknowledged += sent
-
-    def _unacknowledged(self) -> int:
-        """Return how much the kernel holds that the peer has not acknowledged."""
-        try:
-            return int.from_bytes(ioctl(self.socket.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
-        except (OSError, ValueError):  # closed; or not known here: then a write alone counts
-            return 0
+                start += sent
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the kernel would take something."""

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +68,20 @@ class _Worker:
 
     async def run(self, sockets: Any) -> int:
         """Serve until told to stop; return the exit status."""
+        how: dict[str, Any] = {"sockets": sockets, "shutdown_trigger": self._told.wait}
         token = trio.lowlevel.current_trio_token()
         self._lifeline.when_cut(lambda: _run_soon(token, self._hurry))
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals)
                 async with trio.open_nursery() as server:
-                    await server.start(self._serve, sockets)
+                    await server.start(partial(serve, self._app, self._config, **how))
                     self.ready = True
                     _report(self._job, READY)
                     if self._job.reload:
                         nursery.start_soon(self._watch)
                 nursery.cancel_scope.cancel()
         return self._status
-
-    async def _serve(self, sockets: Any, *, task_status: trio.TaskStatus[object]) -> None:
-        await serve(
-            self._app,
-            self._config,
-            sockets=sockets,
-            shutdown_trigger=self._told.wait,
-            task_status=task_status,
-        )
 
     async def _obey(self, signals: Any) -> None:
         # Only the first one counts: systemd, for one, sends SIGTERM to every process of a

@@ -175,6 +175,34 @@ async def test_a_send_that_fails_is_a_disconnect(app, autojump_clock):
     assert [report.reason for report in reports] == [CloseReason.CLIENT_DISCONNECTED]
 
 
+@pytest.mark.parametrize("failing", ["http.response.start", "http.response.body"])
+async def test_a_send_that_fails_in_an_answer_without_a_body(app, autojump_clock, caplog, failing):
+    """A client that leaves while it is refused is nobody's error."""
+    asked = []
+
+    async def short():
+        yield "a"
+
+    @app.get("/")
+    async def view():
+        return sse(short)
+
+    async def broken(scope, receive, send):
+        async def fail(message):
+            asked.append(message["type"])
+            if message["type"] == failing:
+                raise BrokenPipeError
+
+        await app(scope, receive, fail)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with open_stream(broken, headers={"Last-Event-ID": "x"}) as client:
+        await client.wait_finished()
+    assert asked[-1] == failing
+    assert not caplog.records
+
+
 async def test_the_server_cancels_a_request(app, autojump_clock):
     """A server that cancels the application ends the stream, after the producer's cleanup."""
     order = []

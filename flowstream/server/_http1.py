@@ -1,0 +1,70 @@
+"""HTTP/1.1: Hypercorn's, with our WebSocket in it, and without tunnels.
+
+A CONNECT asks a proxy for a tunnel (RFC 9110 § 9.3.6). Hypercorn hands it to the application
+like any request; an answer of 200 then makes h11 change over to the tunnel, the body is more
+than it lets through, and the traceback of that is the application's.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import h11
+
+from flowstream.server._hypercorn import (
+    Closed,
+    H11Protocol,
+    H11WSConnection,
+    Request,
+)
+from flowstream.server._websocket import WebSocket
+
+_STREAM_ID = 1
+
+
+class HTTP1(H11Protocol):
+    """One HTTP/1.1 connection."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if request.method == b"CONNECT":
+            await self._send_error_response(501)
+            await self.send(Closed())
+        elif _asks_for_websocket(request):
+            await self._open_websocket(request)
+        else:
+            await super()._create_stream(request)
+
+    async def _open_websocket(self, request: h11.Request) -> None:
+        # Hypercorn's, but for the class.
+        raw = self.config.h11_pass_raw_headers
+        self.stream = WebSocket(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            _STREAM_ID,
+        )
+        self.connection = H11WSConnection(cast(h11.Connection, self.connection))
+        await self.stream.handle(
+            Request(
+                stream_id=_STREAM_ID,
+                headers=request.headers.raw_items() if raw else list(request.headers),
+                http_version=request.http_version.decode(),
+                method="GET",
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
+
+
+def _asks_for_websocket(request: h11.Request) -> bool:
+    fields = {name: value.strip().lower() for name, value in request.headers}
+    tokens = [token.strip() for token in fields.get(b"connection", b"").split(b",")]
+    method = request.method.upper()  # as Hypercorn passes it on
+    return method == b"GET" and b"upgrade" in tokens and fields.get(b"upgrade") == b"websocket"
