@@ -321,9 +321,7 @@ class Connection(TCPServer):
             if self.lane is None:
                 await self._encrypt(data)
             else:
-                self.lane.block()
                 await self._wire.send_all(data)
-                self.lane.free()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._broken = True
             self._end(CloseReason.CLIENT_DISCONNECTED)
@@ -340,7 +338,7 @@ class Connection(TCPServer):
         """Write what is left over of a direct write before anything else, under our deadline."""
         self._carry = rest
         assert self.lane is not None
-        self.lane.block()
+        self.lane.block()  # until that is written
         self._task_group.spawn(self._write_carry)
 
     async def _write_carry(self) -> None:
@@ -352,6 +350,8 @@ class Connection(TCPServer):
 
         The protocol counts it as sent: what is not written would be missing in the middle.
         """
+        if self.lane is not None:
+            self.lane.block()  # who waits for the turn has come before who writes past us
         if self.send_lock.locked():
             with trio.CancelScope(shield=True):
                 await self.send_lock.acquire()
@@ -361,6 +361,8 @@ class Connection(TCPServer):
             return await self._write(data)
         finally:
             self.send_lock.release()
+            if self.lane is not None and not self.send_lock.locked():
+                self.lane.free()
 
     def _hung_up(self) -> None:
         """Take note that the client has closed its end, or more than that."""
