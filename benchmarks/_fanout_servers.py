@@ -18,7 +18,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
-from _servers import serve_hypercorn, serve_uvicorn, versions
+from _servers import serve_trio, serve_uvicorn, versions
 
 PADDING = "x" * 79
 TICK = 0.005  # seconds between two ticks
@@ -102,7 +102,7 @@ async def tick(ticks: list[float]) -> None:
 
 def flowstream_topic() -> None:
     """Serve `sse(topic)` in a bare ASGI app."""
-    serve_hypercorn(FlowstreamApp(), versions("flowstream", "hypercorn", "trio"))
+    serve_trio(FlowstreamApp(), versions("flowstream", "hypercorn", "trio"))
 
 
 def flowstream_quart() -> None:
@@ -120,7 +120,7 @@ def flowstream_quart() -> None:
     async def events() -> Any:
         return flowstream.sse(topic)
 
-    serve_hypercorn(app, versions("flowstream", "quart-trio", "hypercorn", "trio"))
+    serve_trio(app, versions("flowstream", "quart-trio", "hypercorn", "trio"))
 
 
 # asyncio side
