@@ -27,14 +27,15 @@ class AsOf:
     """A snapshot, and its encodings so far: many clients may be given the same.
 
     Attributes:
-        number: that of the last event that it has in it.
+        number, id: those of the last event that it has in it.
         data: what the app made.
     """
 
-    __slots__ = ("_frames", "data", "number")
+    __slots__ = ("_frames", "data", "id", "number")
 
-    def __init__(self, number: int, data: Any) -> None:
+    def __init__(self, history: History, number: int, data: Any) -> None:
         self.number = number
+        self.id = history.id_of(number)  # once: later it may be known no longer
         self.data = data
         self._frames: dict[Hashable, bytes] = {}
 
@@ -107,7 +108,7 @@ class KeptByKey:
         made, head = self._made, self._history.head
         if made is None or made.number != head:
             data = [{"key": key, "data": data} for key, data in self._latest.items()]
-            made = self._made = AsOf(head, data)
+            made = self._made = AsOf(self._history, head, data)
         return made
 
 
@@ -156,7 +157,7 @@ class FromApp:
                 if data.id is not None:
                     number = self._number(data.id, number)
                 data = data.data
-            flight.result = AsOf(number, data)
+            flight.result = AsOf(self._history, number, data)
             return flight.result
         except Exception as error:
             flight.failed = True

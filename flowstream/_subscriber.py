@@ -173,30 +173,29 @@ class Subscriber:
         """Announce what is lost, give the snapshot, and go on behind event `number`."""
         member = self._member
         pieces: list[Any] = []
-        id = self._history.id_of(number)
         # First what may fail: the position in a joined id is what it was until the gap is told.
-        frame = None if snapshot is None else self._snapshot_frame(snapshot, id)
+        frame = None if snapshot is None else self._snapshot_frame(snapshot)
         if self._lost:
             missed = None if self._seen is None else max(number - self._seen, 0)
             if missed != 0:
                 # Which of them a filter would have passed is not known.
                 pieces.append(member.queue.lose(missed if self._where is None else None))
         member.number = number
-        if frame is not None:
+        if snapshot is not None:
             pieces.append(frame)
-            member.queue.pass_by(1, self._named(id))
+            member.queue.pass_by(1, self._named(snapshot.id))
         self._lost, self._seen = False, None
         self._wants_snapshot = False
         self._settle()
         return pieces
 
-    def _snapshot_frame(self, snapshot: AsOf, id: str) -> Any:
+    def _snapshot_frame(self, snapshot: AsOf) -> Any:
         """Return a snapshot as it goes to the stream.
 
         Raises:
             PublicError: the format cannot carry it.
         """
-        encoder = self._encoder
+        encoder, id = self._encoder, snapshot.id
         if encoder is None:
             return Published(snapshot.number, Event(snapshot.data, id=id, type="snapshot"), 0.0)
 

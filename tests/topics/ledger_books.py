@@ -139,6 +139,7 @@ class Audit:
 
     def _go_to(self, number):
         """Everything up to event `number` is accounted for."""
+        self.or_else = None
         self.at = bisect_right(self.wanted, number)
         self.base = self.at  # for a keyed one: from here on `seen` and `announced` count
         self.seen = set()
@@ -148,7 +149,8 @@ class Audit:
     @property
     def complete(self):
         """Whether all that was published is accounted for."""
-        return not self.lost and self.accounted == len(self.wanted)
+        accounted = self.accounted if self.or_else is None else self.or_else
+        return not self.lost and accounted == len(self.wanted)
 
     @property
     def accounted(self):
@@ -175,6 +177,9 @@ class Audit:
 
     def event(self, data, id):
         number = self.books.numbers[int(data.partition(" ")[0])]
+        if self.or_else is not None and self.wanted[self.at : self.at + 1] != [number]:
+            self.at = self.base = self.or_else
+        self.or_else = None
         assert data == self.books.texts[number]
         assert not self.lost, "an event in front of the gap that had to be announced"
         if self.expects is not None:
@@ -214,13 +219,25 @@ class Audit:
         """A gap has come, made when `head` was the last event."""
         missed, after, before = body["missed"], body["after"], body["before"]
         assert self.expects is None, "two gaps that should have been one"
-        if (missed, after) == (None, None) and self.own and not (self.items or self.gaps):
+        if (
+            (missed, after) == (None, None)
+            and self.own
+            and not (self.new or self.items or self.gaps)
+        ):
             self.lost, self.after = True, None  # an app's own id that is known no longer
         assert after == self.after, f"a gap after {after}, where {self.after} was the last"
         self.gaps += 1
         if missed is None:
             assert self.lost or self.filter is not None, "a gap of unknown size"
-            self._go_to(self.joined_at if self.lost else head)
+            if self.lost:
+                self._go_to(self.joined_at)
+            elif self.came_with is not None and not self.items and self.gaps == 1:
+                # Its id was too old, and from `joined_at` on it gets what came; or that has
+                # become too old meanwhile, too. What comes next will tell.
+                self._go_to(self.joined_at)
+                self.or_else = bisect_right(self.wanted, head)
+            else:
+                self._go_to(head)
             self.lost = False
         else:
             assert missed > 0
