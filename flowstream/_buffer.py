@@ -1,19 +1,18 @@
 """The buffer: the bounded channel between a producer and one client's writer.
 
-A `Queue` holds the items and knows the rules; this adds the waiting. Two one-slot Trio
-memory channels serve as doorbells: one wakes the writer when there is something to write,
-one wakes the producer when there is room. They carry no items, because a memory channel
-can neither count bytes nor give up an item in its middle. It is not for speed: for a client
-that keeps up the two cost about the same. ``benchmarks/buffer.py`` has both sides, and
-docs/explanation/buffer.md the reasons.
+A `Queue` holds the items and knows the rules; this adds the waiting. There are two doorbells:
+one wakes the writer when there is something to write, one wakes the producer when there is
+room. It is no Trio memory channel, because that can neither count bytes nor give up an item in
+its middle. It is not for speed: for a client that keeps up the two cost about the same.
+``benchmarks/buffer.py`` has both sides, and docs/explanation/buffer.md the reasons.
 
 A doorbell is rung only while somebody waits at it, so a bell never rings stale and the
-producer of a busy stream never pays for one.
+producer of a busy stream never pays for one. It is made of what Trio's own locks and channels
+are made of; a memory channel of one slot would do the same, and take 2 KB of each idle stream.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,42 +44,33 @@ class BufferStatistics:
     """Runs of dropped items that the writer has met."""
 
 
-_Channel = tuple[trio.MemorySendChannel[None], trio.MemoryReceiveChannel[None]]
-
-
 class Doorbell:
-    """Wakes the one task that waits at it."""
+    """Wakes the one task that waits at it.
 
-    __slots__ = ("_channel", "waiting")
+    Attributes:
+        waiting: that task; None if nobody waits.
+    """
+
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        # Made when it is needed: an idle stream has one at which nobody ever waits, and a
-        # channel takes 1.7 KB.
-        self._channel: _Channel | None = None
-        self.waiting = False
+        self.waiting: trio.lowlevel.Task | None = None
 
     def ring(self) -> None:
         """Wake the task that waits; do nothing if none does."""
-        if self.waiting:
-            self.waiting = False
-            assert self._channel is not None
-            self._channel[0].send_nowait(None)
+        task = self.waiting
+        if task is not None:
+            self.waiting = None
+            trio.lowlevel.reschedule(task)
 
     async def wait(self) -> None:
         """Wait until somebody rings. One task at a time."""
-        if self._channel is None:
-            self._channel = trio.open_memory_channel[None](1)
-        hear = self._channel[1]
-        self.waiting = True
-        try:
-            await hear.receive()
-        except BaseException:
-            # Rung between the cancellation and now: nobody is to hear that later.
-            with contextlib.suppress(trio.WouldBlock):
-                hear.receive_nowait()
-            raise
-        finally:
-            self.waiting = False
+        self.waiting = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._cancelled)
+
+    def _cancelled(self, _: object) -> trio.lowlevel.Abort:
+        self.waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class EventBuffer:
