@@ -193,8 +193,7 @@ class Stream:
             try:
                 await writer.begin(status, headers)
                 self._answered = True
-                # What each stream begins with, or what it must not pass, is not for others.
-                if self._plan.limits.max_bytes is None and self._encoder is self._plan.encoder:
+                if self._may_be_written_past:
                     self._supply.connect(writer, getattr(send, "write_nowait", None))
                 if self._aborted:
                     return
@@ -228,6 +227,17 @@ class Stream:
         if self._timer is not None:
             self._timer.stop()
         self._report()
+
+    @property
+    def _may_be_written_past(self) -> bool:
+        """Whether a publisher may write: not where the writer has a bound to keep.
+
+        Nor where it puts something in front of the first item, which the format may know
+        only when that is encoded.
+        """
+        encoder = self._encoder
+        bounded = self._plan.limits.max_bytes is not None
+        return not bounded and encoder is self._plan.encoder and not encoder.header()
 
     # -- how it ends -----------------------------------------------------------------------
 

@@ -1,0 +1,174 @@
+"""What a topic keeps, and where in it a client left off: against a plain list."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstream import NDJSON, SSE, Event, Replay
+from flowstream._history import History, Missing
+
+ENCODER = SSE()
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def publish(history, text="x", id=None):
+    published = history.make(Event(text, id=id))
+    history.frame(published, ENCODER)
+    history.append(published)
+    return published
+
+
+def kept(history):
+    return [published.number for published in history.after(history.first - 1, 10_000)]
+
+
+steps = st.lists(
+    st.tuples(st.just("publish"), st.integers(0, 60))
+    | st.tuples(st.just("publish"), st.integers(0, 60))
+    | st.tuples(st.just("pass"), st.sampled_from([0.5, 1, 3]))
+    | st.tuples(st.just("deliver"), st.integers(0, 5)),
+    max_size=60,
+)
+
+
+@given(
+    steps,
+    st.integers(0, 8),
+    st.sampled_from([1.0, 2.0, float("inf")]),
+    st.sampled_from([50, 200, 1 << 20]),
+)
+def test_it_keeps_what_the_tightest_of_three_bounds_allows(plan, items, seconds, size):
+    """And what is yet to be delivered besides; as a list that is searched would have it."""
+    clock = Clock()
+    history = History(Replay(items=items, seconds=seconds, bytes=size), clock)
+    model = []  # number, time, bytes
+    for what, amount in plan:
+        if what == "pass":
+            clock.now += amount
+        elif what == "deliver":
+            history.delivered = max(history.delivered, history.head - amount)
+        else:
+            published = publish(history, "x" * amount)
+            model.append((published.number, clock.now, published.size))
+        history.trim()
+        while model and model[0][0] <= history.delivered:
+            too_many = len(model) > items
+            too_large = sum(entry[2] for entry in model) > size
+            if not (too_many or too_large or clock.now - model[0][1] > seconds):
+                break
+            model.pop(0)
+        assert kept(history) == [entry[0] for entry in model]
+        assert history.size == sum(entry[2] for entry in model)
+        assert history.items == len(model)
+
+
+def test_what_waits_to_be_delivered_has_a_bound(monkeypatch):
+    """Nobody delivers: the newest 1,024 are kept, and of any size the last."""
+    history = History(Replay(items=5), Clock())
+    for _ in range(1100):
+        publish(history)
+    assert history.items == 1024
+    assert history.first == 77
+    publish(history, "x" * (2 << 20))
+    assert kept(history) == [1101]
+
+
+@given(st.text() | st.from_regex(r"\A[0-9a-f]{0,12}\.[0-9]{0,30}\Z"))
+def test_any_id_that_a_client_may_send_is_located(id):
+    """Anything gives a position that replay can start from, or is missing; nothing raises."""
+    history = History(Replay(items=3), Clock())
+    for number in range(6):
+        publish(history, id=f"own{number}")
+        history.delivered = history.head
+    found = history.locate(id)
+    if not isinstance(found, Missing):
+        assert id in ("own2", "own3", "own4", "own5", *(f"{history.epoch}.{n}" for n in (3, 4, 5)))
+        history.after(found, 10)
+
+
+def test_each_id_of_its_own_is_located():
+    """In the replay by its number; before it, with the count of what was missed; else nothing."""
+    history = History(Replay(items=3), Clock())
+    for _ in range(8):
+        publish(history)
+        history.delivered = history.head
+    history.trim()
+    epoch = history.epoch
+    for number in range(4):
+        assert history.locate(f"{epoch}.{number}") == Missing(8 - number) or number == 4
+    assert [history.locate(f"{epoch}.{number}") for number in (5, 6, 7, 8)] == [5, 6, 7, 8]
+    assert history.locate(f"{epoch}.9") == Missing(None)
+    assert history.locate(f"{epoch}.08") == Missing(None)
+    assert history.locate("00000000.5" if epoch != "00000000" else "1.5") == Missing(None)
+
+
+def test_an_id_that_is_used_again_stands_for_the_first_event_that_is_kept():
+    """What a client may not have seen is never passed over, however often an id comes."""
+    history = History(Replay(items=4), Clock())
+    for id in ("a", "b", "b", "c", "b"):
+        publish(history, id=id)
+        history.delivered = history.head
+    history.trim()
+    assert history.locate("b") == 2
+    for first in (3, 5):
+        while history.first <= first - 1:
+            publish(history)
+            history.delivered = history.head
+            history.trim()
+        assert history.locate("b") == first
+    for _ in range(4):
+        publish(history)
+        history.delivered = history.head
+    history.trim()
+    assert history.locate("b") == Missing(None)
+    assert not history._own_ids
+    assert not history._repeats
+
+
+@pytest.mark.parametrize("id", ["", "week.end", "0123.failed", "EPOCH.3"])
+def test_an_id_that_a_client_could_not_come_back_with_is_refused(id):
+    """Empty, or that of a stream's last event, or one that another event has by itself."""
+    history = History(Replay(), Clock())
+    with pytest.raises(ValueError, match=" id "):
+        history.make(Event("x", id=id.replace("EPOCH", history.epoch)))
+    assert history.head == 0
+
+
+def test_after_what_is_no_longer_kept():
+    """It raises, and never gives a list with a hole in front."""
+    history = History(Replay(items=2), Clock())
+    for _ in range(5):
+        publish(history)
+        history.delivered = history.head
+    history.trim()
+    with pytest.raises(LookupError):
+        history.after(2, 10)
+    assert [published.number for published in history.after(3, 10)] == [4, 5]
+    assert [published.number for published in history.after(3, 1)] == [4]
+    assert history.after(5, 10) == []
+
+
+def test_encodings_count_in_the_bytes_for_all_formats():
+    """A second format adds to what an event weighs, if the event is still kept."""
+    history = History(Replay(items=1), Clock())
+    first = publish(history, "abc")
+    assert history.size == first.size
+    before = history.size
+    added = history.frame(first, NDJSON())
+    assert history.size == before + len(added)
+    assert history.frame(first, NDJSON()) is added  # kept, for an equal encoder
+    history.delivered = 1
+    publish(history)
+    history.delivered = 2
+    history.trim()
+    left = history.size
+    history.frame(first, SSE(names={"gap": "lost"}))
+    assert history.size == left
