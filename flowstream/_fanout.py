@@ -276,6 +276,12 @@ class Fanout:
         """One of the formats that somebody gets, or None."""
         return next((group.encoder for group in self.groups.values() if group.shared), None)
 
+    @property
+    def encoders(self) -> list[Encoder]:
+        """All formats that several may get."""
+        shared = (group.encoder for group in self.groups.values() if group.shared)
+        return [encoder for encoder in shared if encoder is not None]
+
     # -- delivery --------------------------------------------------------------------------
 
     async def deliver(self, number: int) -> None:

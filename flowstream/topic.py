@@ -12,6 +12,7 @@ be half done. Delivery follows, in the order of the history, whoever does it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -143,8 +144,8 @@ class Topic(Feed):
             The event's id.
 
         Raises:
-            EncodingError: the format of the subscribers (SSE, if there are none) can't carry
-                it. Nothing is published.
+            EncodingError: neither SSE nor any other format of the subscribers can carry it.
+                Nothing is published. A stream whose format alone can't ends with `error`.
             trio.ClosedResourceError: the topic is closed.
             TypeError, ValueError: `type` or `id` can't stand in an event, `id` is empty or of
                 the kind that flowstream makes itself, or `key` can't be hashed.
@@ -224,9 +225,10 @@ class Topic(Feed):
         try:
             published.frame(encoder)
         except Exception as error:
-            raise EncodingError(
-                f"an item of type {type_name(event.data)} cannot be encoded: {error}"
-            ) from error
+            if not self._is_carried_elsewhere(published, encoder):
+                raise EncodingError(
+                    f"an item of type {type_name(event.data)} cannot be encoded: {error}"
+                ) from error
         if nowait and self._fanout.full(published.weight):
             raise trio.WouldBlock
         history.append(published)
@@ -235,6 +237,15 @@ class Topic(Feed):
         if self._snapshots is not None:
             self._snapshots.published(event)
         return published
+
+    def _is_carried_elsewhere(self, published: Published, but: Encoder) -> bool:
+        """Return whether a format other than `but` can carry an event that somebody may get."""
+        for encoder in (*self._fanout.encoders, _DEFAULT_ENCODER):
+            if encoder != but:
+                with contextlib.suppress(Exception):
+                    published.frame(encoder)
+                    return True
+        return False
 
     # -- subscribing -----------------------------------------------------------------------
 
