@@ -64,7 +64,9 @@ class HTTP1(H11Protocol):
 
 
 def _asks_for_websocket(request: h11.Request) -> bool:
-    fields = {name: value.strip().lower() for name, value in request.headers}
-    tokens = [token.strip() for token in fields.get(b"connection", b"").split(b",")]
+    # As Hypercorn decides it, which would take what we let pass: as text, whose white space
+    # has more characters than that of bytes.
+    fields = {name: value.decode("latin-1").strip().lower() for name, value in request.headers}
+    tokens = [token.strip() for token in fields.get(b"connection", "").split(",")]
     method = request.method.upper()  # as Hypercorn passes it on
-    return method == b"GET" and b"upgrade" in tokens and fields.get(b"upgrade") == b"websocket"
+    return method == b"GET" and "upgrade" in tokens and fields.get(b"upgrade") == "websocket"

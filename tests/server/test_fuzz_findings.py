@@ -78,12 +78,16 @@ async def test_plain_hypercorn_dies_of_an_early_websocket_message(accepting):
     assert "pending proposal" in str(accepting.ended[0])
 
 
-@pytest.mark.parametrize("method", [b"GET", b"gET"])
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [(b"GET", b"GET"), (b"GET", b"gET"), (b": Upgrade", b": Upgrade\x1d")],
+)
 async def test_an_early_websocket_message_is_refused_once(
-    method, server, accepting, caplog, aeventually
+    given, sent, server, accepting, caplog, aeventually
 ):
     """A message before the acceptance: 400, the connection's end, and the app is told."""
-    request = UPGRADE.replace(b"GET", method)
+    request = UPGRADE.replace(given, sent)
+    assert sent in request
     answer, closed = await ask(await server(accepting), request + TEXT_FRAME, seconds=10)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1") == 1
