@@ -418,8 +418,9 @@ class Inside(Connection):
 class World:
     """A topic, its publishers and its clients."""
 
-    def __init__(self, setting, nursery):
+    def __init__(self, setting, nursery, most):
         self.setting = setting
+        self.most = most  # clients, for a program may have more
         self.nursery = nursery
         self.books = Books()
         self.random = Random(setting.seed)
@@ -497,7 +498,7 @@ class World:
             if isinstance(step, Publish):
                 self.publish(step)
             elif isinstance(step, Join):
-                if len(self.clients) < 8:
+                if len(self.clients) < self.most:
                     self.clients.append(Client(self, len(self.clients), step))
                     self.clients[-1].connect(None)
             elif isinstance(step, Act):
@@ -540,7 +541,7 @@ class World:
         assert self.topic.statistics().subscribers == 0
 
 
-async def run_world(setting, program, books=None):
+async def run_world(setting, program, books=None, most=8):
     with contextlib.ExitStack() as patches:
         for module, name, value in (
             (flowstream._fanout, "_BURST_DELIVERIES", setting.burst),
@@ -551,7 +552,7 @@ async def run_world(setting, program, books=None):
         ):
             patches.enter_context(patch.object(module, name, value))
         async with trio.open_nursery() as nursery:
-            world = World(setting, nursery)
+            world = World(setting, nursery, most)
             if books is not None:
                 books.append(world.books)
             await world.run(program)
@@ -580,3 +581,48 @@ def test_what_a_client_gets_and_its_gaps_are_all_that_was_published():
 
     run()
     assert published >= 100_000, published
+
+
+def test_many_clients_that_a_task_of_its_own_delivers_to():
+    """400 of all kinds: what `publish_nowait` leaves to a task loses nothing either."""
+    random = Random(1)
+    joins = [
+        Join(
+            format=random.choice(["sse", "ndjson", "inside"]),
+            policy=random.randrange(len(POLICIES)),
+            buffer=Buffer(items=random.choice([2, 20, 200])),
+            filter=random.choice([None, None, "thirds"]),
+            credits=random.choice([None, 1, 5]),
+        )
+        for _ in range(400)
+    ]
+    setting = Setting(
+        replay=Replay(items=100),
+        snapshot=None,
+        own_ids=False,
+        burst=256,
+        batch=256,
+        pending=1024,
+        pull=256,
+        seed=1,
+    )
+    acts = [
+        Act(random.randrange(400), random.choice(["grant", "open", "drop", "return", "return"]), 3)
+        for _ in range(150)
+    ]
+    program = [
+        *joins[:300],
+        Pause(0.1),
+        Publish(40, "nowait"),
+        *acts[:75],
+        Pause(0),
+        Publish(40, "nowait"),
+        *joins[300:],  # in the middle of a delivery
+        Publish(20),
+        Publish(20, "cancelled"),
+        *acts[75:],
+        Publish(20, "nowait"),
+        Pause(3),
+        Publish(20),
+    ]
+    trio.run(run_world, setting, program, None, 400, clock=MockClock(autojump_threshold=0))
