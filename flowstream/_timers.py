@@ -75,11 +75,14 @@ class _Timers:
         return timer
 
     def tidy(self) -> None:
-        """Drop stopped timers once they are most of what there is."""
-        if self.stopped > 64 and self.stopped * 2 > len(self._heap):
+        """Drop stopped timers once they are most of what there is; end the task with the last."""
+        most = self.stopped > 64 and self.stopped * 2 > len(self._heap)
+        if most or self.stopped >= len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].look is not None]
             heapq.heapify(self._heap)
             self.stopped = 0
+            if not self._heap and self._scope is not None:
+                self._scope.cancel()
 
     def _push(self, at: float, timer: Timer) -> None:
         heapq.heappush(self._heap, (at, next(self._number), timer))

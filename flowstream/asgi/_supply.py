@@ -15,6 +15,7 @@ import trio
 
 from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason
+from flowstream._flag import Flag
 from flowstream._outlet import Outlet
 from flowstream._queue import Gap
 from flowstream._subscription import SlowConsumerError
@@ -48,7 +49,7 @@ class Consumer(Protocol):
 class Supply(Protocol):
     """Where a stream's events come from."""
 
-    ended: trio.Event
+    ended: Flag
     """No more events will come, and what they came from is released."""
 
     started: bool
@@ -114,7 +115,7 @@ class Pump:
             give_up=consumer.give_up,
         )
         self.started = False
-        self.ended = trio.Event()
+        self.ended = Flag()
 
     def start(self, nursery: trio.Nursery | None) -> None:
         """Run the source in `nursery`."""
@@ -223,7 +224,7 @@ class Tap:
         self.buffer = buffer
         self.direct: Callable[[bytes], bool] | None = None
         self.started = False
-        self.ended = trio.Event()
+        self.ended = Flag()
 
     @property
     def behind(self) -> bool:

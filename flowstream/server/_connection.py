@@ -21,8 +21,8 @@ import contextlib
 import logging
 import math
 import select
+import socket
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import trio
@@ -31,6 +31,7 @@ from flowstream._closing import CloseReason
 from flowstream.asgi._connection import STATE_KEY, Carried
 from flowstream.server._applications import Applications
 from flowstream.server._connections import Connections
+from flowstream.server._context import IdleTask
 from flowstream.server._hypercorn import (
     Closed,
     ConnectionState,
@@ -81,9 +82,11 @@ class Connection(TCPServer):
         connection_state = ConnectionState({**state, STATE_KEY: self})
         super().__init__(app, config, context, connection_state, stream)  # type: ignore[arg-type]
         self._connections = connections
-        self._carried: set[Carried] = set()
-        self._reader = trio.CancelScope()
+        self.idle_task = IdleTask()  # type: ignore[assignment]
+        self._carried: tuple[Carried, ...] = ()  # one, as a rule; a set takes 216 bytes
         self._reading = False
+        self._handling: trio.CancelScope | None = None  # what was read
+        self._read_enough = False
         self._speaking = False  # there is a protocol
         self._requested = False  # a request has begun
         self._broken = False  # a write has failed: nothing can be sent any more
@@ -91,7 +94,7 @@ class Connection(TCPServer):
         self._tls = isinstance(stream, trio.SSLStream)
         self._wire = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
         self._wire.timeout = connections.write_timeout
-        self._wire.on_stall = partial(self.abort, CloseReason.STALLED)
+        self._wire.on_stall = self._stalled
         self._socket = self._wire.socket
         self._carry = b""  # what was left over of a direct write
         self.lane = None if self._tls else Lane(self._socket.fileno(), self._keep)
@@ -104,7 +107,7 @@ class Connection(TCPServer):
 
         If either has happened already it is told before this returns.
         """
-        self._carried.add(stream)
+        self._carried += (stream,)
         if self.reason is not None:
             stream.abort(self.reason)
         elif self._connections.closing:
@@ -112,7 +115,7 @@ class Connection(TCPServer):
 
     def detach(self, stream: Carried) -> None:
         """Tell `stream` nothing more."""
-        self._carried.discard(stream)
+        self._carried = tuple(other for other in self._carried if other is not stream)
 
     def abort(self, reason: CloseReason) -> None:
         """Reset the connection: what is unsent is dropped, every task of it is woken."""
@@ -133,7 +136,7 @@ class Connection(TCPServer):
 
     def say_goodbye(self) -> None:
         """Have the streams on this connection send their farewell and end."""
-        for stream in list(self._carried):
+        for stream in self._carried:
             stream.close(CloseReason.SHUTDOWN)
         if self._speaking and self.reason is None:
             self._task_group.spawn(self.protocol.say_goodbye)
@@ -191,11 +194,6 @@ class Connection(TCPServer):
             self._requested = self._requested or not event.idle
             if self.reason is not None:
                 return  # the wait for another request would outlast the connection
-            # Quart cancels a request when its response is complete. The task that is then
-            # about to begin this wait would be lost, and the connection stay for ever.
-            with trio.CancelScope(shield=True):
-                await super().protocol_send(event)
-            return
         await super().protocol_send(event)
 
     async def _run(self) -> None:
@@ -228,12 +226,11 @@ class Connection(TCPServer):
             )
             self._speaking = True
             try:
-                with self._reader:
-                    await self.protocol.initiate()
-                    if self.closing:
-                        await self.protocol.say_goodbye()
-                    await self.idle_task.restart(applications, self._idle_timeout)
-                    await self._read_data()
+                await self.protocol.initiate()
+                if self.closing:
+                    await self.protocol.say_goodbye()
+                await self.idle_task.restart(applications, self._idle_timeout)
+                await self._read_data()
             except Exception as error:  # noqa: BLE001  # logged
                 _log(error)
                 self.abort(CloseReason.CLIENT_DISCONNECTED)  # its state is anybody's guess
@@ -249,7 +246,7 @@ class Connection(TCPServer):
 
     async def _read_data(self) -> None:
         timeout = self.config.read_timeout
-        while True:
+        while not self._read_enough:
             try:
                 self._reading = True
                 if timeout is None:  # as a rule; a scope would take 1.2 KB of each connection
@@ -270,9 +267,23 @@ class Connection(TCPServer):
                 # The protocol may park us now, with the FIN still behind what it wants.
                 self._hung_up_unread = False
                 self._connections.hangups.again(self._socket.fileno())
-            await self.protocol.handle(RawData(data))  # b"" for what it thinks of an early end
+            if self._read_enough:  # it was told so when it had read and not run yet
+                break  # type: ignore[unreachable]  # not to mypy, which knows no other tasks
+            # Not open while it reads, which is as long as it lasts: a scope takes 0.8 KB.
+            with trio.CancelScope() as self._handling:
+                await self.protocol.handle(RawData(data))  # b"": what it thinks of an early end
+            self._handling = None
             if not data:
                 break
+
+    def _stop_reading(self) -> None:
+        """End the reader, wherever it is parked."""
+        self._read_enough = True
+        if self._handling is not None:
+            self._handling.cancel()
+        elif self._reading:
+            with contextlib.suppress(OSError):  # if it is closed already, the reader is awake
+                self._socket.shutdown(socket.SHUT_RD)
 
     async def _idle_timeout(self) -> None:
         with trio.move_on_after(self.config.keep_alive_timeout):
@@ -307,7 +318,7 @@ class Connection(TCPServer):
             await self.stream.aclose()
         self._socket.close()
         # It may be parked behind a response that was not ended, before a pipelined request.
-        self._reader.cancel()
+        self._stop_reading()
 
     # -- what is done here -----------------------------------------------------------------
 
@@ -325,7 +336,7 @@ class Connection(TCPServer):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._broken = True
             self._end(CloseReason.CLIENT_DISCONNECTED)
-            self._reader.cancel()  # which may be parked behind the response that this was
+            self._stop_reading()  # who may be parked behind the response that this was
             return False
         return True
 
@@ -375,7 +386,10 @@ class Connection(TCPServer):
             # What it has sent may be read yet, and answered.
             self._task_group.half_close()
         else:
-            self._reader.cancel()
+            self._stop_reading()
+
+    def _stalled(self) -> None:
+        self.abort(CloseReason.STALLED)
 
     def _end(self, reason: CloseReason) -> None:
         """Tell the streams, once, and have the reader stop."""
@@ -383,11 +397,11 @@ class Connection(TCPServer):
             self.reason = reason
         if self.lane is not None:
             self.lane.close()
-        carried, self._carried = self._carried, set()
+        carried, self._carried = self._carried, ()
         for stream in carried:
             stream.abort(self.reason)
         if self._wire.closed:
-            self._reader.cancel()
+            self._stop_reading()
 
     def _has_unread(self) -> bool:
         """Whether the client has sent something that was not read yet."""

@@ -46,7 +46,7 @@ try:
     from hypercorn.trio.task_group import TaskGroup
     from hypercorn.trio.tcp_server import TCPServer
     from hypercorn.trio.udp_server import UDPServer
-    from hypercorn.trio.worker_context import EventWrapper, TrioSingleTask, WorkerContext
+    from hypercorn.trio.worker_context import WorkerContext
     from hypercorn.typing import ConnectionState, LifespanState
     from hypercorn.utils import (
         LifespanFailureError,
@@ -125,7 +125,6 @@ _METHODS: dict[type, dict[str, str]] = {
         "asgi_send": "message",
     },
     WorkerContext: {"__init__": "max_requests", "mark_request": ""},
-    EventWrapper: {"clear": "", "is_set": "", "set": "", "wait": ""},
     TaskGroup: {
         "__init__": "",
         "__aenter__": "",
@@ -141,7 +140,6 @@ _METHODS: dict[type, dict[str, str]] = {
         "_idle_timeout": "",
         "_initiate_server_close": "",
     },
-    TrioSingleTask: {"restart": "task_group action", "stop": ""},
     UDPServer: {"__init__": "app config context state socket", "run": "task_status"},
     ProtocolWrapper: {
         "__init__": _PROTOCOL.format("state") + " alpn_protocol",

@@ -22,7 +22,7 @@ class Link:
         self._connection = connection
         self._reset = reset
         self._has_body = has_body
-        self._carried: set[Carried] = set()
+        self._carried: tuple[Carried, ...] = ()
         self._ended: CloseReason | None = None
 
     @property
@@ -33,14 +33,14 @@ class Link:
     def attach(self, stream: Carried) -> None:
         """Tell `stream` when it is reset, the connection ends or the server shuts down."""
         self._connection.attach(stream)
-        self._carried.add(stream)
+        self._carried += (stream,)
         if self._ended is not None:
             stream.abort(self._ended)
 
     def detach(self, stream: Carried) -> None:
         """Tell `stream` nothing more."""
         self._connection.detach(stream)
-        self._carried.discard(stream)
+        self._carried = tuple(other for other in self._carried if other is not stream)
 
     def abort(self, reason: CloseReason) -> None:
         """Reset this stream; the others of the connection go on."""
@@ -56,6 +56,6 @@ class Link:
         """Tell the response that it is over."""
         if self._ended is None:
             self._ended = reason
-        for stream in list(self._carried):
+        for stream in self._carried:
             self.detach(stream)
             stream.abort(self._ended)

@@ -23,12 +23,14 @@ class Protocols(ProtocolWrapper):
 
     protocol: HTTP1 | HTTP2
 
-    def __init__(self, connection: Connection, *arguments: Any) -> None:
+    def __init__(self, connection: Connection, *given: Any) -> None:
         # Not super().__init__: it would make Hypercorn's own HTTP/2.
-        *_, alpn = arguments
+        *arguments, alpn = given
         self._connection = connection
-        self._arguments = arguments[:-1]
-        self.protocol = self._http2() if alpn == "h2" else HTTP1(*self._arguments)
+        if alpn == "h2":
+            self.protocol = HTTP2(connection, *arguments)
+        else:
+            self.protocol = HTTP1(*arguments)
 
     async def handle(self, event: TransportEvent) -> None:
         """Pass what the transport says to the protocol, changing over to HTTP/2 if told."""
@@ -53,10 +55,19 @@ class Protocols(ProtocolWrapper):
             self.protocol.keep_alive_requests = self.protocol.config.keep_alive_max_requests
 
     async def _change_over(self, data: bytes, *upgrade: Any) -> None:
-        self.protocol = self._http2()  # pyright: ignore[reportIncompatibleVariableOverride]
+        old = self.protocol
+        self.protocol = HTTP2(  # pyright: ignore[reportIncompatibleVariableOverride]
+            self._connection,
+            old.app,
+            old.config,
+            old.context,
+            old.task_group,
+            old.connection_state,
+            old.ssl,
+            old.client,
+            old.server,
+            old.send,
+        )
         await self.protocol.initiate(*upgrade)
         if data:
             await self.protocol.handle(RawData(data))
-
-    def _http2(self) -> HTTP2:
-        return HTTP2(self._connection, *self._arguments)

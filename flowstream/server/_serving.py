@@ -22,6 +22,7 @@ import trio
 from flowstream.asgi._connection import WORKERS_KEY
 from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
+from flowstream.server._context import Context
 from flowstream.server._hypercorn import (
     ASGIWrapper,
     Config,
@@ -30,7 +31,6 @@ from flowstream.server._hypercorn import (
     LifespanState,
     Sockets,
     StatsdLogger,
-    WorkerContext,
     check,
 )
 from flowstream.server._lifespan import AppLifespan
@@ -112,7 +112,7 @@ class _Service:
         requests = config.max_requests
         if requests is not None:
             requests += random.randint(0, config.max_requests_jitter)
-        self._context = WorkerContext(requests)
+        self._context = Context(requests)
         self._connections = Connections(config.write_timeout)
 
     async def run(  # noqa: ASYNC114  # awaited, not started

@@ -4,7 +4,8 @@ import pytest
 import trio
 import trio.lowlevel
 
-from flowstream.server._hypercorn import BufferCompleteError, EventWrapper
+from flowstream.server._context import Event
+from flowstream.server._hypercorn import BufferCompleteError
 from flowstream.server._stream_buffer import HIGH_WATER, LOW_WATER, BoundedStreamBuffer
 
 TIMEOUT = 30
@@ -17,7 +18,7 @@ def progress():
 
 @pytest.fixture
 async def buffer(progress):
-    return BoundedStreamBuffer(EventWrapper, TIMEOUT, lambda: progress.append(trio.current_time()))
+    return BoundedStreamBuffer(Event, TIMEOUT, lambda: progress.append(trio.current_time()))
 
 
 async def test_it_holds_back_at_high_water(autojump_clock, buffer, nursery):
