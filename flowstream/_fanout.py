@@ -277,10 +277,9 @@ class Fanout:
         return next((group.encoder for group in self.groups.values() if group.shared), None)
 
     @property
-    def encoders(self) -> list[Encoder]:
-        """All formats that several may get."""
-        shared = (group.encoder for group in self.groups.values() if group.shared)
-        return [encoder for encoder in shared if encoder is not None]
+    def encoders(self) -> list[Encoder | None]:
+        """All formats that somebody gets; None where it is one stream's own, or is none."""
+        return [group.encoder if group.shared else None for group in self.groups.values()]
 
     # -- delivery --------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Snapshots(Protocol):
 
     async def get(self, number: int) -> AsOf:
         """Return a snapshot that has event `number` in it, if the app can tell."""
+        ...
 
 
 class LatestByKey:
@@ -166,7 +167,6 @@ class FromApp:
         finally:
             self._flight = None
             flight.landed.set()
-
 
     def _number(self, id: str, at_the_call: int) -> int:
         """Return the number of the event that the app says is the last in its snapshot."""

@@ -144,8 +144,8 @@ class Topic(Feed):
             The event's id.
 
         Raises:
-            EncodingError: neither SSE nor any other format of the subscribers can carry it.
-                Nothing is published. A stream whose format alone can't ends with `error`.
+            EncodingError: no format of the subscribers can carry it (SSE, if there are none).
+                Nothing is published. If some can, the streams of the others end with `error`.
             trio.ClosedResourceError: the topic is closed.
             TypeError, ValueError: `type` or `id` can't stand in an event, `id` is empty or of
                 the kind that flowstream makes itself, or `key` can't be hashed.
@@ -240,7 +240,8 @@ class Topic(Feed):
 
     def _is_carried_elsewhere(self, published: Published, but: Encoder) -> bool:
         """Return whether a format other than `but` can carry an event that somebody may get."""
-        for encoder in (*self._fanout.encoders, _DEFAULT_ENCODER):
+        for encoder in self._fanout.encoders:
+            encoder = encoder or _DEFAULT_ENCODER
             if encoder != but:
                 with contextlib.suppress(Exception):
                     published.frame(encoder)
