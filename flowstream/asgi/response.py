@@ -26,6 +26,10 @@ from flowstream.sources import Feed, Resumable
 
 Scope = Mapping[str, Any]
 
+# They have no state: one will do for all streams.
+_SSE = SSE()
+_NDJSON = NDJSON()
+
 
 class StreamResponse:
     """A response that streams; made by `stream`, `sse`, `ndjson`, `csv` and `raw`.
@@ -235,12 +239,12 @@ def sse(source: Any, **options: Unpack[StreamOptions]) -> StreamResponse:
 
     A `str` is sent as it is and anything else as JSON; each event gets an id.
     """
-    return stream(source, encoder=SSE(), **options)
+    return stream(source, encoder=_SSE, **options)
 
 
 def ndjson(source: Any, **options: Unpack[StreamOptions]) -> StreamResponse:
     """Stream as one JSON value a line: `stream` with `NDJSON()`."""
-    return stream(source, encoder=NDJSON(), **options)
+    return stream(source, encoder=_NDJSON, **options)
 
 
 def csv(

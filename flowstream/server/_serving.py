@@ -24,7 +24,6 @@ from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
 from flowstream.server._context import Context
 from flowstream.server._hypercorn import (
-    ASGIWrapper,
     Config,
     ConnectionState,
     LifespanFailureError,
@@ -97,6 +96,15 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
         lifespan_nursery.cancel_scope.cancel()
 
 
+def _in_hypercorns_way(app: Any) -> Callable[..., Any]:
+    """Return `app`, to be called with the two arguments more that a WSGI application needs."""
+
+    def call(scope: Any, receive: Any, send: Any, *_: Any) -> Any:
+        return app(scope, receive, send)  # not awaited here: a frame less of each request
+
+    return call
+
+
 class _Service:
     """One server at work: its listeners and its connections."""
 
@@ -154,7 +162,7 @@ class _Service:
         handler = partial(
             Connection,
             self._connections,
-            ASGIWrapper(self._app),
+            _in_hypercorns_way(self._app),
             self._config,
             self._context,
             ConnectionState(self._state.copy()),

@@ -120,19 +120,14 @@ class Wire(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: the socket was closed on this side.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
-        while True:
-            try:
-                data = os.read(self.socket.fileno(), max_bytes or _READ_SIZE)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.socket)
-                waited = True
-            except OSError as error:
-                raise self._translated(error) from error
-            else:
-                if not waited:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                return data
+        data = self._read_nowait(max_bytes or _READ_SIZE)
+        if data is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
+        while data is None:
+            await trio.lowlevel.wait_readable(self.socket)
+            data = self._read_nowait(max_bytes or _READ_SIZE)
+        return data
 
     async def send_eof(self) -> None:
         """Send FIN after what was written."""
@@ -141,6 +136,14 @@ class Wire(trio.abc.HalfCloseableStream):
             return
         try:
             self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def _read_nowait(self, max_bytes: int) -> bytes | None:
+        try:
+            return os.read(self.socket.fileno(), max_bytes)
+        except BlockingIOError:
+            return None  # so that nobody waits in here, who would hold on to the error
         except OSError as error:
             raise self._translated(error) from error
 
