@@ -126,10 +126,12 @@ class Stream:
         self._deadlines = Deadlines(plan.limits, plan.heartbeat if beats else None, self._start)
         self._timer: Timer | None = None
         self._writer: Writer | None = None
-        self._writer_scope = trio.CancelScope()
+        self._writing: trio.CancelScope | None = None  # what the writer does now
+        self._cut_off = False  # the writer is to do nothing more
         self._aborted = False
         self._answered = False  # the status line is out: no exception may leave any more
         self._reset = False  # the carrier was told to close the client at the socket
+        self._parted = False  # the writer has nothing more to write
         self._saying_goodbye = False  # all bytes are handed over, the final chunk is on its way
         self._error: BaseException | None = None
         self._raised = False  # the error was raised to the framework, which answers for it
@@ -189,27 +191,30 @@ class Stream:
             controls=self._plan.controls,
             max_bytes=self._plan.limits.max_bytes,
         )
-        with self._writer_scope:
-            try:
+        try:
+            with self._until_cut_off():
                 await writer.begin(status, headers)
                 self._answered = True
                 if self._may_be_written_past:
                     self._supply.connect(writer, getattr(send, "write_nowait", None))
                 if self._aborted:
                     return
-                if not (await writer.open(self._plan.retry) and await writer.run()):
-                    self.close(CloseReason.MAX_BYTES)
-                    self._buffer.abandon()
-                    await writer.announce_rest()
-                await self._part(writer)
-            except _GONE:
-                self.abort(CloseReason.CLIENT_DISCONNECTED)
-            except Exception as error:
-                self._raised = not self._answered
-                self.failed(error, "writer")
-                self.abort(CloseReason.ERROR)
-                if self._raised:
-                    raise
+                await self._write(writer, await writer.open(self._plan.retry))
+            while not (self._parted or self._cut_off):
+                # An idle stream is here, without a scope, which would take 0.8 KB.
+                self._writing = None
+                await self._buffer.filled.wait()
+                if not self._cut_off:
+                    with self._until_cut_off():
+                        await self._write(writer, True)
+        except _GONE:
+            self.abort(CloseReason.CLIENT_DISCONNECTED)
+        except Exception as error:
+            self._raised = not self._answered
+            self.failed(error, "writer")
+            self.abort(CloseReason.ERROR)
+            if self._raised:
+                raise
 
     async def finish(self) -> None:
         """Wait until the producer has cleaned up, then make the report.
@@ -266,7 +271,9 @@ class Stream:
         unanswered = reason is CloseReason.SLOW_CONSUMER and not self._answered
         parting = reason is CloseReason.CLIENT_DISCONNECTED and self._saying_goodbye
         if not unanswered and not parting:
-            self._writer_scope.cancel()
+            self._cut_off = True
+            if self._writing is not None:
+                self._writing.cancel()
         if reason in _TAKES_NOTHING and self._answered and not self._reset:
             # Not by the end of the response, which would wait behind what it does not take.
             self._reset = True  # the carrier tells us of it again
@@ -364,6 +371,23 @@ class Stream:
         return again
 
     # -- the end ---------------------------------------------------------------------------
+
+    def _until_cut_off(self) -> trio.CancelScope:
+        """Return a scope for what the writer does next."""
+        self._writing = scope = trio.CancelScope()
+        if self._cut_off:
+            scope.cancel()
+        return scope
+
+    async def _write(self, writer: Writer, within_bound: bool) -> None:
+        """Write what there is, and part if no more will come."""
+        if not (within_bound and await writer.run()):
+            self.close(CloseReason.MAX_BYTES)
+            self._buffer.abandon()
+            await writer.announce_rest()
+        if self._buffer.finished:
+            self._parted = True
+            await self._part(writer)
 
     async def _part(self, writer: Writer) -> None:
         """Say why the stream ends, and end the body if what was sent is whole."""

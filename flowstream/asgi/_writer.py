@@ -94,12 +94,13 @@ class Writer:
         return await self._write_within_bound(self._encoder.opening(retry))
 
     async def run(self) -> bool:
-        """Write what the buffer holds until it is finished and empty.
+        """Write what there is, until the buffer is empty.
 
         Returns:
             False if what comes next would have passed `max_bytes`, else True.
         """
         buffer = self._buffer
+        self._supply.tally()
         while True:
             warning = buffer.warning()
             pieces = buffer.take(self._allowance())
@@ -116,12 +117,10 @@ class Writer:
                 pieces = await self._supply.pull(self._allowance())
                 if pieces and not await self._write_pieces(pieces, None):
                     return False
-            elif buffer.finished:
-                break
+            elif not buffer.finished or self.items:
+                return True
             else:
-                await buffer.filled.wait()
-                self._supply.tally()
-        return bool(self.items) or await self._write_within_bound(self._encoder.header())
+                return await self._write_within_bound(self._encoder.header())
 
     async def announce_rest(self) -> None:
         """Announce, in one gap, all that was dropped and that no gap has spoken of yet."""
