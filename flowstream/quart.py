@@ -26,6 +26,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn, cast
 
 import quart.wrappers.base
@@ -34,6 +35,7 @@ from quart import Response as QuartResponse
 from quart import has_request_context, request
 from quart.wrappers import Request
 from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._closing import CloseReason
@@ -131,7 +133,7 @@ class _Hosted(QuartResponse):
         self.stream_response = stream_response
         self.headers.clear()
         for name, value in headers:
-            self.headers.add(name.decode(*_CODEC).title(), value.decode(*_CODEC))
+            self.headers.add(*_as_text(name, value))
 
     async def get_data(self, as_text: bool = True) -> NoReturn:
         """Raise: an ``after_request`` function that hashes or rewrites data cannot have it."""
@@ -158,6 +160,11 @@ class _Hosted(QuartResponse):
             (name.lower().encode(*_CODEC), value.encode(*_CODEC))
             for name, value in self.headers.items()
         ]
+
+
+@lru_cache(256)  # not for speed: streams have the same headers, and hold on to them
+def _as_text(name: bytes, value: bytes) -> tuple[str, str]:
+    return name.decode(*_CODEC).title(), value.decode(*_CODEC)
 
 
 class _Host:
@@ -271,7 +278,15 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
             self._listening = trio.CancelScope()
             self._complete = False  # the request's body has come
             self._needed = True
-            await super().__call__(receive, send)
+            if base.__call__ is not TrioASGIHTTPConnection.__call__:
+                await super().__call__(receive, send)
+                return
+            # Quart-Trio's, but that it runs the request in a task of its own, which for as long
+            # as a stream lasts would take 3 KB.
+            request = self._create_request_from_scope(send)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.handle_messages, nursery, request, receive)
+                await self.handle_request(nursery, request, send)
 
         def _stop_listening(self) -> None:
             self._needed = False

@@ -18,7 +18,6 @@ from flowstream.asgi._failure import split
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
     ASGIWebsocketState,
-    HTTPStream,
     TaskGroup,
 )
 from flowstream.server._inbox import Inbox
@@ -97,30 +96,13 @@ class Applications(TaskGroup):
                 self._background.remove(scope)
 
     async def _serve(self, app: Any, config: Any, scope: Any, inbox: Inbox, send: Any) -> None:
-        stream = send.__self__  # Hypercorn's, whose method it is
-        # A client that has sent all it had to may close its half of the connection, and with
-        # HTTP/1.1 alone that can't be told from leaving: the next write but one can.
-        half_closed = isinstance(stream, HTTPStream) and scope["http_version"] < "2"
-
-        async def send_or_raise(message: Any) -> None:
-            if (
-                stream.closed
-                and stream.state not in _COMPLETE
-                and (not half_closed or self._is_broken())
-            ):
-                await trio.sleep(_TIME_TO_HEAR)
-                raise ClientGoneError("the client is gone")
-            await send(message)
-
-        if half_closed and scope["http_version"] == "1.1" and scope["method"] != "HEAD":
-            # The response comes in chunks, which stand alone: what puts a function of its own
-            # around `send` and changes them is seen by not having this.
-            lane = scope["state"][STATE_KEY].lane
-            send_or_raise.write_nowait = None if lane is None else lane.write  # type: ignore[attr-defined]
-
         try:
             await app(
-                scope, inbox.receive, send_or_raise, trio.to_thread.run_sync, trio.from_thread.run
+                scope,
+                inbox.receive,
+                _Send(send, scope, self._is_broken),
+                trio.to_thread.run_sync,
+                trio.from_thread.run,
             )
         except BaseException as error:  # noqa: ASYNC103  # but for failures, which it logs
             cancelled, failure = split(error)
@@ -132,6 +114,45 @@ class Applications(TaskGroup):
             inbox.close()
             self._inboxes.remove(inbox)
             await send(None)  # noqa: ASYNC102  # under cancellation there is nobody to tell
+
+
+class _Send:
+    """An application's ``send``, which raises when the client is gone.
+
+    Args:
+        send: that of Hypercorn's stream.
+        scope: the application's.
+        is_broken: whether nothing can be sent on the connection any more.
+
+    Attributes:
+        write_nowait: writes chunks of HTTP/1.1 to the connection, which stand alone; None if
+            there are none. What puts a function of its own around `send` and changes them is
+            seen by not having this.
+    """
+
+    __slots__ = ("_is_broken", "_may_half_close", "_send", "write_nowait")
+
+    def __init__(self, send: Any, scope: Any, is_broken: Callable[[], bool]) -> None:
+        self._send = send
+        self._is_broken = is_broken
+        # A client that has sent all it had to may close its half of the connection, and with
+        # HTTP/1.1 alone that can't be told from leaving: the next write but one can.
+        self._may_half_close = scope["type"] == "http" and scope["http_version"] < "2"
+        self.write_nowait: Callable[[bytes], bool] | None = None
+        if scope["type"] == "http" and scope["http_version"] == "1.1" and scope["method"] != "HEAD":
+            lane = scope["state"][STATE_KEY].lane
+            self.write_nowait = None if lane is None else lane.write
+
+    async def __call__(self, message: Any) -> None:
+        stream = self._send.__self__  # Hypercorn's, whose method it is
+        if (
+            stream.closed
+            and stream.state not in _COMPLETE
+            and (not self._may_half_close or self._is_broken())
+        ):
+            await trio.sleep(_TIME_TO_HEAR)
+            raise ClientGoneError("the client is gone")
+        await self._send(message)
 
 
 def _is_quiet(failure: Exception) -> bool:
