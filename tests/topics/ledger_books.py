@@ -153,6 +153,12 @@ class Audit:
         return not self.lost and accounted == len(self.wanted)
 
     @property
+    def state(self):
+        """What to look at if it is not complete."""
+        came = f"came with {self.came_with} at {self.joined_at}, lost={self.lost}"
+        return f"{came}, {self.accounted} of {len(self.wanted)}, the last: {[*self.trace]}"
+
+    @property
     def accounted(self):
         if self.keyed:
             return self.base + len(self.seen) + self.announced

@@ -525,9 +525,8 @@ class World:
         assert self.books.head == self.topic.statistics().published
         for client in self.clients:
             if client.connection is not None and client.connection.open:
-                assert client.connection.audit.complete, (
-                    "somebody was told neither of an event nor of a gap"
-                )
+                audit = client.connection.audit
+                assert audit.complete, f"{client.join} was told of neither: {audit.state}"
 
     async def close(self):
         reason = self.random.choice([None, None, CloseReason.STOPPED])
