@@ -18,7 +18,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -417,7 +417,7 @@ class Topic(Feed):
             raise TypeError(
                 f"snapshot must be an async function or LatestByKey(), not {type(given).__name__}"
             )
-        return FromApp(self._history, given)
+        return FromApp(self._history, cast("Callable[[], Awaitable[Any]]", given))
 
 
 _DEFAULT_ENCODER = SSE()
