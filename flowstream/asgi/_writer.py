@@ -101,7 +101,7 @@ class Writer:
         """
         buffer = self._buffer
         self._supply.tally()
-        while True:
+        while True:  # noqa: ASYNC913  # it ends when nothing is there
             warning = buffer.warning()
             pieces = buffer.take(self._allowance())
             if pieces:
