@@ -17,8 +17,9 @@ from typing import Any
 import trio
 
 from flowstream._event import Event
-from flowstream._fanout import Fanout, Member
+from flowstream._fanout import Fanout
 from flowstream._history import History, Missing, Published
+from flowstream._members import Member
 from flowstream._snapshots import AsOf, Snapshots, unusable
 from flowstream.abc import Encoder, Policy
 from flowstream.sources._feed import Sink
