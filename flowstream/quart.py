@@ -23,10 +23,10 @@ passed on as they come.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NoReturn, cast
 
 import quart.wrappers.base
@@ -162,9 +162,9 @@ class _Hosted(QuartResponse):
         ]
 
 
-@lru_cache(256)  # not for speed: streams have the same headers, and hold on to them
 def _as_text(name: bytes, value: bytes) -> tuple[str, str]:
-    return name.decode(*_CODEC).title(), value.decode(*_CODEC)
+    # Streams have the same headers, and hold on to them for as long as they last.
+    return sys.intern(name.decode(*_CODEC).title()), sys.intern(value.decode(*_CODEC))
 
 
 class _Host:
