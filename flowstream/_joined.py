@@ -109,6 +109,11 @@ class _JoinedSubscriber:
         """Whether there are events to pull in any of them."""
         return any(place.behind for place in self._places)
 
+    def lacks(self) -> int | None:
+        """Return how many events of all of them are yet to be pulled, None if unknown."""
+        lacking = [place.lacks() for place in self._places]
+        return None if None in lacking else sum(number or 0 for number in lacking)
+
     @property
     def position(self) -> str:
         """The id that resumes all of them here."""

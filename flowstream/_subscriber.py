@@ -85,6 +85,15 @@ class Subscriber:
         """Whether there are events that the stream has to pull."""
         return self._member.behind
 
+    def lacks(self) -> int | None:
+        """Return how many events the stream has yet to pull; None if that can't be known."""
+        member, head = self._member, self._history.head
+        if not member.behind or (not self._lost and member.number >= head):
+            return 0
+        if self._where is not None or (self._lost and self._seen is None):
+            return None
+        return head - (member.number if self._seen is None else self._seen)
+
     @property
     def position(self) -> str | None:
         """The id that a client would come back with, if it has got all that was handed on.

@@ -349,6 +349,7 @@ class _Granted:
         self._sink = sink
         self.pull = subscriber.pull
         self.tally = subscriber.tally
+        self.lacks = subscriber.lacks
 
     @property
     def behind(self) -> bool:

@@ -32,6 +32,7 @@ import trio
 
 from flowstream._buffer import BufferStatistics, EventBuffer
 from flowstream._closing import CloseReason, StreamReport
+from flowstream._queue import Gap
 from flowstream._timers import Timer, start_timer
 from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
@@ -52,6 +53,7 @@ logger = logging.getLogger("flowstream")
 # Busy is what Hypercorn lets through while it closes a connection that broke off an upload.
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 
+_COMES_BACK = (CloseReason.MAX_DURATION, CloseReason.SHUTDOWN)
 _TAKES_NOTHING = (CloseReason.STALLED, CloseReason.SLOW_CONSUMER)
 
 
@@ -393,6 +395,9 @@ class Stream:
         """Say why the stream ends, and end the body if what was sent is whole."""
         await self._supply.ended.wait()  # its failure decides what is said
         reason = CloseReason.COMPLETED if self.reason is None else self.reason
+        if self._supply.lacking != 0 and reason not in _COMES_BACK:
+            # It was catching up; who comes back goes on with that, and this one will not.
+            await writer.say("gap", Gap(self._supply.lacking, None, None)._asdict())
         if reason is CloseReason.COMPLETED or reason is CloseReason.STOPPED:
             await writer.say("end", {"reason": reason.value}, id=f"{self._epoch}.end")
         elif reason is CloseReason.MAX_DURATION or reason is CloseReason.SHUTDOWN:

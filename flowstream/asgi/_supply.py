@@ -56,6 +56,9 @@ class Supply(Protocol):
     has_task: bool
     """It is run by a task, for which `start` needs a nursery."""
 
+    lacking: int | None
+    """Events that were yet to be pulled when it was stopped; None if that is not known."""
+
     @property
     def behind(self) -> bool:
         """Whether there are events to pull."""
@@ -91,6 +94,7 @@ class Pump:
     """
 
     behind = False
+    lacking: int | None = 0
     has_task = True
 
     def __init__(
@@ -201,6 +205,7 @@ class Tap:
         "buffer",
         "direct",
         "ended",
+        "lacking",
         "started",
     )
 
@@ -223,6 +228,7 @@ class Tap:
         self._stopped = False
         self.buffer = buffer
         self.direct: Callable[[bytes], bool] | None = None
+        self.lacking: int | None = 0
         self.started = False
         self.ended = Flag()
 
@@ -262,9 +268,10 @@ class Tap:
 
     def stop(self) -> None:
         """Leave the feed."""
-        self._stopped = True
-        if self._subscriber is not None:
+        if self._subscriber is not None and not self._stopped:
+            self.lacking = self._subscriber.lacks()
             self._subscriber.leave()
+        self._stopped = True
         self.ended.set()
 
     async def pull(self, limit: int) -> list[bytes | Gap]:

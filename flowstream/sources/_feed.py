@@ -58,6 +58,10 @@ class Subscriber(Protocol):
         """Whether there are events that the stream has to pull."""
         ...
 
+    def lacks(self) -> int | None:
+        """Return how many events the stream has yet to pull; None if that can't be known."""
+        ...
+
     @property
     def position(self) -> str | None:
         """The id that a client would come back with, if it has got all that was handed on.

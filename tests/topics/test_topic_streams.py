@@ -426,3 +426,20 @@ async def test_a_short_direct_write_is_made_whole(server, client, aeventually, c
     await aeventually(lambda: reports, "the report")
     assert (reports[0].items, reports[0].bytes) == (40, len(expected))
     assert counted.direct >= 1
+
+
+async def test_what_a_stopped_stream_had_yet_to_read_is_announced(autojump_clock):
+    """A client that is catching up when its stream is stopped for good is told what is left."""
+    topic = Topic("t")
+    ids = [await topic.publish(number) for number in range(1000)]
+    response = sse(topic)
+    async with open_stream(response, headers=last(ids[0]), window=4000) as client:
+        await client.next_event()
+        await trio.testing.wait_all_tasks_blocked()
+        response.stop()
+        events = [event async for event in client]
+    numbers = [int(event.data) for event in events if event.type == "message"]
+    gaps = [json.loads(event.data)["missed"] for event in events if event.type == "gap"]
+    assert 1 + len(numbers) + sum(gaps) == 999
+    assert events[-2].type == "gap"
+    assert json.loads(events[-1].data) == {"reason": "stopped"}
