@@ -24,8 +24,7 @@ Flowstream(app)
 
 prices = Topic("prices", replay=Replay(items=500, seconds=60), snapshot=LatestByKey())
 POLICIES = {"newest": DropOldest(), "current": Conflate(), "complete": Disconnect()}
-PAGE = """<!doctype html><title>Ticker</title><link rel=icon href=data:,>
-<table id=t></table><p id=note></p><script>
+PAGE = """<!doctype html><title>Ticker</title><table id=t></table><p id=note></p><script>
 const cells = {}, source = new EventSource("/ticker/current");
 const note = (text) => document.getElementById("note").textContent = text;
 function show({ name, price }) {
