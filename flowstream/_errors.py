@@ -40,6 +40,11 @@ class EncodingError(FlowstreamError, ValueError):
     """
 
 
+def unencodable(data: object, error: Exception) -> EncodingError:
+    """Return the error for an item that a format refused with `error`."""
+    return EncodingError(f"an item of type {type(data).__qualname__} cannot be encoded: {error}")
+
+
 class StreamUsedError(FlowstreamError, RuntimeError):
     """A `StreamResponse` was called a second time; its source can be read only once."""
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import trio
 
-from flowstream._errors import EncodingError
+from flowstream._errors import unencodable
 from flowstream._history import History, Published
 from flowstream._members import NEVER, Group, Member, Round
 from flowstream._queue import Outcome
@@ -270,7 +270,7 @@ class Fanout:
         size, id = group.round.bytes + _size(frames), batch[-1].id
         if not group.shared:
             for member in group.members:  # one, with names of its own for ids perhaps
-                id = id if member.name is None else member.name(id)
+                id = member.named(id)
         return Round(batch[-1].number, id, size, trio.current_time())
 
     def _chunk(self, frames: list[bytes]) -> bytes:
@@ -361,16 +361,14 @@ class Fanout:
         if member.where is not None and not member.where(event):
             return Outcome.DROPPED
         if isinstance(frame, Exception):
-            raise EncodingError(
-                f"an item of type {type(event.data).__qualname__} cannot be encoded: {frame}"
-            ) from frame
+            raise unencodable(event.data, frame) from frame
         bare: Any = None
         if member.keyed:
             encoder = member.encoder
             bare = published.encode(encoder, bare=True) if encoder is not None else published.bare()
-        id, key = published.id, event.key
+        id, key = member.named(published.id), event.key
         if member.name is not None:
-            id, key = member.name(id), (member, key)  # a key means something in its topic only
+            key = (member, key)  # a key means something in its topic only
         return member.buffer.offer(frame, id, essential=event.essential, key=key, bare=bare)
 
     async def _wait_for(self, stuck: _Stuck) -> None:

@@ -122,6 +122,11 @@ class Missing:
     """Events after it, up to the last one published; None if that cannot be known."""
 
 
+def lost_id(epoch: str) -> str:
+    """Return what stands for a position that the history of this epoch does not know."""
+    return f"{epoch}.lost"
+
+
 class History:
     """The events of a topic that are kept, oldest first.
 
@@ -166,7 +171,7 @@ class History:
         """
         number = self.head + 1
         if event.id is None:
-            event.id = f"{self.epoch}.{number}"
+            event.id = self._own_id(number)
         else:
             self._check(event.id)
         return Published(number, event, self._clock())
@@ -176,8 +181,7 @@ class History:
             raise ValueError("an id must not be empty: to a client that is no id at all")
         if FINAL_ID.match(id):
             raise ValueError(f"the id {id!r} is what flowstream's last event of a stream has")
-        match = _ID.fullmatch(id)
-        if match is not None and match[1] == self.epoch:
+        if self._own_number(id) is not None:
             raise ValueError(f"the id {id!r} is the topic's own, of another event")
 
     def append(self, published: Published) -> None:
@@ -186,7 +190,7 @@ class History:
         self.head = published.number
         self._kept.append(published)
         self._size += published.size
-        if published.id != f"{self.epoch}.{published.number}":
+        if published.id != self._own_id(published.number):
             first = self._own_ids.setdefault(published.id, published.number)
             if first != published.number:
                 # It stands for the first of them: what a client may have seen comes again,
@@ -257,11 +261,8 @@ class History:
         self.trim()
         number = self._own_ids.get(id)
         if number is None:
-            match = _ID.fullmatch(id)
-            if match is None or match[1] != self.epoch:
-                return Missing(None)
-            number = int(match[2])
-        if number > self.head:
+            number = self._own_number(id)
+        if number is None or number > self.head:
             return Missing(None)
         if number + 1 < self.first:
             return Missing(self.head - number)
@@ -271,4 +272,13 @@ class History:
         """Return what stands for the position behind event `number`."""
         if self.first <= number <= self.head:
             return self._kept[number - self.first].id
+        return self._own_id(number)
+
+    def _own_id(self, number: int) -> str:
+        """Return the id that event `number` has, unless the app gave it another."""
         return f"{self.epoch}.{number}"
+
+    def _own_number(self, id: str) -> int | None:
+        """Return the number in an id that was made here, or None if it was not."""
+        match = _ID.fullmatch(id)
+        return int(match[2]) if match is not None and match[1] == self.epoch else None

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason
+from flowstream._history import lost_id
 from flowstream._queue import Gap
-from flowstream.abc import Encoder, Policy
-from flowstream.sources._feed import Feed, Sink, Subscriber
+from flowstream.abc import Encoder
+from flowstream.sources._feed import Feed, Sink, Subscriber, Terms
 
 _SEPARATOR = "~"
 _PART = re.compile(r"([0-9a-f]+)(?:(\.\w+)|!(.*))", re.DOTALL)
@@ -38,21 +40,9 @@ class Joined(Feed):
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._feeds = list({feed.epoch: feed for feed in reversed(feeds)}.values())[::-1]
 
-    def join(
-        self,
-        sink: Sink,
-        encoder: Encoder | None,
-        *,
-        policy: Policy,
-        after: str | None,
-        where: Callable[[Any], object] | None,
-        controls: bool,
-        name: Callable[[str], str] | None = None,
-    ) -> Subscriber:
+    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
         """Have `sink` get what is published in any of them."""
-        return _JoinedSubscriber(
-            self._feeds, sink, encoder, policy=policy, after=after, where=where, controls=controls
-        )
+        return _JoinedSubscriber(self._feeds, sink, encoder, terms)
 
     @property
     def epoch(self) -> str:
@@ -72,11 +62,7 @@ class _JoinedSubscriber:
         feeds: list[Feed],
         sink: Sink,
         encoder: Encoder | None,
-        *,
-        policy: Policy,
-        after: str | None,
-        where: Callable[[Any], object] | None,
-        controls: bool,
+        terms: Terms,
     ) -> None:
         self._epochs = [feed.epoch for feed in feeds]
         self._open = len(feeds)
@@ -84,25 +70,23 @@ class _JoinedSubscriber:
         self._turn = 0  # the place whose past is looked at first
         self._places: list[Subscriber] = []
         try:
-            for index, (feed, own) in enumerate(zip(feeds, _split(after, feeds), strict=True)):
+            for index, (feed, own) in enumerate(
+                zip(feeds, _split(terms.after, feeds), strict=True)
+            ):
                 name = self._namer(index)
                 self._places.append(
                     feed.join(
                         _Part(sink, self._ended),
                         None if encoder is None else _Renaming(encoder, name),
-                        policy=policy,
-                        after=own,
-                        where=where,
-                        controls=controls,
-                        name=name,
+                        replace(terms, after=own, name=name),
                     )
                 )
         except BaseException:
             self.leave()
             raise
         # What a gap at the very beginning comes after, if any of it is known here.
-        known = {place.position for place in self._places} - {None, *map(_lost, self._epochs)}
-        sink.buffer.queue.pass_by(0, self.position if known and after is not None else None)
+        known = {place.position for place in self._places} - {None, *map(lost_id, self._epochs)}
+        sink.buffer.queue.pass_by(0, self.position if known and terms.after is not None else None)
 
     @property
     def behind(self) -> bool:
@@ -225,11 +209,6 @@ class _Renaming(Encoder):
         """Return a control event's bytes, its id likewise."""
         named = None if id is None else self._name(id)
         return self._encoder.control(name, body, id=named, retry=retry)
-
-
-def _lost(epoch: str) -> str:
-    """Return what a feed calls a position that it does not know."""
-    return f"{epoch}.lost"
 
 
 def _part(epoch: str, id: str | None) -> str:

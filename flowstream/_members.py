@@ -7,11 +7,10 @@ here is little, too: see `Round`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from flowstream._buffer import EventBuffer
-from flowstream.abc import Encoder, Policy
-from flowstream.sources._feed import Sink
+from flowstream.abc import Encoder
+from flowstream.sources._feed import Sink, Terms
 
 
 class Member:
@@ -21,9 +20,7 @@ class Member:
         sink: where events go.
         encoder: makes its bytes; None if it gets the events themselves.
         number: the last event that it has, or that it has no claim to.
-        policy: that of its buffer.
-        where: which events it wants, or None for all.
-        name: makes the ids that it sees of the topic's own, if they differ.
+        terms: what it is to get.
 
     Attributes:
         behind: it pulls what it lacks; nothing is pushed to it.
@@ -51,30 +48,26 @@ class Member:
         "where",
     )
 
-    def __init__(
-        self,
-        sink: Sink,
-        encoder: Encoder | None,
-        number: int,
-        policy: Policy,
-        where: Callable[[Any], object] | None,
-        name: Callable[[str], str] | None = None,
-    ) -> None:
+    def __init__(self, sink: Sink, encoder: Encoder | None, number: int, terms: Terms) -> None:
         self.sink = sink
-        self.name = name
+        self.name = terms.name
         self.encoder = encoder
         self.buffer: EventBuffer = sink.buffer
         self.queue = sink.buffer.queue
         self.filled = sink.buffer.filled
         self.number = number
-        self.where = where
-        self.keyed = policy.keyed
-        self.timeout = policy.timeout
+        self.where = terms.where
+        self.keyed = terms.policy.keyed
+        self.timeout = terms.policy.timeout
         self.behind = False
         self.gone = False
         self.got: Round | None = None
         self.counted: Round | None = None
         self.direct: Callable[[bytes], bool] | None = None
+
+    def named(self, id: str) -> str:
+        """Return what it sees of an id of the topic's."""
+        return id if self.name is None else self.name(id)
 
     def tally(self) -> None:
         """Have its stream count what was written directly since the last time."""

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from flowstream._buffer import BufferStatistics, EventBuffer
-from flowstream._errors import EncodingError
+from flowstream._errors import unencodable
 from flowstream._event import Event
 from flowstream._pace import Pace
 from flowstream._queue import Outcome
@@ -121,7 +121,7 @@ class Outlet:
                 else:
                     payload = self._numbered(item, queue.offered + 1)
             except Exception as error:
-                raise _unencodable(item, error) from error
+                raise unencodable(item, error) from error
             outcome = queue.offer_plain(payload)
             if self._filled.waiting:
                 self._filled.ring()
@@ -156,7 +156,7 @@ class Outlet:
                 try:
                     payload = numbered(item, queue.offered + 1)  # type: ignore[misc]  # inline
                 except Exception as error:
-                    raise _unencodable(item, error) from error
+                    raise unencodable(item, error) from error
                 outcome = offer(payload)
                 if filled.waiting:
                     filled.ring()
@@ -267,7 +267,7 @@ class Outlet:
             if self._keyed and id is not None:
                 bare = self._encode(data, type=type, key=key, retry=retry)
         except Exception as error:
-            raise _unencodable(data, error) from error
+            raise unencodable(data, error) from error
         return payload, id, event.essential, key, bare
 
     def _is_long(self) -> bool:
@@ -299,7 +299,3 @@ class Outlet:
         """Raise what a sender gets when the stream is over."""
         await trio.lowlevel.checkpoint()  # Cancelled, in the producer's own tasks
         raise trio.BrokenResourceError("the stream is over")
-
-
-def _unencodable(data: Any, error: Exception) -> EncodingError:
-    return EncodingError(f"an item of type {type(data).__qualname__} cannot be encoded: {error}")

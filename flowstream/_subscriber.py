@@ -11,18 +11,17 @@ follows if the topic has one, and the present goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import trio
 
 from flowstream._event import Event
 from flowstream._fanout import Fanout
-from flowstream._history import History, Missing, Published
+from flowstream._history import History, Missing, Published, lost_id
 from flowstream._members import Member
 from flowstream._snapshots import AsOf, Snapshots, unusable
-from flowstream.abc import Encoder, Policy
-from flowstream.sources._feed import Sink
+from flowstream.abc import Encoder
+from flowstream.sources._feed import Sink, Terms
 
 # Events that are looked at in one go, wanted or not, before others run.
 _PULL_ITEMS = 256
@@ -38,8 +37,7 @@ class Subscriber:
     Args:
         sink: the stream.
         encoder: makes its bytes; None if it gets the events themselves.
-        after: the id that its client saw last, or None for a client that is new.
-        controls: whether a snapshot goes as a control event, or as an event of the app's.
+        terms: what it is to get.
     """
 
     def __init__(
@@ -49,21 +47,15 @@ class Subscriber:
         snapshots: Snapshots | None,
         sink: Sink,
         encoder: Encoder | None,
-        *,
-        policy: Policy,
-        after: str | None,
-        where: Callable[[Any], object] | None,
-        controls: bool,
-        name: Callable[[str], str] | None = None,
+        terms: Terms,
     ) -> None:
         self._history = history
         self._snapshots = snapshots
-        self._encoder = encoder
-        self._controls = controls
-        self._where = where
+        self._controls = terms.controls
         self._seen: int | None = None  # the last event that a client has that lost some
         self._lost = False
         self._vain = 0  # snapshots in a row behind which the history could not go on
+        after = terms.after
         self._wants_snapshot = after is None and snapshots is not None
         position: int | Missing = history.head if after is None else history.locate(after)
         if isinstance(position, Missing):
@@ -74,9 +66,9 @@ class Subscriber:
                 after = None  # a stranger's, which is not repeated to the client
             position = history.head
         self._shared = encoder is not None and encoder.start() is encoder
-        self._member = Member(sink, encoder, position, policy, where, name)
+        self._member = Member(sink, encoder, position, terms)
         if after is not None:
-            sink.buffer.queue.pass_by(0, after if name is None else name(after))
+            sink.buffer.queue.pass_by(0, self._member.named(after))
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
         self.leave = fanout.add(self._member, encoder, shared=self._shared)
 
@@ -90,7 +82,7 @@ class Subscriber:
         member, head = self._member, self._history.head
         if not member.behind or (not self._lost and member.number >= head):
             return 0
-        if self._where is not None or (self._lost and self._seen is None):
+        if member.where is not None or (self._lost and self._seen is None):
             return None
         return head - (member.number if self._seen is None else self._seen)
 
@@ -102,7 +94,7 @@ class Subscriber:
         """
         if self._lost:  # what was lost is not announced yet, and must not be passed over
             if self._seen is None:
-                return f"{self._history.epoch}.lost"
+                return lost_id(self._history.epoch)
             return self._history.id_of(self._seen)
         return None if self._wants_snapshot else self._history.id_of(self._member.number)
 
@@ -155,7 +147,7 @@ class Subscriber:
         last = None
         for published in events:
             try:
-                if self._where is None or self._where(published.event):
+                if member.where is None or member.where(published.event):
                     frame = self._frame(published)
                     if pieces and size + len(frame) > limit:
                         break
@@ -168,16 +160,17 @@ class Subscriber:
                 raise
             member.number = published.number
         if last is not None:
-            member.queue.pass_by(len(pieces), self._named(last))
+            member.queue.pass_by(len(pieces), member.named(last))
         self._settle()
         return pieces
 
     def _frame(self, published: Published) -> Any:
-        if self._encoder is None:
+        encoder = self._member.encoder
+        if encoder is None:
             return published
         if self._shared:
-            return self._history.frame(published, self._encoder)
-        return published.encode(self._encoder)
+            return self._history.frame(published, encoder)
+        return published.encode(encoder)
 
     def _go_on_behind(self, number: int, snapshot: AsOf | None) -> list[Any]:
         """Announce what is lost, give the snapshot, and go on behind event `number`."""
@@ -189,11 +182,11 @@ class Subscriber:
             missed = None if self._seen is None else max(number - self._seen, 0)
             if missed != 0:
                 # Which of them a filter would have passed is not known.
-                pieces.append(member.queue.lose(missed if self._where is None else None))
+                pieces.append(member.queue.lose(missed if member.where is None else None))
         member.number = number
         if snapshot is not None:
             pieces.append(frame)
-            member.queue.pass_by(1, self._named(snapshot.id))
+            member.queue.pass_by(1, member.named(snapshot.id))
         self._lost, self._seen = False, None
         self._wants_snapshot = False
         self._settle()
@@ -205,7 +198,7 @@ class Subscriber:
         Raises:
             PublicError: the format cannot carry it.
         """
-        encoder, id = self._encoder, snapshot.id
+        encoder, id = self._member.encoder, snapshot.id
         if encoder is None:
             return Published(snapshot.number, Event(snapshot.data, id=id, type="snapshot"), 0.0)
 
@@ -218,9 +211,6 @@ class Subscriber:
             return snapshot.frame((encoder, self._controls), encode) if self._shared else encode()
         except Exception as error:
             raise unusable("%s", error) from error
-
-    def _named(self, id: str) -> str:
-        return id if self._member.name is None else self._member.name(id)
 
     def _settle(self) -> None:
         """Be pushed to from now on, if nothing is left to pull."""

@@ -11,10 +11,11 @@ import click
 import trio
 
 from flowstream import __version__
+from flowstream.asgi._failure import first_of
 from flowstream.server import ServerConfig, serve, streaming_config
 from flowstream.server._config_file import ConfigFileError, read_config_file
 from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
-from flowstream.server._loading import AppNotFoundError, explain, first_of, load_app
+from flowstream.server._loading import AppNotFoundError, explain, load_app
 from flowstream.server._settings import checked
 
 # What Hypercorn raises for an address that it cannot listen on.

@@ -23,7 +23,7 @@ from typing import Any, cast
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._errors import EncodingError
+from flowstream._errors import unencodable
 from flowstream._event import Event
 from flowstream._fanout import Fanout
 from flowstream._history import History, Published, Replay
@@ -35,7 +35,7 @@ from flowstream.abc import Encoder, Policy
 from flowstream.encoders import SSE
 from flowstream.limits import Buffer
 from flowstream.policies import Block, DropOldest
-from flowstream.sources._feed import Feed, Sink
+from flowstream.sources._feed import Feed, Sink, Terms
 
 __all__ = ["LatestByKey", "Replay", "Topic", "TopicStatistics", "check_policy"]
 
@@ -104,7 +104,7 @@ class Topic(Feed):
         if presence is not None and not isinstance(presence, Topic):
             raise TypeError(f"presence must be a Topic, not {type(presence).__name__}")
         self.name = name
-        self._history = History(replay, _now)
+        self._history = History(replay, trio.current_time)
         self._fanout = Fanout(self._history, self._count_changed)
         self._snapshots = self._make_snapshots(snapshot)
         self._closed = False
@@ -226,9 +226,7 @@ class Topic(Feed):
             published.frame(encoder)
         except Exception as error:
             if not self._is_carried_elsewhere(published, encoder):
-                raise EncodingError(
-                    f"an item of type {type_name(event.data)} cannot be encoded: {error}"
-                ) from error
+                raise unencodable(event.data, error) from error
         if nowait and self._fanout.full(published.weight):
             raise trio.WouldBlock
         history.append(published)
@@ -274,37 +272,21 @@ class Topic(Feed):
             TypeError, ValueError: an argument is not what is said above.
         """
         if after is not None and not isinstance(after, str):
-            raise TypeError(f"after must be the id of an event, not a {type_name(after)}")
+            raise TypeError(f"after must be the id of an event, not a {type(after).__qualname__}")
         if where is not None and not callable(where):
-            raise TypeError(f"where must be a function of an event, not a {type_name(where)}")
-        subscription = Subscription(Buffer.of(buffer), check_policy(policy))
-        subscription.start(
-            self.join(
-                subscription,
-                None,
-                policy=check_policy(policy),
-                after=after,
-                where=where,
-                controls=True,
+            raise TypeError(
+                f"where must be a function of an event, not a {type(where).__qualname__}"
             )
-        )
+        terms = Terms(check_policy(policy), after, where, controls=True)
+        subscription = Subscription(Buffer.of(buffer), terms.policy)
+        subscription.start(self.join(subscription, None, terms))
         try:
             yield subscription
         finally:
             subscription.end()
 
-    def join(
-        self,
-        sink: Sink,
-        encoder: Encoder | None,
-        *,
-        policy: Policy,
-        after: str | None,
-        where: Where | None,
-        controls: bool,
-        name: Callable[[str], str] | None = None,
-    ) -> Subscriber:
-        """Have `sink` get what is published from now on, and what it missed after `after`."""
+    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
+        """Have `sink` get what is published from now on, and what it missed."""
         if self._token is None:
             self._token = trio.lowlevel.current_trio_token()
         subscriber = Subscriber(
@@ -313,11 +295,7 @@ class Topic(Feed):
             self._snapshots,
             sink,
             encoder,
-            policy=policy,
-            after=after,
-            where=where,
-            controls=controls,
-            name=name,
+            terms,
         )
         if self._closed:
             sink.feed_ended()
@@ -376,7 +354,7 @@ class Topic(Feed):
     @property
     def idle_for(self) -> float:
         """Seconds since the last event, or since somebody came or left."""
-        return _now() - max(self._last_publish, self._fanout.last_change)
+        return trio.current_time() - max(self._last_publish, self._fanout.last_change)
 
     def statistics(self) -> TopicStatistics:
         """Return who is there and what is kept."""
@@ -440,12 +418,3 @@ def check_policy(policy: Policy | None) -> Policy:
             "Block(timeout=seconds)"
         )
     return policy
-
-
-def type_name(value: object) -> str:
-    """Return what the type of `value` is called."""
-    return type(value).__qualname__
-
-
-def _now() -> float:
-    return trio.current_time()

@@ -30,9 +30,9 @@ from flowstream._closing import CloseReason
 from flowstream._errors import FlowstreamError, PublicError
 from flowstream._joined import Joined
 from flowstream._timers import Timer, start_timer
-from flowstream.abc import Encoder, Policy
+from flowstream.abc import Encoder
 from flowstream.limits import positive, whole
-from flowstream.sources._feed import Feed, Sink, Subscriber
+from flowstream.sources._feed import Feed, Sink, Subscriber, Terms
 from flowstream.topic import Topic
 
 Authorize = Callable[[str, Any], Any]
@@ -278,17 +278,7 @@ class _Grant(Feed):
             self._topic = self._topics[self.name]
         return self._topic
 
-    def join(
-        self,
-        sink: Sink,
-        encoder: Encoder | None,
-        *,
-        policy: Policy,
-        after: str | None,
-        where: Callable[[Any], object] | None,
-        controls: bool,
-        name: Callable[[str], str] | None = None,
-    ) -> Subscriber:
+    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
         """Have `sink` get what is published in the topic.
 
         Raises:
@@ -298,15 +288,7 @@ class _Grant(Feed):
             topic = self.topic()
         except TooManyTopicsError as error:
             raise PublicError("busy", "there are too many topics", retryable=True) from error
-        subscriber = topic.join(
-            sink,
-            encoder,
-            policy=policy,
-            after=after,
-            where=where,
-            controls=controls,
-            name=name,
-        )
+        subscriber = topic.join(sink, encoder, terms)
         self._sinks[sink] = None
         self._topics._grants.add(self)
         if self._revoked:

@@ -55,6 +55,11 @@ def public(reason: CloseReason, error: BaseException | None) -> tuple[str, str, 
     return "internal", "the stream failed", False
 
 
+def first_of(error: BaseException) -> BaseException:
+    """Return the first error of a group, or the one that is in none."""
+    return next(_leaves(error))
+
+
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:

@@ -32,7 +32,6 @@ import trio
 
 from flowstream._buffer import BufferStatistics, EventBuffer
 from flowstream._closing import CloseReason, StreamReport
-from flowstream._queue import Gap
 from flowstream._timers import Timer, start_timer
 from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
@@ -397,10 +396,10 @@ class Stream:
         reason = CloseReason.COMPLETED if self.reason is None else self.reason
         if self._supply.lacking != 0 and reason not in _COMES_BACK:
             # It was catching up; who comes back goes on with that, and this one will not.
-            await writer.say("gap", Gap(self._supply.lacking, None, None)._asdict())
+            await writer.announce(self._supply.lacking)
         if reason is CloseReason.COMPLETED or reason is CloseReason.STOPPED:
             await writer.say("end", {"reason": reason.value}, id=f"{self._epoch}.end")
-        elif reason is CloseReason.MAX_DURATION or reason is CloseReason.SHUTDOWN:
+        elif reason in _COMES_BACK:
             retry = jittered(self._plan.retry)
             await writer.say("reconnect", {"reason": reason.value}, retry=retry)
         else:

@@ -24,7 +24,7 @@ from flowstream.asgi._failure import split
 from flowstream.asgi._writer import Writer
 from flowstream.asgi.plan import Plan
 from flowstream.sources import Resumable, Source
-from flowstream.sources._feed import Feed, Subscriber
+from flowstream.sources._feed import Feed, Subscriber, Terms
 from flowstream.sources._shielding import run_cancelled_once
 
 logger = logging.getLogger("flowstream")
@@ -246,14 +246,9 @@ class Tap:
 
     def _join(self) -> None:
         try:
-            subscriber = self._feed.join(
-                self,
-                self._encoder,
-                policy=self._plan.policy,
-                after=self._after,
-                where=self._plan.where,
-                controls=self._plan.controls,
-            )
+            plan = self._plan
+            terms = Terms(plan.policy, self._after, plan.where, plan.controls)
+            subscriber = self._feed.join(self, self._encoder, terms)
         except Exception as error:  # noqa: BLE001  # the client is told, and the log
             self.fail(error)
             return

@@ -128,7 +128,11 @@ class Writer:
         """Announce, in one gap, all that was dropped and that no gap has spoken of yet."""
         missed = self._buffer.queue.offered - self.items - self._announced
         if missed:
-            await self.say("gap", Gap(missed, None, None)._asdict())
+            await self.announce(missed)
+
+    async def announce(self, missed: int | None) -> None:
+        """Announce so many events that are left out at the end; None for an unknown number."""
+        await self.say("gap", Gap(missed, None, None)._asdict())
 
     async def end(self) -> None:
         """End the body: all of it is there."""

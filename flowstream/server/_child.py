@@ -11,8 +11,8 @@ from functools import partial
 
 import trio
 
+from flowstream.asgi._failure import first_of
 from flowstream.server._job import Job
-from flowstream.server._loading import first_of
 from flowstream.server._worker import READY
 
 # -P: the current directory is no place to find flowstream, or the standard library, in. The

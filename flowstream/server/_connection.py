@@ -29,6 +29,7 @@ import trio
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import STATE_KEY, Carried
+from flowstream.asgi._failure import first_of
 from flowstream.server._applications import Applications
 from flowstream.server._connections import Connections
 from flowstream.server._context import IdleTask
@@ -413,8 +414,6 @@ class Connection(TCPServer):
 def _log(error: BaseException) -> None:
     # What a peer sent has tripped Hypercorn or a library below it: a matter for who looks
     # for it, not for who watches the log at night.
-    first = error
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
+    first = first_of(error)
     logger.info("a connection was closed: %s: %s", type(first).__name__, first)
     logger.debug("what closed it", exc_info=error)

@@ -17,6 +17,7 @@ from typing import Any
 from quart import Quart
 from quart_trio import QuartTrio
 
+from flowstream.asgi._failure import first_of
 from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
 
 _PACKAGE = str(Path(__file__).parent.parent)
@@ -127,13 +128,6 @@ def files_in(error: BaseException) -> list[Path]:
     if isinstance(error, SyntaxError) and error.filename:
         names.append(error.filename)
     return [path for path in map(Path, names) if path.is_file()]
-
-
-def first_of(error: BaseException) -> BaseException:
-    """Return the first error of a group, or the one that is in none."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _is_ours(tb: TracebackType) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flowstream._buffer import EventBuffer
@@ -92,31 +93,33 @@ class Subscriber(Protocol):
         """Get no more events. Can be called again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a stream is to get of a feed."""
+
+    policy: Policy
+    """That of its buffer."""
+    after: str | None
+    """The id that its client saw last, or None for a client that is new."""
+    where: Callable[[Any], object] | None
+    """Which events it wants, or None for all."""
+    controls: bool
+    """Whether a snapshot goes as a control event, or as an event of the app's."""
+    name: Callable[[str], str] | None = None
+    """Makes the ids that its client sees of the feed's own, if they differ."""
+
+
 class Feed(abc.ABC):
     """A source with any number of clients."""
 
     @abc.abstractmethod
-    def join(
-        self,
-        sink: Sink,
-        encoder: Encoder | None,
-        *,
-        policy: Policy,
-        after: str | None,
-        where: Callable[[Any], object] | None,
-        controls: bool,
-        name: Callable[[str], str] | None = None,
-    ) -> Subscriber:
-        """Have `sink` get what is published from now on, and what it missed after `after`.
+    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
+        """Have `sink` get what is published from now on, and what it missed.
 
         Args:
             sink: the stream.
             encoder: makes its bytes; None if it takes the events themselves.
-            policy: that of its buffer.
-            after: the id that its client saw last, or None for a client that is new.
-            where: which events it wants, or None for all.
-            controls: whether a snapshot goes as a control event, or as an event of the app's.
-            name: makes the ids that its client sees of the feed's own, if they differ.
+            terms: what it is to get.
         """
 
     @property
