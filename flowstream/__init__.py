@@ -17,7 +17,7 @@ from flowstream._errors import (
 from flowstream._event import Event
 from flowstream._outlet import Outlet
 from flowstream._subscription import SlowConsumerError, Subscription
-from flowstream.asgi._stream import StreamStatistics
+from flowstream.asgi._statistics import StreamStatistics
 from flowstream.asgi.receive import SharedReceive
 from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
 from flowstream.encoders import CSV, NDJSON, SSE, Raw

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import trio
 
 from flowstream._keyed_queue import KeyedQueue
-from flowstream._queue import Gap, OrderedQueue, Outcome, Queue
+from flowstream._ordered_queue import OrderedQueue
+from flowstream._queue import Gap, Outcome, Queue
 from flowstream.abc import Policy
 from flowstream.limits import Buffer
 

@@ -19,7 +19,15 @@ PACKAGE = Path(__file__).parent.parent / "flowstream"
 
 LAYERS: dict[str, list[str]] = {
     "vocabulary": ["abc", "_errors", "_event", "_closing", "limits"],
-    "sans-I/O": ["policies", "_queue", "_keyed_queue", "_history", "encoders", "decoders"],
+    "sans-I/O": [
+        "policies",
+        "_queue",
+        "_ordered_queue",
+        "_keyed_queue",
+        "_history",
+        "encoders",
+        "decoders",
+    ],
     "Trio primitives": ["_flag", "_pace", "_timers", "_buffer", "_outlet", "sources"],
     "fan-out": [
         "_members",

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from flowstream._buffer import open_queue
 from flowstream._keyed_queue import KeyedQueue
-from flowstream._queue import Gap, OrderedQueue, Outcome
+from flowstream._ordered_queue import OrderedQueue
+from flowstream._queue import Gap, Outcome
 from flowstream.abc import Judge, Policy, Verdict
 from flowstream.limits import Buffer
 from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample

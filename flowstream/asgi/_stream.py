@@ -25,12 +25,11 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import trio
 
-from flowstream._buffer import BufferStatistics, EventBuffer
+from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason, StreamReport
 from flowstream._timers import Timer, start_timer
 from flowstream.asgi._connection import Carrier
@@ -38,11 +37,11 @@ from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.asgi._failure import is_refusal, public
 from flowstream.asgi._logging import log_report, printable
 from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
+from flowstream.asgi._statistics import StreamStatistics
 from flowstream.asgi._supply import open_supply
 from flowstream.asgi._writer import Writer, jittered
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
-from flowstream.limits import Buffer
 from flowstream.sources._feed import Feed
 
 logger = logging.getLogger("flowstream")
@@ -54,40 +53,6 @@ _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyR
 
 _COMES_BACK = (CloseReason.MAX_DURATION, CloseReason.SHUTDOWN)
 _TAKES_NOTHING = (CloseReason.STALLED, CloseReason.SLOW_CONSUMER)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStatistics:
-    """A moment of one stream."""
-
-    state: Literal["new", "open", "closed"]
-    """``new`` before the response is called, ``closed`` once the report is made."""
-    reason: CloseReason | None
-    """Why it ended or is ending; None while it runs."""
-    items: int
-    """Events handed to the server; flowstream's own not counted."""
-    bytes: int
-    """Body bytes handed to the server."""
-    dropped: int
-    """Events dropped by the policy, or left over at the end."""
-    gaps: int
-    """Runs of dropped events that the writer has met."""
-    heartbeats: int
-    """Heartbeats written."""
-    duration: float
-    """Seconds since the response was called; in all, once it is closed."""
-    longest_wait: float
-    """Seconds of the longest write so far."""
-    sending_for: float
-    """Seconds that the write under way has lasted; 0.0 if there is none."""
-    buffer: BufferStatistics
-    """What is between the producer and the writer now."""
-
-
-def new_statistics(bounds: Buffer) -> StreamStatistics:
-    """Return the statistics of a stream that has not begun."""
-    buffer = BufferStatistics(0, 0, bounds.items, bounds.bytes, 0, 0, 0)
-    return StreamStatistics("new", None, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, buffer)
 
 
 class Stream:

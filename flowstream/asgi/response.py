@@ -17,7 +17,8 @@ from flowstream._errors import StreamUsedError
 from flowstream.abc import Encoder
 from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._request import is_final, last_event_id
-from flowstream.asgi._stream import Stream, StreamStatistics, new_statistics
+from flowstream.asgi._statistics import StreamStatistics, new_statistics
+from flowstream.asgi._stream import Stream
 from flowstream.asgi._workers import warn_of_workers
 from flowstream.asgi.plan import STREAM_HEADER_NAMES, Plan, StreamOptions, make_plan
 from flowstream.asgi.receive import Receive, Send, wait_disconnected

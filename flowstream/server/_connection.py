@@ -81,9 +81,9 @@ class Connection(TCPServer):
         stream: Transport,
     ) -> None:
         connection_state = ConnectionState({**state, STATE_KEY: self})
-        super().__init__(app, config, context, connection_state, stream)  # type: ignore[arg-type]
+        super().__init__(app, config, context, connection_state, stream)  # type: ignore[arg-type]  # Wire
         self._connections = connections
-        self.idle_task = IdleTask()  # type: ignore[assignment]
+        self.idle_task = IdleTask()  # type: ignore[assignment]  # without a lock
         self._carried: tuple[Carried, ...] = ()  # one, as a rule; a set takes 216 bytes
         self._reading = False
         self._handling: trio.CancelScope | None = None  # what was read

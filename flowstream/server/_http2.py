@@ -78,12 +78,12 @@ class HTTP2(H2Protocol):
         arguments: those of Hypercorn's own.
     """
 
-    stream_buffers: dict[int, BoundedStreamBuffer]  # type: ignore[assignment]
+    stream_buffers: dict[int, BoundedStreamBuffer]  # type: ignore[assignment]  # narrower
 
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
-        self.priority = Turns()  # type: ignore[assignment]
+        self.priority = Turns()  # type: ignore[assignment]  # no tree
         self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams
         self._links: dict[int, Link] = {}

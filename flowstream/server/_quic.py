@@ -30,7 +30,7 @@ def check_quic() -> None:
         MissingExtraError: the library below it is not installed.
     """
     try:
-        import aioquic  # noqa: F401
+        import aioquic  # noqa: F401  # is it there
     except ImportError as error:
         raise MissingExtraError(
             "quic_bind needs aioquic for HTTP/3: pip install 'flowstream[http3]'"
