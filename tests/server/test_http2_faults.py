@@ -351,16 +351,21 @@ async def test_applications_that_outlast_their_streams(server, http2, app, aeven
     await is_alive(peer)
 
 
+async def begin_and_reset_a_hundred(peer, path):
+    """Ask for a hundred streams, and reset each once something of all has come."""
+    numbers = [peer.open(path) for _ in range(100)]
+    await peer.flush()
+    await peer.until(lambda: all(peer.bodies[n] for n in numbers))
+    for number in numbers:
+        peer.h2.reset_stream(number, ErrorCodes.CANCEL)
+    await peer.fence()
+
+
 async def test_a_user_who_leaves_a_hundred_streams(server, http2, app, aeventually, clean_log):
     """Resetting all that one has, and asking for as much again, is not taken amiss."""
     peer = await http2(await server(app, keep_alive_max_requests=10_000))
     for _ in range(5):
-        numbers = [peer.open("/ticks") for _ in range(100)]
-        await peer.flush()
-        await peer.until(lambda: all(peer.bodies[n] for n in numbers))  # noqa: B023
-        for number in numbers:
-            peer.h2.reset_stream(number, ErrorCodes.CANCEL)
-        await peer.fence()
+        await begin_and_reset_a_hundred(peer, "/ticks")
     await is_alive(peer)
     await aeventually(lambda: len(app.reports) == 500, "every stream has its report")
     assert {report.reason for report in app.reports} == {CloseReason.CLIENT_DISCONNECTED}
@@ -436,11 +441,6 @@ async def test_a_reset_stream_leaves_nothing(server, http2, app, aeventually, cl
     """Quiet streams that are reset, more of them than the server allows at once, are forgotten."""
     peer = await http2(await server(app, keep_alive_max_requests=10_000))
     for _ in range(15):
-        numbers = [peer.open("/waits") for _ in range(100)]
-        await peer.flush()
-        await peer.until(lambda: all(peer.bodies[n] for n in numbers))  # noqa: B023
-        for number in numbers:
-            peer.h2.reset_stream(number, ErrorCodes.CANCEL)
-        await peer.fence()
+        await begin_and_reset_a_hundred(peer, "/waits")
     await aeventually(lambda: not app.running, "all apps have ended")
     await is_alive(peer)
