@@ -10,9 +10,11 @@ from flowstream._errors import (
     EncodingError,
     FlowstreamError,
     MissingExtraError,
+    NotFoundError,
     PublicError,
     SourceError,
     StreamUsedError,
+    UpstreamError,
 )
 from flowstream._event import Event
 from flowstream._outlet import Outlet
@@ -43,6 +45,8 @@ __all__ = [
     "Outlet",
     "SharedReceive",
     "PublicError",
+    "NotFoundError",
+    "UpstreamError",
     # topics
     "Topic",
     "Replay",

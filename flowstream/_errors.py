@@ -8,6 +8,8 @@
     ├── StreamUsedError (RuntimeError) yours: a response that was already served once
     ├── MissingExtraError (ImportError) the environment's: an optional dependency is absent
     ├── PublicError                    yours to raise: its code and message reach the client
+    │   ├── NotFoundError              the client's: what it asked for is not there
+    │   └── UpstreamError              theirs on whom you rely: a model's server, a database
     ├── NotAuthorizedError             the client's: it may not have this topic (see `Topics`)
     ├── TooManyTopicsError             nobody's: no room for another topic (see `Topics`)
     ├── SlowConsumerError              a subscription's: it did not take its events in time
@@ -19,6 +21,8 @@ the producer that served it.
 """
 
 from __future__ import annotations
+
+import math
 
 
 class FlowstreamError(Exception):
@@ -57,11 +61,20 @@ class DecodingError(FlowstreamError, ValueError):
     """Bytes handed to a decoder break the format or a bound of the decoder."""
 
 
+def missing_extra(what: str, extra: str) -> MissingExtraError:
+    """Return the error for `what` that needs the optional dependencies of `extra`."""
+    return MissingExtraError(f"{what} needs the extra {extra!r}: pip install 'flowstream[{extra}]'")
+
+
 class PublicError(FlowstreamError):
     """Raise this in a producer to tell the client why the stream failed.
 
     Any other exception reaches the client as ``{"code": "internal", ...}`` without its
     text, because messages written for a log are not written for strangers.
+
+    In a stream that is under way it becomes the ``failed`` event. Where nothing was sent yet
+    (``prime=``, or a source that fails when it is made) it is an answer of its own: `status`,
+    and the code and the message as JSON.
 
     Args:
         code: a short machine-readable word, e.g. ``"quota_exceeded"``.
@@ -69,10 +82,58 @@ class PublicError(FlowstreamError):
         retryable: whether the client may connect again and try anew. When false (the
             default) the ``failed`` event carries an id that makes a reconnecting
             EventSource get a 204, which stops it.
+        status: the HTTP status where nothing was sent yet, 400 to 599.
+        retry_after: seconds after which to try again (``Retry-After``, RFC 9110 § 10.2.3).
+
+    Raises:
+        ValueError: `status` is no error, or `retry_after` is negative.
     """
 
-    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        status: int = 500,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(f"{code}: {message}")
+        if not 400 <= status <= 599:
+            raise ValueError(f"status must be that of an error, 400 to 599, not {status!r}")
+        if retry_after is not None and not retry_after >= 0:
+            raise ValueError(f"retry_after must be 0 or more seconds, not {retry_after!r}")
         self.code = code
         self.message = message
         self.retryable = retryable
+        self.status = status
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Further headers of the answer where nothing was sent yet."""
+        if self.retry_after is None:
+            return {}
+        return {"Retry-After": str(math.ceil(self.retry_after))}
+
+
+class NotFoundError(PublicError):
+    """What the client asked for is not there: a file, a run. Status 404."""
+
+    def __init__(self, message: str, *, code: str = "not_found") -> None:
+        super().__init__(code, message, status=404)
+
+
+class UpstreamError(PublicError):
+    """What the producer relies on failed: a model's server, a database. Status 502 to 504."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = True,
+        status: int = 502,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, message, retryable=retryable, status=status, retry_after=retry_after)

@@ -26,6 +26,9 @@ class Encoder(abc.ABC):
     media_type: str = "application/octet-stream"
     """The value of ``Content-Type``."""
 
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further response headers that the format needs; an app's own take their place."""
+
     in_band: bool = False
     """Whether the format can carry flowstream's own events (gap, failed, end, ...).
 

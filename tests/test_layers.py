@@ -18,7 +18,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "flowstream"
 
 LAYERS: dict[str, list[str]] = {
-    "vocabulary": ["abc", "_errors", "_event", "_closing", "limits"],
+    "vocabulary": ["abc", "_errors", "_event", "_closing", "limits", "llm"],
     "sans-I/O": [
         "policies",
         "_queue",
@@ -28,7 +28,15 @@ LAYERS: dict[str, list[str]] = {
         "encoders",
         "decoders",
     ],
-    "Trio primitives": ["_flag", "_pace", "_timers", "_buffer", "_outlet", "sources"],
+    "Trio primitives": [
+        "_flag",
+        "_pace",
+        "_timers",
+        "_buffer",
+        "_outlet",
+        "_buffer_outlet",
+        "sources",
+    ],
     "fan-out": [
         "_members",
         "_fanout",

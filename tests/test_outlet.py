@@ -13,9 +13,9 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from flowstream import _pace
 from flowstream._buffer import EventBuffer
+from flowstream._buffer_outlet import BufferOutlet
 from flowstream._errors import EncodingError
 from flowstream._event import Event
-from flowstream._outlet import Outlet
 from flowstream._queue import Gap
 from flowstream.abc import Encoder, Judge, Policy, Verdict
 from flowstream.limits import Buffer
@@ -41,7 +41,7 @@ class Line:
     def __init__(self, policy: Policy, *, items: int = 2, automatic_ids: bool = True) -> None:
         self.buffer = EventBuffer(Buffer(items=items), policy, "e." if automatic_ids else None)
         self.given_up = 0
-        self.out = Outlet(
+        self.out = BufferOutlet(
             self.buffer,
             Words(automatic_ids=automatic_ids),
             timeout=policy.timeout,
@@ -320,7 +320,7 @@ async def test_send_nowait_that_would_block_leaves_the_value_it_would_supersede(
     """A conflated value that would not fit leaves the queued value of its key alone."""
     line = Line(Conflate())
     line.buffer = EventBuffer(Buffer(bytes=60), Conflate(), "e.")
-    line.out = Outlet(line.buffer, Words(), timeout=None, keyed=True, give_up=line.give_up)
+    line.out = BufferOutlet(line.buffer, Words(), timeout=None, keyed=True, give_up=line.give_up)
     line.out.send_nowait(Event("x" * 20, essential=True))
     with pytest.raises(trio.WouldBlock):
         line.out.send_nowait(Event("y" * 40, key="k"))

@@ -21,6 +21,8 @@ NAMES = [
     "Outlet",
     "SharedReceive",
     "PublicError",
+    "NotFoundError",
+    "UpstreamError",
     "Topic",
     "Replay",
     "LatestByKey",
@@ -81,7 +83,7 @@ SIGNATURES = {
     "raw": "(source, *, media_type='application/octet-stream', **options)",
     "Event": "(data, *, id=None, type=None, key=None, essential=False, retry=None)",
     "SharedReceive": "(receive)",
-    "PublicError": "(code, message, *, retryable=False)",
+    "PublicError": "(code, message, *, retryable=False, status=500, retry_after=None)",
     "Topic": "(name, *, replay=Replay(items=1000, seconds=inf, bytes=8388608), snapshot=None, "
     "presence=None)",
     "Replay": "(items=1000, seconds=inf, bytes=8388608)",

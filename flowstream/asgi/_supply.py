@@ -14,9 +14,9 @@ from typing import Protocol
 import trio
 
 from flowstream._buffer import EventBuffer
+from flowstream._buffer_outlet import BufferOutlet
 from flowstream._closing import CloseReason
 from flowstream._flag import Flag
-from flowstream._outlet import Outlet
 from flowstream._queue import Gap
 from flowstream._subscription import SlowConsumerError
 from flowstream.abc import Encoder
@@ -111,7 +111,7 @@ class Pump:
         self._path = path
         self._cleanup_timeout = plan.limits.cleanup_timeout
         self._scope = trio.CancelScope(shield=True)
-        self._outlet = Outlet(
+        self._outlet = BufferOutlet(
             buffer,
             encoder,
             timeout=plan.policy.timeout,

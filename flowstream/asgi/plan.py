@@ -154,8 +154,8 @@ def make_plan(
         policy=Block() if policy is None else policy,
         heartbeat=heartbeat,
         limits=limits,
-        status=_check_status(status),
-        headers=_merge_headers(encoder, headers),
+        status=_check_status(_own_status(found) if status == 200 else status),
+        headers=_merge_headers(encoder, found, headers),
         prime=prime,
         controls=controls and encoder.in_band,
         on_reconnect=on_reconnect,
@@ -183,10 +183,23 @@ def _check_on_close(on_close: OnClose) -> None:
         )
 
 
-def _merge_headers(encoder: Encoder, given: Headers) -> tuple[tuple[bytes, bytes], ...]:
+def _own_status(source: Source | Feed) -> int:
+    status = source.status if isinstance(source, Source) else None
+    return 200 if status is None else status
+
+
+def _merge_headers(
+    encoder: Encoder, source: Source | Feed, given: Headers
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Return all headers: the app's, then of the others' those that it does not set itself."""
     own = [_check_header(pair) for pair in _pairs(given)]
+    theirs = [*encoder.headers, *(source.headers if isinstance(source, Source) else ())]
+    base = [
+        (b"content-type", encoder.media_type.encode("latin-1")),
+        *_STREAM_HEADERS,
+        *map(_check_header, theirs),
+    ]
     names = {name for name, _ in own}
-    base = ((b"content-type", encoder.media_type.encode("latin-1")), *_STREAM_HEADERS)
     return (*(pair for pair in base if pair[0] not in names), *own)
 
 

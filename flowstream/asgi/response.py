@@ -214,7 +214,8 @@ def stream(source: Any, *, encoder: Encoder, **options: Unpack[StreamOptions]) -
             earlier; None for none. 15 s, the default, is what WHATWG HTML § 9.2.7 suggests,
             and below the 60 s after which nginx gives up an idle upstream.
         limits: how long and how much the stream may be.
-        status: the HTTP status, 200 to 599; 204, 205 and 304 have no body and are refused.
+        status: the HTTP status, 200 to 599; 204, 205 and 304 have no body and are refused. 200,
+            the default, leaves it to the source, if that knows (a part of a file is a 206).
         headers: further headers; one that flowstream sets itself is replaced.
         prime: seconds to wait for the first item before the status line goes out, so that
             a producer that fails at once gives the app's own error response.

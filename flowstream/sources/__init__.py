@@ -14,151 +14,40 @@ Trio receive channel                           received from, then closed
 a topic                                        subscribed to, in no task of its own
 a `Source` of one's own                        run
 =============================================  ===========================================
+
+Producers that many apps need are here, too. What they need of others is imported when they
+are called, and is an extra:
+
+=================================================  ==========================================
+what                                               extra
+=================================================  ==========================================
+`openai_tokens`, `anthropic_tokens`                ``openai``, ``anthropic``
+`local_tokens`: a language model in this process   ``llm-local``
+`sqlite_rows`
+`postgres_rows`, `postgres_notifications`          ``postgres``
+`file_chunks`, `follow`, `process_output`
+=================================================  ==========================================
+
+And what shapes a source, by being put around it: `throttle`, `batched`, `merge`,
+`with_timeout`, `progress`.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import trio
-
-from flowstream._errors import SourceError
-from flowstream.sources._channels import Channel
+from flowstream.sources._as_source import as_source, resumable
 from flowstream.sources._feed import Feed
-from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration, InMemory
-from flowstream.sources._producer import Producer
-from flowstream.sources._resumable import Resumable, resumable_with
+from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
-from flowstream.sources._threads import ThreadedIteration, thread_limiter
+from flowstream.sources._threads import thread_limiter
 
-__all__ = ["Feed", "Source", "Resumable", "as_source", "resumable", "thread_limiter"]
-
-_EXPECTED = (
-    "expected an async iterable, an async generator function of no arguments, a producer "
-    "function `async def produce(out)`, a sync iterable or a Trio receive channel"
-)
-
-
-def as_source(given: Any) -> Source | Feed:
-    """Return the source that `given` is, without starting it.
-
-    Raises:
-        SourceError: if it is none. A `str`, bytes or mapping is refused although Python
-            can iterate it: character by character or key by key is never what was meant.
-    """
-    if isinstance(given, (Source, Feed)):
-        return given
-    if isinstance(given, (str, bytes, bytearray, memoryview, Mapping)):
-        raise SourceError(
-            f"a {type(given).__name__} is one item, not a source of items; {_EXPECTED}"
-        )
-    if isinstance(given, type):
-        raise SourceError(
-            f"the class {given.__qualname__} is no source of items: hand over an instance; "
-            f"{_EXPECTED}"
-        )
-    if isinstance(given, trio.abc.ReceiveChannel):
-        return Channel(given)
-    if hasattr(given, "__aiter__"):
-        return AsyncIteration(given)
-    if inspect.isawaitable(given):
-        if inspect.iscoroutine(given):
-            given.close()  # else Python warns later that it was never awaited
-        raise SourceError(
-            "a coroutine is no source: hand over the producer function itself, uncalled, "
-            f"and it will be called with the stream's outlet; {_EXPECTED}"
-        )
-    if isinstance(given, (list, tuple)) and any(isinstance(one, Feed) for one in given):
-        return _joined(given)
-    if isinstance(given, (list, tuple, range)):
-        return InMemory(given)
-    if hasattr(given, "__iter__"):
-        return ThreadedIteration(given)
-    if callable(given):
-        return _from_function(given)
-    raise SourceError(f"a {type(given).__name__} is no source of items; {_EXPECTED}")
-
-
-def _joined(given: Sequence[Any]) -> Feed:
-    strangers = [type(one).__name__ for one in given if not isinstance(one, Feed)]
-    if strangers:
-        raise SourceError(f"a list of topics must have only topics in it, not {strangers[0]}")
-    return given[0].beside(given[1:]) if len(given) > 1 else given[0]  # type: ignore[no-any-return]
-
-
-def resumable(function: Callable[[str | None], Any]) -> Source:
-    """Return a source that goes on where a client left off, out of the app's own history.
-
-    Args:
-        function: called with the id that the client saw last (``Last-Event-ID``, or
-            ``?lastEventId=``), or None if it is new. Returns what a source can be made of,
-            most often as an async generator function: its events must have ids.
-
-    Raises:
-        SourceError: it is no function of one argument.
-    """
-    return resumable_with(as_source, function)
-
-
-def _from_function(function: Callable[..., Any]) -> Source:
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # a builtin whose signature Python does not know
-        raise SourceError(f"{_name(function)} is no source of items; {_EXPECTED}") from None
-    called = function if inspect.isroutine(function) else _unwrapped(function)
-    if inspect.isasyncgenfunction(called):
-        if _takes(signature):
-            return AsyncGeneratorFunction(function)
-        raise SourceError(
-            f"the async generator function {_name(function)} wants {_wanted(signature)}: call "
-            "it and hand over the generator, or hand over one of no arguments"
-        )
-    if inspect.isgeneratorfunction(called):
-        if _takes(signature):
-            return ThreadedIteration(function, call=True)
-        raise SourceError(
-            f"the generator function {_name(function)} wants {_wanted(signature)}: call it and "
-            "hand over the generator"
-        )
-    if inspect.iscoroutinefunction(called):
-        if _takes(signature, None):
-            return Producer(function)
-        raise SourceError(
-            f"the async function {_name(function)} wants {_wanted(signature)}; a producer "
-            "function takes one by position, the outlet: "
-            "`async def produce(out): await out.send(item)`"
-        )
-    raise SourceError(f"the function {_name(function)} is no source of items; {_EXPECTED}")
-
-
-def _unwrapped(function: Callable[..., Any]) -> Any:
-    """Return the function behind a partial, or the ``__call__`` of a callable object."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function if inspect.isroutine(function) else type(function).__call__
-
-
-def _takes(signature: inspect.Signature, *arguments: None) -> bool:
-    """Return whether it can be called with that many arguments by position, and no more."""
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        return False
-    return True
-
-
-def _wanted(signature: inspect.Signature) -> str:
-    wanted = [
-        parameter.name
-        for parameter in signature.parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    return f"{len(wanted)} argument(s)" + (f" ({', '.join(wanted)})" if wanted else "")
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", repr(function))
+__all__ = [
+    # what a source is
+    "Feed",
+    "Resumable",
+    "Source",
+    "as_source",
+    "resumable",
+    "thread_limiter",
+    # producers
+    # shapes
+]

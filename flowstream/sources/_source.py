@@ -7,12 +7,19 @@ own, and puts items into an outlet. An app's own source type may derive from it.
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 
 from flowstream._outlet import Outlet
 
 
 class Source(abc.ABC):
     """A producer that can be run once, or closed without having run."""
+
+    status: int | None = None
+    """The HTTP status of its stream, unless the app says another; None for the usual 200."""
+
+    headers: Sequence[tuple[str, str]] = ()
+    """Further headers of its stream; an app's own take their place."""
 
     @abc.abstractmethod
     async def run(self, out: Outlet) -> None:

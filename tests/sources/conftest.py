@@ -8,12 +8,12 @@ import pytest
 import trio
 
 from flowstream._buffer import EventBuffer
-from flowstream._outlet import Outlet
+from flowstream._buffer_outlet import BufferOutlet
 from flowstream.abc import Encoder, Judge, Policy, Verdict
 from flowstream.limits import Buffer
 
 
-class Sink(Outlet):
+class Sink(BufferOutlet):
     """An outlet that keeps the items it is given, and waits or refuses when it is told to."""
 
     def __init__(self) -> None:

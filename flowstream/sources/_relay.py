@@ -1,0 +1,60 @@
+"""Relay: an outlet that hands each item to a function, so that one source can be run in another.
+
+What wraps a source (to slow it down, to batch it, to keep what it makes for several clients)
+runs it with a relay in the place of the stream's own outlet, and does with each item what it
+is there for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import trio
+
+from flowstream._buffer import BufferStatistics
+from flowstream._outlet import Outlet
+
+
+class Relay(Outlet):
+    """Hands each item that a producer sends to ``take``.
+
+    Args:
+        take: called with each item, and awaited by the task that sends it. What it raises
+            is raised in the producer.
+        statistics: what `statistics` returns: that of the outlet behind, most often.
+        take_nowait: the same without waiting; raises `trio.WouldBlock` where it would. None
+            if that can't be.
+    """
+
+    __slots__ = ("_statistics", "_take", "_take_nowait")
+
+    def __init__(
+        self,
+        take: Callable[[Any], Awaitable[None]],
+        statistics: Callable[[], BufferStatistics],
+        take_nowait: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._take = take
+        self._statistics = statistics
+        self._take_nowait = _would_block if take_nowait is None else take_nowait
+
+    async def send(self, item: Any) -> None:
+        """Hand on one item."""
+        await self._take(item)
+
+    def put(self, item: Any) -> Awaitable[None] | None:
+        """Return what hands on one item when it is awaited."""
+        return self._take(item)
+
+    def send_nowait(self, item: Any) -> None:
+        """Hand on one item, or raise `trio.WouldBlock`."""
+        self._take_nowait(item)
+
+    def statistics(self) -> BufferStatistics:
+        """Return that of the outlet behind."""
+        return self._statistics()
+
+
+def _would_block(_: Any) -> NoReturn:
+    raise trio.WouldBlock
