@@ -39,6 +39,8 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._closing import CloseReason
+from flowstream._errors import PublicError
+from flowstream.asgi._answers import answer_to
 from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.receive import Receive, Send
@@ -107,6 +109,7 @@ class Flowstream:
         handlers = app.error_handler_spec[None][None]
         for error, status in _STATUS.items():
             handlers.setdefault(error, _answering(app, status))
+        handlers.setdefault(PublicError, _answer_publicly)
 
     def statistics(self) -> FlowstreamStatistics:
         """Return how many streams run, and how those before them ended."""
@@ -326,6 +329,12 @@ def _answering(app: QuartTrio, status: type[HTTPException]) -> Callable[[Any], A
         return await app.handle_http_exception(status())
 
     return answer
+
+
+async def _answer_publicly(error: Exception) -> QuartResponse:
+    assert isinstance(error, PublicError)
+    status, headers, body = answer_to(error, request.path)
+    return QuartResponse(body, status, dict(headers))
 
 
 _Step = Callable[..., Awaitable[Any]]

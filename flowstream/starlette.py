@@ -16,19 +16,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowstream._errors import MissingExtraError
+from flowstream._errors import MissingExtraError, PublicError
+from flowstream.asgi._answers import answer_to
 from flowstream.asgi.receive import Message, Receive, Send, SharedReceive
 from flowstream.asgi.response import StreamResponse
 
 try:
     from starlette.background import BackgroundTask
+    from starlette.requests import Request
     from starlette.responses import Response
 except ImportError as error:
     raise MissingExtraError(
         "flowstream.starlette needs Starlette: pip install 'flowstream[starlette]'"
     ) from error
 
-__all__ = ["SharedBody", "response"]
+__all__ = ["SharedBody", "public_error", "response"]
 
 
 class _Wrapped(Response):
@@ -67,6 +69,17 @@ def response(stream_response: StreamResponse) -> Response:
     if not isinstance(stream_response, StreamResponse):
         raise TypeError(f"expected a StreamResponse, not a {type(stream_response).__name__}")
     return _Wrapped(stream_response)
+
+
+async def public_error(request: Request, error: Exception) -> Response:
+    """Answer a `PublicError` that a view raised, with its status, code and message.
+
+    For ``app.add_exception_handler(PublicError, public_error)``. What a primed producer
+    raises needs no handler.
+    """
+    assert isinstance(error, PublicError)
+    status, headers, body = answer_to(error, request.url.path)
+    return Response(body, status, headers)
 
 
 class SharedBody:

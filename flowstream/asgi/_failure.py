@@ -45,14 +45,19 @@ def public(reason: CloseReason, error: BaseException | None) -> tuple[str, str, 
     as one that comes alone.
     """
     if error is not None:
-        for leaf in _leaves(error):
-            if isinstance(leaf, PublicError):
-                return leaf.code, leaf.message, leaf.retryable
+        told = public_of(error)
+        if told is not None:
+            return told.code, told.message, told.retryable
         if any(isinstance(leaf, EncodingError) for leaf in _leaves(error)):
             return "encoding", "an item could not be written in this format", False
     if reason is CloseReason.MAX_BYTES:
         return reason.value, "the stream reached its limit in bytes", False
     return "internal", "the stream failed", False
+
+
+def public_of(error: BaseException) -> PublicError | None:
+    """Return what is for the client in `error`, which may be a group."""
+    return next((leaf for leaf in _leaves(error) if isinstance(leaf, PublicError)), None)
 
 
 def first_of(error: BaseException) -> BaseException:

@@ -34,7 +34,7 @@ from flowstream._closing import CloseReason, StreamReport
 from flowstream._timers import Timer, start_timer
 from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
-from flowstream.asgi._failure import is_refusal, public
+from flowstream.asgi._failure import is_refusal, public, public_of
 from flowstream.asgi._logging import log_report, printable
 from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
 from flowstream.asgi._statistics import StreamStatistics
@@ -129,7 +129,8 @@ class Stream:
         """Wait for the first item, for the end of the source, or for `seconds`.
 
         Raises:
-            Exception: what the producer raised before its first item, unchanged.
+            Exception: what the producer raised before its first item, unchanged; but a
+                `PublicError` out of the group that a nursery made of it.
         """
         with trio.move_on_after(seconds):
             if not self._buffer.queue.offered and not self._buffer.finished:
@@ -137,7 +138,7 @@ class Stream:
         if self._error is not None and not self._buffer.queue.offered:
             await self._supply.ended.wait()
             self._raised = True
-            raise self._error
+            raise public_of(self._error) or self._error
 
     async def deliver(self, send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Write the response, from the status line to the last byte.

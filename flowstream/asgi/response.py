@@ -13,8 +13,9 @@ from typing import Any, NoReturn, Unpack
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._errors import StreamUsedError
+from flowstream._errors import PublicError, StreamUsedError
 from flowstream.abc import Encoder
+from flowstream.asgi._answers import answer_to, is_handled
 from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._request import is_final, last_event_id
 from flowstream.asgi._statistics import StreamStatistics, new_statistics
@@ -45,7 +46,8 @@ class StreamResponse:
     Raises:
         StreamUsedError: when it is called a second time.
         RuntimeError: when it is called outside Trio, or for something that is not HTTP.
-        Exception: with ``prime=``, what the producer raised before its first item.
+        Exception: with ``prime=``, what the producer raised before its first item; but a
+            `PublicError` is answered with its status, unless the app has a handler for it.
     """
 
     __slots__ = ("_plan", "_stream", "_used")
@@ -89,7 +91,9 @@ class StreamResponse:
         if failure is not None:
             # Not in the nursery, which would put it into a group: it is for the framework's
             # error handlers, which look for the exception itself.
-            raise failure
+            if not isinstance(failure, PublicError) or is_handled(failure, scope):
+                raise failure
+            await self._answer(failure, scope, send)
 
     async def _deliver(self, stream: Stream, send: Send, nursery: trio.Nursery | None) -> None:
         stream.begin(nursery)
@@ -99,6 +103,19 @@ class StreamResponse:
             await stream.deliver(send, self._plan.status, self.headers)
         finally:
             await stream.finish()  # noqa: ASYNC102  # shields itself
+
+    async def _answer(self, error: PublicError, scope: Scope, send: Send) -> None:
+        """Answer with what the stream would have failed with, had it begun."""
+        status, fields, body = answer_to(error, scope["path"])
+        head = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in fields.items()
+        ]
+        # Without CORS's headers a page of another origin could not read the answer.
+        head += [pair for pair in self._plan.headers if pair[0].startswith(b"access-control-")]
+        with contextlib.suppress(OSError):  # the client has gone, and nothing is left to end
+            await send({"type": "http.response.start", "status": status, "headers": head})
+            await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def stop(self) -> None:
         """End the stream for good: what is queued is written, then ``end`` with `stopped`.

@@ -1,0 +1,53 @@
+"""What a client is answered whose stream failed before there was anything of it.
+
+Until the status line is out a failure is an ordinary HTTP error. A `PublicError` knows its
+status, so it is answered wherever the app has no handler of its own for it; all else is the
+framework's to answer, as any exception of a view is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from flowstream._errors import PublicError
+from flowstream.asgi._logging import printable
+
+logger = logging.getLogger("flowstream")
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def answer_to(error: PublicError, path: str) -> Answer:
+    """Return the answer to a request whose stream failed with `error`, and log why."""
+    # What is the client's own fault is its own affair; of the rest somebody should know.
+    level = logging.INFO if error.status < 500 else logging.WARNING
+    cause = error.__cause__ or error.__context__
+    logger.log(level, "%s: %d %s", printable(path), error.status, error, exc_info=cause)
+    headers = {
+        **error.headers,
+        "Content-Type": "application/json",
+        "Cache-Control": "no-store",
+    }
+    body = msgspec.json.encode({"code": error.code, "message": error.message})
+    return Answer(error.status, headers, body)
+
+
+def is_handled(error: PublicError, scope: Mapping[str, Any]) -> bool:
+    """Return whether the app around a stream has a handler of its own for `error`.
+
+    Starlette's says in the scope which it has. One for `Exception` does not count: that is
+    the app's last resort, and answers 500.
+    """
+    by_type, _ = scope.get("starlette.exception_handlers") or ((), ())
+    kinds = type(error).__mro__[: type(error).__mro__.index(Exception)]
+    return any(kind in by_type for kind in kinds)
