@@ -136,8 +136,8 @@ async def test_a_view_may_raise_a_public_error(autojump_clock):
         raise NotFoundError("There is no such chat.")
 
     app = on_starlette(make, exception_handlers={PublicError: public_error})
-    for app in (app, on_quart(make)):
-        answer = await collect(app)
+    for host in (app, on_quart(make)):
+        answer = await collect(host)
         assert (answer.status, answer.body) == (
             404,
             b'{"code":"not_found","message":"There is no such chat."}',
