@@ -100,7 +100,7 @@ class Stream:
         self._parted = False  # the writer has nothing more to write
         self._saying_goodbye = False  # all bytes are handed over, the final chunk is on its way
         self._error: BaseException | None = None
-        self._raised = False  # the error was raised to the framework, which answers for it
+        self._logged_elsewhere = False  # the error is for somebody else to log
         self._final: StreamStatistics | None = None
         self.reason: CloseReason | None = None
 
@@ -137,7 +137,7 @@ class Stream:
                 await self._buffer.filled.wait()
         if self._error is not None and not self._buffer.queue.offered:
             await self._supply.ended.wait()
-            self._raised = True
+            self._logged_elsewhere = True  # by the framework
             raise public_of(self._error) or self._error
 
     async def deliver(self, send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -177,10 +177,10 @@ class Stream:
         except _GONE:
             self.abort(CloseReason.CLIENT_DISCONNECTED)
         except Exception as error:
-            self._raised = not self._answered
             self.failed(error, "writer")
             self.abort(CloseReason.ERROR)
-            if self._raised:
+            if not self._answered:
+                self._logged_elsewhere = True  # by the framework
                 raise
 
     async def finish(self) -> None:
@@ -298,8 +298,14 @@ class Stream:
                 exc_info=error,
             )
 
-    def supply_ended(self) -> None:
-        """Write what is queued, and end."""
+    def supply_ended(
+        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+    ) -> None:
+        """Write what there is, and end for this reason; an `error` was logged elsewhere."""
+        if self.reason is None and reason is not CloseReason.COMPLETED:
+            self.reason = reason
+            self._error = error
+            self._logged_elsewhere = True
         self._buffer.finish()
         if self._aborted:
             self._report()
@@ -401,7 +407,11 @@ class Stream:
             longest_wait=moment.longest_wait,
             error=self._error,
         )
-        log_report(report, self._path, answered_elsewhere=self._raised)
+        # Whichever task it is that comes here, log and app find the variables of the view.
+        self._plan.context.run(self._tell, report)
+
+    def _tell(self, report: StreamReport) -> None:
+        log_report(report, self._path, answered_elsewhere=self._logged_elsewhere)
         if self._plan.on_close is not None:
             try:
                 self._plan.on_close(report)

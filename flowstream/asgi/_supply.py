@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -42,8 +43,10 @@ class Consumer(Protocol):
     def failed(self, error: Exception, who: str) -> None:
         """Hear that there will be no more events because of `error`."""
 
-    def supply_ended(self) -> None:
-        """Hear that there will be no more events."""
+    def supply_ended(
+        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+    ) -> None:
+        """Hear that there will be no more events, and why; `error` was logged elsewhere."""
 
 
 class Supply(Protocol):
@@ -110,6 +113,7 @@ class Pump:
         self._consumer = consumer
         self._path = path
         self._cleanup_timeout = plan.limits.cleanup_timeout
+        self._context = plan.context
         self._scope = trio.CancelScope(shield=True)
         self._outlet = BufferOutlet(
             buffer,
@@ -122,10 +126,12 @@ class Pump:
         self.ended = Flag()
 
     def start(self, nursery: trio.Nursery | None) -> None:
-        """Run the source in `nursery`."""
+        """Run the source in `nursery`, in a copy of the context that the stream was made in."""
         assert nursery is not None
         self.started = True
-        nursery.start_soon(self._run, name=f"flowstream producer of {self._path}")
+        name = f"flowstream producer of {self._path}"
+        # Not in the host's: a span that the view had open is no longer open there.
+        self._context.run(partial(nursery.start_soon, self._run, name=name))
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
         """Do nothing: what is produced goes through the buffer."""
@@ -306,11 +312,13 @@ class Tap:
         """End the stream."""
         self._consumer.close(reason)
 
-    def feed_ended(self) -> None:
+    def feed_ended(
+        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+    ) -> None:
         """End the stream when its client was given all there is."""
         if not self.ended.is_set():
             self.ended.set()
-            self._consumer.supply_ended()
+            self._consumer.supply_ended(reason, error)
 
 
 def open_supply(

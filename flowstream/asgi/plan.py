@@ -6,6 +6,7 @@ the view that made it, where it is still an ordinary error of the app.
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -91,6 +92,8 @@ class Plan:
     retry: int | None
     on_close: OnClose | None
     where: Where | None
+    context: contextvars.Context
+    """What the context variables were where the plan was made: in the view, inside its spans."""
 
 
 def make_plan(
@@ -162,6 +165,7 @@ def make_plan(
         retry=retry,
         on_close=on_close,
         where=where,
+        context=contextvars.copy_context(),
     )
 
 

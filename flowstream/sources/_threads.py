@@ -8,7 +8,8 @@ that reads slowly occupies none.
 
 Successive batches may run in different threads; an iterable that is bound to one thread
 must not mind (``sqlite3.connect(..., check_same_thread=False)``). They share one context,
-so contextvars set in one batch are seen in the next.
+so contextvars set in one batch are seen in the next. The iterable is closed in it, too:
+what was set in a context cannot be reset in a copy of it.
 
 `next()` cannot be interrupted. When the client goes while it runs, the stream waits for it
 as long as cleanup may take, then leaves it; the thread closes the iterable itself when it
@@ -100,12 +101,13 @@ class ThreadedIteration(Source):
                         if self._over:  # cancelled before this thread got to run
                             return
                         self._busy = True
-                    self._fetch(batch)
+                    context.run(self._fetch, batch)
+                    # Out of the context: from here on another thread may enter it.
                     if self._leave():
-                        closing.result = outcome.capture(self._close)
+                        closing.result = outcome.capture(context.run, self._close)
                         _tell(token, closing.done)
 
-                nursery.start_soon(_in_thread, context, hop, batch)
+                nursery.start_soon(_in_thread, hop, batch)
                 await batch.ready.wait()
                 await batch.send_to(out)
                 await batch.returned.wait()
@@ -121,9 +123,8 @@ class ThreadedIteration(Source):
                 await closing.done.wait()  # noqa: ASYNC102  # see _shielding.py
                 closing.result.unwrap()
             else:
-                # A copy: the thread that has just come back may still be leaving the context.
                 await trio.to_thread.run_sync(  # noqa: ASYNC102  # see _shielding.py
-                    context.copy().run,
+                    context.run,
                     self._close,
                     limiter=thread_limiter(),
                     abandon_on_cancel=True,
@@ -218,7 +219,7 @@ class _Granting:
         self._limiter.release_on_behalf_of(borrower)
 
 
-async def _in_thread(context: contextvars.Context, hop: Callable[[], None], batch: _Batch) -> None:
+async def _in_thread(hop: Callable[[], None], batch: _Batch) -> None:
     with batch.scope:
         # The timer is here and not in the task that sends: a timeout of its own that ends as
         # the stream is cancelled would hide the one from the other (see _shielding.py).
@@ -226,7 +227,7 @@ async def _in_thread(context: contextvars.Context, hop: Callable[[], None], batc
             granting = _Granting(lambda: timer.start_soon(batch.become_late))
             # Trio takes whatever has these two methods for a limiter.
             limiter = cast(trio.CapacityLimiter, granting)
-            await trio.to_thread.run_sync(context.run, hop, limiter=limiter, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(hop, limiter=limiter, abandon_on_cancel=True)
             timer.cancel_scope.cancel()
         batch.returned.set()
         batch.ready.set()
