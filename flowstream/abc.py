@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 __all__ = ["Encoder", "Judge", "Policy", "Verdict"]
@@ -20,7 +20,8 @@ class Encoder(abc.ABC):
     An encoder is a value that may be shared by any number of streams, and compares and
     hashes by what it would write; what it remembers of one stream lives in the object that
     `start` returns. `encode` is called in the
-    producer's task and in the order of production; the other methods by the writer.
+    producer's task and in the order of production, and remembers nothing that matters if an
+    item is not sent; the other methods are called by the writer.
     """
 
     media_type: str = "application/octet-stream"
@@ -60,6 +61,15 @@ class Encoder(abc.ABC):
                 with `flowstream.EncodingError`, which names the item's type.
         """
 
+    def join(self, items: Iterable[bytes]) -> bytes:
+        """Return what is sent for items that `encode` returned, in the order they are sent in.
+
+        Called by the writer, for what it really sends. What `encode` returned may never come
+        here: a policy drops it, or a producer gives up waiting to send it. So a format in which
+        an item depends on what the client was given before adds that here and not in `encode`.
+        """
+        return b"".join(items)
+
     def numbered(self, prefix: str) -> Callable[[Any, int], bytes]:
         """Return a function that encodes plain values, with `prefix` and a number for id.
 
@@ -83,7 +93,10 @@ class Encoder(abc.ABC):
     def control(
         self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
     ) -> bytes:
-        """Return one of flowstream's own events; called only where `in_band` is true."""
+        """Return one of flowstream's own events; called only where `in_band` is true.
+
+        It is sent as it is, but for a ``snapshot``, which is an item to `join`.
+        """
         return b""
 
 

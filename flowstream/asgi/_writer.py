@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any, Protocol
 
 import trio
@@ -168,8 +169,12 @@ class Writer:
     ) -> bool:
         gaps = self._buffer.queue.gaps
         count = len(pieces)
+        head = b""
+        if warning is not None and self._controls:
+            buffered, limit = warning
+            head = self._encoder.control("warning", {"buffered": buffered, "limit": limit})
         if gaps == self._gaps:
-            data = b"".join(pieces)  # type: ignore[arg-type]  # no gap among them
+            data = self._encoder.join(pieces)  # type: ignore[arg-type]  # no gap among them
             announced = 0
         else:
             count -= gaps - self._gaps
@@ -177,11 +182,9 @@ class Writer:
             data = b"".join(self._with_gaps(pieces))
             announced = sum(piece.missed or 0 for piece in pieces if isinstance(piece, Gap))
         if not self.items and count:
-            data = self._encoder.header() + data
-        if warning is not None and self._controls:
-            buffered, limit = warning
-            body = {"buffered": buffered, "limit": limit}
-            data = self._encoder.control("warning", body) + data
+            head += self._encoder.header()
+        if head:
+            data = head + data
         self.unsent = count
         if not await self._write_within_bound(data):
             return False
@@ -193,11 +196,12 @@ class Writer:
         return True
 
     def _with_gaps(self, pieces: Iterable[bytes | Gap]) -> Iterable[bytes]:
-        for piece in pieces:
-            if not isinstance(piece, Gap):
-                yield piece
+        for kind, run in groupby(pieces, type):
+            if kind is not Gap:
+                yield self._encoder.join(run)  # type: ignore[arg-type]  # no gap among them
             elif self._controls:
-                yield self._encoder.control("gap", piece._asdict())
+                for gap in run:
+                    yield self._encoder.control("gap", gap._asdict())  # type: ignore[union-attr]
 
     async def _write_within_bound(self, data: bytes) -> bool:
         if self._max_bytes is not None and self.bytes + len(data) > self._max_bytes:
