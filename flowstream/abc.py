@@ -37,6 +37,9 @@ class Encoder(abc.ABC):
     of it never looks whole.
     """
 
+    verbatim: bool = False
+    """Whether a stream has the bytes of its items and no others, so that their length is its."""
+
     automatic_ids: bool = False
     """Whether events without an id are given one (``epoch.seq``)."""
 

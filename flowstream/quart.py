@@ -156,9 +156,14 @@ class _Hosted(QuartResponse):
         """
         if self.status_code < 200 or self.status_code in (204, 205, 304):
             raise ValueError(f"a stream has a body, and the status {self.status_code} has none")
+        stream_headers = self.stream_response.headers
         for name in ("Content-Length", "Transfer-Encoding"):
-            if name in self.headers:
-                raise ValueError(f"the header {name!r} is the server's: a stream has no length")
+            given = self.headers.get(name)
+            own = given is None or (name.lower().encode(), given.encode()) in stream_headers
+            if not own:  # nor one of our own that the app has changed
+                raise ValueError(
+                    f"the header {name!r} is the server's: a stream has no length of an app's"
+                )
         return self.status_code, [
             (name.lower().encode(*_CODEC), value.encode(*_CODEC))
             for name, value in self.headers.items()

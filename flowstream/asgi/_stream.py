@@ -201,6 +201,11 @@ class Stream:
         self._report()
 
     @property
+    def _has_all(self) -> bool:
+        """Whether the client was given as many bytes as it was promised."""
+        return self._writer is not None and self._writer.bytes == self._plan.length
+
+    @property
     def _may_be_written_past(self) -> bool:
         """Whether a publisher may write: not where the writer has a bound to keep.
 
@@ -228,7 +233,9 @@ class Stream:
     def abort(self, reason: CloseReason) -> None:
         """End it at once: cancel the producer and the writer, drop what is queued."""
         if self.reason is None:
-            self.reason = reason
+            # A client that knows the length leaves with the last byte, before the end is written.
+            gone_with_all = reason is CloseReason.CLIENT_DISCONNECTED and self._has_all
+            self.reason = CloseReason.COMPLETED if gone_with_all else reason
         self._aborted = True
         self._supply.stop()
         self._buffer.abandon()
@@ -366,6 +373,12 @@ class Stream:
         """Say why the stream ends, and end the body if what was sent is whole."""
         await self._supply.ended.wait()  # its failure decides what is said
         reason = CloseReason.COMPLETED if self.reason is None else self.reason
+        promised = self._plan.length
+        if reason is CloseReason.COMPLETED and promised is not None and not self._has_all:
+            # The client counts, too: there is no other end of the body than that byte.
+            made = f"the source made {writer.bytes} bytes, and its length was {promised}"
+            self.failed(ValueError(made), "producer")
+            reason = CloseReason.ERROR
         if self._supply.lacking != 0 and reason not in _COMES_BACK:
             # It was catching up; who comes back goes on with that, and this one will not.
             await writer.announce(self._supply.lacking)

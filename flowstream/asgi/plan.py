@@ -92,6 +92,8 @@ class Plan:
     retry: int | None
     on_close: OnClose | None
     where: Where | None
+    length: int | None
+    """The bytes of its body, where that is promised; see `Source.length`."""
     context: contextvars.Context
     """What the context variables were where the plan was made: in the view, inside its spans."""
 
@@ -150,21 +152,24 @@ def make_plan(
         raise TypeError("where= is for topics: a source of one client can leave out items itself")
     if where is not None and not callable(where):
         raise TypeError(f"where must be a function of an event, not {_kind(where)}")
+    policy = Block() if policy is None else policy
+    length = _length(found, encoder, policy)
     return Plan(
         source=found,
         encoder=encoder,
         buffer=Buffer.of(buffer),
-        policy=Block() if policy is None else policy,
+        policy=policy,
         heartbeat=heartbeat,
         limits=limits,
         status=_check_status(_own_status(found) if status == 200 else status),
-        headers=_merge_headers(encoder, found, headers),
+        headers=_merge_headers(encoder, found, headers, length),
         prime=prime,
         controls=controls and encoder.in_band,
         on_reconnect=on_reconnect,
         retry=retry,
         on_close=on_close,
         where=where,
+        length=length,
         context=contextvars.copy_context(),
     )
 
@@ -192,8 +197,13 @@ def _own_status(source: Source | Feed) -> int:
     return 200 if status is None else status
 
 
+def _length(source: Source | Feed, encoder: Encoder, policy: Policy) -> int | None:
+    whole = encoder.verbatim and isinstance(policy, Block)
+    return source.length if whole and isinstance(source, Source) else None
+
+
 def _merge_headers(
-    encoder: Encoder, source: Source | Feed, given: Headers
+    encoder: Encoder, source: Source | Feed, given: Headers, length: int | None
 ) -> tuple[tuple[bytes, bytes], ...]:
     """Return all headers: the app's, then of the others' those that it does not set itself."""
     own = [_check_header(pair) for pair in _pairs(given)]
@@ -204,7 +214,8 @@ def _merge_headers(
         *map(_check_header, theirs),
     ]
     names = {name for name, _ in own}
-    return (*(pair for pair in base if pair[0] not in names), *own)
+    merged = (*(pair for pair in base if pair[0] not in names), *own)
+    return merged if length is None else (*merged, (b"content-length", b"%d" % length))
 
 
 def _pairs(given: Any) -> Iterable[Any]:
@@ -224,7 +235,9 @@ def _check_header(pair: Any) -> tuple[bytes, bytes]:
     if not _HEADER_VALUE.fullmatch(value):
         raise ValueError(f"the header {pair[0]!r} has a control character in it: {pair[1]!r}")
     if name in _FORBIDDEN_HEADERS:
-        raise ValueError(f"the header {pair[0]!r} is the server's: a stream has no length")
+        raise ValueError(
+            f"the header {pair[0]!r} is the server's: a stream has no length of an app's"
+        )
     return name, value
 
 

@@ -26,6 +26,8 @@ class Raw(Encoder):
             forge headers.
     """
 
+    verbatim = True
+
     def __init__(self, media_type: str = "application/octet-stream") -> None:
         check_field("media_type", media_type)
         if not media_type or not media_type.isascii():

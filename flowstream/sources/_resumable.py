@@ -1,7 +1,11 @@
-"""An app's own history, in place of a topic's: a producer that is told where to go on."""
+"""Resumable sources: a producer that is told where its client left off, and goes on there.
+
+An app's own history, in place of a topic's; or a source that can find a place in what it reads.
+"""
 
 from __future__ import annotations
 
+import abc
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +16,18 @@ from flowstream.sources._source import Source
 
 
 class Resumable(Source):
-    """A producer that can go on where a client left off; made by `resumable`."""
+    """A producer that can go on where a client left off: its events have ids."""
+
+    @abc.abstractmethod
+    def resumed(self, after: str | None) -> Source:
+        """Return the source for one stream, given the id that its client saw last, or None.
+
+        A new one: an app may make one `Resumable` and stream it to all its clients.
+        """
+
+
+class ResumableFunction(Resumable):
+    """A function that makes the producer for a client; made by `resumable`."""
 
     def __init__(
         self, function: Callable[[str | None], Any], open_source: Any, after: str | None = None
@@ -22,11 +37,8 @@ class Resumable(Source):
         self._after = after
 
     def resumed(self, after: str | None) -> Source:
-        """Return the source for one stream, given what its client saw last.
-
-        A new one: an app may make one `Resumable` and stream it to all its clients.
-        """
-        return Resumable(self._function, self._open, after)
+        """Return the source for one client."""
+        return ResumableFunction(self._function, self._open, after)
 
     async def run(self, out: Outlet) -> None:
         """Call the function, and put all items of what it returns into `out`.
@@ -60,4 +72,4 @@ def resumable_with(open_source: Any, function: Callable[[str | None], Any]) -> R
         ) from None
     except ValueError:
         pass  # a builtin, whose signature Python does not know
-    return Resumable(function, open_source)
+    return ResumableFunction(function, open_source)

@@ -21,6 +21,13 @@ class Source(abc.ABC):
     headers: Sequence[tuple[str, str]] = ()
     """Further headers of its stream; an app's own take their place."""
 
+    length: int | None = None
+    """The bytes of all items together, where that is known: what a client shows progress by.
+
+    The response gets it as its ``Content-Length`` if the format sends bytes as they are and
+    no policy drops any. A source that makes more or fewer fails its stream.
+    """
+
     @abc.abstractmethod
     async def run(self, out: Outlet) -> None:
         """Put all items into `out`, and release what the items came from, however it ends.
