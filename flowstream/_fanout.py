@@ -339,6 +339,11 @@ class Fanout:
     def _offer(self, member: Member, batch: list[Published], frames: list[Any]) -> None:
         """Put what a subscriber wants of a batch into its buffer, under its policy."""
         for place, (published, frame) in enumerate(zip(batch, frames, strict=True)):
+            if member.rereads and not (
+                isinstance(frame, Exception) or member.queue.has_room(len(frame))
+            ):
+                self.put_behind(member)
+                return
             try:
                 outcome = self._offer_one(member, published, frame)
             except Exception as error:  # noqa: BLE001  # theirs alone

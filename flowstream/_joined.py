@@ -66,6 +66,8 @@ class _JoinedSubscriber:
     ) -> None:
         self._epochs = [feed.epoch for feed in feeds]
         self._open = len(feeds)
+        # Why the first of them ended that was not complete.
+        self._ending: tuple[CloseReason, Exception | None] = (CloseReason.COMPLETED, None)
         self._sink = sink
         self._turn = 0  # the place whose past is looked at first
         self._places: list[Subscriber] = []
@@ -145,16 +147,18 @@ class _JoinedSubscriber:
             for place_index, place in enumerate(self._places)
         )
 
-    def _ended(self) -> None:
+    def _ended(self, reason: CloseReason, error: Exception | None) -> None:
         self._open -= 1
+        if self._ending[0] is CloseReason.COMPLETED:
+            self._ending = (reason, error)
         if not self._open:
-            self._sink.feed_ended()
+            self._sink.feed_ended(*self._ending)
 
 
 class _Part:
     """The stream, as one of several feeds knows it."""
 
-    def __init__(self, sink: Sink, ended: Callable[[], None]) -> None:
+    def __init__(self, sink: Sink, ended: Callable[[CloseReason, Exception | None], None]) -> None:
         self._sink = sink
         self._has_ended = False
         self._tell_ended = ended
@@ -172,11 +176,13 @@ class _Part:
         """End the stream, though other feeds go on: what it was asked for is not there."""
         self._sink.close(reason)
 
-    def feed_ended(self) -> None:
+    def feed_ended(
+        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+    ) -> None:
         """End the stream if the others have ended, too."""
         if not self._has_ended:
             self._has_ended = True
-            self._tell_ended()
+            self._tell_ended(reason, error)
 
 
 class _Renaming(Encoder):

@@ -43,6 +43,7 @@ class Member:
         "name",
         "number",
         "queue",
+        "rereads",
         "sink",
         "timeout",
         "where",
@@ -59,6 +60,7 @@ class Member:
         self.where = terms.where
         self.keyed = terms.policy.keyed
         self.timeout = terms.policy.timeout
+        self.rereads = terms.policy.rereads
         self.behind = False
         self.gone = False
         self.got: Round | None = None

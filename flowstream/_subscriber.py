@@ -6,7 +6,8 @@ Between the two there is no queue to overflow and no moment in which an event co
 twice or not at all: both are decided by the same number, without an `await` in between.
 
 Where the history no longer has what it needs, the hole is announced at its place, a snapshot
-follows if the topic has one, and the present goes on from there.
+follows if the topic has one, and the present goes on from there. In a run it goes on with the
+oldest that is kept: there the past is what a client came for.
 """
 
 from __future__ import annotations
@@ -55,22 +56,38 @@ class Subscriber:
         self._seen: int | None = None  # the last event that a client has that lost some
         self._lost = False
         self._vain = 0  # snapshots in a row behind which the history could not go on
+        self._whole = terms.whole
         after = terms.after
         self._wants_snapshot = after is None and snapshots is not None
-        position: int | Missing = history.head if after is None else history.locate(after)
+        position = self._locate(after)
         if isinstance(position, Missing):
             self._lost = True
             if position.missed is not None:
                 self._seen = history.head - position.missed
             else:
                 after = None  # a stranger's, which is not repeated to the client
-            position = history.head
+            position = self._next
         self._shared = encoder is not None and encoder.start() is encoder
         self._member = Member(sink, encoder, position, terms)
         if after is not None:
             sink.buffer.queue.pass_by(0, self._member.named(after))
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
         self.leave = fanout.add(self._member, encoder, shared=self._shared)
+
+    def _locate(self, after: str | None) -> int | Missing:
+        """Return the number of the last event that the client has, or that it is lost."""
+        history = self._history
+        if after is not None:
+            return history.locate(after)
+        if not self._whole:
+            return history.head
+        history.trim()
+        return 0 if history.first == 1 else Missing(history.head)
+
+    @property
+    def _next(self) -> int:
+        """The event behind which a client that has lost some goes on."""
+        return self._history.first - 1 if self._whole else self._history.head
 
     @property
     def behind(self) -> bool:
@@ -127,14 +144,15 @@ class Subscriber:
             except LookupError:
                 self._lost = True
                 self._seen = member.number
-                member.number = history.head
+                member.number = self._next
             else:
                 pieces = self._take(events, limit)
                 if not pieces and member.behind:
                     await trio.lowlevel.checkpoint()  # it wants none of so many
                 return pieces
         if self._snapshots is None:
-            return self._go_on_behind(member.number, None)
+            number = max(member.number, self._next) if self._whole else member.number
+            return self._go_on_behind(number, None)
         snapshot = await self._snapshots.get(self._seen or 0)
         self._vain = self._vain + 1 if snapshot.number + 1 < history.first else 0
         if self._vain > _VAIN_SNAPSHOTS:

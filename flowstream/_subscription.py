@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from flowstream._buffer import BufferStatistics, EventBuffer
@@ -12,7 +13,8 @@ from flowstream._event import Event
 from flowstream._queue import Gap
 from flowstream.abc import Policy
 from flowstream.limits import Buffer
-from flowstream.sources._feed import Subscriber
+from flowstream.policies import Block
+from flowstream.sources._feed import Feed, Subscriber, Terms
 
 # How much is taken at a time; it is counted as the topic encodes it.
 _TAKE_BYTES = 1 << 16
@@ -30,7 +32,7 @@ class Subscription:
 
     Raises:
         SlowConsumerError: on the next step, if its policy gave it up.
-        Exception: what its ``where=`` raised.
+        Exception: what its ``where=`` raised; or what a run failed with, at its end.
     """
 
     direct: Callable[[bytes], bool] | None = None
@@ -40,6 +42,7 @@ class Subscription:
         self._subscriber: Subscriber | None = None
         self._taken: list[Event] = []
         self._error: Exception | None = None
+        self._last_error: Exception | None = None  # raised when everything was taken
 
     def start(self, subscriber: Subscriber) -> None:
         """Begin: the topic has given it its place."""
@@ -66,6 +69,8 @@ class Subscription:
                 pieces = await self._subscriber.pull(_TAKE_BYTES)
             elif not pieces:
                 if self.buffer.finished:
+                    if self._last_error is not None:
+                        raise self._last_error
                     raise StopAsyncIteration
                 await self.buffer.filled.wait()
             self._taken = [_event(piece) for piece in reversed(pieces)]
@@ -90,13 +95,61 @@ class Subscription:
             self._error = error
         self.end()
 
-    def feed_ended(self) -> None:
-        """End it when everything was taken."""
+    def feed_ended(
+        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+    ) -> None:
+        """End it when everything was taken; with `error`, if there is one."""
+        self._last_error = error
         self.buffer.finish()
 
     def close(self, reason: CloseReason) -> None:
         """End it at once."""
         self.end()
+
+
+@asynccontextmanager
+async def subscription(
+    feed: Feed,
+    after: str | None,
+    where: Callable[[Event], object] | None,
+    buffer: Buffer,
+    policy: Policy | None,
+) -> AsyncIterator[Subscription]:
+    """Subscribe to `feed`, for as long as the context lasts; `Topic.subscribe` says the rest.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be.
+    """
+    if after is not None and not isinstance(after, str):
+        raise TypeError(f"after must be the id of an event, not a {type(after).__qualname__}")
+    if where is not None and not callable(where):
+        raise TypeError(f"where must be a function of an event, not a {type(where).__qualname__}")
+    terms = Terms(check_policy(policy, feed), after, where, controls=True)
+    subscribed = Subscription(buffer, terms.policy)
+    subscribed.start(feed.join(subscribed, None, terms))
+    try:
+        yield subscribed
+    finally:
+        subscribed.end()
+
+
+def check_policy(policy: Policy | None, feed: Feed) -> Policy:
+    """Return the policy of a client of `feed`, by default the feed's own.
+
+    Raises:
+        TypeError: it is no policy.
+        ValueError: it could make a publisher wait for ever.
+    """
+    if policy is None:
+        return feed.policy
+    if not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a Policy such as DropOldest(), not {policy!r}")
+    if isinstance(policy, Block) and policy.timeout is None:
+        raise ValueError(
+            "Block() without a timeout would let one client stop a topic for all: use "
+            "Block(timeout=seconds)"
+        )
+    return policy
 
 
 def _event(piece: Any) -> Event:

@@ -159,6 +159,10 @@ class Policy(abc.ABC):
     keyed: bool = False
     """Whether an arriving item takes the place of the queued one with the same key."""
 
+    rereads: bool = False
+    """Whether a topic's client without room reads from the topic's replay what it lacks, when
+    it has room again. Then `Judge.arrive` is not asked about it."""
+
     @abc.abstractmethod
     def start(self) -> Judge:
         """Return the judge for one client's buffer."""

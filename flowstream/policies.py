@@ -14,6 +14,7 @@ policy             at a full buffer
 `Sample`           thins what arrives until the client has caught up by half
 `Conflate`         the newest item per key stays, in the key's place in the queue
 `Disconnect`       the client goes
+`CatchUp`          the client reads from the replay what has no room (topics and runs)
 =================  =====================================================================
 """
 
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from flowstream.abc import Judge, Policy, Verdict
 from flowstream.limits import positive, whole
 
-__all__ = ["Block", "Conflate", "Disconnect", "DropNewest", "DropOldest", "Sample"]
+__all__ = ["Block", "CatchUp", "Conflate", "Disconnect", "DropNewest", "DropOldest", "Sample"]
 
 
 class _Always(Judge):
@@ -255,3 +256,19 @@ class _IntervalJudge(_SampleJudge):
             self._candidate = False
             self._start = now
         return self._verdict(firm=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp(Policy):
+    """The client reads from the replay what has no room: nothing is dropped while it is there.
+
+    For topics, whose clients may lag behind as far as the replay reaches, and for runs, where
+    it is the default. The publisher never waits. What leaves the replay before the client has
+    read it is announced as a gap.
+    """
+
+    rereads: bool = field(default=True, init=False, repr=False)
+
+    def start(self) -> Judge:
+        """Return a judge that is asked only where there is no replay."""
+        return _WAIT

@@ -15,12 +15,11 @@ from typing import Any, Literal, TypedDict
 
 from flowstream._closing import StreamReport
 from flowstream._event import Event, check_retry
-from flowstream._subscription import Subscription
+from flowstream._subscription import Subscription, check_policy
 from flowstream.abc import Encoder, Policy
 from flowstream.limits import Buffer, Limits, positive
 from flowstream.policies import Block
 from flowstream.sources import Feed, Source, as_source
-from flowstream.topic import check_policy
 
 Headers = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 OnReconnect = Literal["refuse", "restart"]
@@ -145,9 +144,11 @@ def make_plan(
             raise TypeError("a subscription has its policy already: give it to subscribe()")
         on_reconnect = "restart"  # whoever subscribed has said from where on
     if isinstance(found, Feed):
-        policy = check_policy(policy)
+        policy = check_policy(policy, found)
         if prime is not None:
             raise TypeError("a topic cannot be primed: nobody knows when its next event comes")
+    elif policy is not None and policy.rereads:
+        raise TypeError("CatchUp is for topics and runs: a source of one client has no replay")
     elif where is not None:
         raise TypeError("where= is for topics: a source of one client can leave out items itself")
     if where is not None and not callable(where):

@@ -17,6 +17,7 @@ from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason
 from flowstream._queue import Gap
 from flowstream.abc import Encoder, Policy
+from flowstream.policies import DropOldest
 
 
 class Sink(Protocol):
@@ -47,8 +48,15 @@ class Sink(Protocol):
     def close(self, reason: CloseReason) -> None:
         """End it when what is queued is written, for this reason."""
 
-    def feed_ended(self) -> None:
-        """End it when what is queued is written: no more events will come."""
+    def feed_ended(
+        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+    ) -> None:
+        """End it when it was given all there is: no more events will come.
+
+        Args:
+            reason: why not.
+            error: what failed, where that is why; it is in the log already.
+        """
 
 
 class Subscriber(Protocol):
@@ -107,10 +115,16 @@ class Terms:
     """Whether a snapshot goes as a control event, or as an event of the app's."""
     name: Callable[[str], str] | None = None
     """Makes the ids that its client sees of the feed's own, if they differ."""
+    whole: bool = False
+    """Whether a client that is new, or whose place is unknown, gets all that is kept of the
+    past, where else it gets what comes from now on."""
 
 
 class Feed(abc.ABC):
     """A source with any number of clients."""
+
+    policy: Policy = DropOldest()
+    """What happens when a client's buffer is full, unless it is said for that client."""
 
     @abc.abstractmethod
     def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:

@@ -83,11 +83,14 @@ class WitnessedTopic(Topic):
         super().__init__("witnessed", **options)
         self.books = books
         books.epoch = self.epoch
+        commit = self._publisher._commit
 
-    def _commit(self, event, **options):
-        published = super()._commit(event, **options)
-        self.books.note(event)
-        return published
+        def noting_commit(event, **options):
+            published = commit(event, **options)
+            self.books.note(event)
+            return published
+
+        self._publisher._commit = noting_commit
 
     def join(self, *args, **options):
         if (joining := JOINING.get()) is not None:

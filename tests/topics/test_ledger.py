@@ -520,7 +520,7 @@ class World:
             client.act("open", 0)
         await trio.sleep(50)
         self.look()
-        history = self.topic._history
+        history = self.topic._publisher.history
         assert history.delivered == history.head == self.books.head
         assert self.books.head == self.topic.statistics().published
         for client in self.clients:

@@ -313,10 +313,10 @@ def test_the_end_of_the_run_meets_a_publisher():
                 with trio.CancelScope() as scope:
                     scope.cancel()
                     await topic.publish(text)
-            topic._fanout.count = 1000  # as if many were there: they are left to a task
+            topic._publisher.fanout.count = 1000  # as if many were there: they are left to a task
 
     trio.run(main)
-    assert topic._history.head == 3
+    assert topic._publisher.history.head == 3
 
 
 @pytest.mark.parametrize(

@@ -192,8 +192,8 @@ async def test_a_snapshot_that_the_replay_never_reaches_back_to(autojump_clock, 
 
     for n in range(9):
         await topic.publish(n)
-    topic._snapshots = Topic("other", snapshot=state)._snapshots
-    topic._snapshots._history = topic._history
+    topic._publisher.snapshots = Topic("other", snapshot=state)._publisher.snapshots
+    topic._publisher.snapshots._history = topic._publisher.history
     async with open_stream(sse(topic)) as client:
         events = [event async for event in client]
     kinds = [event.type for event in events]

@@ -1,0 +1,106 @@
+"""The supervised nursery: where tasks live that outlive the request that started them.
+
+A request's own nursery ends with the request, and a nursery of Trio's own cancels all its
+tasks when one fails. In this one each task fails alone: the log is told, and nobody else.
+The app's lifespan opens it, so no task outlives the app. When it closes, each job is told to
+stop and is waited for; how long it then takes is the job's to bound.
+
+Jobs are told, not cancelled, because what they run is shielded: a producer is cancelled once
+and may then clean up in peace (see sources/_shielding.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Protocol
+
+import trio
+
+logger = logging.getLogger("flowstream")
+
+
+class Job(Protocol):
+    """What runs in a supervised nursery."""
+
+    name: str
+    """For the log."""
+
+    async def run(self) -> None:
+        """Do the work; return soon after `shut_down` was called."""
+
+    def shut_down(self) -> None:
+        """Hear that the app is going down."""
+
+
+class SupervisedNursery:
+    """Runs jobs, each of which fails alone: an async context manager.
+
+    Leaving it tells all jobs to stop and **waits** for them, also if it is left by an
+    exception or a cancellation. While it is open, `supervised_nursery` finds it.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: set[Job] = set()
+        self._nursery: trio.Nursery | None = None
+        self._manager = trio.open_nursery()
+        self._closing = False
+
+    async def __aenter__(self) -> SupervisedNursery:
+        """Open it."""
+        self._nursery = await self._manager.__aenter__()
+        _open.set((*_open.get(), self))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Tell the jobs to stop, and **wait** for them."""
+        self._closing = True
+        _open.set(tuple(nursery for nursery in _open.get() if nursery is not self))
+        for job in list(self._jobs):
+            job.shut_down()
+        return await self._manager.__aexit__(kind, error, traceback)
+
+    def start(self, job: Job) -> None:
+        """Run `job` in a task of its own, in the contextvars of the caller.
+
+        Raises:
+            RuntimeError: the nursery is not open.
+        """
+        if self._nursery is None or self._closing:
+            raise RuntimeError("the nursery is not open: the app is starting or going down")
+        self._jobs.add(job)
+        self._nursery.start_soon(self._run, job, name=f"flowstream {job.name}")
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await job.run()
+        except Exception:
+            logger.exception("%s failed", job.name)
+        finally:
+            self._jobs.discard(job)
+
+
+def supervised_nursery() -> SupervisedNursery:
+    """Return the nursery that was opened last and is open in this Trio run.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    nurseries = _open.get()
+    if not nurseries:
+        raise RuntimeError(
+            "nothing is there to run this in: call Flowstream(app) when the app is made, and "
+            "serve it with its lifespan; outside Quart, `async with Flowstream():` around what "
+            "uses it"
+        )
+    return nurseries[-1]
+
+
+_open: trio.lowlevel.RunVar[tuple[SupervisedNursery, ...]] = trio.lowlevel.RunVar(
+    "flowstream supervised nurseries", ()
+)
