@@ -10,11 +10,12 @@ default.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from flowstream._event import check_field
+from flowstream._event import check_field, check_retry
 from flowstream.abc import Encoder
 
-__all__ = ["CONTROL_NAMES", "ControlEncoder", "wire_names"]
+__all__ = ["CONTROL_NAMES", "ControlEncoder", "control_envelope", "wire_names"]
 
 CONTROL_NAMES: frozenset[str] = frozenset(
     {"gap", "snapshot", "warning", "failed", "end", "reconnect"}
@@ -51,6 +52,24 @@ def wire_names(names: Mapping[str, str]) -> dict[str, str]:
         taken[name] = control
         wire[control] = name
     return wire
+
+
+def control_envelope(name: str, body: Any, *, id: str | None, retry: int | None) -> dict[str, Any]:
+    """Return a control event for a format that writes it as one JSON value.
+
+    `name` is what it is called on the wire. ``"id"`` and ``"retry"`` are there only if they
+    are given; the latter says after how many milliseconds to come back, as in SSE.
+
+    Raises:
+        TypeError, ValueError: if `retry` is no `int`, or negative.
+    """
+    envelope: dict[str, Any] = {"type": name}
+    if id is not None:
+        envelope["id"] = id
+    if retry is not None:
+        envelope["retry"] = check_retry(retry)
+    envelope["data"] = body
+    return envelope
 
 
 class ControlEncoder(Encoder):

@@ -15,8 +15,7 @@ from typing import Any
 
 import msgspec
 
-from flowstream._event import check_retry
-from flowstream.encoders._controls import ControlEncoder
+from flowstream.encoders._controls import ControlEncoder, control_envelope
 
 __all__ = ["NDJSON"]
 
@@ -83,19 +82,12 @@ class NDJSON(ControlEncoder):
     ) -> bytes:
         """Return the line ``{"type": name, "id": id, "retry": ms, "data": body}``.
 
-        ``"id"`` and ``"retry"`` are there only if they are given. The latter says after how
-        many milliseconds to come back, as ``retry:`` does in SSE.
+        ``"id"`` and ``"retry"`` are there only if they are given.
 
         Raises:
             ValueError: if `name` is not one of the control events, or `retry` is negative.
         """
-        envelope: dict[str, Any] = {"type": self.wire_name(name)}
-        if id is not None:
-            envelope["id"] = id
-        if retry is not None:
-            envelope["retry"] = check_retry(retry)
-        envelope["data"] = body
-        return _line(envelope)
+        return _line(control_envelope(self.wire_name(name), body, id=id, retry=retry))
 
 
 def _line(value: object) -> bytes:

@@ -1,0 +1,132 @@
+"""JSONSequenceDecoder: values out of a JSON text sequence, past whatever is spoiled in it.
+
+RFC 7464, as an incremental parser. What is easily got wrong:
+
+* § 2.1: an element goes from one RS to the next. What stands before the first RS is the end of
+  something that began earlier: ``34`` there may have been ``1234``. And a text that does not
+  parse is passed over; the stream is not over with it.
+* § 2.4: a number, and ``true``, ``false`` and ``null``, do not say themselves where they end.
+  Without white space behind it such a text may be half of itself, and is passed over, too.
+* A live stream must not wait for the next RS, which comes with the next value. So a text is
+  tried at its LF already. One with line breaks inside is tried there again and again, but only
+  each time it has doubled, so that a peer cannot make the decoder read a text a million times;
+  the next RS, or the end of the stream, ends it in any case.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+__all__ = ["JSONSequenceDecoder"]
+
+_from_json = msgspec.json.Decoder().decode
+
+_RS, _LF = b"\x1e", b"\n"
+_WHITE = b" \t\r\n"
+_ENDS_ITSELF = (b"{", b"[", b'"')
+
+
+class _State(enum.Enum):
+    OUTSIDE = "before the first RS"
+    READING = "in an element"
+    TAKEN = "behind the value of an element"
+    SKIPPING = "in what is passed over"
+
+
+class JSONSequenceDecoder:
+    """An incremental parser of ``application/json-seq``. It never raises: it counts.
+
+    Args:
+        max_text: how many bytes an element may have, white space counted. A longer one is
+            passed over, and takes no memory beyond that bound.
+
+    Raises:
+        ValueError: if `max_text` is less than 1.
+    """
+
+    heartbeats: int
+    """How many RS had nothing but white space between them and the next."""
+
+    spoiled: int
+    """How many elements were passed over: no JSON, perhaps cut short, or too long."""
+
+    def __init__(self, *, max_text: int = 1 << 20) -> None:
+        if max_text < 1:
+            raise ValueError(f"max_text must be 1 or more bytes, not {max_text}")
+        self.heartbeats = 0
+        self.spoiled = 0
+        self._max_text = max_text
+        self._state = _State.OUTSIDE
+        self._text = bytearray()  # the element's, while it is read
+        self._try_at = 0  # the size from which on it is tried at an LF
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Return the values whose texts `data` completes, in order."""
+        values: list[Any] = []
+        first, *others = data.split(_RS)
+        self._read(first, values)
+        for element in others:
+            if self._state is _State.READING and not self._text.strip(_WHITE):
+                self.heartbeats += 1
+            else:
+                self._end(values)
+            self._state, self._try_at = _State.READING, 0
+            self._text.clear()
+            self._read(element, values)
+        return values
+
+    def flush(self) -> list[Any]:
+        """Return the value of a last element without an LF, if it says itself that it is whole.
+
+        To be called when the stream is over, cut or not: half a text is never taken for a
+        whole one, but counted as spoiled.
+        """
+        values: list[Any] = []
+        self._end(values)
+        self._state = _State.OUTSIDE
+        self._text.clear()
+        return values
+
+    def _read(self, data: bytes, values: list[Any]) -> None:
+        """Add `data`, in which there is no RS, to the element."""
+        start = 0
+        while start < len(data) and self._state is _State.READING:
+            end = data.find(_LF, start) + 1 or len(data)
+            if len(self._text) + end - start > self._max_text:
+                self._skip()
+                return
+            self._text += data[start:end]
+            if data[end - 1] == _LF[0] and len(self._text) >= self._try_at:
+                self._try(values)
+            start = end
+        if start < len(data) and self._state is not _State.SKIPPING and data[start:].strip(_WHITE):
+            self._skip()  # outside of any element, or a second text in one
+
+    def _try(self, values: list[Any]) -> None:
+        """Take the element's value if the text so far is all of one."""
+        try:
+            value = _from_json(self._text)
+        except (ValueError, RecursionError):
+            self._try_at = 2 * len(self._text)
+        else:
+            values.append(value)
+            self._state = _State.TAKEN
+            self._text.clear()
+
+    def _end(self, values: list[Any]) -> None:
+        """Take the element's value, or pass it over: it is over."""
+        text = self._text.lstrip(_WHITE)
+        if self._state is not _State.READING or not text:
+            return
+        if text.startswith(_ENDS_ITSELF) or text[-1] in _WHITE:
+            self._try(values)
+        if self._state is _State.READING:
+            self._skip()
+
+    def _skip(self) -> None:
+        self.spoiled += 1
+        self._state = _State.SKIPPING
+        self._text.clear()

@@ -1,0 +1,136 @@
+"""Frames: length-prefixed binary frames, for audio, images, protobuf, Arrow: bytes with borders.
+
+::
+
+    frame     = length kind body        length: big-endian, counts kind and body
+              | zero-length             a heartbeat: nothing but a length of 0
+
+    kind "B"    the body is the item: bytes as they are
+    kind "J"    the body is the item as JSON
+    kind "E"    the body is ``{"type", "id"}`` of the item in the next frame, as JSON
+    kind "C"    the body is one of flowstream's own events, as JSON, as `NDJSON` has it
+
+The length comes first, so that whatever splits length-prefixed frames (every network library
+can) splits these. The kind byte is what makes control events unmistakable: without it a
+client could not tell an ``end`` from an item that looks like one, and a stream that was cut
+between two frames would look whole. As letters, so that a hex dump can be read.
+
+What is not bytes is JSON, not MessagePack: a browser that plays audio chunks can read
+``end`` and ``failed`` with what it has, and whoever wants MessagePack hands over its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from flowstream._event import check_field
+from flowstream.encoders._controls import ControlEncoder, control_envelope
+
+__all__ = ["BYTES", "CONTROL", "ENVELOPE", "JSON", "PREFIXES", "Frames"]
+
+BYTES, JSON, ENVELOPE, CONTROL = b"B", b"J", b"E", b"C"
+
+PREFIXES = (2, 4, 8)
+"""The sizes that a length may have, in bytes. One byte would not hold every control event."""
+
+_to_json = msgspec.json.Encoder().encode
+
+
+class Frames(ControlEncoder):
+    """Length-prefixed binary frames (``application/vnd.flowstream.frames``).
+
+    Bytes are sent as they are and anything else as JSON by msgspec. An event's id and type
+    go in a frame of their own in front of it; its key and retry are not sent. A client reads
+    them with `flowstream.decoders.FramesDecoder`, or by the table on top of this file.
+
+    Args:
+        prefix: bytes of each length: 2, 4 or 8. It bounds the size of an item: with 4,
+            the default, to 4 GiB.
+        media_type: the value of ``Content-Type``; by default one that names the prefix.
+        names: control events to rename, e.g. ``{"gap": "lost"}``.
+
+    Raises:
+        TypeError, ValueError: if `prefix` is none of the three, `media_type` is no ASCII
+            text, or `names` has an unknown key, an unusable name, or the same name twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefix: int = 4,
+        media_type: str | None = None,
+        names: Mapping[str, str] = {},
+    ) -> None:
+        super().__init__(names=names)
+        if prefix not in PREFIXES or isinstance(prefix, bool):
+            raise ValueError(f"prefix must be 2, 4 or 8 bytes, not {prefix!r}")
+        if media_type is None:
+            media_type = f"application/vnd.flowstream.frames; prefix={prefix}"
+        elif not check_field("media_type", media_type) or not media_type.isascii():
+            raise ValueError(f"media_type must be ASCII and not empty: {media_type!r}")
+        self.media_type = media_type
+        self._prefix = prefix
+        self._longest = (1 << 8 * prefix) - 1
+
+    def encode(
+        self,
+        data: Any,
+        *,
+        id: str | None = None,
+        type: str | None = None,
+        key: object = None,
+        retry: int | None = None,
+    ) -> bytes:
+        """Return the frame of one item, behind that of its envelope if it has one.
+
+        Raises:
+            TypeError: if `data` is not bytes and msgspec cannot write it as JSON.
+            ValueError: if it is too long for the prefix, or a text in it has a lone
+                surrogate (then it is a `UnicodeEncodeError`).
+        """
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            frame = self._frame(BYTES, bytes(data))
+        else:
+            frame = self._frame(JSON, _to_json(data))
+        if id is None and type is None:
+            return frame
+        envelope = {"type": type, "id": id}
+        given = {name: value for name, value in envelope.items() if value is not None}
+        return self._frame(ENVELOPE, _to_json(given)) + frame
+
+    def heartbeat(self) -> bytes:
+        """Return a length of 0."""
+        return bytes(self._prefix)
+
+    def control(
+        self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
+    ) -> bytes:
+        """Return a control frame: ``{"type": name, "id": id, "retry": ms, "data": body}``.
+
+        Raises:
+            ValueError: if `name` is not one of the control events, `retry` is negative, or
+                the frame is too long for the prefix.
+        """
+        envelope = control_envelope(self.wire_name(name), body, id=id, retry=retry)
+        return self._frame(CONTROL, _to_json(envelope))
+
+    def _frame(self, kind: bytes, body: bytes) -> bytes:
+        length = 1 + len(body)
+        if length > self._longest:
+            raise ValueError(f"{len(body)} bytes are too long for a length of {self._prefix} bytes")
+        return b"".join((length.to_bytes(self._prefix, "big"), kind, body))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Frames) or type(other) is not type(self):
+            return NotImplemented
+        same = (self._prefix, self.media_type) == (other._prefix, other.media_type)
+        return same and self._wire_names == other._wire_names
+
+    def __hash__(self) -> int:
+        return hash((self._hash, self._prefix, self.media_type))
+
+    def __repr__(self) -> str:
+        return f"Frames(prefix={self._prefix}, media_type={self.media_type!r})"
