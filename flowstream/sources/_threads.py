@@ -60,9 +60,11 @@ class ThreadedIteration(Source):
     Args:
         iterable: what is iterated; or, with `call`, what returns it.
         call: whether `iterable` is a function of no arguments.
+        batch: items that are fetched at once, at the most; fewer where they are large.
     """
 
-    def __init__(self, iterable: Any, *, call: bool = False) -> None:
+    def __init__(self, iterable: Any, *, call: bool = False, batch: int = _BATCH_ITEMS) -> None:
+        self._batch = batch
         self._given = iterable
         self._call = call
         self._iterator: Any = None if call else iterable
@@ -138,7 +140,7 @@ class ThreadedIteration(Source):
                 self._iterator = iter(self._given() if self._call else self._given)
             for item in self._iterator:
                 batch.items.append(item)
-                if batch.late or self._over or len(batch.items) >= _BATCH_ITEMS:
+                if batch.late or self._over or len(batch.items) >= self._batch:
                     return
             batch.last = True
         except BaseException as error:  # noqa: BLE001, ASYNC103  # raised later

@@ -1,0 +1,48 @@
+"""A regular file, opened for a client, or what the client is told in its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from flowstream._errors import NotFoundError, PublicError
+
+Path = str | os.PathLike[str]
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+# Without O_NONBLOCK to open a FIFO would wait for somebody to write to it.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def open_regular(path: Path) -> tuple[int, os.stat_result]:
+    """Return a descriptor for the file at `path`, and what `os.fstat` says of it.
+
+    Raises:
+        NotFoundError: there is none: nothing, a directory, a device, a name that none can have.
+        PublicError: ``forbidden``, 403: it may not be read.
+        OSError: something else is wrong, of which the client need not know.
+    """
+    try:
+        # Looked at before it is opened, too: to open a device may do something.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise _not_found()
+        fd = os.open(path, _FLAGS)
+    except ValueError:  # it has a NUL in it
+        raise _not_found() from None
+    except PermissionError as error:
+        raise PublicError("forbidden", "This file may not be read.", status=403) from error
+    except OSError as error:
+        if error.errno in _ABSENT:
+            raise _not_found() from error
+        raise
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise _not_found()
+    return fd, status
+
+
+def _not_found() -> NotFoundError:
+    return NotFoundError("There is no such file.")
