@@ -1,0 +1,282 @@
+"""What the formats for a language model's answer have in common.
+
+Their clients are strict: a piece of text belongs to a message that was begun before, a call of a
+tool has to end before the answer does. So what an event looks like depends on what the client
+was given before it, which is known when the event is sent and not when it is encoded: in
+between a policy may drop it, or a producer may give up waiting. Hence two steps. `encode` makes
+an item: a letter for its kind, and JSON that is the same for every client, so that the clients of
+one run share it. `join` puts around it what this client needs, and remembers what it did.
+
+So whatever comes, in whatever order, and wherever a client begins to listen: what it gets is
+well-formed. None of the formats has a place for an event's id or ``retry``: their clients read
+with fetch(), and come back without a ``Last-Event-ID``. The `openai` SDK even takes an empty
+event that only has one of the two for an answer that is not JSON.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, get_args
+
+import msgspec
+
+from flowstream.abc import Encoder
+from flowstream.encoders._controls import wire_names
+from flowstream.llm import Done, FinishReason, ModelEvent, Reasoning, Token, ToolCall, Usage
+
+__all__ = ["AnswerEncoder", "AnswerStream"]
+
+MEDIA_TYPE: Final = "text/event-stream; charset=utf-8"
+
+to_json = msgspec.json.Encoder().encode
+
+_MODEL_EVENTS = get_args(ModelEvent)
+_TYPES = frozenset(event.__struct_config__.tag for event in _MODEL_EVENTS)
+
+# The kinds of items: the first byte of each. None can begin a line of SSE, so that an item which
+# was not joined is no event to anybody.
+_TOKEN, _REASONING, _CALL, _USAGE, _DONE, _OWN = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5"
+
+_read_call = msgspec.json.Decoder(ToolCall).decode
+_read_usage = msgspec.json.Decoder(Usage).decode
+_read_done = msgspec.json.Decoder(Done).decode
+
+
+class AnswerEncoder(Encoder):
+    """A format for answers: what an app gives to `stream`. It is a value.
+
+    Args:
+        names: control events to rename, where the format has names for them.
+
+    Raises:
+        TypeError, ValueError: as `wire_names` does.
+    """
+
+    media_type = MEDIA_TYPE
+    in_band = True
+    besides = ""
+    """What an app may send besides, for the message of an error."""
+
+    def __init__(self, names: Mapping[str, str] = {}) -> None:
+        self.names = wire_names(names)
+        # What `encode` depends on; hashed once, because a run looks encodings up for every event.
+        self.items = (type(self), *sorted(self.names.items()))
+        self.items_hash = hash(self.items)
+
+    @abc.abstractmethod
+    def start(self) -> AnswerStream:
+        """Return the encoder for one stream."""
+
+    def own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
+        """Return the JSON of something of the app's own, or None if the format has none such.
+
+        Args:
+            data: the item, no event of a model.
+            type: the type of the `Event` that it came in, or None.
+            key: its key.
+        """
+        return None
+
+    def encode(
+        self,
+        data: Any,
+        *,
+        id: str | None = None,
+        type: str | None = None,
+        key: object = None,
+        retry: int | None = None,
+    ) -> bytes:
+        """Return one item, for `join`.
+
+        Raises:
+            TypeError: if `data` is no event of a model, and the format cannot carry it.
+            ValueError: if it is a mapping that has the type of one, but not its members; or if a
+                text in it has a lone surrogate (then it is a `UnicodeEncodeError`).
+        """
+        event = self._model_event(data, type)
+        if event is None:
+            part = self.own_part(data, type, key)
+            if part is None:
+                raise TypeError(
+                    "an event of a model is expected (Token, Reasoning, ToolCall, Usage, Done; a "
+                    'mapping like {"type": "token", "data": "Hel"}; or a str, which is a token)'
+                    f"{self.besides}, not {_kind(data)}"
+                )
+            # Only msgspec.Raw, which is copied as it is, can bring a line break in here. In JSON it
+            # can stand only between two tokens, where a space means the same.
+            return _OWN + part.replace(b"\n", b" ").replace(b"\r", b" ")
+        if event.__class__ is Token:
+            return _TOKEN + to_json(event.data)
+        if event.__class__ is Reasoning:
+            return _REASONING + to_json(event.data)
+        if event.__class__ is ToolCall:
+            return _CALL + to_json(event)
+        return (_USAGE if event.__class__ is Usage else _DONE) + to_json(event)
+
+    def _model_event(self, data: Any, type: str | None) -> Any:
+        if data.__class__ in _MODEL_EVENTS:
+            return data
+        if isinstance(data, str):
+            # The characters themselves: format() of an enum member is "Colour.RED".
+            return Token(str.__str__(data)) if type is None else None
+        if isinstance(data, Mapping) and data.get("type") in _TYPES:
+            return msgspec.convert(dict(data), ModelEvent)
+        return None
+
+    def join(self, items: Iterable[bytes]) -> bytes:
+        """Return a stream that begins with these items; each stream's own is from `start`."""
+        return self.start().join(items)
+
+    def control(
+        self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
+    ) -> bytes:
+        """Return what `name` looks like in a stream that has nothing in it."""
+        return self.start().control(name, body)
+
+    def heartbeat(self) -> bytes:
+        """Return an empty comment."""
+        return b":\n\n"
+
+
+class AnswerStream(Encoder):
+    """One client's stream of an answer.
+
+    Equal to any other of the same format, because what `encode` returns is the same: a run keeps
+    one encoding of an event for all its clients.
+
+    Attributes:
+        format: the encoder that was given to `stream`.
+        usage: what the answer cost so far, or None; a turn of the model's has one, and they are
+            added up.
+        reason: why the model stopped in its last turn, or None.
+    """
+
+    media_type = MEDIA_TYPE
+    in_band = True
+
+    def __init__(self, format: AnswerEncoder) -> None:
+        self.format = format
+        self.usage: Usage | None = None
+        self.reason: FinishReason | None = None
+
+    def encode(
+        self,
+        data: Any,
+        *,
+        id: str | None = None,
+        type: str | None = None,
+        key: object = None,
+        retry: int | None = None,
+    ) -> bytes:
+        """Return one item, for `join`: the same for all streams of the format."""
+        return self.format.encode(data, type=type, key=key)
+
+    # -- what the writer calls -------------------------------------------------------------
+
+    def opening(self, retry: int | None) -> bytes:
+        """Return a comment that shows client and proxies that the stream is open."""
+        return b": connected\n\n"
+
+    def heartbeat(self) -> bytes:
+        """Return an empty comment."""
+        return b":\n\n"
+
+    def join(self, items: Iterable[bytes]) -> bytes:
+        """Return what the client is sent for these items."""
+        return b"".join([self._sent(item) for item in items])
+
+    def _sent(self, item: bytes) -> bytes:
+        kind, body = item[:1], item[1:]
+        if kind == _TOKEN:
+            return self.token(body)
+        if kind == _REASONING:
+            return self.reasoning(body)
+        if kind == _CALL:
+            return self.call(_read_call(body))
+        if kind == _USAGE:
+            more, so_far = _read_usage(body), self.usage or Usage(0, 0)
+            self.usage = Usage(
+                so_far.input_tokens + more.input_tokens, so_far.output_tokens + more.output_tokens
+            )
+            return b""
+        if kind == _DONE:
+            self.reason = _read_done(body).reason
+            return self.turn_over()
+        return self.own(body)
+
+    def control(
+        self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
+    ) -> bytes:
+        """Return one of flowstream's own events, in the words of the format."""
+        if name == "gap":
+            return self.gap(body)
+        if name == "failed":
+            return self.failed(body["code"], body["message"])
+        if name == "end":
+            return self.completed() if body["reason"] == "completed" else self.stopped()
+        if name == "reconnect":
+            reason = body["reason"]
+            return self.failed(reason, "the answer was broken off before its end")
+        if name == "snapshot":
+            return self.encode(body, type=self.format.names["snapshot"])
+        return self.warning(body)
+
+    # -- what a format says ----------------------------------------------------------------
+
+    @abc.abstractmethod
+    def token(self, text: bytes) -> bytes:
+        """Return what is sent for a piece of the answer, given as JSON."""
+
+    @abc.abstractmethod
+    def reasoning(self, text: bytes) -> bytes:
+        """Return what is sent for a piece of what the model thinks, given as JSON."""
+
+    @abc.abstractmethod
+    def call(self, piece: ToolCall) -> bytes:
+        """Return what is sent for a piece of a call."""
+
+    @abc.abstractmethod
+    def turn_over(self) -> bytes:
+        """Return what is sent when the model has stopped. It may be asked again after that."""
+
+    @abc.abstractmethod
+    def own(self, part: bytes) -> bytes:
+        """Return what is sent for something of the app's own, given as JSON."""
+
+    @abc.abstractmethod
+    def gap(self, body: dict[str, Any]) -> bytes:
+        """Return what tells that something is missing here."""
+
+    @abc.abstractmethod
+    def warning(self, body: dict[str, Any]) -> bytes:
+        """Return what tells that the client is slow."""
+
+    @abc.abstractmethod
+    def failed(self, code: str, message: str) -> bytes:
+        """Return the end of an answer that is not whole.
+
+        It must not refer to what was begun: that may be among what was never sent.
+        """
+
+    @abc.abstractmethod
+    def completed(self) -> bytes:
+        """Return the end of an answer that is whole."""
+
+    @abc.abstractmethod
+    def stopped(self) -> bytes:
+        """Return the end of an answer that somebody stopped."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.format.items == other.format.items
+
+    def __hash__(self) -> int:
+        return self.format.items_hash
+
+
+def _kind(data: object) -> str:
+    if isinstance(data, Mapping):
+        return f"a mapping of type {data.get('type')!r}"
+    return f"a {type(data).__name__}"

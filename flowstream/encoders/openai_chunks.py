@@ -1,0 +1,156 @@
+"""OpenAI chunks: the stream of a chat completion, as every client of that API reads it.
+
+The `openai` SDK can be the client, and with it whatever has a ``base_url`` to set. An answer is
+``chat.completion.chunk`` objects as server-sent events: one with the role, one for each piece,
+one with the reason why it ended, one with the usage if it was asked for, then ``[DONE]``.
+
+The format has no word for a gap, and a client would not look for one: an answer with a hole in
+it looks like any other. So a gap is an ``error``, which clients do look for, and the SDK raises.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, Final
+
+from flowstream.encoders._answers import AnswerEncoder, AnswerStream, to_json
+from flowstream.llm import FinishReason, ToolCall
+
+__all__ = ["OpenAIChunks"]
+
+_DONE: Final = b"data: [DONE]\n\n"
+
+# The format has no word for reasons that only the model's maker knows.
+_REASONS: Final[dict[FinishReason, FinishReason]] = {"other": "stop"}
+
+
+class OpenAIChunks(AnswerEncoder):
+    """Chat completion chunks, ending in ``[DONE]`` (``text/event-stream``).
+
+    It takes the events of `flowstream.llm`, mappings of the same shape, and a `str` as a token.
+    `Reasoning` is sent as ``reasoning_content``, which the API of OpenAI itself has not, but most
+    that speak like it. The finish reason is that of the last `Done`, or ``"stop"`` if there was
+    none. A failure is sent as ``{"error": {"message", "type", "param", "code"}}``, and so is what
+    else keeps the answer from being whole: a gap, and a stream that ends before its source. With
+    ``controls=False`` nothing of all this is sent, not even the end; leave that at True.
+
+    Args:
+        model: what the chunks say the model is.
+        include_usage: whether a chunk with the usage, if the source gives it, comes before the
+            end: what a request asks for by ``"stream_options": {"include_usage": true}``.
+
+    Raises:
+        TypeError: if `model` is not a `str`, or `include_usage` not a `bool`.
+        ValueError: if `model` has a lone surrogate in it (it is a `UnicodeEncodeError`).
+    """
+
+    def __init__(self, model: str, *, include_usage: bool = False) -> None:
+        super().__init__()
+        if not isinstance(model, str):
+            raise TypeError(f"model must be a str, not {type(model).__name__}")
+        if not isinstance(include_usage, bool):
+            raise TypeError(f"include_usage must be a bool, not {type(include_usage).__name__}")
+        model.encode()
+        self.model = model
+        self.include_usage = include_usage
+
+    def start(self) -> AnswerStream:
+        """Return the encoder for one stream: its chunks have an id and a time in common."""
+        return _Chunks(self)
+
+    def _value(self) -> tuple[object, ...]:
+        return (self.model, self.include_usage)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, OpenAIChunks):
+            return NotImplemented
+        return self._value() == other._value()
+
+    def __hash__(self) -> int:
+        return hash(self._value())
+
+    def __repr__(self) -> str:
+        return f"OpenAIChunks({self.model!r}, include_usage={self.include_usage})"
+
+
+class _Chunks(AnswerStream):
+    """The chunks of one stream."""
+
+    format: OpenAIChunks
+
+    def __init__(self, format: OpenAIChunks) -> None:
+        super().__init__(format)
+        common = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": format.model,
+        }
+        self._head = b"data: " + to_json(common)[:-1] + b',"choices":['
+        self._tail = b',"finish_reason":null}]' + self._rest()
+        self._begun = False
+
+    def _rest(self, usage: bytes = b"null") -> bytes:
+        return (b',"usage":' + usage if self.format.include_usage else b"") + b"}\n\n"
+
+    def _begin(self) -> bytes:
+        if self._begun:
+            return b""
+        self._begun = True
+        return self._chunk(b'{"role":"assistant","content":""}')
+
+    def _chunk(self, delta: bytes) -> bytes:
+        chunk = self._head + b'{"index":0,"delta":' + delta + self._tail
+        return chunk if self._begun else self._begin() + chunk
+
+    def token(self, text: bytes) -> bytes:
+        return self._chunk(b'{"content":' + text + b"}")
+
+    def reasoning(self, text: bytes) -> bytes:
+        return self._chunk(b'{"reasoning_content":' + text + b"}")
+
+    def call(self, piece: ToolCall) -> bytes:
+        call: dict[str, Any] = {"index": piece.index}
+        if piece.id is not None:
+            call |= {"id": piece.id, "type": "function"}
+        name = {} if piece.name is None else {"name": piece.name}
+        call["function"] = {**name, "arguments": piece.arguments}
+        return self._chunk(to_json({"tool_calls": [call]}))
+
+    def turn_over(self) -> bytes:
+        # Not yet: there is one finish reason an answer, and a source may ask its model again.
+        return b""
+
+    def own(self, part: bytes) -> bytes:
+        raise AssertionError("the format has no place for it")  # pragma: no cover
+
+    def gap(self, body: dict[str, Any]) -> bytes:
+        missed = body["missed"]
+        what = "a part of the answer" if missed is None else f"{missed} events of the answer"
+        return self._error("gap", f"{what} could not be delivered")
+
+    def warning(self, body: dict[str, Any]) -> bytes:
+        return b": the client is slow: " + to_json(body) + b"\n\n"
+
+    def failed(self, code: str, message: str) -> bytes:
+        return self._error(code, message) + _DONE
+
+    def completed(self) -> bytes:
+        reason = _REASONS.get(self.reason or "stop", self.reason or "stop")
+        last = {"index": 0, "delta": {}, "finish_reason": reason}
+        end = self._begin() + self._head + to_json(last) + b"]" + self._rest()
+        if self.usage is not None and self.format.include_usage:
+            end += self._head + b"]" + self._rest(to_json(self._usage()))
+        return end + _DONE
+
+    stopped = completed
+
+    def _usage(self) -> dict[str, int]:
+        assert self.usage is not None
+        sent, made = self.usage.input_tokens, self.usage.output_tokens
+        return {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
+
+    def _error(self, code: str, message: str) -> bytes:
+        error = {"message": message, "type": "server_error", "param": None, "code": code}
+        return b"data: " + to_json({"error": error}) + b"\n\n"
