@@ -1,0 +1,291 @@
+"""A language model in this process: the tokens of llama.cpp, as a source.
+
+A model computes one answer at a time: what it has read and said so far is state of the model
+itself. So streams that share a model take turns, in the order in which they came; one that
+waits holds no thread, and leaves the line when its client goes. The model's thread computes
+the next tokens while those before are on their way (see `Conveyor`), and stops when the
+client's buffer is full: a client that stops reading halts the model, and holds its turn until
+``stall_timeout`` ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import trio
+
+from flowstream._errors import PublicError, missing_extra
+from flowstream._outlet import Outlet
+from flowstream.llm import Done, FinishReason, ModelEvent, Reasoning, Token, ToolCall, Usage
+from flowstream.sources._conveyor import Conveyor
+from flowstream.sources._source import Source
+
+__all__ = ["local_tokens"]
+
+# Tokens that the model may be ahead of the client's buffer, which is there for more: enough
+# that it never waits for the event loop, and little that is computed for a client who has gone.
+_AHEAD = 8
+
+# llama.cpp's own default is 512, which a chat soon fills; the model's own may be a hundred
+# thousand, which at once takes gigabytes.
+_CONTEXT = 4096
+
+# How often a thread that finds the model in use by another Trio run asks whether to go on.
+_PATIENCE = 0.05
+
+_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+def local_tokens(
+    model: Any,
+    prompt: str | Sequence[Mapping[str, Any]],
+    *,
+    max_tokens: int = 512,
+    **options: Any,
+) -> Source:
+    """Return the answer of a language model that runs in this process.
+
+    The stream's items are those of `flowstream.llm`: a `Token` for each piece of text, a
+    `ToolCall` for each piece of a call, at last `Usage` and `Done`. The model is slowed down
+    by a client that is slow; when the client goes it stops after the token that it is at.
+    Streams that share a model **wait** for their turn.
+
+    Args:
+        model: the path of a GGUF file, which is loaded in a thread when it is first needed
+            and then kept for as long as the process lives, with a context of 4096 tokens; or
+            a ``llama_cpp.Llama`` of your own, made with the settings that you want. It must be used
+            by nothing else.
+        prompt: text, which the model goes on with; or the messages of a chat, the last of
+            which it answers (``[{"role": "user", "content": "..."}]``), for a model that was
+            trained to chat.
+        max_tokens: how many tokens the answer may have at most.
+        options: what ``create_completion`` or ``create_chat_completion`` of llama-cpp-python
+            take besides, such as ``temperature``, ``stop``, ``seed`` or ``tools``.
+
+    Raises:
+        MissingExtraError: `model` is a path, and llama-cpp-python is not installed.
+        FileNotFoundError: there is no such file.
+        TypeError, ValueError: another argument is not what is said above.
+        PublicError: while it streams: ``context_length_exceeded`` (status 400), the prompt
+            is longer than the model can take.
+    """
+    if not isinstance(prompt, str):
+        _check_messages(prompt)
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
+        raise TypeError(f"max_tokens must be an int, not a {type(max_tokens).__name__}")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+    if taken := {"messages", "stream"} & options.keys():
+        raise TypeError(f"{taken.pop()} is not for the caller to say: local_tokens() does")
+    opened: Callable[[], Any]
+    if isinstance(model, (str, os.PathLike)):
+        path = os.path.realpath(model)
+        if find_spec("llama_cpp") is None:
+            raise missing_extra("local_tokens()", "llm-local")
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no model at {path}")
+        desk = _desk_for(path, _desks_by_path)
+        opened = partial(desk.load, path)
+    elif callable(getattr(model, "create_chat_completion", None)):
+        desk = _desk_for(model, _desks_by_model)
+
+        def opened() -> Any:
+            return model
+
+    else:
+        raise TypeError(
+            "model must be the path of a GGUF file or a llama_cpp.Llama, "
+            f"not a {type(model).__name__}"
+        )
+    return LocalTokens(desk, opened, prompt, {"max_tokens": max_tokens, **options})
+
+
+def _check_messages(messages: Any) -> None:
+    if isinstance(messages, (bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise TypeError(
+            f"prompt must be text or a list of messages, not a {type(messages).__name__}"
+        )
+    if not messages:
+        raise ValueError("there is no message to answer")
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise TypeError(f"a message is a dict with a role and a content, not {message!r}")
+
+
+class LocalTokens(Source):
+    """The answer of a model to one prompt; made by `local_tokens`.
+
+    Args:
+        desk: where one takes one's turn with the model.
+        model: returns it, loaded; called in its thread.
+        prompt: text or messages.
+        options: further arguments of the model's function.
+    """
+
+    def __init__(
+        self, desk: _Desk, model: Callable[[], Any], prompt: Any, options: dict[str, Any]
+    ) -> None:
+        self._desk = desk
+        self._model = model
+        self._prompt = prompt
+        self._options = options
+
+    async def run(self, out: Outlet) -> None:
+        """Wait for the model, and put its answer into `out`."""
+        turn = self._desk.turn()
+        conveyor = Conveyor(_AHEAD)
+        await turn.acquire_on_behalf_of(conveyor)
+        # The turn ends with the thread, which may be later than the stream.
+        conveyor.start(
+            partial(self._answer, conveyor), then=partial(turn.release_on_behalf_of, conveyor)
+        )
+        try:
+            await conveyor.carry(out)
+        finally:
+            await conveyor.stop()  # noqa: ASYNC102  # see _shielding.py
+
+    def _answer(self, conveyor: Conveyor) -> None:
+        """Compute. Runs in the thread."""
+        with self._desk.held(conveyor) as held:
+            if not held:
+                return
+            model = self._model()
+            begin = (
+                partial(model.create_completion, self._prompt)
+                if isinstance(self._prompt, str)
+                else partial(model.create_chat_completion, messages=list(self._prompt))
+            )
+            try:
+                chunks = begin(stream=True, **self._options)
+                try:
+                    for event in _events(chunks, model):
+                        if not conveyor.put(event):
+                            return
+                finally:
+                    _close(chunks)  # before another answer is begun
+            except ValueError as error:
+                if "context window" not in str(error):  # it has no type of its own for it
+                    raise
+                raise PublicError(
+                    "context_length_exceeded",
+                    "The prompt is longer than the model can take.",
+                    status=400,
+                ) from error
+
+
+class _Desk:
+    """Where streams take turns with one model."""
+
+    __slots__ = ("__weakref__", "_lock", "_model")
+
+    def __init__(self) -> None:
+        # What keeps two threads out of one model. Streams of one Trio run wait for their turn
+        # without a thread; this is for other runs in the process, and for a thread that was
+        # left behind by a run that is over.
+        self._lock = threading.Lock()
+        self._model: Any = None
+
+    def turn(self) -> trio.CapacityLimiter:
+        """Return what is borrowed, in this Trio run, to have the model for oneself."""
+        try:
+            turns = _turns.get()
+        except LookupError:
+            turns = WeakKeyDictionary()
+            _turns.set(turns)
+        if self not in turns:
+            turns[self] = trio.CapacityLimiter(1)
+        return turns[self]
+
+    @contextmanager
+    def held(self, conveyor: Conveyor) -> Iterator[bool]:
+        """Keep other threads out; false if nobody wants the answer any more."""
+        while not self._lock.acquire(timeout=_PATIENCE):
+            if conveyor.over:
+                yield False
+                return
+        try:
+            yield not conveyor.over
+        finally:
+            self._lock.release()
+
+    def load(self, path: str) -> Any:
+        """Return the model at `path`, loaded once. To be called while it is `held`."""
+        if self._model is None:
+            # Not before it is needed, and not in the event loop: importing it takes a while.
+            llama = import_module("llama_cpp").Llama
+            self._model = llama(model_path=path, n_ctx=_CONTEXT, verbose=False)
+        return self._model
+
+
+_turns: trio.lowlevel.RunVar[WeakKeyDictionary[_Desk, trio.CapacityLimiter]] = trio.lowlevel.RunVar(
+    "flowstream models"
+)
+_desks_by_path: dict[str, _Desk] = {}
+_desks_by_model: WeakKeyDictionary[Any, _Desk] = WeakKeyDictionary()
+_desks_lock = threading.Lock()
+
+
+def _desk_for(key: Any, desks: Any) -> _Desk:
+    with _desks_lock:
+        desk: _Desk = desks.setdefault(key, _Desk())
+        return desk
+
+
+def _events(chunks: Iterable[Mapping[str, Any]], model: Any) -> Iterator[ModelEvent]:
+    """Give the events that are in llama.cpp's chunks, of a chat or of a text."""
+    read: int | None = None  # tokens of the prompt
+    finish = ""
+    calls: set[int] = set()
+    for chunk in chunks:
+        if read is None:
+            read = _position(model)
+        choice = chunk["choices"][0]
+        delta = choice.get("delta") or {}
+        if text := delta.get("reasoning_content"):
+            yield Reasoning(text)
+        if text := choice.get("text") or delta.get("content"):
+            yield Token(text)
+        for call in delta.get("tool_calls") or ():
+            yield _tool_call(call, calls)
+        finish = choice.get("finish_reason") or finish
+    known = _position(model)
+    if read is not None and known is not None:
+        # At its limit it does not read any more what it has said last.
+        yield Usage(read, known - read + (finish == "length"))
+    yield Done(_REASONS.get(finish, "other"))
+
+
+def _tool_call(call: Mapping[str, Any], seen: set[int]) -> ToolCall:
+    index = call.get("index", 0)
+    function = call.get("function") or {}
+    arguments = function.get("arguments") or ""
+    if index in seen:  # llama.cpp says id and name with every piece
+        return ToolCall(index, arguments)
+    seen.add(index)
+    return ToolCall(index, arguments, call.get("id"), function.get("name"))
+
+
+def _position(model: Any) -> int | None:
+    """Return how many tokens the model has read of this conversation; None if it can't say."""
+    position = getattr(model, "n_tokens", None)
+    return position if isinstance(position, int) else None
+
+
+def _close(chunks: Any) -> None:
+    close = getattr(chunks, "close", None)
+    if close is not None:
+        close()
