@@ -24,7 +24,24 @@ from flowstream.asgi.receive import SharedReceive
 from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
 from flowstream.limits import Buffer, Limits
-from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample
+from flowstream.policies import (
+    Block,
+    CatchUp,
+    Conflate,
+    Disconnect,
+    DropNewest,
+    DropOldest,
+    Sample,
+)
+from flowstream.runs import (
+    NoSuchRunError,
+    Run,
+    RunExistsError,
+    Runs,
+    RunsStatistics,
+    RunStatistics,
+    TooManyRunsError,
+)
 from flowstream.server import serve
 from flowstream.sources import resumable
 from flowstream.topic import LatestByKey, Replay, Topic, TopicStatistics
@@ -56,6 +73,11 @@ __all__ = [
     "TopicStatistics",
     "Topics",
     "TopicsStatistics",
+    # runs
+    "Runs",
+    "Run",
+    "RunsStatistics",
+    "RunStatistics",
     # slow consumers
     "Block",
     "DropOldest",
@@ -63,6 +85,7 @@ __all__ = [
     "Sample",
     "Conflate",
     "Disconnect",
+    "CatchUp",
     # bounds
     "Buffer",
     "Limits",
@@ -88,4 +111,7 @@ __all__ = [
     "NotAuthorizedError",
     "SlowConsumerError",
     "TooManyTopicsError",
+    "NoSuchRunError",
+    "RunExistsError",
+    "TooManyRunsError",
 ]

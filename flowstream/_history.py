@@ -135,6 +135,7 @@ class History:
         clock: gives seconds.
 
     Attributes:
+        replay: the same.
         epoch: what the ids begin with.
         first: number of the oldest event kept; ``head + 1`` if there is none.
         head: number of the last event published, 0 before the first.
@@ -142,7 +143,7 @@ class History:
     """
 
     def __init__(self, replay: Replay, clock: Callable[[], float]) -> None:
-        self._replay = replay
+        self.replay = replay
         self._clock = clock
         self._kept: deque[Published] = deque()
         self._own_ids: dict[str, int] = {}
@@ -208,7 +209,7 @@ class History:
 
     def trim(self) -> None:
         """Drop what is beyond the bounds. Time passes: to be called before a look, too."""
-        kept, replay = self._kept, self._replay
+        kept, replay = self._kept, self.replay
         oldest = self._clock() - replay.seconds
         while kept:
             published = kept[0]

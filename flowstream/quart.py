@@ -40,6 +40,7 @@ from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError
+from flowstream._supervised import SupervisedNursery
 from flowstream.asgi._answers import answer_to
 from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._stream import Stream
@@ -69,7 +70,9 @@ class FlowstreamStatistics:
 
 
 class Flowstream:
-    """Lets the views of a Quart-Trio app return streams.
+    """Lets the views of a Quart-Trio app return streams, and runs outlive their requests.
+
+    Outside Quart ``async with Flowstream():`` around what is served does the latter.
 
     Args:
         app: the app; or None, to call `init_app` later.
@@ -81,6 +84,7 @@ class Flowstream:
     def __init__(self, app: QuartTrio | None = None) -> None:
         self._open: set[StreamResponse] = set()
         self._closed: Counter[str] = Counter()
+        self._outside: SupervisedNursery | None = None  # opened by `async with`
         if app is not None:
             self.init_app(app)
 
@@ -106,10 +110,25 @@ class Flowstream:
         patched.full_dispatch_request = _finishing(app.full_dispatch_request)
         patched.asgi_http_class = _connection_class(app.asgi_http_class, self)
 
+        _keep_open_while_serving(app)
         handlers = app.error_handler_spec[None][None]
         for error, status in _STATUS.items():
             handlers.setdefault(error, _answering(app, status))
         handlers.setdefault(PublicError, _answer_publicly)
+
+    async def __aenter__(self) -> Flowstream:
+        """Open the nursery that runs need, where no Quart app's lifespan does."""
+        if self._outside is not None:
+            raise RuntimeError("this Flowstream is open already")
+        self._outside = SupervisedNursery()
+        await self._outside.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        """End what runs in it, and **wait** for that."""
+        nursery, self._outside = self._outside, None
+        assert nursery is not None
+        return await nursery.__aexit__(*raised)
 
     def statistics(self) -> FlowstreamStatistics:
         """Return how many streams run, and how those before them ended."""
@@ -123,6 +142,33 @@ class Flowstream:
         reason = response.statistics().reason
         assert reason is not None
         self._closed[reason.value] += 1
+
+
+def _keep_open_while_serving(app: QuartTrio) -> None:
+    """Have `app` keep a supervised nursery open from its startup to its shutdown."""
+    closing: trio.Event
+    closed: trio.Event
+
+    async def keep_open(task_status: trio.TaskStatus[None]) -> None:
+        try:
+            async with SupervisedNursery():
+                task_status.started()
+                await closing.wait()
+        finally:
+            closed.set()
+
+    # In a task of its own, and not around a `yield` of `while_serving`: such generators are
+    # not ended in the order that nurseries need.
+    @app.before_serving
+    async def open_nursery() -> None:
+        nonlocal closing, closed
+        closing, closed = trio.Event(), trio.Event()
+        await app.nursery.start(keep_open)
+
+    @app.after_serving
+    async def close_nursery() -> None:
+        closing.set()
+        await closed.wait()
 
 
 class _Hosted(QuartResponse):

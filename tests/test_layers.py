@@ -29,6 +29,7 @@ LAYERS: dict[str, list[str]] = {
         "decoders",
     ],
     "Trio primitives": [
+        "_failure",
         "_flag",
         "_pace",
         "_timers",
@@ -45,6 +46,7 @@ LAYERS: dict[str, list[str]] = {
         "_subscription",
         "_publisher",
         "_supervised",
+        "_production",
         "runs",
         "_snapshots",
         "topic",

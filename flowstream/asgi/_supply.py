@@ -21,7 +21,7 @@ from flowstream._flag import Flag
 from flowstream._queue import Gap
 from flowstream._subscription import SlowConsumerError
 from flowstream.abc import Encoder
-from flowstream.asgi._failure import split
+from flowstream._failure import split
 from flowstream.asgi._writer import Writer
 from flowstream.asgi.plan import Plan
 from flowstream.sources import Resumable, Source

@@ -1,0 +1,156 @@
+"""A production: a source at work whose items go into a publisher, whoever reads them there.
+
+What a `Pump` is to one client's stream, this is to a run: the task that runs the source, is
+told to stop, and says how it ended. It belongs to the app and to no request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from flowstream._buffer import BufferStatistics
+from flowstream._closing import CloseReason
+from flowstream._errors import PublicError
+from flowstream._event import Event
+from flowstream._failure import is_refusal, public, split
+from flowstream._publisher import Publisher
+from flowstream.sources import Source
+from flowstream.sources._relay import Relay
+from flowstream.sources._shielding import run_cancelled_once
+
+logger = logging.getLogger("flowstream")
+
+
+class Production:
+    """Runs a source, and publishes what it makes.
+
+    Args:
+        name: for the log.
+        source: what is run, once.
+        publisher: where its items go.
+        cleanup_timeout: seconds that it may take to end once it is told to.
+        ended: called when it has ended and those who read it are told.
+
+    Attributes:
+        reason: why it has ended or is ending; None while it goes on.
+        over: set when it has ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        publisher: Publisher,
+        cleanup_timeout: float,
+        ended: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._publisher = publisher
+        self._cleanup_timeout = cleanup_timeout
+        self._ended = ended
+        self._scope = trio.CancelScope(shield=True)
+        self._error: PublicError | None = None
+        self.reason: CloseReason | None = None
+        self.over = trio.Event()
+
+    def stop(self, reason: CloseReason) -> None:
+        """Cancel the source; it may clean up. Does nothing if it has ended."""
+        if self.reason is None:
+            self.reason = reason
+            self._scope.cancel()
+
+    def shut_down(self) -> None:
+        """Stop: the app is going down."""
+        self.stop(CloseReason.SHUTDOWN)
+
+    async def run(self) -> None:
+        """Run the source to its end, whatever it does, then tell those who read it."""
+        timeout = self._cleanup_timeout
+        try:
+            with self._scope:
+                if await run_cancelled_once(self._produce(), self._scope, timeout):
+                    logger.warning(
+                        "%s was cancelled again: its cleanup took longer than "
+                        "cleanup_timeout=%s seconds",
+                        self.name,
+                        timeout,
+                    )
+        finally:
+            if self.reason is None:
+                self.reason = CloseReason.COMPLETED
+            with trio.move_on_after(timeout, shield=True):
+                await self._publisher.finish(self.reason, self._error)  # noqa: ASYNC102
+            self.over.set()
+            self._ended()
+
+    async def _produce(self) -> None:
+        out = Relay(self._publish, self._statistics, self._publish_nowait)
+        try:
+            await self._source.run(out)
+        except BaseException as error:  # noqa: ASYNC103  # but for failures, which it notes
+            cancelled, failure = split(error)
+            if failure is not None:
+                self._failed(failure)
+            if cancelled is not None:
+                raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
+            if failure is None:
+                raise
+
+    def _failed(self, error: Exception) -> None:
+        if self.reason is None:
+            self.reason = CloseReason.ERROR
+            logger.error("%s failed", self.name, exc_info=error)
+            # What clients may know of it; each of their streams has it for its error.
+            code, message, retryable = public(CloseReason.ERROR, error)
+            self._error = PublicError(code, message, retryable=retryable)
+        elif not is_refusal(error):
+            logger.error(
+                "%s failed while it was ended (%s)", self.name, self.reason, exc_info=error
+            )
+
+    async def _publish(self, item: Any) -> None:
+        if self.reason is not None:
+            await trio.lowlevel.checkpoint()  # Cancelled, in the producer's own tasks
+            raise _refusal()
+        await self._publisher.publish(_as_event(item))
+
+    def _publish_nowait(self, item: Any) -> None:
+        if self.reason is not None:
+            raise _refusal()
+        self._publisher.publish_nowait(_as_event(item))
+
+    def _statistics(self) -> BufferStatistics:
+        """Return how full the replay is, which is what the producer fills."""
+        history = self._publisher.history
+        return BufferStatistics(
+            items=history.items,
+            bytes=history.size,
+            max_items=history.replay.items,
+            max_bytes=history.replay.bytes,
+            offered=self._publisher.published,
+            dropped=self._publisher.published - history.items,
+            gaps=0,
+        )
+
+
+def _as_event(item: Any) -> Event:
+    """Return a new event: the history gives it its id, and the app's own is the app's."""
+    if not isinstance(item, Event):
+        return Event(item)
+    return Event(
+        item.data,
+        id=item.id,
+        type=item.type,
+        key=item.key,
+        essential=item.essential,
+        retry=item.retry,
+    )
+
+
+def _refusal() -> trio.BrokenResourceError:
+    return trio.BrokenResourceError("the run is over")
