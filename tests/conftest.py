@@ -239,6 +239,18 @@ def client():
         one.socket.close()
 
 
+@pytest.fixture
+def clean_log(caplog):
+    """Fail the test if anything at ERROR or above, or a traceback, was logged."""
+    yield caplog
+    bad = [
+        record
+        for record in caplog.get_records("call")
+        if record.levelno >= logging.ERROR or record.exc_info
+    ]
+    assert not bad, [record.getMessage() for record in bad]
+
+
 def wait_for(condition, what, *, timeout=10.0):
     """Wait until `condition()` is true, for at most `timeout` seconds of real time."""
     end = time.monotonic() + timeout
