@@ -1,0 +1,268 @@
+"""A model's answer, read from the SDK of whoever runs the model.
+
+The SDK makes the request: address, key, proxies, tracing are its own. The stream that it
+returns is then read here, from its response, because the SDK's own iteration costs some 50 to
+100 µs for each token and leaves its generators to the garbage collector, which Trio warns of.
+Where the SDK has to read it (another format than SSE, a stream that is watched by tracing) it
+does.
+
+Two clocks run against the upstream: until the first event for the client, and from one such
+event to the next. Neither runs while a slow client is waited for, and keep-alives wind up
+neither.
+
+The SDK's own retries are switched off, and made here instead: it would sleep for up to two
+minutes because a server says so, and by then nobody knows any more what the trouble was. A
+retry that waits for longer than a few seconds is for our client to make, who is told when.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import logging
+import math
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import trio
+
+from flowstream._errors import UpstreamError
+from flowstream._outlet import Outlet
+from flowstream.decoders import ServerSentEvent, SSEDecoder
+from flowstream.limits import positive
+from flowstream.llm import Done, FinishReason, ModelEvent, Usage
+from flowstream.sources._llm_failures import broken, failure_of, failure_of_reading, timed_out
+from flowstream.sources._source import Source
+
+logger = logging.getLogger("flowstream")
+
+# The first wait before a retry, and the longest: those of the SDKs, where the server says none.
+_RETRY_DELAY, _LONGEST_RETRY_DELAY = 0.5, 8.0
+
+# Seconds for what follows the reason why a model stopped: its usage, which is known by then.
+_AFTERWORD = 5.0
+# Seconds for the end of a response whose last word was read. The connection can then be used
+# again; it is closed otherwise, which costs no more than a new one.
+_END = 0.1
+
+# Characters of one event: a tool's whole arguments may come in one piece.
+_MAX_EVENT = 16 << 20
+
+ChunkT = TypeVar("ChunkT")
+
+
+class AnswerReader(abc.ABC, Generic[ChunkT]):
+    """Makes events out of what one API sends. Values in, values out; one for each answer.
+
+    Attributes:
+        reason: why the model stopped, as soon as that is known.
+        usage: what the answer cost, as far as that is known.
+        over: the upstream has said that nothing follows.
+    """
+
+    def __init__(self, chunk: type[ChunkT]) -> None:
+        self._chunk = chunk
+        self._decoder = msgspec.json.Decoder(chunk)
+        self.reason: FinishReason | None = None
+        self.usage: Usage | None = None
+        self.over = False
+
+    def read(self, event: ServerSentEvent) -> Sequence[ModelEvent]:
+        """Return the events that one event of the upstream's stream holds.
+
+        Raises:
+            msgspec.MsgspecError: it is not what the API sends.
+            PublicError: it says that the upstream failed.
+        """
+        return self.take(self._decoder.decode(event.data))
+
+    def read_object(self, chunk: object) -> Sequence[ModelEvent]:
+        """Do the same with an object of the SDK's."""
+        return self.take(msgspec.convert(chunk, self._chunk, strict=False, from_attributes=True))
+
+    @abc.abstractmethod
+    def take(self, chunk: ChunkT) -> Sequence[ModelEvent]:
+        """Return the events that `chunk` holds, but `Usage` and `Done`, which are for the end."""
+
+
+class ModelAnswer(Source):
+    """The answer of one request, streamed.
+
+    Args:
+        sdk: the package that the request is made with.
+        request: makes it, without retries; returns the SDK's stream.
+        retries: how many times it is made again.
+        reader: makes an `AnswerReader`.
+        first_timeout: seconds to the first event for the client, retries and all.
+        token_timeout: seconds from one event to the next.
+    """
+
+    def __init__(
+        self,
+        sdk: ModuleType,
+        request: Callable[[], Awaitable[Any]],
+        retries: int,
+        reader: Callable[[], AnswerReader[Any]],
+        first_timeout: float | None,
+        token_timeout: float | None,
+    ) -> None:
+        self._sdk = sdk
+        self._request = request
+        self._retries = retries
+        self._reader = reader
+        self._first_timeout = _seconds("first_timeout", first_timeout)
+        self._token_timeout = _seconds("token_timeout", token_timeout)
+
+    async def run(self, out: Outlet) -> None:
+        """Make the request, and send what it is answered with."""
+        reader = self._reader()
+        with trio.CancelScope(deadline=trio.current_time() + self._first_timeout) as patience:
+            stream = await self._ask(patience.deadline)
+            body = _Body(stream, self._sdk, reader)
+            async with _unwinding(body.parts), stream:
+                await self._read(body, reader, out, patience)
+        if reader.reason is None:
+            raise timed_out() if patience.cancelled_caught else broken()
+        if reader.usage is not None:
+            await out.send(reader.usage)
+        await out.send(Done(reader.reason))
+
+    async def _ask(self, deadline: float) -> Any:
+        """Make the request until it is answered, or is not to be made again."""
+        delays = _retry_delays(self._retries)
+        while True:
+            try:
+                return await self._request()
+            except Exception as error:
+                failure = failure_of(error, self._sdk)
+                if failure is None:
+                    raise
+                delay = next(delays, math.inf) if failure.retryable else math.inf
+                if failure.retry_after is not None:
+                    delay = max(delay, failure.retry_after)
+                if delay > _LONGEST_RETRY_DELAY or trio.current_time() + delay >= deadline:
+                    raise failure from error
+                logger.info("a model's server failed, is asked again in %.1f s: %s", delay, error)
+            await trio.sleep(delay)
+
+    async def _read(
+        self, body: _Body, reader: AnswerReader[Any], out: Outlet, patience: trio.CancelScope
+    ) -> None:
+        """Send the events of the answer, until it ends or `patience` does."""
+        while not reader.over:
+            try:
+                received = await body.receive()
+            except UpstreamError:
+                if reader.reason is None:
+                    raise
+                return  # the answer is complete
+            if received is None:
+                return
+            sent = False
+            for part in received:
+                for event in body.read(part):
+                    sent = True
+                    wait = out.put(event)
+                    if wait is not None:
+                        patience.deadline = math.inf  # what follows is up to our client
+                        await wait
+            if sent:
+                patience.deadline = trio.current_time() + self._token_timeout
+            if reader.reason is not None:
+                patience.deadline = min(patience.deadline, trio.current_time() + _AFTERWORD)
+        patience.deadline = trio.current_time() + _END
+        with contextlib.suppress(UpstreamError):
+            while await body.receive() is not None:
+                pass
+
+
+class _Body:
+    """What is received of an answer.
+
+    Attributes:
+        parts: the iterator that it is received with.
+    """
+
+    def __init__(self, stream: Any, sdk: ModuleType, reader: AnswerReader[Any]) -> None:
+        self._sdk = sdk
+        self.parts: AsyncIterator[Any]
+        self._unpack: Callable[[Any], Sequence[Any]]
+        self._read: Callable[[Any], Sequence[ModelEvent]]
+        if type(stream) is sdk.AsyncStream and _is_plain(stream.response):
+            self.parts = stream.response.aiter_bytes()
+            self._unpack = SSEDecoder(max_event=_MAX_EVENT).feed
+            self._read = reader.read
+        else:
+            self.parts = aiter(stream)
+            self._unpack = _alone
+            self._read = reader.read_object
+
+    async def receive(self) -> Sequence[Any] | None:
+        """Return what has come, to be read piece by piece; None at the end.
+
+        Raises:
+            PublicError: the upstream failed, or says so.
+        """
+        try:
+            return self._unpack(await anext(self.parts))
+        except StopAsyncIteration:
+            return None
+        except Exception as error:
+            raise failure_of(error, self._sdk) or failure_of_reading(error) from error
+
+    def read(self, part: Any) -> Sequence[ModelEvent]:
+        """Return the events in one piece of what was received.
+
+        Raises:
+            PublicError: the upstream says that it failed, or talks nonsense.
+        """
+        try:
+            return self._read(part)
+        except msgspec.MsgspecError as error:
+            raise broken() from error
+
+
+def _is_plain(response: Any) -> bool:
+    """Return whether it is SSE, and nobody but us wants to see what is in it."""
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # The SDK of Anthropic has its tracing watch the stream from there.
+    watched = hasattr(response.stream, "stream_observer")
+    return media_type == "text/event-stream" and not watched
+
+
+def _alone(chunk: object) -> Sequence[object]:
+    return (chunk,)
+
+
+def _retry_delays(retries: int) -> Iterator[float]:
+    """Give the seconds to wait before each retry, which are random in part."""
+    delay = _RETRY_DELAY
+    for _ in range(retries):
+        yield delay * random.uniform(0.75, 1)
+        delay = min(delay * 2, _LONGEST_RETRY_DELAY)
+
+
+@contextlib.asynccontextmanager
+async def _unwinding(parts: AsyncIterator[Any]) -> AsyncGenerator[None, None]:
+    """Run an iterator to its end at last, so that all generators below it end, too.
+
+    HTTP clients leave the inner ones to the garbage collector when an outer one is closed, and
+    Trio warns of that. In a cancelled scope they read no more than what was received already.
+    """
+    try:
+        yield
+    finally:
+        with trio.CancelScope() as scope, contextlib.suppress(Exception):
+            scope.cancel()
+            async for _ in parts:
+                pass
+
+
+def _seconds(name: str, value: float | None) -> float:
+    if value is None:
+        return math.inf
+    positive(name, value, unit="seconds")
+    return value

@@ -1,0 +1,48 @@
+"""What an app hands to a token source is looked at in its view, where an error is its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def check_client(client: object, kinds: tuple[type, ...], wanted: str) -> None:
+    """Raise unless `client` is an asynchronous client of the right SDK.
+
+    Args:
+        client: what was handed over.
+        kinds: the classes of which it must be.
+        wanted: what to call them.
+
+    Raises:
+        TypeError: it isn't.
+    """
+    if isinstance(client, kinds):
+        return
+    if inspect.iscoroutine(client):
+        client.close()  # else Python warns later that it was never awaited
+        raise TypeError(
+            f"client must be an {wanted}, not a coroutine: hand over the client itself; the "
+            "request is made when the stream runs"
+        )
+    kind = type(client)
+    given = f"the class {client.__qualname__}" if isinstance(client, type) else kind.__qualname__
+    package = kind.__module__.partition(".")[0]
+    if not isinstance(client, type) and package == wanted.partition(".")[0]:
+        raise TypeError(f"client must be an {wanted}: a {given} can't be awaited")
+    raise TypeError(f"client must be an {wanted}, not {given} of {package!r}")
+
+
+def check_params(create: Callable[..., Any], params: dict[str, Any]) -> None:
+    """Raise unless `create` can be called with `params`.
+
+    Raises:
+        TypeError: it can't, or they have a ``stream``.
+    """
+    if "stream" in params:
+        raise TypeError("stream= is not yours to give: a source of tokens always streams")
+    try:
+        inspect.signature(create).bind(**params)
+    except TypeError as error:
+        raise TypeError(f"{create.__qualname__}: {error}") from None
