@@ -32,7 +32,7 @@ def open_regular(path: Path) -> tuple[int, os.stat_result]:
     except ValueError:  # it has a NUL in it
         raise _not_found() from None
     except PermissionError as error:
-        raise PublicError("forbidden", "This file may not be read.", status=403) from error
+        raise forbidden() from error
     except OSError as error:
         if error.errno in _ABSENT:
             raise _not_found() from error
@@ -42,6 +42,11 @@ def open_regular(path: Path) -> tuple[int, os.stat_result]:
         os.close(fd)
         raise _not_found()
     return fd, status
+
+
+def forbidden() -> PublicError:
+    """Return the error for a file that may not be read."""
+    return PublicError("forbidden", "This file may not be read.", status=403)
 
 
 def _not_found() -> NotFoundError:

@@ -1,0 +1,76 @@
+"""Lines of a stream of bytes, however the bytes come: values in, values out."""
+
+from __future__ import annotations
+
+MAX_LINE = 64 * 1024
+"""Bytes of a line that is held back until it is whole."""
+
+
+class LineSplitter:
+    """Cuts bytes into lines. Only LF ends one, so what a program overwrites with CR stays whole.
+
+    Args:
+        max_line: bytes that are held back. A longer line comes in pieces, at the end of a UTF-8
+            character if it is one.
+    """
+
+    __slots__ = ("_max_line", "_rest")
+
+    def __init__(self, max_line: int) -> None:
+        self._max_line = max_line
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that are whole now, each with its LF, and pieces of one too long."""
+        *whole, rest = (self._rest + data).split(b"\n")
+        lines: list[bytes] = []
+        for line in whole:
+            if len(line) > self._max_line:
+                line = self._cut(line, lines)
+            lines.append(line + b"\n")
+        if len(rest) > self._max_line:
+            rest = self._cut(rest, lines)
+        self._rest = rest
+        return lines
+
+    def flush(self) -> list[bytes]:
+        """Return the line that has no end, if there is one: nothing more will come of it."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest else []
+
+    def _cut(self, line: bytes, pieces: list[bytes]) -> bytes:
+        """Put pieces of `line` into `pieces`; return what is left of it."""
+        start = 0
+        while len(line) - start > self._max_line:
+            end = start + self._max_line
+            # RFC 3629 § 3: the bytes of a character behind its first are 10xxxxxx, at most three.
+            for at in range(end, max(start, end - 4), -1):
+                if line[at] & 0xC0 != 0x80:
+                    end = at
+                    break
+            pieces.append(line[start:end])
+            start = end
+        return line[start:]
+
+
+def text_of(line: bytes, encoding: str) -> str:
+    """Return a line as text, without its end; what is not in `encoding` becomes U+FFFD."""
+    if line.endswith(b"\n"):
+        line = line[:-2] if line.endswith(b"\r\n") else line[:-1]
+    return line.decode(encoding, "replace")
+
+
+def check_lines(max_line: int, encoding: str) -> None:
+    """Check what apps say of lines.
+
+    Raises:
+        TypeError, ValueError: `max_line` is not an int from 16, or no line of `encoding` could be
+            told from another by its LF.
+        LookupError: there is no such encoding.
+    """
+    if isinstance(max_line, bool) or not isinstance(max_line, int):
+        raise TypeError(f"max_line must be an int (bytes), not {max_line!r}")
+    if max_line < 16:
+        raise ValueError(f"max_line must be at least 16 bytes, not {max_line}")
+    if "\n".encode(encoding) != b"\n":
+        raise ValueError(f"lines of {encoding} do not end with the byte 10")
