@@ -39,6 +39,11 @@ from flowstream.sources._feed import Feed
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources._threads import thread_limiter
+from flowstream.sources.batched import batched
+from flowstream.sources.merge import merge
+from flowstream.sources.progress import progress
+from flowstream.sources.throttle import throttle
+from flowstream.sources.with_timeout import with_timeout
 
 __all__ = [
     # what a source is
@@ -50,4 +55,9 @@ __all__ = [
     "thread_limiter",
     # producers
     # shapes
+    "batched",
+    "merge",
+    "progress",
+    "throttle",
+    "with_timeout",
 ]

@@ -22,11 +22,14 @@ checkpoint is given its Cancelled one step before that scope.
 
 Inside a nursery that the producer opened Trio's ordinary rules apply, to its body and to
 its children: a shield around it would have the nursery take the Cancelled for its own and
-swallow it, and the code behind the nursery would run for a client that has gone.
+swallow it, and the code behind the nursery would run for a client that has gone. A wrapper
+that runs a source in a task of a nursery of its own has that task sheltered in the same way,
+by `run_sheltered`: whatever cancels it, the stream or the wrapper, does so once.
 """
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import itertools
 import math
@@ -37,6 +40,14 @@ from typing import Any
 
 import outcome
 import trio
+
+from flowstream.limits import Limits
+
+# Of the producer that runs in this context. Where it was started by nobody, as in a test of a
+# source alone, it has what a stream would give it.
+_cleanup_timeout: contextvars.ContextVar[float] = contextvars.ContextVar(
+    "flowstream cleanup timeout", default=Limits().cleanup_timeout
+)
 
 # Nurseries of flowstream's own, which let no exception of their body pass through them.
 _transparent: weakref.WeakSet[trio.Nursery] = weakref.WeakSet()
@@ -61,6 +72,28 @@ async def run_cancelled_once(
     Returns:
         Whether the cleanup took longer, and was cancelled.
     """
+    given = _cleanup_timeout.set(cleanup_timeout)
+    try:
+        return await _run_told_once(coroutine, lambda: scope.cancel_called, cleanup_timeout)
+    finally:
+        _cleanup_timeout.reset(given)
+
+
+async def run_sheltered(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run `coroutine`; once whatever is around it is cancelled, shield its cleanup.
+
+    For the first thing that a task of a nursery does. The cleanup has as long as that of the
+    producer which the task belongs to: the time is in the contextvars that it inherited.
+    """
+    if await _run_told_once(coroutine, lambda: True, _cleanup_timeout.get()):
+        await trio.lowlevel.checkpoint()  # the Cancelled that it did not get to
+
+
+async def _run_told_once(
+    coroutine: Coroutine[Any, Any, None],
+    may_be_cancelled: Callable[[], bool],
+    cleanup_timeout: float,
+) -> bool:
     task = trio.lowlevel.current_task()
     outside = set(task.child_nurseries)
     told = False
@@ -72,8 +105,8 @@ async def run_cancelled_once(
 
         def is_due() -> bool:
             # Seen from here: behind a shield of the producer's own it is not told yet.
-            due = scope.cancel_called and not told and not is_in_nursery()
-            return due and trio.current_effective_deadline() == -math.inf
+            due = not told and may_be_cancelled()
+            return due and trio.current_effective_deadline() == -math.inf and not is_in_nursery()
 
         def shield() -> None:
             nonlocal told

@@ -11,6 +11,7 @@ from flowstream._buffer import EventBuffer
 from flowstream._buffer_outlet import BufferOutlet
 from flowstream.abc import Encoder, Judge, Policy, Verdict
 from flowstream.limits import Buffer
+from flowstream.sources._relay import Relay
 
 
 class Sink(BufferOutlet):
@@ -77,3 +78,30 @@ def sink() -> Sink:
 def new_sink() -> type[Sink]:
     """For a test that needs several, or one in a Trio run of its own."""
     return Sink
+
+
+class Kept(list[Any]):
+    """Items as they were sent, events whole, and when each came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+        self.outlet = Relay(self._keep, _no_statistics, self._keep_nowait)
+
+    async def _keep(self, item: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        self._keep_nowait(item)
+
+    def _keep_nowait(self, item: Any) -> None:
+        self.append(item)
+        self.times.append(trio.current_time())
+
+
+def _no_statistics() -> Any:
+    raise NotImplementedError
+
+
+@pytest.fixture
+def kept() -> Kept:
+    """Items that a source has sent to ``kept.outlet``."""
+    return Kept()

@@ -1,0 +1,96 @@
+"""Run sources in tasks of one's own: what wrappers need that run more than one thing at once.
+
+Trio's nursery, with three differences that a stream's client can see. Each source is cancelled
+once, whoever cancels it, so that its cleanup comes to its end (see _shielding.py). A failure
+comes out as itself and not in a group, for the client is told its code and message. And what
+cancels the whole reaches each source at once, not by way of the one that waits for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import trio
+
+from flowstream._failure import split
+from flowstream.sources._shielding import run_sheltered
+
+logger = logging.getLogger("flowstream")
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+async def run_together(works: Iterable[Work], *, beside: Work | None = None) -> None:
+    """Run all `works` at once, each cancelled once; **wait** until all have ended.
+
+    Args:
+        works: what is to be done.
+        beside: what goes on meanwhile, and is cancelled when all `works` have ended.
+
+    Raises:
+        BaseException: what the first of them raised, when the others, cancelled because of
+            it, have cleaned up. What one of these raises then is logged.
+    """
+    together = _Together()
+    async with trio.open_nursery() as nursery:
+        together.scope = nursery.cancel_scope
+        for work in works:
+            together.running += 1
+            nursery.start_soon(together.do, work)
+        if beside is not None:
+            nursery.start_soon(together.do_beside, beside)
+    if together.failure is not None:
+        raise together.failure
+    if together.cancelled is not None:
+        # It is for this task, too; raised anew, so that what is around sees it delivered.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise together.cancelled
+
+
+class _Together:
+    """How it went so far.
+
+    Attributes:
+        scope: around all of it.
+        running: how many works have not ended.
+        failure: the first one.
+        cancelled: a Cancelled that came out of a work.
+    """
+
+    __slots__ = ("cancelled", "failure", "running", "scope")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.running = 0
+        self.failure: BaseException | None = None
+        self.cancelled: BaseException | None = None
+
+    async def do(self, work: Work) -> None:
+        try:
+            await run_sheltered(work())
+        except BaseException as error:  # noqa: BLE001, ASYNC103  # raised by `run_together`
+            self._note(error)
+        self.running -= 1
+        if not self.running:
+            self.scope.cancel()  # what goes on beside
+
+    async def do_beside(self, work: Work) -> None:
+        try:
+            await work()
+        except BaseException as error:  # noqa: BLE001, ASYNC103  # raised by `run_together`
+            self._note(error)
+
+    def _note(self, error: BaseException) -> None:
+        cancelled, rest = split(error)
+        failure = error if cancelled is None and rest is None else rest
+        if cancelled is not None and not self.scope.cancel_called:
+            self.cancelled = cancelled
+        if failure is None:
+            return
+        if self.failure is None:
+            self.failure = failure
+        else:
+            logger.error("a source failed while it was cancelled for another", exc_info=failure)
+        self.scope.cancel()
