@@ -41,7 +41,8 @@ class CSV(Encoder):
 
     Args:
         columns: the names of the columns, in order. Left out, they are taken from the first
-            row that is a mapping; a stream of sequences then has no header.
+            row, if that is a mapping or a named tuple; a stream of other sequences then has
+            no header.
         header: whether the first line names the columns.
         delimiter: one character between cells; ``";"`` and TAB are the usual others.
         spreadsheet_safe: put a single quote in front of text that a spreadsheet would run
@@ -195,9 +196,13 @@ class _Table(Encoder):
         return self._line([row.get(column) for column in self._columns])
 
     def _sequence(self, row: Sequence[Any]) -> bytes:
-        if not self._columns:
-            self._nameless = True
-        elif len(row) != len(self._columns):
+        if not (self._columns or self._nameless):
+            names = getattr(row, "_fields", ())
+            if names:
+                self._learn(tuple(names))
+            else:
+                self._nameless = True
+        if self._columns and len(row) != len(self._columns):
             raise ValueError(f"a row of {len(row)} cells for {len(self._columns)} columns")
         return self._line(row)
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import sqlite3
+from collections import namedtuple
 from decimal import Decimal
 from types import MappingProxyType
 
@@ -277,3 +278,14 @@ def test_mappings_come_back_by_their_names(rows):
     stream = encoder.header() + b"".join(encoder.encode(row) for row in rows)
     reader = csv.DictReader(io.StringIO(stream.decode(), newline=""))
     assert list(reader) == [{name: row.get(name, "") for name in "abc"} for row in rows]
+
+
+def test_named_tuples_name_the_columns():
+    """A named tuple as the first row gives the header; one after rows without names does not."""
+    point = namedtuple("point", "x y")
+    table = CSV().start()
+    assert [table.encode(point(1, 2)), table.header()] == [b"1,2\r\n", b"x,y\r\n"]
+    assert table.encode((3, 4)) == b"3,4\r\n"
+    nameless = CSV().start()
+    assert [nameless.encode((1, 2)), nameless.encode(point(3, 4))] == [b"1,2\r\n", b"3,4\r\n"]
+    assert nameless.header() == b""
