@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import zlib
 from collections import deque
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ _MAX_WAITING = 16
 # A file that has just been made may not be readable for us until its owner is set, which is
 # done by another call: at so many looks in a row it is meant.
 _MAX_REFUSALS = 5
+
+# The time of a write is that of the last tick of the kernel's clock, 1 to 10 ms apart.
+_TICK_NS = 20_000_000
 
 _Identity = tuple[int, int]
 
@@ -155,7 +159,7 @@ class Tail:
         self._reading: _File | None = None
         self._left: tuple[_Identity, int] | None = None  # what was read before, as it was then
         self._unheld: _Identity | None = None  # what there was no room for
-        self._fresh = True  # no look has found that there is no file
+        self._absent_at = 0  # when a look first found that there is no file
         self._refusals = 0
         self._lock = threading.Lock()
         self._closed = False
@@ -200,50 +204,46 @@ class Tail:
     # -- which files there are -------------------------------------------------------------
 
     def _find(self) -> None:
-        """Open the file that is there now, if it is a new one."""
-        newest = self._files[-1] if self._files else None
+        """Open the file that is there now, if it is a new one, and those that came before it."""
         try:
             identity = _identity(os.stat(self._path))
-            if newest is not None and newest.identity == identity:
+            if self._files and self._files[-1].identity == identity:
                 return
             if len(self._files) > _MAX_WAITING:
                 self._unheld = identity
                 return
             file = _File(*open_regular(self._path))
         except (FileNotFoundError, NotADirectoryError, NotFoundError):
-            return  # there is none, for now
+            self._absent_at = self._absent_at or time.time_ns()
+            return
         except (PublicError, PermissionError) as error:
             self._refusals += 1
             if self._refusals < _MAX_REFUSALS:
                 return
             raise forbidden() from error
         self._refusals = 0
-        if newest is None:
-            self._files.append(file)
-        elif newest.identity == file.identity:
-            file.close()  # it came back between the two calls
+        gone = self._gone_since(file)
+        if not self._is_there(file):
+            file.close()  # the next look sees how it has ended
         else:
-            self._append_after(newest, file)
+            self._append_all(gone, file)
 
-    def _append_after(self, newest: _File, file: _File) -> None:
-        """Append `file`, and before it those that came after `newest` and have gone again."""
-        seen = {file.identity}
-        hole = False
-        for one in self._gone_since(newest):
-            seen.add(_identity(one.status))
-            if seen_file := self._opened(one):
-                seen_file.is_after_hole, hole = hole, False
-                self._files.append(seen_file)
-            else:
-                hole = True
-        file.is_after_hole = hole or (self._unheld is not None and self._unheld not in seen)
-        self._unheld = None
-        self._files.append(file)
+    def _is_there(self, file: _File) -> bool:
+        """Return whether it still has the name, so that none has come after it."""
+        try:
+            return _identity(os.stat(self._path)) == file.identity
+        except OSError:
+            return False
 
     def _gone_since(self, newest: _File) -> list[Rotated]:
-        """Return the files that were written after `newest`, and that are not known."""
-        known = {file.identity for file in self._files}
-        since = newest.modified
+        """Return the files that were written after the last one that waits, but for `newest`."""
+        known = {file.identity for file in (*self._files, newest)}
+        if self._files:
+            since = self._files[-1].modified
+        elif self._absent_at:
+            since = self._absent_at - _TICK_NS
+        else:
+            return []  # what was before we came
         return [
             one
             for one in rotated(self._path)
@@ -252,9 +252,26 @@ class Tail:
             and (_identity(one.status), one.status.st_mtime_ns) != self._left
         ]
 
+    def _append_all(self, gone: list[Rotated], file: _File) -> None:
+        """Have `gone` wait to be read, and then `file`, as far as there is room."""
+        seen = {file.identity, *(_identity(one.status) for one in gone)}
+        hole = self._unheld is not None and self._unheld not in seen
+        self._unheld = None
+        for one in gone:
+            if len(self._files) > _MAX_WAITING:
+                file.close()  # it and the rest are found again, after the last that waits
+                return
+            if before := self._opened(one):
+                before.is_after_hole, hole = hole, False
+                self._files.append(before)
+            else:
+                hole = True
+        file.is_after_hole = hole
+        self._files.append(file)
+
     def _opened(self, one: Rotated) -> _File | None:
         """Return a file that has gone, open; None if it can't be."""
-        if not one.readable or len(self._files) > _MAX_WAITING:
+        if not one.readable:
             return None
         try:
             file = _File(*open_regular(one.path))
@@ -274,8 +291,6 @@ class Tail:
 
     def _read(self) -> Piece:
         if not self._files:
-            # What will be in a file that is not there yet is all new.
-            self._fresh = self._fresh and self._refusals > 0
             return Piece()
         file = self._files[0]
         if self._reading is None:
@@ -307,7 +322,7 @@ class Tail:
     def _begin(self, file: _File) -> Piece:
         """Go where the client is to begin."""
         resumed = self._after is not None and self._resume(file, self._after)
-        if not resumed and self._after is None and self._fresh and self._last is not None:
+        if self._after is None and not self._absent_at and self._last is not None:
             file.go_to_last_lines(self._last, self._replay)
         self._reading = file = self._files[0]
         return Piece(begins=file.cursor(), lost=self._after is not None and not resumed, more=True)
@@ -322,8 +337,8 @@ class Tail:
         if place is not None and not found and self._resume_in_gone(place):
             return True
         # If it is another file than the one that it had a part of, all of it is new to it.
-        new = not self._fresh or (place is not None and not found and size <= self._replay)
-        if new or self._last is None:
+        new = place is not None and not found and size <= self._replay
+        if new or self._absent_at or self._last is None:
             file.rewind()
         else:
             file.go_to_last_lines(self._last, self._replay)
@@ -333,18 +348,18 @@ class Tail:
         """Go to `place` in a file that has been renamed since, if there is such a one."""
         self._drop(1)  # what else there is will be found again
         current = self._files[0]
-        for one in rotated(self._path):
-            if one.status.st_ino != place.inode or (file := self._opened(one)) is None:
+        gone = rotated(self._path)
+        for index, one in enumerate(gone):
+            behind = sum(each.status.st_size for each in gone[index:]) + current.size - place.offset
+            if one.status.st_ino != place.inode or behind > self._replay:
                 continue
-            self._files = deque([file])
+            if (file := self._opened(one)) is None:
+                continue
             if file.go_to_place(place):
-                self._append_after(file, current)
-                if sum(each.size for each in self._files) - file.at <= self._replay:
-                    return True
-                self._files.pop()
-            self._drop(0)
-            self._files.append(current)
-            current.is_after_hole = False
+                self._files[0] = file
+                self._append_all(self._gone_since(current), current)
+                return True
+            file.close()
         return False
 
 
