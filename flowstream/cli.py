@@ -11,7 +11,7 @@ import click
 import trio
 
 from flowstream import __version__
-from flowstream.asgi._failure import first_of
+from flowstream._failure import first_of
 from flowstream.server import ServerConfig, serve, streaming_config
 from flowstream.server._config_file import ConfigFileError, read_config_file
 from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
@@ -97,13 +97,32 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     show_default=True,
     help="Address to listen on: HOST:PORT.",
 )
-def demo(bind: tuple[str, ...]) -> None:
+@click.option(
+    "--model",
+    "model_file",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="",
+    help="Have a language model of this machine make the text: that of the extra llm-local, "
+    "or a GGUF file.",
+)
+def demo(bind: tuple[str, ...], model_file: str | None) -> None:
     """Serve the demo: real streams to watch, fast and slow."""
     from flowstream.demo.app import create_app
 
-    app = create_app()
+    app = create_app(model=None if model_file is None else _load_model(model_file))
     click.echo(f"flowstream demo: open http://{bind[0]}/ in a browser (Ctrl-C to stop)")
     _run(app, streaming_config(bind=list(bind)))
+
+
+def _load_model(file: str) -> Any:
+    from flowstream.demo.model import load
+
+    click.echo("flowstream demo: loading the model ...")
+    try:
+        return load(file)
+    except (ImportError, OSError, ValueError) as error:
+        raise click.ClickException(f"cannot load the model: {error}") from error
 
 
 def _make_config(file: str | None, options: dict[str, Any]) -> ServerConfig:

@@ -348,7 +348,7 @@ def test_the_demo_command(run, module, monkeypatch):
     """`flowstream demo` says where it is to be seen, and serves the demo's app there."""
     module(STOPS.format(signal="SIGTERM"))
     monkeypatch.syspath_prepend(".")
-    monkeypatch.setattr("flowstream.demo.app.create_app", lambda: import_module("a_module").app)
+    monkeypatch.setattr("flowstream.demo.app.create_app", lambda **_: import_module("a_module").app)
     result = run("demo", "-b", "127.0.0.1:0")
     assert result.exit_code == 0, result.output
     assert "open http://127.0.0.1:0/ in a browser" in result.output

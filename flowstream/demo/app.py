@@ -17,10 +17,13 @@ from quart_trio import QuartTrio
 
 from flowstream import Conflate, StreamResponse, csv, ndjson, sse
 from flowstream.quart import Flowstream
+from flowstream.sources import Source
 
 from . import _query, unicode_table
+from . import model as language_model
 from .flood import POLICIES, Flood
 from .gallery import Gallery, NoRoomError
+from .model import LanguageModel
 from .system import system
 from .tokens import tokens, topic_names
 
@@ -48,21 +51,25 @@ HEADERS = {
 }
 """Headers of the page's files: nothing from elsewhere, nothing inline, in nobody's frame."""
 
+MODEL_BUFFER = 16
+"""Tokens of the model that wait for a client: few, so that it can be seen to wait itself."""
+
 HEARTBEAT = 2.0
 """Seconds of silence in the flood before a heartbeat: short, so that one can be watched."""
 
 
-def create_app(gallery: Gallery | None = None) -> QuartTrio:
+def create_app(gallery: Gallery | None = None, *, model: LanguageModel | None = None) -> QuartTrio:
     """Return the demo.
 
     Args:
         gallery: what holds its streams; a new one unless given.
+        model: what ``/tokens`` is made by; without one it is Python's documentation.
     """
     shown = Gallery() if gallery is None else gallery
     app = QuartTrio(__name__, static_folder=None)
     Flowstream(app)
     _add_page(app)
-    _add_streams(app, shown)
+    _add_streams(app, shown, model)
     _add_refusals(app)
     return app
 
@@ -82,7 +89,7 @@ def _add_page(app: QuartTrio) -> None:
         add(path, name, media_type)
 
 
-def _add_streams(app: QuartTrio, gallery: Gallery) -> None:
+def _add_streams(app: QuartTrio, gallery: Gallery, model: LanguageModel | None) -> None:
     def show(response: StreamResponse, policy: str = "block") -> StreamResponse:
         client = _query.word(request.args, "client")
         return gallery.add(response, client=client, path=request.path, policy=policy)
@@ -107,8 +114,18 @@ def _add_streams(app: QuartTrio, gallery: Gallery) -> None:
     async def topics() -> Response:
         return jsonify(topic_names())
 
+    @app.get("/model")
+    async def model_name() -> Response:
+        known = model and {"name": model.name, "beginning": language_model.BEGINNING}
+        return jsonify(known)
+
     @app.get("/tokens")
-    async def documentation() -> StreamResponse | tuple[Response, int]:
+    async def text() -> StreamResponse | tuple[Response, int]:
+        if model is not None and "topic" not in request.args:
+            return show(ndjson(_answer(model, request.args), buffer=MODEL_BUFFER))
+        if model is None and "prompt" in request.args:
+            expected = "left out where there is no model (flowstream demo --model has one)"
+            raise _query.BadParameterError("prompt", request.args["prompt"], expected)
         _query.known(request.args, ("topic", "rate", "client"))
         topic = request.args.get("topic", "lambda")
         if topic not in topic_names():
@@ -146,6 +163,18 @@ def _add_refusals(app: QuartTrio) -> None:
     @app.errorhandler(NoRoomError)
     async def no_room(error: NoRoomError) -> tuple[Response, int, Mapping[str, str]]:
         return jsonify(error=str(error)), 503, {"Retry-After": "5"}
+
+
+def _answer(model: LanguageModel, arguments: _query.Arguments) -> Source:
+    _query.known(arguments, ("prompt", "max_tokens", "client"))
+    beginning = arguments.get("prompt", language_model.BEGINNING)
+    if len(beginning) > language_model.LONGEST_BEGINNING:
+        expected = f"at most {language_model.LONGEST_BEGINNING} characters"
+        raise _query.BadParameterError("prompt", beginning, expected)
+    low, high = 1, language_model.MAX_TOKENS
+    usual = language_model.USUAL_TOKENS
+    size = _query.whole(arguments, "max_tokens", usual, low=low, high=high, unit="tokens")
+    return model.go_on(beginning, size)
 
 
 async def _table() -> Path:

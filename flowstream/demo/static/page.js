@@ -226,9 +226,10 @@ $("system-toggle").addEventListener("click", () => {
 // Tokens
 
 let asking = null;
+let model = null; // what the server says of its language model, if it has one
 
-async function ask(topic, rate, signal) {
-  const query = new URLSearchParams({ topic, rate });
+// Read the answer to `query`; it is a text that `beginning` stands in front of.
+async function ask(query, beginning, signal) {
   const response = await fetch(`/tokens?${query}`, { signal, cache: "no-store" });
   if (!response.ok) {
     const { error } = await response.json().catch(() => ({}));
@@ -236,9 +237,15 @@ async function ask(topic, rate, signal) {
   }
   const text = $("text");
   text.textContent = "";
+  if (beginning) {
+    const given = document.createElement("b");
+    given.textContent = beginning;
+    text.append(given);
+  }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let tokens = 0;
+  let first = 0; // when the first token came
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
@@ -247,12 +254,16 @@ async function ask(topic, rate, signal) {
     let fresh = "";
     for (const line of lines) {
       if (!line) continue; // a heartbeat
-      const { type, data, message } = JSON.parse(line);
+      const { type, data } = JSON.parse(line);
       if (type === "token") {
+        first ||= now();
         fresh += data;
         tokens += 1;
-      } else if (type === "failed") throw new Error(message);
-      else if (type === "done") $("tokens-state").textContent = `${count(tokens)} tokens, done.`;
+      } else if (type === "failed") throw new Error(data.message);
+      else if (type === "done") {
+        const pace = tokens > 1 ? ` ${count(Math.round((tokens - 1) / (now() - first)))} a second.` : "";
+        $("tokens-state").textContent = `${count(tokens)} tokens, done.${pace}`;
+      }
     }
     const atEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 40;
     text.append(fresh);
@@ -270,8 +281,10 @@ $("tokens").addEventListener("submit", async (event) => {
   $("tokens-button").textContent = "Abort";
   $("tokens-state").textContent = "reading …";
   showConnections();
+  const prompt = $("prompt").value;
+  const query = model ? { prompt } : { topic: $("topic").value, rate: $("token-rate").value };
   try {
-    await ask($("topic").value, $("token-rate").value, asking.signal);
+    await ask(new URLSearchParams(query), model ? prompt : "", asking.signal);
   } catch (error) {
     if (error.name === "AbortError") $("tokens-state").textContent = "Aborted; its producer was cancelled.";
     else if (error instanceof TypeError) $("tokens-state").textContent = "The connection was lost.";
@@ -281,6 +294,21 @@ $("tokens").addEventListener("submit", async (event) => {
   $("tokens-button").textContent = "Ask";
   showConnections();
 });
+
+async function showModel() {
+  try {
+    model = await (await fetch("/model")).json();
+  } catch {
+    model = null; // the server has gone, which the page says elsewhere
+  }
+  $("prompt-field").hidden = !model;
+  $("topic-field").hidden = $("rate-field").hidden = Boolean(model);
+  $("prompt").disabled = !model; // else the form would ask for it
+  if (!model) return;
+  $("model-name").textContent = model.name;
+  $("prompt").value = model.beginning;
+  $("tokens-state").textContent = "A language model in this server’s own process: /tokens?prompt=…";
+}
 
 async function showTopics() {
   try {
@@ -319,7 +347,7 @@ for (const command of [
 
 // Everything at once: three clients, so that there is something to see.
 
-await showTopics();
+await Promise.all([showTopics(), showModel()]);
 new Feed("/streams", showStreams, showServer).start();
 machine.start();
 addClient({ policy: "block", buffer: 64, rate: 200, stall: 30, speed: FULL_SPEED });
