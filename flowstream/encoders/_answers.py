@@ -101,7 +101,7 @@ class AnswerEncoder(Encoder):
                 raise TypeError(
                     "an event of a model is expected (Token, Reasoning, ToolCall, Usage, Done; a "
                     'mapping like {"type": "token", "data": "Hel"}; or a str, which is a token)'
-                    f"{self.besides}, not {_kind(data)}"
+                    f"{self.besides}, not {_kind(data, type)}"
                 )
             # Only msgspec.Raw, which is copied as it is, can bring a line break in here. In JSON it
             # can stand only between two tokens, where a space means the same.
@@ -120,8 +120,10 @@ class AnswerEncoder(Encoder):
         if isinstance(data, str):
             # The characters themselves: format() of an enum member is "Colour.RED".
             return Token(str.__str__(data)) if type is None else None
-        if isinstance(data, Mapping) and data.get("type") in _TYPES:
-            return msgspec.convert(dict(data), ModelEvent)
+        if isinstance(data, Mapping):
+            named = data.get("type")
+            if isinstance(named, str) and named in _TYPES:
+                return msgspec.convert(dict(data), ModelEvent)
         return None
 
     def join(self, items: Iterable[bytes]) -> bytes:
@@ -276,7 +278,9 @@ class AnswerStream(Encoder):
         return self.format.items_hash
 
 
-def _kind(data: object) -> str:
+def _kind(data: object, envelope: str | None) -> str:
+    if envelope is not None:
+        return f"an Event of type {envelope!r}"
     if isinstance(data, Mapping):
         return f"a mapping of type {data.get('type')!r}"
     return f"a {type(data).__name__}"
