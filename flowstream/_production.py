@@ -83,8 +83,12 @@ class Production:
         finally:
             if self.reason is None:
                 self.reason = CloseReason.COMPLETED
+            told = self.reason
+            if told is CloseReason.CLIENT_DISCONNECTED:
+                # Who came at the last moment, though, is connected, and may come again.
+                told, self._error = CloseReason.ERROR, _given_up()
             with trio.move_on_after(timeout, shield=True):
-                await self._publisher.finish(self.reason, self._error)  # noqa: ASYNC102
+                await self._publisher.finish(told, self._error)  # noqa: ASYNC102
             self.over.set()
             self._ended()
 
@@ -154,3 +158,7 @@ def _as_event(item: Any) -> Event:
 
 def _refusal() -> trio.BrokenResourceError:
     return trio.BrokenResourceError("the run is over")
+
+
+def _given_up() -> PublicError:
+    return PublicError("given_up", "This was given up: nobody attended it.", retryable=True)
