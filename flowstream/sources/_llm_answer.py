@@ -141,8 +141,8 @@ class ModelAnswer(Source):
                 if failure is None:
                     raise
                 delay = next(delays, math.inf) if failure.retryable else math.inf
-                if failure.retry_after is not None:
-                    delay = max(delay, failure.retry_after)
+                if delay < math.inf and failure.retry_after is not None:
+                    delay = failure.retry_after
                 if delay > _LONGEST_RETRY_DELAY or trio.current_time() + delay >= deadline:
                     raise failure from error
                 logger.info("a model's server failed, is asked again in %.1f s: %s", delay, error)

@@ -31,7 +31,7 @@ class ToolCalls:
         if number is None:
             number = self._latest
         known = self._known.get(number)
-        if known is None or (id and id != known[1]):
+        if known is None or (id and known[1] and id != known[1]):
             index = self._count
             self._count += 1
             self._known[number] = (index, id or None)
