@@ -38,10 +38,10 @@ def sqlite_rows(
 
     When the client goes, the query is interrupted, even if it computes and has no row yet.
 
-    **Emits** each row as soon as it is found. **Backpressures**: the next rows are fetched
-    when the stream has taken these. **Completes** with the last row; the database is closed
-    by then, or, if a connection was handed over, the query's cursor is, and nothing is
-    committed.
+    **Emits** each row when it is found, and so is the next: `sqlite3` looks one ahead.
+    **Backpressures**: the next rows are fetched when the stream has taken these. **Completes**
+    with the last row; the database is closed by then, or, if a connection was handed over,
+    the query's cursor is, and nothing is committed.
 
     Args:
         database: the path of a file, opened for reading only when the stream begins; or a

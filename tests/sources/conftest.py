@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
+from _postgres import postgres_server
 
 from flowstream._buffer import EventBuffer
 from flowstream._buffer_outlet import BufferOutlet
@@ -105,3 +107,10 @@ def _no_statistics() -> Any:
 def kept() -> Kept:
     """Items that a source has sent to ``kept.outlet``."""
     return Kept()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Give the DSN of a Postgres server, as a superuser; one for all tests."""
+    with postgres_server() as dsn:
+        yield dsn

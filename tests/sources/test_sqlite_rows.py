@@ -1,0 +1,444 @@
+"""Rows of SQLite: all of them, in flat memory, and nothing is left of a query that is over.
+
+On the real clock: a virtual one takes a thread that works for silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import gc
+import io
+import json
+import sqlite3
+import threading
+import time
+from contextlib import closing
+
+import msgspec
+import pytest
+import trio
+import trio.lowlevel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowstream
+from flowstream import SourceError, ndjson, sse
+from flowstream.sources._relay import Relay
+from flowstream.sources._visits import cursor_limiter
+from flowstream.sources.sqlite import sqlite_rows
+from flowstream.testing import collect, open_stream
+
+# Counts for hours before it has a row.
+ENDLESS = """
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+    SELECT i FROM n WHERE i < 0
+"""
+NUMBERS = "SELECT value AS n, 'name ' || value AS name FROM generated ORDER BY n"
+
+
+def make(path, count):
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE generated (value INTEGER)")
+        rows = ((n,) for n in range(count))
+        connection.executemany("INSERT INTO generated VALUES (?)", rows)
+    return path
+
+
+@pytest.fixture
+def database(tmp_path):
+    return make(tmp_path / "a b%20?#.sqlite", 1234)
+
+
+@pytest.fixture
+def connection(database):
+    with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
+        yield connection
+
+
+def unlocked(path):
+    """Take the database for oneself, as the database only allows if nobody reads it."""
+    with closing(sqlite3.connect(path, timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+
+@pytest.mark.parametrize("batch", [1, 7, 500, 617, 1234, 1235, 5000])
+async def test_every_row_comes_once_and_in_order(database, sink, batch):
+    """Whatever the batch and how it divides the rows."""
+    await sqlite_rows(database, NUMBERS, batch=batch).run(sink)
+    assert sink.items == [{"n": n, "name": f"name {n}"} for n in range(1234)]
+    assert unlocked(database)
+
+
+async def test_a_query_without_rows_is_complete(database, sink):
+    """An empty result is a result."""
+    await sqlite_rows(database, "SELECT 1 WHERE 0").run(sink)
+    assert sink.items == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "params"),
+    [("SELECT ? AS a, ? AS b", (1, "x")), ("SELECT :one AS a, :two AS b", {"one": 1, "two": "x"})],
+)
+async def test_parameters_go_by_position_and_by_name(database, sink, sql, params):
+    """As `sqlite3` takes them."""
+    await sqlite_rows(database, sql, params).run(sink)
+    assert sink.items == [{"a": 1, "b": "x"}]
+
+
+async def test_rows_as_tuples_know_their_columns(database, sink):
+    """They are tuples to Python and to JSON, and have names for a header."""
+    await sqlite_rows(
+        database, "SELECT 1 AS a, NULL AS 'b c', count(*) FROM generated", tuples=True
+    ).run(sink)
+    (row,) = sink.items
+    assert row == (1, None, 1234)
+    assert row._fields == ("a", "b c", "count(*)")
+    assert msgspec.json.encode(row) == b"[1,null,1234]"
+
+
+@pytest.mark.parametrize("tuples", [False, True])
+async def test_csv_has_the_columns_of_the_query_for_a_header(database, tuples):
+    """Rows as dicts and as tuples make the same table, byte for byte."""
+    source = sqlite_rows(database, NUMBERS, tuples=tuples)
+    answer = await collect(flowstream.csv(source))
+    header, *rows = csv.reader(io.StringIO(answer.body.decode(), newline=""))
+    assert header == ["n", "name"]
+    assert rows == [[str(n), f"name {n}"] for n in range(1234)]
+    assert answer.complete
+
+
+async def test_ndjson_is_a_row_a_line(database):
+    """With the cells as SQLite has them: numbers, text, None, and bytes as base64."""
+    sql = "SELECT 1 AS i, 0.5 AS f, 'ü\n' AS t, NULL AS n, x'00ff' AS b"
+    answer = await collect(ndjson(sqlite_rows(database, sql), controls=False))
+    assert json.loads(answer.body) == {"i": 1, "f": 0.5, "t": "ü\n", "n": None, "b": "AP8="}
+    assert answer.body.count(b"\n") == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(-(2**63), 2**63 - 1) | st.none() | st.floats(allow_nan=False),
+            st.text(st.characters(exclude_categories=["Cs"])) | st.binary(),
+        ),
+        max_size=80,
+    ),
+    batch=st.integers(1, 60),
+)
+async def test_cells_are_what_was_stored(new_sink, rows, batch):
+    """Any values of SQLite's, in any number, come out as `sqlite3` itself gives them."""
+    with closing(sqlite3.connect(":memory:", check_same_thread=False)) as connection:
+        connection.execute("CREATE TABLE stored (a, b)")
+        connection.executemany("INSERT INTO stored VALUES (?, ?)", rows)
+        sink = new_sink()
+        await sqlite_rows(
+            connection, "SELECT * FROM stored ORDER BY rowid", batch=batch, tuples=True
+        ).run(sink)
+        assert sink.items == connection.execute("SELECT * FROM stored ORDER BY rowid").fetchall()
+
+
+async def test_a_row_that_is_there_does_not_wait_for_one_that_is_not(connection, sink):
+    """It leaves though the query computes for hours; `sqlite3` itself keeps back the last."""
+    release = threading.Event()
+    connection.create_function("wait", 1, lambda n: n if n < 3 or release.wait(30) else None)
+    source = sqlite_rows(connection, "SELECT wait(value) AS n FROM generated WHERE value < 5")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source.run, sink)
+        with trio.fail_after(10):
+            await sink.wait_for(2)
+        assert sink.items == [{"n": 0}, {"n": 1}]
+        release.set()
+    assert sink.items[2:] == [{"n": 2}, {"n": 3}, {"n": 4}]
+
+
+async def test_a_client_that_goes_ends_a_query_that_computes(database, aeventually):
+    """Within 50 ms, give or take a busy machine, nobody reads the database any more."""
+    async with open_stream(ndjson(sqlite_rows(database, ENDLESS))) as client:
+        await aeventually(lambda: cursor_limiter().borrowed_tokens == 1, "the query runs")
+        client.abort()
+        started = time.monotonic()
+        await aeventually(lambda: cursor_limiter().borrowed_tokens == 0, "the query has ended")
+        assert time.monotonic() - started < 1
+    assert unlocked(database)
+
+
+async def test_a_client_that_goes_in_the_middle_ends_the_query(database, aeventually):
+    """The cursor of a stream that waits for its client is closed, too, and its lock gone."""
+    async with open_stream(ndjson(sqlite_rows(database, NUMBERS, batch=10)), window=100) as client:
+        await client.next_value()
+        await client.wait_blocked()
+        assert not unlocked(database)
+        client.abort()
+        await aeventually(lambda: unlocked(database), "the database is not read any more")
+
+
+@pytest.mark.parametrize("sql", [ENDLESS, NUMBERS])
+async def test_the_connection_of_the_app_is_usable_after_a_client_went(
+    connection, sql, aeventually
+):
+    """The query is over, and the connection runs the next one; its row factory is the app's."""
+    connection.row_factory = sqlite3.Row
+    async with open_stream(ndjson(sqlite_rows(connection, sql, batch=5)), window=0) as client:
+        await client.started()
+        await aeventually(
+            lambda: cursor_limiter().borrowed_tokens == 1 or sql == NUMBERS, "it runs"
+        )
+        client.abort()
+    assert dict(connection.execute("SELECT max(value) AS m FROM generated").fetchone()) == {
+        "m": 1233
+    }
+    connection.execute("DELETE FROM generated")
+    connection.rollback()
+
+
+async def test_nothing_is_left_of_a_connection_of_ours(database):
+    """An unclosed connection would warn when it is collected, which is an error here."""
+    async with open_stream(ndjson(sqlite_rows(database, NUMBERS)), window=100) as client:
+        await client.next_value()
+    gc.collect()
+
+
+async def test_a_source_inside_another_cleans_up_without_a_stream(database):
+    """Where nothing shields the cleanup, as in a nursery of the app's, it shields itself."""
+
+    async def take(_):
+        await trio.lowlevel.checkpoint()
+
+    with trio.move_on_after(0.05) as scope:
+        await sqlite_rows(database, ENDLESS).run(Relay(take, lambda: None))
+    assert scope.cancelled_caught
+    assert cursor_limiter().borrowed_tokens == 0
+    assert unlocked(database)
+
+
+async def test_a_thread_that_cannot_be_interrupted_is_left_and_closes(
+    connection, monkeypatch, caplog, aeventually
+):
+    """After the patience is over the stream ends; the cursor is closed when its thread is back."""
+    monkeypatch.setattr("flowstream.sources._visits._PATIENCE", 0.05)
+    stuck, release = threading.Event(), threading.Event()
+
+    def wait():
+        stuck.set()
+        return release.wait(30)
+
+    connection.create_function("stuck", 0, wait)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                sqlite_rows(connection, "SELECT stuck()").run, Relay(None, lambda: None)
+            )
+            await aeventually(stuck.is_set, "the thread is inside")
+            scope.cancel()
+    assert "did not let go of a thread" in caplog.text
+    assert cursor_limiter().borrowed_tokens == 1
+    release.set()
+    await aeventually(lambda: cursor_limiter().borrowed_tokens == 0, "the thread is back")
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+async def test_closing_does_not_wait_for_threads_that_compute(database, aeventually):
+    """A stream that ends needs no token that the queries of others hold."""
+    limiter = cursor_limiter()
+    limiter.total_tokens = 1
+    async with open_stream(ndjson(sqlite_rows(database, NUMBERS, batch=5)), window=50) as idle:
+        await idle.next_value()
+        await aeventually(lambda: limiter.borrowed_tokens == 0, "it waits for its client")
+        async with open_stream(ndjson(sqlite_rows(database, ENDLESS))):
+            await aeventually(lambda: limiter.borrowed_tokens == 1, "the other computes")
+            idle.abort()
+            await idle.wait_finished()
+            assert limiter.borrowed_tokens == 1
+
+
+async def test_a_head_request_opens_nothing(tmp_path):
+    """The database is not even looked for."""
+    answer = await collect(ndjson(sqlite_rows(tmp_path / "no.sqlite", "SELECT 1")), method="HEAD")
+    assert answer.status == 200
+
+
+# -- what can be wrong -------------------------------------------------------------------------
+
+
+async def test_a_missing_file_is_a_404_and_is_not_made(tmp_path):
+    """Opened for reading only: SQLite would make an empty database otherwise."""
+    path = tmp_path / "secret.sqlite"
+    answer = await collect(ndjson(sqlite_rows(path, "SELECT 1"), prime=5))
+    assert answer.status == 404
+    assert json.loads(answer.body)["code"] == "not_found"
+    assert b"secret" not in answer.body
+    assert not path.exists()
+
+
+async def test_a_missing_file_is_told_in_band_without_prime(tmp_path):
+    """The stream has begun: the client gets `failed` with the code."""
+    answer = await collect(ndjson(sqlite_rows(tmp_path / "no.sqlite", "SELECT 1")))
+    assert answer.status == 200
+    failed = json.loads(answer.body)
+    assert [failed["type"], failed["data"]["code"]] == ["failed", "not_found"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sql", "error"),
+    [
+        (None, "SELEKT 1", sqlite3.OperationalError),
+        (None, "SELECT * FROM missing", sqlite3.OperationalError),
+        (None, "SELECT ?", sqlite3.ProgrammingError),
+        (None, "SELECT 1; SELECT 2", sqlite3.ProgrammingError),
+        (None, "DELETE FROM generated", sqlite3.OperationalError),
+        (None, "PRAGMA foreign_keys = 1", SourceError),
+        (b"this is no database" * 100, "SELECT * FROM sqlite_master", sqlite3.DatabaseError),
+    ],
+)
+async def test_what_the_app_did_wrong_is_no_news_for_the_client(
+    database, content, sql, error, sink
+):
+    """The error is the driver's, for the app's log; the client is told of an internal one."""
+    if content is not None:
+        database.write_bytes(content)
+    with pytest.raises(error):
+        await sqlite_rows(database, sql).run(sink)
+    answer = await collect(sse(sqlite_rows(database, sql)))
+    assert b'"code":"internal"' in answer.body
+    assert b"SELEKT" not in answer.body
+
+
+async def test_a_failure_in_the_middle_is_told_after_the_rows_before_it(connection, caplog):
+    """The client gets what there was and `failed`; the log gets the traceback."""
+    connection.create_function("fails_at_3", 1, lambda n: n if n < 3 else 1 // 0)
+    source = sqlite_rows(connection, "SELECT fails_at_3(value) AS n FROM generated")
+    answer = await collect(ndjson(source))
+    *rows, failed = map(json.loads, answer.body.splitlines())
+    assert rows == [{"n": 0}, {"n": 1}]  # `sqlite3` does not give out the one before it
+    assert failed["data"]["code"] == "internal"
+    assert "user-defined function raised exception" in caplog.text
+
+
+@pytest.fixture
+def writer(database):
+    """Another program that is writing: nobody can read."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield connection
+
+
+async def test_a_database_that_is_written_to_is_waited_for(database, writer, sink, aeventually):
+    """A writer that is done in time costs the client nothing but time."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sqlite_rows(database, NUMBERS).run, sink)
+        await aeventually(lambda: cursor_limiter().borrowed_tokens, "it wants to read")
+        writer.rollback()
+    assert len(sink.items) == 1234
+
+
+async def test_a_database_that_stays_locked_is_a_503(database, writer, monkeypatch):
+    """That is nobody's fault, and worth another try: an upstream's error."""
+    monkeypatch.setattr("flowstream.sources.sqlite._BUSY_SECONDS", 0.01)
+    answer = await collect(ndjson(sqlite_rows(database, NUMBERS), prime=5))
+    assert answer.status == 503
+    assert json.loads(answer.body)["code"] == "database_busy"
+
+
+async def test_a_client_that_goes_ends_the_wait_for_a_lock(database, writer, aeventually):
+    """SQLite's own wait can't be interrupted; ours can."""
+    async with open_stream(ndjson(sqlite_rows(database, NUMBERS))) as client:
+        await aeventually(lambda: cursor_limiter().borrowed_tokens, "it wants to read")
+        client.abort()
+        started = time.monotonic()
+        await aeventually(lambda: not cursor_limiter().borrowed_tokens, "it waits no more")
+        assert time.monotonic() - started < 2  # of the five
+
+
+async def test_a_connection_that_is_bound_to_its_thread_is_refused(database, sink):
+    """With what to write instead."""
+    with closing(sqlite3.connect(database)) as bound:
+        source = sqlite_rows(bound, NUMBERS)
+        with pytest.raises(SourceError, match="check_same_thread=False"):
+            await source.run(sink)
+
+
+async def test_two_columns_of_one_name_do_not_become_one(database, sink):
+    """A dict would lose one of them silently; tuples have both."""
+    sql = "SELECT 1 AS a, 2 AS a"
+    with pytest.raises(SourceError, match="'a'"):
+        await sqlite_rows(database, sql).run(sink)
+    await sqlite_rows(database, sql, tuples=True).run(sink)
+    assert sink.items == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "match"),
+    [
+        ((3, "SELECT 1"), {}, TypeError, "PathLike"),
+        ((b"rows.sqlite", "SELECT 1"), {}, TypeError, "path"),
+        ((":memory:", "SELECT 1"), {}, ValueError, "connection"),
+        (("rows.sqlite", b"SELECT 1"), {}, TypeError, "sql"),
+        (("rows.sqlite", " "), {}, ValueError, "empty"),
+        (("rows.sqlite", "SELECT ?", "abc"), {}, TypeError, "params"),
+        (("rows.sqlite", "SELECT ?", {1}), {}, TypeError, "params"),
+        (("rows.sqlite", "SELECT 1"), {"batch": 0}, ValueError, "batch"),
+        (("rows.sqlite", "SELECT 1"), {"batch": 5001}, ValueError, "batch"),
+        (("rows.sqlite", "SELECT 1"), {"batch": 1.5}, TypeError, "batch"),
+        (("rows.sqlite", "SELECT 1"), {"batch": True}, TypeError, "batch"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_the_call(arguments, options, error, match):
+    """In the view, before there is a stream."""
+    with pytest.raises(error, match=match):
+        sqlite_rows(*arguments, **options)
+
+
+# -- the bar, in small; benchmarks/rows.py has the whole ---------------------------------------
+
+
+async def test_a_stalled_client_holds_one_batch(database, sink, aeventually):
+    """What is fetched and not sent is bounded, however many rows there are."""
+    alive = 0
+    peak = 0
+
+    class Counted(str):
+        def __new__(cls, text):
+            nonlocal alive, peak
+            alive += 1
+            peak = max(peak, alive)
+            return super().__new__(cls, text)
+
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
+        connection.text_factory = lambda raw: Counted(raw.decode())
+        source = sqlite_rows(connection, NUMBERS, batch=100)
+        async with open_stream(flowstream.csv(source, buffer=10), window=100) as client:
+            await client.wait_blocked()
+            client.resume()
+            table = await client.read_all()
+    assert table.endswith(b"1233,name 1233\r\n")
+    assert 100 <= peak <= 102
+
+
+async def test_the_event_loop_goes_on_while_rows_are_fetched(database, sink):
+    """A query that computes takes the processor, but not the event loop's turn."""
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            await trio.sleep(0.001)
+            ticks += 1
+
+    sql = """WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)
+             SELECT count(*) AS n FROM n"""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tick)
+        started = time.monotonic()
+        await sqlite_rows(database, sql).run(sink)
+        taken = time.monotonic() - started
+        nursery.cancel_scope.cancel()
+    assert ticks > taken / 0.02
