@@ -43,11 +43,33 @@ import trio
 
 from flowstream.limits import Limits
 
-# Of the producer that runs in this context. Where it was started by nobody, as in a test of a
-# source alone, it has what a stream would give it.
-_cleanup_timeout: contextvars.ContextVar[float] = contextvars.ContextVar(
-    "flowstream cleanup timeout", default=Limits().cleanup_timeout
-)
+
+class _Cleanup:
+    """How long a producer may clean up for, in all tasks that wrappers run parts of it in.
+
+    Args:
+        timeout: seconds.
+        is_over: whether the producer as a whole was cancelled. Then its time runs out for all
+            at once; who is cancelled by a wrapper alone has a time of its own.
+    """
+
+    def __init__(self, timeout: float, is_over: Callable[[], bool]) -> None:
+        self.timeout = timeout
+        self.is_over = is_over
+        self._deadline = math.inf
+
+    def deadline(self) -> float:
+        """Return until when one may clean up who hears just now that it is cancelled."""
+        deadline = trio.current_time() + self.timeout
+        if not self.is_over():
+            return deadline
+        self._deadline = min(self._deadline, deadline)
+        return self._deadline
+
+
+# That of the producer which runs in this context. Where it was started by nobody, as in a test
+# of a source alone, it has as long as a stream would give it.
+_cleanup: contextvars.ContextVar[_Cleanup] = contextvars.ContextVar("flowstream cleanup")
 
 # Nurseries of flowstream's own, which let no exception of their body pass through them.
 _transparent: weakref.WeakSet[trio.Nursery] = weakref.WeakSet()
@@ -72,27 +94,29 @@ async def run_cancelled_once(
     Returns:
         Whether the cleanup took longer, and was cancelled.
     """
-    given = _cleanup_timeout.set(cleanup_timeout)
+    whole = _Cleanup(cleanup_timeout, lambda: scope.cancel_called)
+    given = _cleanup.set(whole)
     try:
-        return await _run_told_once(coroutine, lambda: scope.cancel_called, cleanup_timeout)
+        return await _run_told_once(coroutine, whole.is_over, whole)
     finally:
-        _cleanup_timeout.reset(given)
+        _cleanup.reset(given)
 
 
 async def run_sheltered(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run `coroutine`; once whatever is around it is cancelled, shield its cleanup.
 
     For the first thing that a task of a nursery does. The cleanup has as long as that of the
-    producer which the task belongs to: the time is in the contextvars that it inherited.
+    producer which the task belongs to: it is in the contextvars that the task inherited.
     """
-    if await _run_told_once(coroutine, lambda: True, _cleanup_timeout.get()):
+    whole = _cleanup.get(None) or _Cleanup(Limits().cleanup_timeout, lambda: False)
+    if await _run_told_once(coroutine, lambda: True, whole):
         await trio.lowlevel.checkpoint()  # the Cancelled that it did not get to
 
 
 async def _run_told_once(
     coroutine: Coroutine[Any, Any, None],
     may_be_cancelled: Callable[[], bool],
-    cleanup_timeout: float,
+    whole: _Cleanup,
 ) -> bool:
     task = trio.lowlevel.current_task()
     outside = set(task.child_nurseries)
@@ -117,7 +141,7 @@ async def _run_told_once(
                 # takes it, and sees nothing of another. Ours is to come.
                 told = trio.current_effective_deadline() != -math.inf
                 if told:
-                    cleanup.deadline = trio.current_time() + cleanup_timeout
+                    cleanup.deadline = whole.deadline()
 
         def unshield() -> None:
             if cleanup.shield and not told:

@@ -85,7 +85,7 @@ class Gate:
         self.items: list[object] = []
         self.reached = trio.Event()
         self.opened = trio.Event()
-        self.outlet = Relay(self.take, dict)  # type: ignore[arg-type]
+        self.outlet = Relay(self.take, dict, self.items.append)  # type: ignore[arg-type]
 
     async def take(self, item: object) -> None:
         self.reached.set()
@@ -114,20 +114,56 @@ async def test_two_lists_are_held_at_the_most(autojump_clock, late):
     assert max(map(len, gate.items)) == 3
 
 
-async def test_a_list_that_is_on_its_way_at_the_end_arrives(autojump_clock):
+@pytest.mark.parametrize("count", [0, 1])
+async def test_a_list_that_is_on_its_way_at_the_end_arrives(autojump_clock, count):
     """The producer ends while the timer's list waits for the client: nothing is cut off."""
     gate = Gate()
 
     async def produce():
         yield 1
         await trio.sleep(2)
-        yield 2
+        for n in range(count):
+            yield n
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(batched(produce, 3, 1).run, gate.outlet)
         await trio.sleep(10)
         gate.opened.set()
+    assert gate.items == [[1], [0]][: count + 1]
+
+
+async def test_the_time_of_a_list_that_was_sent_is_not_that_of_the_next(kept, autojump_clock):
+    """A list that fills up in time leaves no alarm behind that would go off too early."""
+
+    async def produce():
+        for pause in (0, 0.5, 0.4, 5):
+            await trio.sleep(pause)
+            yield trio.current_time()
+
+    await batched(produce, 2, 1).run(kept.outlet)
+    assert kept == [[0, 0.5], [0.9], [5.9]]
+    assert kept.times == [0.5, 1.9, 5.9]
+
+
+async def test_send_nowait_does_not_overtake(autojump_clock):
+    """While a list is on its way another cannot be sent at once."""
+    gate, refused = Gate(), []
+
+    async def produce(out):
+        await out.send(1)
+        await gate.reached.wait()  # the timer's list
+        out.send_nowait(2)
+        try:
+            out.send_nowait(3)
+        except trio.WouldBlock:
+            refused.append(3)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(batched(produce, 2, 1).run, gate.outlet)
+        await trio.sleep(10)
+        gate.opened.set()
     assert gate.items == [[1], [2]]
+    assert refused == [3]
 
 
 async def test_a_list_that_cannot_be_sent_late_fails_the_source(autojump_clock):

@@ -307,6 +307,31 @@ async def test_a_response_is_the_inner_sources_where_the_items_are(name):
         assert (source.status, source.headers, source.length) == (None, (), None)
 
 
+@every_wrapper
+@pytest.mark.parametrize(("cleanup", "ended"), [(1, 5), (2.5, 6), (1000, 6)])
+async def test_run_in_a_producer_it_is_cancelled_like_any_await(
+    shape, cleanup, ended, autojump_clock
+):
+    """Nothing behind it runs for a client that has gone; all cleanup has one deadline."""
+    watched, log = Watched(cleanup), []
+
+    async def produce(out):
+        try:
+            await shape(watched.generate).run(out)
+            log.append("went on")
+        finally:
+            await trio.sleep(1)
+            log.append("cleaned up")
+
+    async with open_stream(ndjson(produce, limits=Limits(cleanup_timeout=3))) as client:
+        await trio.sleep(3)
+        client.abort()
+        await client.wait_finished()
+        assert trio.current_time() == ended
+    assert "went on" not in log
+    assert (log == ["cleaned up"]) == (ended == 5)
+
+
 async def test_a_sheltered_task_is_told_even_if_its_parent_comes_first(autojump_clock):
     """All orders in which Trio may run the tasks after an abort come to the same end."""
     for _ in range(30):
