@@ -40,7 +40,10 @@ from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources._threads import thread_limiter
 from flowstream.sources.batched import batched
+from flowstream.sources.files import file_chunks
+from flowstream.sources.follow import follow
 from flowstream.sources.merge import merge
+from flowstream.sources.processes import process_output
 from flowstream.sources.progress import progress
 from flowstream.sources.throttle import throttle
 from flowstream.sources.with_timeout import with_timeout
@@ -54,6 +57,9 @@ __all__ = [
     "resumable",
     "thread_limiter",
     # producers
+    "file_chunks",
+    "follow",
+    "process_output",
     # shapes
     "batched",
     "merge",
