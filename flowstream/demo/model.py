@@ -7,6 +7,7 @@ for. It was not trained to chat; it goes on with the text that it is given.
 
 from __future__ import annotations
 
+import atexit
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,6 +67,7 @@ def load(path: str = "") -> LanguageModel:
         raise FileNotFoundError(f"there is no file {file}")
     llama = import_module("llama_cpp").Llama
     loaded = llama(model_path=file, n_ctx=_CONTEXT, verbose=False)
+    atexit.register(loaded.close)  # by itself it is too late for that, and complains
     return LanguageModel(loaded, loaded.metadata.get("general.name", Path(file).name))
 
 

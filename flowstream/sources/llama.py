@@ -10,6 +10,7 @@ client's buffer is full: a client that stops reading halts the model, and holds 
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -228,7 +229,13 @@ class _Desk:
             # Not before it is needed, and not in the event loop: importing it takes a while.
             llama = import_module("llama_cpp").Llama
             self._model = llama(model_path=path, n_ctx=_CONTEXT, verbose=False)
+            # It would close itself when half of Python is gone, and say what it missed.
+            atexit.register(self._unload)
         return self._model
+
+    def _unload(self) -> None:
+        if self._lock.acquire(timeout=_PATIENCE):  # else a thread is in it, to the very end
+            _close(self._model)
 
 
 _turns: trio.lowlevel.RunVar[WeakKeyDictionary[_Desk, trio.CapacityLimiter]] = trio.lowlevel.RunVar(
@@ -285,7 +292,7 @@ def _position(model: Any) -> int | None:
     return position if isinstance(position, int) else None
 
 
-def _close(chunks: Any) -> None:
-    close = getattr(chunks, "close", None)
+def _close(what: Any) -> None:
+    close = getattr(what, "close", None)
     if close is not None:
         close()

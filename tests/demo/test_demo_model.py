@@ -35,6 +35,9 @@ class Parrot:
 
     create_chat_completion = create_completion
 
+    def close(self):
+        pass
+
 
 @pytest.fixture
 def parrot():
