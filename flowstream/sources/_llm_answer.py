@@ -257,7 +257,7 @@ async def _unwinding(parts: AsyncIterator[Any]) -> AsyncGenerator[None, None]:
     finally:
         with trio.CancelScope() as scope, contextlib.suppress(Exception):
             scope.cancel()
-            async for _ in parts:
+            async for _ in parts:  # noqa: ASYNC102  # it is cancelled already
                 pass
 
 

@@ -61,19 +61,19 @@ _TOO_LONG = re.compile(r"context.?length|context.?window|(prompt|input) is too l
 _LONGEST_RETRY_AFTER = 86_400.0
 
 
-def failure_of(error: Exception, sdk: ModuleType) -> PublicError | None:
-    """Return what `error`, raised by a call of the SDK, is to our client.
+def failure_of(error: Any, sdk: ModuleType) -> PublicError | None:
+    """Return what `error`, raised by the SDK, is to our client.
 
     None if it is none of the upstream's: a wrong argument, credentials that are missing.
     """
-    if isinstance(error, sdk.APIStatusError):
+    if isinstance(error, sdk.APIStatusError) and error.status_code >= 400:
         headers: Mapping[str, str] = error.response.headers
         return failure_of_status(error.status_code, error.body, retry_after(headers, time.time()))
     if isinstance(error, sdk.APITimeoutError):
         return timed_out()
     if isinstance(error, sdk.APIConnectionError):
         return UpstreamError("upstream_unreachable", "The model's server can't be reached.")
-    if isinstance(error, sdk.APIError):
+    if isinstance(error, sdk.APIError):  # an event in a stream whose status was 200
         return failure_in_stream(error.body)
     return None
 

@@ -15,7 +15,9 @@ from flowstream.sources._llm_failures import failure_in_stream
 from flowstream.sources._source import Source
 
 if TYPE_CHECKING:
-    from anthropic import AsyncAnthropic, AsyncAnthropicBedrock, AsyncAnthropicVertex
+    from anthropic import AsyncAnthropic
+    from anthropic.lib.bedrock import AsyncAnthropicBedrock
+    from anthropic.lib.vertex import AsyncAnthropicVertex
 
     Client = AsyncAnthropic | AsyncAnthropicBedrock | AsyncAnthropicVertex
 

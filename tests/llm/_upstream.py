@@ -135,9 +135,14 @@ class Upstream:
         """The connection that was opened last."""
         return self.connections[-1]
 
+    def all_closed(self) -> bool:
+        """Return whether every connection was closed by its client."""
+        return all(one.closed.is_set() for one in self.connections)
+
     def answer(self, *answers: Answer) -> None:
         """Answer the next requests so; the last is for all after it, too."""
-        self.answers = deque(answers)
+        self.answers.clear()  # connections that are kept have the same deque
+        self.answers.extend(answers)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         connection = Connection(stream)
