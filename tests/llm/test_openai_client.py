@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 
 import httpx2
 import openai
@@ -16,6 +18,8 @@ from flowstream import CloseReason, DropOldest, Event, Limits, PublicError, stre
 from flowstream.decoders import SSEDecoder
 from flowstream.encoders import OpenAIChunks
 from flowstream.llm import Done, Reasoning, Token, ToolCall, Usage
+from flowstream.sources._relay import Relay
+from flowstream.sources.openai import openai_tokens
 
 # The SDK leaves its inner generators to the garbage collector at [DONE], and so does httpx2.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator '(http|openai):ResourceWarning")
@@ -340,3 +344,56 @@ async def test_a_connection_is_used_again(server, clean_log):
         for _ in range(3):
             assert text_of((await ask(sdk))[0]) == "Hello"
     assert len(set(ports)) == 1
+
+
+async def test_an_endpoint_is_an_upstream(client, clean_log):
+    """What is served is what `openai_tokens` reads: the same events come out of a second server."""
+    given = [
+        Reasoning("hm"),
+        Token("Hel"),
+        Token("lo"),
+        ToolCall(0, "", "call-1", "weather"),
+        ToolCall(0, '{"city": "Zürich"}'),
+        Usage(3, 4),
+        Done("tool_calls"),
+    ]
+    upstream, _ = await client(given, include_usage=True)
+    got = []
+
+    async def passed_on(out):
+        async def take(item):
+            got.append(item)
+            await out.send(item)
+
+        answer = openai_tokens(upstream, model="tiny", messages=MESSAGES)
+        await answer.run(Relay(take, out.statistics))
+
+    sdk, _ = await client(passed_on)
+    chunks, error = await ask(sdk)
+    assert (text_of(chunks), error) == ("Hello", None)
+    assert got == given
+
+
+async def test_the_example(server, clean_log):
+    """The SDK reads the example's answers, and has its 404 and its 400 for errors."""
+    (path,) = (Path(__file__).parents[2] / "examples").glob("14_*.py")
+    module = runpy.run_path(str(path))
+    url = await server(module["app"])
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as sdk:
+        assert [model.id async for model in sdk.models.list()] == ["pydoc"]
+        question = [{"role": "user", "content": "pass"}]
+        async with await sdk.chat.completions.create(
+            model="pydoc",
+            messages=question,
+            max_completion_tokens=5,
+            stream_options={"include_usage": True},
+            stream=True,
+        ) as answer:
+            chunks = [chunk async for chunk in answer]
+        assert text_of(chunks) == " ".join(module["topics"]["pass"].split(" ")[:5]) + " "
+        assert reasons_of(chunks) == ["length"]
+        assert chunks[-1].usage.completion_tokens == 5
+        with pytest.raises(openai.NotFoundError, match="No help on that"):
+            await sdk.chat.completions.create(model="pydoc", messages=MESSAGES, stream=True)
+        with pytest.raises(openai.BadRequestError, match="only with stream=True"):
+            await sdk.chat.completions.create(model="pydoc", messages=question)
