@@ -1,0 +1,128 @@
+"""Headless Chromium and the chat example: a reload, a stop, and a page that never comes back."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import trio
+
+from flowstream import CloseReason, Runs
+
+pytestmark = pytest.mark.browser
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "17_chat.py"
+
+
+@pytest.fixture
+def chat():
+    """The example, as a module of its own."""
+    spec = importlib.util.spec_from_file_location("example_17_chat", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.runs = Runs(grace=1.5)
+    return module
+
+
+@pytest.fixture
+def browse(program):
+    """Drive a page in a thread: ``await browse(session, url)``."""
+    from playwright import sync_api
+
+    path = program("chromium", "chromium-browser", "google-chrome")
+
+    def in_thread(session, url):
+        with sync_api.sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=path, args=FLAGS)
+            try:
+                page = browser.new_page()
+                said = []
+                page.on("console", lambda message: said.append(message.text))
+                page.on("pageerror", lambda error: said.append(str(error)))
+                page.goto(url)
+                session(page)
+                assert not said, said
+            finally:
+                browser.close()
+
+    async def run(session, url):
+        with trio.fail_after(40):
+            await trio.to_thread.run_sync(in_thread, session, url, abandon_on_cancel=True)
+
+    return run
+
+
+def text(page):
+    return page.text_content("#answer")
+
+
+def wait_for_words(page, count):
+    page.wait_for_function(
+        f"document.getElementById('answer').textContent.split(' ').length > {count}"
+    )
+
+
+async def test_a_chat_survives_reloads(chat, server, browse):
+    """Reloaded twice in the middle, the page shows the answer whole; one producer made it."""
+    url = await server(chat.app)
+    answer = chat.topics["lambda"]
+
+    def session(page):
+        page.fill("#question", "lambda")
+        page.click("form button")
+        for words in (5, 40):
+            wait_for_words(page, words)
+            before = text(page)
+            page.reload()
+            page.wait_for_function(
+                f"document.getElementById('answer').textContent.length > {len(before)}"
+            )
+            assert text(page).startswith(before)
+        page.wait_for_function("document.body.dataset.state === 'completed'")
+        assert text(page).rstrip() == answer.rstrip()
+        page.reload()
+        page.wait_for_function("document.body.dataset.state === 'completed'")
+        assert text(page).rstrip() == answer.rstrip()
+
+    await browse(session, url)
+    assert chat.runs.statistics().started == 1
+
+
+async def test_a_chat_is_stopped(chat, server, browse):
+    """The stop button ends the answer for good; a reload shows what there was, and that."""
+    url = await server(chat.app)
+
+    def session(page):
+        page.fill("#question", "typesmethods")
+        page.click("form button")
+        wait_for_words(page, 10)
+        page.click("#stop")
+        page.wait_for_function("document.body.dataset.state === 'stopped'")
+        seen = text(page)
+        page.reload()
+        page.wait_for_function("document.body.dataset.state === 'stopped'")
+        assert text(page) == seen
+        assert page.is_disabled("#stop")
+
+    await browse(session, url)
+    assert chat.runs.statistics().ended == {"stopped": 1}
+
+
+async def test_a_chat_that_was_left_is_given_up(chat, server, browse):
+    """When the page is closed for good the producer has the time of grace, and no longer."""
+    url = await server(chat.app)
+
+    def session(page):
+        page.fill("#question", "typesmethods")
+        page.click("form button")
+        wait_for_words(page, 10)
+
+    await browse(session, url)
+    (key,) = chat.runs
+    run = chat.runs[key]
+    assert run.reason is None
+    left = trio.current_time()
+    with trio.fail_after(10):
+        assert await run.wait() is CloseReason.CLIENT_DISCONNECTED
+    assert trio.current_time() - left < 3
+    assert key not in chat.runs
