@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from psycopg import Connection, ServerCursor
+from psycopg import Connection, Rollback, ServerCursor
 from psycopg.rows import TupleRow, tuple_row
 
 from flowstream.sources._postgres_connection import connect, interrupt, told_to_the_client
@@ -85,18 +85,19 @@ class PostgresCursor(Cursor):
 
     def close(self, *, complete: bool) -> None:
         """End the transaction, or the connection if it is ours."""
+        if self._dsn is None:
+            with told_to_the_client(), self._transaction:
+                self._close_cursor()
+                if not complete:
+                    raise Rollback
+        elif self._connection is not None:
+            self._connection.close()  # and the server drops the rest
+            self._close_cursor()
+
+    def _close_cursor(self) -> None:
         cursor, self._cursor = self._cursor, None
-        if self._dsn is not None:
-            if self._connection is not None:
-                self._connection.close()  # and the server drops the rest
-        elif complete:
-            if cursor is not None:
-                cursor.close()
-            with told_to_the_client():
-                self._transaction.close()
-        else:
-            # What it is told of is an exception in its block: it rolls back.
-            self._transaction.__exit__(Exception, Exception(), None)
+        if cursor is not None:
+            cursor.close()
 
 
 def _text_bytes(row: TupleRow) -> int:

@@ -1,0 +1,409 @@
+"""Rows of a real Postgres: all of them, and nothing is left of a query that is over.
+
+What is left is asked of the server itself, by another connection. On the real clock.
+"""
+
+from __future__ import annotations
+
+import csv
+import gc
+import io
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import closing
+from itertools import count
+
+import psycopg
+import pytest
+import trio
+import trio.lowlevel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowstream
+from flowstream import MissingExtraError, SourceError, UpstreamError, ndjson, sse
+from flowstream.sources._relay import Relay
+from flowstream.sources._visits import cursor_limiter
+from flowstream.sources.postgres import postgres_rows
+from flowstream.testing import collect, open_stream
+
+NUMBERS = "SELECT n, 'name ' || n AS name FROM generate_series(0, %s) AS n"
+SLEEPING = "SELECT pg_sleep(3600)"
+COMPUTING = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b"
+numbers = count(1)
+
+
+class Server:
+    """The server as another connection sees it, and connections that it tells from others."""
+
+    def __init__(self, dsn):
+        self.name = f"rows {os.getpid()} {next(numbers)}"
+        self.dsn = psycopg.conninfo.make_conninfo(dsn, application_name=self.name)
+        self.view = psycopg.connect(dsn, autocommit=True)
+
+    def close(self):
+        self.view.close()
+
+    def ask(self, where, *what):
+        """Return `what` of each of our connections that `where` is true for."""
+        query = f"""SELECT {", ".join(what)} FROM pg_stat_activity
+                    WHERE application_name = %s AND {where}"""
+        return self.view.execute(query, [self.name]).fetchall()
+
+    def sessions(self):
+        """Return what each of our connections does: state and whether it has a transaction."""
+        return self.ask("true", "state", "xact_start IS NOT NULL")
+
+    async def wait_until(self, sessions):
+        """Wait until our connections are as given: the server takes a moment to end one."""
+        with trio.fail_after(10):
+            while self.sessions() != sessions:  # noqa: ASYNC110  # there is no event
+                await trio.sleep(0.002)
+
+    def computes(self):
+        """Return whether one of them runs a query."""
+        return self.ask("state = 'active'")
+
+    def end_sessions(self):
+        """Do what an administrator does, or a server that is restarted."""
+        self.ask("true", "pg_terminate_backend(pid)")
+
+
+@pytest.fixture
+def server(postgres):
+    with closing(Server(postgres)) as server:
+        yield server
+
+
+@pytest.fixture(params=[False, True], ids=["transactions", "autocommit"])
+def connection(server, request):
+    with psycopg.connect(server.dsn, autocommit=request.param) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(1000, 1), (1233, 7), (1233, 500), (584, 512)])
+async def test_every_row_comes_once_and_in_order(server, sink, rows, batch):
+    """However the rows are divided; 585 is 1 + 8 + 64 + 512: four full batches, then none."""
+    await postgres_rows(server.dsn, NUMBERS, [rows], batch=batch).run(sink)
+    assert sink.items == [{"n": n, "name": f"name {n}"} for n in range(rows + 1)]
+    await server.wait_until([])
+
+
+async def test_a_query_without_rows_is_complete(server, sink):
+    """An empty result is a result."""
+    await postgres_rows(server.dsn, "SELECT 1 WHERE false").run(sink)
+    assert sink.items == []
+
+
+async def test_parameters_and_percent_signs_are_those_of_psycopg(server, sink):
+    """By position, by name, and none: then a percent sign is one."""
+    await postgres_rows(server.dsn, "SELECT %s::int AS a", [1]).run(sink)
+    await postgres_rows(server.dsn, "SELECT %(x)s AS a", {"x": "y"}).run(sink)
+    await postgres_rows(server.dsn, "SELECT 'ab' LIKE 'a%' AS a").run(sink)
+    assert sink.items == [{"a": 1}, {"a": "y"}, {"a": True}]
+
+
+@pytest.mark.parametrize("tuples", [False, True])
+async def test_csv_has_the_columns_of_the_query_for_a_header(server, tuples):
+    """Rows as dicts and as tuples make the same table."""
+    source = postgres_rows(server.dsn, NUMBERS, [999], tuples=tuples)
+    answer = await collect(flowstream.csv(source))
+    header, *rows = csv.reader(io.StringIO(answer.body.decode(), newline=""))
+    assert header == ["n", "name"]
+    assert rows == [[str(n), f"name {n}"] for n in range(1000)]
+    assert answer.complete
+
+
+async def test_cells_of_the_usual_types_are_json(server):
+    """Numbers, text, bytes, dates, UUIDs, decimals, arrays, JSON and NULL, as msgspec has them."""
+    sql = """
+        SELECT 1 AS i, 0.5::float8 AS f, 1.50::numeric AS d, 'ü' AS t, '\\x00ff'::bytea AS b,
+               '2013-01-01T10:00:00'::timestamp AS at, '2013-01-01'::date AS day,
+               '12345678-1234-5678-1234-567812345678'::uuid AS u, ARRAY[1, NULL] AS a,
+               '{"k": [1]}'::jsonb AS j, NULL AS n, true AS y
+    """
+    answer = await collect(ndjson(postgres_rows(server.dsn, sql), controls=False))
+    assert json.loads(answer.body) == {
+        **{"i": 1, "f": 0.5, "d": "1.50", "t": "ü", "b": "AP8=", "at": "2013-01-01T10:00:00"},
+        **{"day": "2013-01-01", "u": "12345678-1234-5678-1234-567812345678", "a": [1, None]},
+        **{"j": {"k": [1]}, "n": None, "y": True},
+    }
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1) | st.none(), texts), max_size=30),
+    batch=st.integers(1, 20),
+)
+async def test_cells_are_what_was_given(postgres, new_sink, rows, batch):
+    """Any rows, in any number, come out as they went in."""
+    sql = "SELECT * FROM unnest(%s::bigint[], %s::text[]) AS row(a, b)"
+    columns = [[row[n] for row in rows] for n in (0, 1)]
+    sink = new_sink()
+    await postgres_rows(postgres, sql, columns, batch=batch, tuples=True).run(sink)
+    assert sink.items == rows
+
+
+async def test_a_row_that_is_there_does_not_wait_for_a_whole_batch(server, sink):
+    """The server answers a fetch when it has all of it, so the first is for one row."""
+    sql = "SELECT n, CASE WHEN n > 1 THEN pg_sleep(3600) END FROM generate_series(1, 600) AS n"
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(postgres_rows(server.dsn, sql, tuples=True).run, sink)
+            await sink.wait_for(1)
+            nursery.cancel_scope.cancel()
+    assert sink.items == [(1, None)]
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(1, [1, 8, 64, 100, 100]), (1 << 20, [1] * 13)])
+async def test_a_batch_grows_unless_its_rows_are_large(server, sink, monkeypatch, size, sizes):
+    """It is bounded in rows and, by the look of the last row, in bytes."""
+    fetched = []
+
+    class Cursor(psycopg.ServerCursor):
+        def fetchmany(self, size):
+            fetched.append(size)
+            return super().fetchmany(size)
+
+    monkeypatch.setattr("flowstream.sources._postgres_cursor._QUICK", 30)
+    sql = "SELECT n, repeat('x', %s) AS x FROM generate_series(1, %s) AS n"
+    with psycopg.connect(server.dsn) as connection:
+        connection.server_cursor_factory = Cursor
+        total = sum(sizes) - 1
+        await postgres_rows(connection, sql, [size, total], batch=100).run(sink)
+    assert [row["n"] for row in sink.items] == list(range(1, total + 1))
+    assert fetched == sizes
+
+
+# -- when the client goes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sql", [SLEEPING, COMPUTING])
+async def test_a_client_that_goes_ends_a_query_that_computes(server, sql, aeventually):
+    """Within 50 ms, give or take a busy machine, the server knows of no session of ours."""
+    async with open_stream(ndjson(postgres_rows(server.dsn, sql))) as client:
+        await aeventually(server.computes, "the query runs")
+        client.abort()
+        started = time.monotonic()
+        await server.wait_until([])
+        assert time.monotonic() - started < 1
+
+
+async def test_a_client_that_goes_in_the_middle_ends_the_transaction(server, aeventually):
+    """A stream that waits for its client has an open transaction, until the client goes."""
+    async with open_stream(ndjson(postgres_rows(server.dsn, NUMBERS, [9999])), window=99) as client:
+        await client.next_value()
+        await client.wait_blocked()
+        assert server.sessions() == [("idle in transaction", True)]
+        client.abort()
+        await server.wait_until([])
+
+
+@pytest.mark.parametrize("sql", [SLEEPING, COMPUTING, NUMBERS % 9999])
+async def test_the_connection_of_the_app_is_usable_after_a_client_went(
+    server, connection, sql, aeventually
+):
+    """Outside any transaction, on the server's view, too; and it runs the next query."""
+    async with open_stream(ndjson(postgres_rows(connection, sql)), window=0) as client:
+        await client.started()
+        if sql.startswith(NUMBERS[:9]):
+            await server.wait_until([("idle in transaction", True)])
+        else:
+            await aeventually(server.computes, "the query runs")
+        client.abort()
+    assert server.sessions() == [("idle", False)]
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("ends", ["complete", "gone", "failed"])
+async def test_a_transaction_of_the_app_goes_on_after_the_stream(server, sink, ends, aeventually):
+    """The query runs behind a savepoint: what was done before is neither lost nor committed."""
+    with psycopg.connect(server.dsn) as connection:
+        connection.execute("CREATE TEMP TABLE done ON COMMIT DROP AS SELECT 1 AS n")
+        if ends == "complete":
+            await postgres_rows(connection, "SELECT n FROM done").run(sink)
+            assert sink.items == [{"n": 1}]
+        elif ends == "failed":
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await postgres_rows(connection, "SELECT 1 / 0").run(sink)
+        else:
+            async with open_stream(ndjson(postgres_rows(connection, SLEEPING))) as client:
+                await aeventually(server.computes, "the query runs")
+                client.abort()
+        assert server.sessions() == [("idle in transaction", True)]
+        assert connection.execute("SELECT n FROM done").fetchone() == (1,)
+
+
+async def test_a_hundred_clients_that_go_leave_nothing(server, aeventually):
+    """At any moment of a query's life, from before the connection to after the last row."""
+
+    async def visit(number):
+        sql = SLEEPING if number % 2 else NUMBERS % 300
+        async with open_stream(ndjson(postgres_rows(server.dsn, sql))) as client:
+            with trio.move_on_after(number * 0.0005):
+                await client.read_all()
+            client.abort()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(visit, number)
+    await aeventually(lambda: cursor_limiter().borrowed_tokens == 0, "all threads are back")
+    await server.wait_until([])
+    gc.collect()  # psycopg warns of a connection that was not closed, which is an error here
+
+
+async def test_a_source_inside_another_cleans_up_without_a_stream(server):
+    """Where nothing shields the cleanup, as in a nursery of the app's, it shields itself."""
+    with trio.move_on_after(0.3) as scope:
+        await postgres_rows(server.dsn, SLEEPING).run(Relay(trio.sleep, lambda: None))
+    assert scope.cancelled_caught
+    assert cursor_limiter().borrowed_tokens == 0
+    await server.wait_until([])
+
+
+async def test_a_server_that_cannot_be_asked_to_cancel_is_left(server, monkeypatch, aeventually):
+    """The connection is cut then: no thread is held, and no client waits for it."""
+
+    def unreachable(self, *, timeout):
+        raise psycopg.OperationalError("no route")
+
+    monkeypatch.setattr(psycopg.Connection, "cancel_safe", unreachable)
+    async with open_stream(ndjson(postgres_rows(server.dsn, SLEEPING))) as client:
+        await aeventually(server.computes, "the query runs")
+        client.abort()
+    assert cursor_limiter().borrowed_tokens == 0
+    server.end_sessions()  # the server looks at a connection when it has something to say
+
+
+# -- what can be wrong -------------------------------------------------------------------------
+
+
+def refusing(dsn, how):
+    if how == "no server":
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+        return psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=port)
+    wrong = {
+        "no database": {"dbname": "missing"},
+        "wrong password": {"user": "nobody", "password": "wrong"},
+    }
+    return psycopg.conninfo.make_conninfo(dsn, **wrong[how])
+
+
+@pytest.mark.parametrize("how", ["no server", "no database", "wrong password"])
+async def test_a_database_that_is_not_to_be_had_is_a_503(server, how, sink):
+    """With nothing of the DSN for the client; the cause is there for the log."""
+    dsn = refusing(server.dsn, how)
+    answer = await collect(ndjson(postgres_rows(dsn, "SELECT 1"), prime=5))
+    assert answer.status == 503
+    assert json.loads(answer.body) == {
+        "code": "database_unavailable",
+        "message": "the database is not available",
+    }
+    with pytest.raises(UpstreamError) as caught:
+        await postgres_rows(dsn, "SELECT 1").run(sink)
+    assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+
+
+async def test_a_session_that_is_ended_before_the_first_row_is_a_503(server, aeventually):
+    """The server goes while the query computes."""
+    async with trio.open_nursery() as nursery:
+        got = []
+
+        async def ask():
+            got.append(await collect(ndjson(postgres_rows(server.dsn, SLEEPING), prime=30)))
+
+        nursery.start_soon(ask)
+        await aeventually(server.computes, "the query runs")
+        server.end_sessions()
+    assert got[0].status == 503
+
+
+async def test_a_session_that_is_ended_in_the_middle_is_told_in_band(server, caplog):
+    """The client gets the rows that came before and `failed`; the log gets the cause."""
+    source = postgres_rows(server.dsn, NUMBERS, [9999])
+    async with open_stream(ndjson(source), window=99) as client:
+        await client.next_value()
+        await client.wait_blocked()
+        server.end_sessions()
+        client.resume()
+        *_, last = [value async for value in values(client)]
+    assert last["type"] == "failed"
+    assert last["data"]["code"] == "database_unavailable"
+    assert "terminating connection" in caplog.text
+
+
+async def values(client):
+    body = await client.read_all()
+    for line in body.splitlines():
+        yield json.loads(line)
+
+
+async def test_a_query_that_the_server_cancels_is_a_503(server, sink):
+    """A timeout of the server's own, which a DSN can set, is not the query's fault."""
+    dsn = psycopg.conninfo.make_conninfo(server.dsn, options="-c statement_timeout=20")
+    with pytest.raises(UpstreamError) as caught:
+        await postgres_rows(dsn, SLEEPING).run(sink)
+    assert caught.value.status == 503
+
+
+@pytest.mark.parametrize(
+    ("sql", "params", "error"),
+    [
+        ("SELEKT 1", (), psycopg.errors.SyntaxError),
+        ("SELECT * FROM missing", (), psycopg.errors.UndefinedTable),
+        ("SELECT 1 / 0", (), psycopg.errors.DivisionByZero),
+        ("SELECT %s", (), psycopg.errors.SyntaxError),
+        ("SELECT %s", (1, 2), psycopg.ProgrammingError),
+        ("DELETE FROM pg_class", (), psycopg.errors.SyntaxError),
+        ("SELECT set_config('a.b', nextval('s')::text, false)", (), psycopg.errors.UndefinedTable),
+        ("SELECT 1 AS a, 2 AS a", (), SourceError),
+    ],
+)
+async def test_what_the_app_did_wrong_is_no_news_for_the_client(server, sql, params, error, sink):
+    """The error is psycopg's, for the app's log; the client is told of an internal one."""
+    with pytest.raises(error):
+        await postgres_rows(server.dsn, sql, params).run(sink)
+    answer = await collect(sse(postgres_rows(server.dsn, sql, params)))
+    assert b'"code":"internal"' in answer.body
+    assert b"SELEKT" not in answer.body
+    await server.wait_until([])
+
+
+async def test_a_dsn_is_opened_for_reading_only(server, sink):
+    """A query that changes something is refused by the server."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute("CREATE SEQUENCE IF NOT EXISTS changes")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        await postgres_rows(server.dsn, "SELECT nextval('changes')").run(sink)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "match"),
+    [
+        ((3, "SELECT 1"), {}, TypeError, "DSN"),
+        (("nonsense secret", "SELECT 1"), {}, ValueError, "DSN"),
+        (("dbname=x", 1), {}, TypeError, "sql"),
+        (("dbname=x", "SELECT %s", "abc"), {}, TypeError, "params"),
+        (("dbname=x", "SELECT 1"), {"batch": 0}, ValueError, "batch"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_the_call(arguments, options, error, match):
+    """In the view, before there is a stream, and without the DSN's text in the message."""
+    with pytest.raises(error, match=match) as caught:
+        postgres_rows(*arguments, **options)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_psycopg_the_message_names_the_extra(monkeypatch):
+    """What to type is in it."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtraError, match=r"flowstream\[postgres\]"):
+        postgres_rows("dbname=x", "SELECT 1")
