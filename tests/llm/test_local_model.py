@@ -11,6 +11,7 @@ import statistics
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -85,10 +86,14 @@ class Watched:
     create_chat_completion = create_completion
 
     @property
+    def steps(self):
+        """Seconds that each token took."""
+        return [b - a for a, b in pairwise(self.times)]
+
+    @property
     def step(self):
         """Seconds that a token takes."""
-        gaps = [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
-        return statistics.median(gaps)
+        return statistics.median(self.steps)
 
 
 def events_of(body):
@@ -196,14 +201,12 @@ async def test_two_streams_share_it_and_the_event_loop_goes_on(model, tell):
 
 
 async def test_it_is_as_fast_as_a_bare_loop(server, model, tell):
-    """Tokens a second over a socket, against a loop that does nothing with them."""
+    """The time of a token, streamed over a socket, against a loop that does nothing with them."""
     size = 150
 
     def bare():
-        start = time.perf_counter()
         for _ in model.create_completion(PROMPT, stream=True, max_tokens=size, **SAMPLING):
             pass
-        return size / (time.perf_counter() - start)
 
     async def app(scope, receive, send):
         source = local_tokens(model, PROMPT, max_tokens=size, **SAMPLING)
@@ -213,19 +216,21 @@ async def test_it_is_as_fast_as_a_bare_loop(server, model, tell):
     host, port = url.removeprefix("http://").rsplit(":", 1)
 
     async def streamed():
-        start = time.perf_counter()
         async with await trio.open_tcp_stream(host, int(port)) as stream:
             await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             body = b"".join([piece async for piece in stream])
         assert body.count(b'"token"') == size
-        return size / (time.perf_counter() - start)
 
-    await trio.to_thread.run_sync(bare)
-    pairs = [(await trio.to_thread.run_sync(bare), await streamed()) for _ in range(9)]
-    ratios = sorted(ours / theirs for theirs, ours in pairs)
-    tell("tokens/s, bare and streamed: " + ", ".join(f"{a:.1f} {b:.1f}" for a, b in pairs))
-    tell(f"ratio: median {ratios[4]:.3f}, from {ratios[0]:.3f} to {ratios[-1]:.3f}")
-    assert max(b for _, b in pairs) > 0.9 * max(a for a, _ in pairs)
+    steps = {"bare": [], "streamed": []}
+    for _ in range(5):  # in turns: the machine's pace changes all the time
+        await trio.to_thread.run_sync(bare)
+        steps["bare"] += model.steps
+        await streamed()
+        steps["streamed"] += model.steps
+    theirs, ours = map(statistics.median, steps.values())
+    tell(f"tokens/s, by the median of {len(steps['bare'])}: bare {1 / theirs:.1f}")
+    tell(f"streamed {1 / ours:.1f}, which is {theirs / ours:.1%}")
+    assert theirs / ours > 0.9
 
 
 def test_the_browser_shows_it_token_by_token(command, path, eventually, tell):
