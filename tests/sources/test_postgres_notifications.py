@@ -7,16 +7,16 @@ from contextlib import closing
 
 import pytest
 import trio
+from _postgres import Sessions, refused_dsn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_postgres_rows import Server, refusing
 
 from flowstream import DropOldest, sse
 from flowstream.sources.postgres import postgres_notifications
 from flowstream.testing import collect, open_stream
 
 
-class Channels(Server):
+class Channels(Sessions):
     """The same, with a voice."""
 
     async def listened_to(self):
@@ -118,7 +118,7 @@ async def test_a_connection_that_is_lost_ends_the_stream(channels, sink):
 @pytest.mark.parametrize("how", ["no server", "wrong password"])
 async def test_a_database_that_is_not_to_be_had_is_a_503(channels, how):
     """As for rows."""
-    source = postgres_notifications(refusing(channels.dsn, how), "jobs")
+    source = postgres_notifications(refused_dsn(channels.dsn, how), "jobs")
     assert (await collect(sse(source, prime=5))).status == 503
 
 

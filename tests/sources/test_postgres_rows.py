@@ -9,17 +9,15 @@ import csv
 import gc
 import io
 import json
-import os
-import socket
 import sys
 import time
 from contextlib import closing
-from itertools import count
 
 import psycopg
 import pytest
 import trio
 import trio.lowlevel
+from _postgres import Sessions, refused_dsn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,48 +31,11 @@ from flowstream.testing import collect, open_stream
 NUMBERS = "SELECT n, 'name ' || n AS name FROM generate_series(0, %s) AS n"
 SLEEPING = "SELECT pg_sleep(3600)"
 COMPUTING = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b"
-numbers = count(1)
-
-
-class Server:
-    """The server as another connection sees it, and connections that it tells from others."""
-
-    def __init__(self, dsn):
-        self.name = f"rows {os.getpid()} {next(numbers)}"
-        self.dsn = psycopg.conninfo.make_conninfo(dsn, application_name=self.name)
-        self.view = psycopg.connect(dsn, autocommit=True)
-
-    def close(self):
-        self.view.close()
-
-    def ask(self, where, *what):
-        """Return `what` of each of our connections that `where` is true for."""
-        query = f"""SELECT {", ".join(what)} FROM pg_stat_activity
-                    WHERE application_name = %s AND {where}"""
-        return self.view.execute(query, [self.name]).fetchall()
-
-    def sessions(self):
-        """Return what each of our connections does: state and whether it has a transaction."""
-        return self.ask("true", "state", "xact_start IS NOT NULL")
-
-    async def wait_until(self, sessions):
-        """Wait until our connections are as given: the server takes a moment to end one."""
-        with trio.fail_after(10):
-            while self.sessions() != sessions:  # noqa: ASYNC110  # there is no event
-                await trio.sleep(0.002)
-
-    def computes(self):
-        """Return whether one of them runs a query."""
-        return self.ask("state = 'active'")
-
-    def end_sessions(self):
-        """Do what an administrator does, or a server that is restarted."""
-        self.ask("true", "pg_terminate_backend(pid)")
 
 
 @pytest.fixture
 def server(postgres):
-    with closing(Server(postgres)) as server:
+    with closing(Sessions(postgres)) as server:
         yield server
 
 
@@ -284,23 +245,10 @@ async def test_a_server_that_cannot_be_asked_to_cancel_is_left(server, monkeypat
 # -- what can be wrong -------------------------------------------------------------------------
 
 
-def refusing(dsn, how):
-    if how == "no server":
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            port = unused.getsockname()[1]
-        return psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=port)
-    wrong = {
-        "no database": {"dbname": "missing"},
-        "wrong password": {"user": "nobody", "password": "wrong"},
-    }
-    return psycopg.conninfo.make_conninfo(dsn, **wrong[how])
-
-
 @pytest.mark.parametrize("how", ["no server", "no database", "wrong password"])
 async def test_a_database_that_is_not_to_be_had_is_a_503(server, how, sink):
     """With nothing of the DSN for the client; the cause is there for the log."""
-    dsn = refusing(server.dsn, how)
+    dsn = refused_dsn(server.dsn, how)
     answer = await collect(ndjson(postgres_rows(dsn, "SELECT 1"), prime=5))
     assert answer.status == 503
     assert json.loads(answer.body) == {
