@@ -31,12 +31,17 @@ NAMES = [
     "TopicStatistics",
     "Topics",
     "TopicsStatistics",
+    "Runs",
+    "Run",
+    "RunsStatistics",
+    "RunStatistics",
     "Block",
     "DropOldest",
     "DropNewest",
     "Sample",
     "Conflate",
     "Disconnect",
+    "CatchUp",
     "Buffer",
     "Limits",
     "SSE",
@@ -57,6 +62,9 @@ NAMES = [
     "NotAuthorizedError",
     "SlowConsumerError",
     "TooManyTopicsError",
+    "NoSuchRunError",
+    "RunExistsError",
+    "TooManyRunsError",
 ]
 
 OPTIONS = {
@@ -91,12 +99,15 @@ SIGNATURES = {
     "resumable": "(function)",
     "Topics": "(factory=<class 'flowstream.topic.Topic'>, *, idle=60.0, limit=10000, "
     "authorize=None)",
+    "Runs": "(grace=30.0, *, replay=Replay(items=10000, seconds=inf, bytes=1048576), "
+    "max_running=1000, keep=60.0, max_kept=1000, cleanup_timeout=5.0)",
     "Block": "(timeout=None)",
     "DropOldest": "(max_age=None)",
     "DropNewest": "(max_age=None)",
     "Sample": "(*, every=None, interval=None, max_age=None)",
     "Conflate": "(max_age=None)",
     "Disconnect": "()",
+    "CatchUp": "()",
     "Buffer": "(items=256, bytes=1048576, warn_at=None)",
     "Limits": "(max_duration=None, max_bytes=None, stall_timeout=30.0, cleanup_timeout=5.0)",
     "SSE": "(*, names={})",
