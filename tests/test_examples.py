@@ -186,6 +186,32 @@ async def test_a_producer_function_merges_two_sources(
     assert capsys.readouterr().out == "both are gone\n"
 
 
+async def test_shaped_letters_keep_the_rate_and_tell_their_progress(
+    autojump_clock: MockClock,
+) -> None:
+    """52 letters of two producers, 20 a second, and all of them before the end."""
+    app = load("16").app
+    got = events((await collect(app, "/letters")).body)
+    letters = [body["text"] for kind, body in got if kind == "letter"]
+    told = [body for kind, body in got if kind == "progress"]
+    assert len(letters) == 52
+    assert [letter for letter in letters if letter.islower()] == sorted(letters)[26:]
+    assert told[-1]["fraction"] == 1
+    assert told[0]["items"] <= 25
+    assert got[-1] == ("end", {"reason": "completed"})
+
+
+async def test_shaped_lines_are_batches_and_silence_is_a_504(autojump_clock: MockClock) -> None:
+    """A letter each tenth of a second makes five in half a second; nothing at all is an error."""
+    app = load("16").app
+    lines = [
+        body for kind, body in events((await collect(app, "/lines")).body) if kind == "message"
+    ]
+    assert max(map(len, lines)) <= 6
+    assert sum(map(len, lines)) == 26
+    assert (await collect(app, "/silent")).status == 504
+
+
 @pytest.mark.parametrize(
     ("name", "status", "body"),
     [("yours", 403, b"not yours"), ("nobodys", 404, b"404"), ("mine", 200, b"upstream_lost")],

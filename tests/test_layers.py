@@ -27,6 +27,8 @@ LAYERS: dict[str, list[str]] = {
         "_history",
         "encoders",
         "decoders",
+        "_event_schemas",
+        "events",
     ],
     "Trio primitives": [
         "_failure",

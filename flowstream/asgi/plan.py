@@ -17,6 +17,7 @@ from flowstream._closing import StreamReport
 from flowstream._event import Event, check_retry
 from flowstream._subscription import Subscription, check_policy
 from flowstream.abc import Encoder, Policy
+from flowstream.events import Events
 from flowstream.limits import Buffer, Limits, positive
 from flowstream.policies import Block
 from flowstream.sources import Feed, Source, as_source
@@ -71,6 +72,7 @@ class StreamOptions(TypedDict, total=False):
     retry: int | None
     on_close: OnClose | None
     where: Where | None
+    events: Events | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ def make_plan(
     retry: int | None = None,
     on_close: OnClose | None = None,
     where: Where | None = None,
+    events: Events | None = None,
 ) -> Plan:
     """Return the plan for one stream; `stream` says what the arguments mean.
 
@@ -122,6 +125,10 @@ def make_plan(
     """
     if not isinstance(encoder, Encoder):
         raise TypeError(f"encoder must be an Encoder such as SSE(), not {_kind(encoder)}")
+    if events is not None:
+        if not isinstance(events, Events):
+            raise TypeError(f"events must be an Events(...), not {_kind(events)}")
+        encoder = events.encoder(encoder)
     if policy is not None and not isinstance(policy, Policy):
         raise TypeError(f"policy must be a Policy such as DropOldest(), not {_kind(policy)}")
     if not isinstance(limits, Limits):

@@ -244,6 +244,7 @@ def stream(source: Any, *, encoder: Encoder, **options: Unpack[StreamOptions]) -
         retry: milliseconds that an EventSource waits before it reconnects.
         where: for a topic: ``where(event)`` says which of its events this client gets; what
             it leaves out is no gap.
+        events: the `Events` that the stream may send; another item is an `EncodingError`.
         on_close: called once with the `StreamReport`, in the event loop: it must not block.
 
     Raises:

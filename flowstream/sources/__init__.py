@@ -44,7 +44,7 @@ from flowstream.sources.files import file_chunks
 from flowstream.sources.follow import follow
 from flowstream.sources.merge import merge
 from flowstream.sources.processes import process_output
-from flowstream.sources.progress import progress
+from flowstream.sources.progress import Progress, progress
 from flowstream.sources.throttle import throttle
 from flowstream.sources.with_timeout import with_timeout
 
@@ -61,6 +61,7 @@ __all__ = [
     "follow",
     "process_output",
     # shapes
+    "Progress",
     "batched",
     "merge",
     "progress",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Hashable
 from typing import Any
 
+import msgspec
 import trio
 
 from flowstream._event import Event
@@ -20,7 +21,24 @@ from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
 from flowstream.sources._wrapper import Wrapper, wrap
 
-__all__ = ["progress"]
+__all__ = ["Progress", "progress"]
+
+
+class Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
+    """How far a source is. Among the `Events` of a stream it is a type like the app's own."""
+
+    items: int
+    """How many have been sent."""
+    seconds: float
+    """Since the first was asked for."""
+    rate: float | None
+    """How many a second, on average; None before there is one."""
+    total: float | None
+    """How many there will be; None if that is not known."""
+    fraction: float | None
+    """Of them, from 0 to 1."""
+    seconds_left: float | None
+    """Until the last of them, if they go on coming at this rate."""
 
 
 def progress(
@@ -28,11 +46,10 @@ def progress(
 ) -> Source:
     """Return `source` with events of type ``progress`` between its items.
 
-    Their data is ``{"items", "seconds", "rate", "total", "fraction", "seconds_left"}``: how
-    many items were sent, in how many seconds, and how many that is a second on average; then
-    what follows from `total`, and is null where it can't be known. They all have `key`, so
-    that `Conflate` keeps the newest for a client that is slow; and the id of the item in
-    front of them, if the app gives ids, so that a client that resumes there misses nothing.
+    Their data is a `Progress`: how many items were sent, in how many seconds, and what follows
+    from that and from `total`. They all have `key`, so that `Conflate` keeps the newest for a
+    client that is slow; and the id of the item in front of them, if the app gives ids, so
+    that a client that resumes there misses nothing.
 
     **Emits** each item, and behind one that comes `every` seconds after the last of its
     events, or later, another one; the last one at the end, essential, but none before a
@@ -108,14 +125,14 @@ class _Meter:
         items, total, seconds = self._items, self._total, now - self._start
         rate = items / seconds if seconds else None
         left = None if total is None else max(total - items, 0)
-        body = {
-            "items": items,
-            "seconds": round(seconds, 3),
-            "rate": _rounded(rate),
-            "total": total,
-            "fraction": None if total is None else round(min(items / total, 1.0), 4),
-            "seconds_left": _rounded(left / rate) if rate and left is not None else None,
-        }
+        body = Progress(
+            items=items,
+            seconds=round(seconds, 3),
+            rate=_rounded(rate),
+            total=total,
+            fraction=None if total is None else round(min(items / total, 1.0), 4),
+            seconds_left=_rounded(left / rate) if rate and left is not None else None,
+        )
         return Event(body, id=self._id, type="progress", key=self._key, essential=essential)
 
 

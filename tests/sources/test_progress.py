@@ -9,7 +9,7 @@ import trio
 
 from flowstream import Conflate, Event, resumable, sse
 from flowstream._errors import PublicError
-from flowstream.sources import progress
+from flowstream.sources import Progress, progress
 from flowstream.testing import collect, open_stream
 
 
@@ -30,45 +30,45 @@ async def test_it_tells_once_in_a_while_and_at_the_end(kept, autojump_clock):
     """Behind the first item after each interval, with what was sent by then."""
     await progress(every(0.4, 7), every=1).run(kept.outlet)
     assert [item for item in kept if not isinstance(item, Event)] == list(range(7))
-    assert [event.data["items"] for event in told(kept)] == [3, 6, 7]
+    assert [event.data.items for event in told(kept)] == [3, 6, 7]
     assert kept[3].type == kept[7].type == kept[9].type == "progress"
-    assert told(kept)[0].data == {
-        "items": 3,
-        "seconds": 1.2,
-        "rate": 2.5,
-        "total": None,
-        "fraction": None,
-        "seconds_left": None,
-    }
+    assert told(kept)[0].data == Progress(
+        items=3,
+        seconds=1.2,
+        rate=2.5,
+        total=None,
+        fraction=None,
+        seconds_left=None,
+    )
 
 
 async def test_with_a_total_it_says_how_much_is_left(kept, autojump_clock):
     """The fraction, and the seconds at the rate so far."""
     await progress(every(0.5, 8), every=2, total=8).run(kept.outlet)
     first, second, last = told(kept)
-    assert (first.data["fraction"], first.data["seconds_left"]) == (0.5, 2)
-    assert second.data == {**second.data, "items": 8, "fraction": 1.0, "seconds_left": 0}
-    assert last.data == {**last.data, "items": 8, "rate": 2, "total": 8}
+    assert (first.data.fraction, first.data.seconds_left) == (0.5, 2)
+    assert (second.data.items, second.data.fraction, second.data.seconds_left) == (8, 1.0, 0)
+    assert (last.data.items, last.data.rate, last.data.total) == (8, 2, 8)
 
 
 async def test_a_total_that_was_too_small_is_no_more_than_all(kept, autojump_clock):
     """An estimate may be wrong; the fraction stays within 1."""
     await progress(every(1, 4), every=1, total=2).run(kept.outlet)
-    assert [event.data["fraction"] for event in told(kept)] == [0.5, 1, 1, 1, 1]
-    assert all(event.data["seconds_left"] >= 0 for event in told(kept))
+    assert [event.data.fraction for event in told(kept)] == [0.5, 1, 1, 1, 1]
+    assert all(event.data.seconds_left >= 0 for event in told(kept))
 
 
 async def test_nothing_at_all_is_told_of_too(kept, autojump_clock):
     """An empty source has one event, without a rate."""
     await progress([], total=5).run(kept.outlet)
-    assert told(kept)[0].data == {
-        "items": 0,
-        "seconds": 0.0,
-        "rate": None,
-        "total": 5,
-        "fraction": 0.0,
-        "seconds_left": None,
-    }
+    assert told(kept)[0].data == Progress(
+        items=0,
+        seconds=0.0,
+        rate=None,
+        total=5,
+        fraction=0.0,
+        seconds_left=None,
+    )
 
 
 async def test_the_last_one_is_essential_and_a_failure_has_none(kept, autojump_clock):
@@ -115,7 +115,7 @@ async def test_it_has_the_id_of_the_item_in_front_of_it(autojump_clock):
 
     source = progress(resumable(history), every=1)
     whole = await collect(sse(source))
-    assert b'id: i1\ndata: {"items":2' in whole.body
+    assert b'id: i1\ndata: {"type":"progress","items":2' in whole.body
     rest = await collect(sse(source), headers={"last-event-id": "i1"})
     assert rest.status == 200
     assert b"data: 2\n" in rest.body
@@ -133,7 +133,7 @@ async def test_events_and_send_nowait_go_through(kept, autojump_clock):
     await progress(produce, key=("mine", 1)).run(kept.outlet)
     assert kept[0] is event
     assert kept[1] == 2
-    assert (kept[2].data["items"], kept[2].key, kept[2].id) == (2, ("mine", 1), "7")
+    assert (kept[2].data.items, kept[2].key, kept[2].id) == (2, ("mine", 1), "7")
 
 
 @pytest.mark.parametrize(
