@@ -216,9 +216,9 @@ class PartsStream(AnswerStream):
         """Return what a turn of the model's begins with."""
         return b""
 
+    @abc.abstractmethod
     def turn_ends(self) -> bytes:
         """Return what it ends with."""
-        return b""
 
     @abc.abstractmethod
     def part_begins(self, kind: PartKind, id: str) -> bytes:

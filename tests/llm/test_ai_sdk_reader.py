@@ -7,9 +7,10 @@ import trio
 from _deliveries import Delivery, deliveries
 from hypothesis import HealthCheck, given, settings
 
-from flowstream import CloseReason, DropOldest, Event, PublicError, stream
+from flowstream import CloseReason, DropOldest, Event, Limits, PublicError, stream
 from flowstream.encoders import UIMessages
 from flowstream.llm import Done, Reasoning, Token, ToolCall, Usage
+from flowstream.testing import collect
 
 # The process that reads is the same for all examples, and remembers nothing of them.
 SHARED = [HealthCheck.function_scoped_fixture]
@@ -276,3 +277,19 @@ async def test_a_slow_client_under_a_dropping_policy(server, reader, clean_log):
     assert missed > 0
     assert len(tokens) + missed == 40_000
     assert parts(read["message"], "text") == "".join(tokens)
+
+
+async def test_a_stream_that_reaches_its_limit_in_bytes(autojump_clock, reader):
+    """Wherever the limit falls, what came is a message, and the rest is a gap and an error."""
+    items = [Reasoning("hm"), *["word "] * 5, ToolCall(0, '{"a":1}', "c-1", "f"), *["x"] * 5]
+    failures = 0
+    for limit in range(60, 2000, 20):
+        response = stream(items, encoder=UIMessages(), limits=Limits(max_bytes=limit))
+        body = (await collect(response)).body.decode()
+        read = reader.run("return await readMessage(body)", body=body)
+        assert read["failure"] is None
+        *chunks, last = [chunk["type"] for chunk in read["chunks"]]
+        assert last in ("error", "finish")
+        assert ("data-gap" in chunks) == (last == "error")
+        failures += last == "error"
+    assert 20 < failures < 90
