@@ -13,10 +13,12 @@ request's body while it streams needs `SharedBody` around the app.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from flowstream._errors import MissingExtraError, PublicError
+from flowstream._supervised import SupervisedNursery
 from flowstream.asgi._answers import answer_to
 from flowstream.asgi.receive import Message, Receive, Send, SharedReceive
 from flowstream.asgi.response import StreamResponse
@@ -30,7 +32,7 @@ except ImportError as error:
         "flowstream.starlette needs Starlette: pip install 'flowstream[starlette]'"
     ) from error
 
-__all__ = ["SharedBody", "public_error", "response"]
+__all__ = ["SharedBody", "lifespan", "public_error", "response"]
 
 
 class _Wrapped(Response):
@@ -80,6 +82,13 @@ async def public_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PublicError)
     status, headers, body = answer_to(error, request.url.path)
     return Response(body, status, headers)
+
+
+@asynccontextmanager
+async def lifespan(app: Any) -> AsyncIterator[None]:
+    """Keep open what `Runs` run in: ``Starlette(lifespan=lifespan)``, or inside one's own."""
+    async with SupervisedNursery():
+        yield
 
 
 class SharedBody:

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import flowstream.starlette
-from flowstream import CloseReason, MissingExtraError, ndjson, raw, sse
-from flowstream.starlette import SharedBody, response
-from flowstream.testing import collect, open_stream
+from flowstream import CloseReason, MissingExtraError, Runs, ndjson, raw, sse
+from flowstream.starlette import SharedBody, lifespan, response
+from flowstream.testing import collect, open_lifespan, open_stream
 
 
 def starlette(view, *, methods=("GET",), **options):
@@ -231,3 +231,27 @@ def test_without_starlette_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette.responses", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'flowstream\[starlette\]'"):
         runpy.run_path(flowstream.starlette.__file__)
+
+
+async def test_runs_have_a_lifespan_on_starlette(autojump_clock):
+    """With the lifespan that is offered a run outlives its request, and ends with the app."""
+    runs, ended = Runs(), []
+
+    async def count():
+        try:
+            for n in range(100):
+                await trio.sleep(1)
+                yield str(n)
+        finally:
+            ended.append(True)
+
+    async def view(request):
+        return sse(runs.get_or_start("chat", count))
+
+    app = starlette(view, lifespan=lifespan)
+    async with open_lifespan(app) as state:
+        for _ in range(2):
+            async with open_stream(app, state=state) as client:
+                assert [(await client.next_event()).data for _ in range(2)] == ["0", "1"]
+        assert not ended
+    assert ended

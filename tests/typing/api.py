@@ -12,6 +12,7 @@ from quart_trio import QuartTrio
 from flowstream import (
     NDJSON,
     Buffer,
+    CatchUp,
     CloseReason,
     Conflate,
     DropOldest,
@@ -19,6 +20,8 @@ from flowstream import (
     Limits,
     Outlet,
     Replay,
+    Run,
+    Runs,
     Sample,
     SharedReceive,
     StreamReport,
@@ -97,6 +100,21 @@ async def room(name: str) -> ResponseReturnValue:
         event: Event = await anext(events)
         assert event
     return sse([prices, await rooms.open(name, "me")], where=lambda event: event.type is None)
+
+
+runs = Runs(grace=None, replay=Replay(items=10))
+
+
+@app.get("/chats/<id>")
+async def chat(id: str) -> ResponseReturnValue:
+    """A view that starts, reads and stops runs."""
+    run: Run = runs.get_or_start(id, tokens)
+    async with run.subscribe(policy=CatchUp()) as events:
+        event: Event = await anext(events)
+        assert event
+    if run.statistics().attached:
+        await runs.stop(id)
+    return sse([runs[id], prices])
 
 
 def others() -> list[StreamResponse]:
