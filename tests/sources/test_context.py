@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import itertools
+import json
 import logging
 import random
 import threading
@@ -23,9 +24,11 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from quart_trio import QuartTrio
 
 import flowstream
-from flowstream import DropOldest, StreamReport, Topic, ndjson, resumable
+from flowstream import DropOldest, Runs, StreamReport, Topic, ndjson, resumable
 from flowstream.quart import Flowstream
 from flowstream.server import streaming_config
+from flowstream.sources import batched, merge, progress, throttle, with_timeout
+from flowstream.sources.llama import local_tokens
 from flowstream.testing import EndOfBody, collect, open_stream
 
 ITEMS = 6
@@ -204,14 +207,61 @@ def async_iterable(books, fail):
     return Stream()
 
 
+def throttled(books, fail):
+    return throttle(async_generator(books, fail), per_second=2000)
+
+
+def in_batches(books, fail):
+    return batched(async_generator(books, fail), 2, 0.0005)
+
+
+def merged(books, fail):
+    return merge(async_generator(books, fail), [])
+
+
+def watched(books, fail):
+    return with_timeout(async_generator(books, fail), first=5, between=5)
+
+
+def with_progress(books, fail):
+    return progress(async_generator(books, fail), every=0.002)
+
+
+def wrapped_rows(books, fail):
+    return throttle(merge(sync_generator(books, fail), []), per_second=5000)
+
+
+def language_model(books, fail):
+    """One that computes in its own thread, traced."""
+
+    class Model:
+        def create_chat_completion(self, messages, **options):
+            for n in sync_generator(books, fail):
+                yield {"choices": [{"delta": {"content": str(n)}, "finish_reason": None}]}
+
+    return local_tokens(Model(), [{"role": "user"}])
+
+
 IN_THE_LOOP = [
     async_generator,
     async_generator_function,
     async_iterable,
     producer_with_a_nursery,
     resumable_history,
+    throttled,
+    in_batches,
+    merged,
+    watched,
+    with_progress,
 ]
-IN_THREADS = [sync_generator, sync_generator_function, Cursor, resumable_rows]
+IN_THREADS = [
+    sync_generator,
+    sync_generator_function,
+    Cursor,
+    resumable_rows,
+    wrapped_rows,
+    language_model,
+]
 KINDS = [*IN_THE_LOOP, *IN_THREADS]
 
 
@@ -241,6 +291,20 @@ def respond(books, make, *, fail=False, reports, **options):
     return response
 
 
+def numbers_in(body):
+    """The numbers that arrived, of whatever kind of source."""
+    for item in map(json.loads, body.splitlines()):
+        match item:
+            case int():
+                yield item
+            case list():
+                yield from item
+            case {"type": "token", "data": text}:
+                yield int(text)
+            case {"data": int(n)}:
+                yield n
+
+
 @pytest.fixture
 def reports():
     return []
@@ -257,7 +321,7 @@ def clock(request):
 async def test_a_producers_spans_are_children_of_the_views(make, clock, books, reports):
     """Though the view, and its span, were over before the producer ran its first line."""
     response = await collect(view_of(books, make, reports=reports))
-    assert sorted(response.body.split()) == [b"%d" % n for n in range(ITEMS)]
+    assert sorted(numbers_in(response.body)) == list(range(ITEMS))
     assert [report.reason for report in reports] == ["completed"]
     assert books.begun["producer"] == 1
     books.check(1)
@@ -282,7 +346,7 @@ async def test_a_producer_detaches_wherever_its_client_leaves(make, clock, books
     for items, turns in itertools.product(range(ITEMS), range(7)):
         async with open_stream(app) as client:
             if items:
-                await client.read(2 * items)
+                await client.read(2 * items - 1)
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
             client.abort()
@@ -378,6 +442,46 @@ async def test_a_thread_that_is_left_behind_closes_it_in_its_context(books, repo
     assert len(reports) == 1
     go_on.set()
     await left.wait()
+    books.check(1)
+
+
+async def test_a_producer_that_took_too_long_detaches(autojump_clock, books, reports, caplog):
+    """Cancelled by the wrapper that watches it, and not with its client."""
+    caplog.set_level(logging.CRITICAL, "flowstream")
+
+    def slow(books, fail):
+        async def tokens():
+            with books.span("producer"):
+                yield 0
+                with books.span("item"):
+                    await trio.sleep(60)
+
+        return with_timeout(tokens, between=5)
+
+    await collect(view_of(books, slow, reports=reports))
+    assert reports[0].error.code == "timeout"
+    books.check(1)
+
+
+async def test_a_runs_producer_belongs_to_the_view_that_started_it(autojump_clock, books):
+    """Whoever reads it, and when that view's client has long gone."""
+    runs = Runs()
+
+    async def app(scope, receive, send):
+        if scope["path"] == "/start":
+            with books.tracer.start_as_current_span("view"):
+                token = tenant.set("acme")
+                run = runs.start("chat", async_generator_function(books, False))
+                tenant.reset(token)
+        else:
+            run = runs["chat"]
+        await ndjson(run)(scope, receive, send)
+
+    async with Flowstream():
+        async with open_stream(app, "/start") as client:
+            await client.read(2)
+            client.abort()
+        assert list(numbers_in((await collect(app, "/read")).body)) == list(range(ITEMS))
     books.check(1)
 
 
