@@ -68,12 +68,20 @@ class _Batched(Wrapper):
         await run_together([work], beside=late)
 
     async def _run(self, relay: Relay, batcher: _Batcher) -> None:
+        failure: Exception | None = None
         try:
             await self._inner.run(relay)
-        except Exception:
-            await batcher.flush()  # what came before the failure is delivered before it is told
-            raise
-        await batcher.flush()
+        except Exception as error:  # noqa: BLE001  # raised below
+            failure = error
+        # What came before a failure is delivered before it is told.
+        try:
+            await batcher.flush()
+        except Exception as error:
+            if failure is None:
+                raise
+            failure.add_note(f"the items before it could not be sent either: {error!r}")
+        if failure is not None:
+            raise failure
 
 
 class _Batcher:

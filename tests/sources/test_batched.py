@@ -60,6 +60,21 @@ async def test_what_came_before_a_failure_is_sent_before_it(kept, autojump_clock
     assert kept == [[1, 2]]
 
 
+async def test_the_failure_is_told_though_the_rest_cannot_be_sent():
+    """What went wrong first is what comes out; the other is noted at it."""
+
+    async def produce():
+        yield object()
+        raise PublicError("gone", "It has gone.")
+
+    async def refuse(item):
+        raise EncodingError("no such thing")
+
+    with pytest.raises(PublicError, match="gone") as caught:
+        await batched(produce, 10, 5).run(Relay(refuse, dict))
+    assert "no such thing" in caught.value.__notes__[0]
+
+
 async def test_events_make_an_event(autojump_clock, kept):
     """The list's envelope is made of theirs: the last id and retry, the shared type and key."""
     events = [
