@@ -21,7 +21,8 @@ are called, and is an extra:
 =================================================  ==========================================
 what                                               extra
 =================================================  ==========================================
-`openai_tokens`, `anthropic_tokens`                ``openai``, ``anthropic``
+`openai_tokens`, `openai_responses`                ``openai``
+`anthropic_tokens`                                 ``anthropic``
 `local_tokens`: a language model in this process   ``llm-local``
 `sqlite_rows`
 `postgres_rows`, `postgres_notifications`          ``postgres``
@@ -39,10 +40,12 @@ from flowstream.sources._feed import Feed
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources._threads import thread_limiter
+from flowstream.sources.anthropic import anthropic_tokens
 from flowstream.sources.batched import batched
 from flowstream.sources.files import file_chunks
 from flowstream.sources.follow import follow
 from flowstream.sources.merge import merge
+from flowstream.sources.openai import openai_responses, openai_tokens
 from flowstream.sources.processes import process_output
 from flowstream.sources.progress import Progress, progress
 from flowstream.sources.throttle import throttle
@@ -57,6 +60,9 @@ __all__ = [
     "resumable",
     "thread_limiter",
     # producers
+    "anthropic_tokens",
+    "openai_responses",
+    "openai_tokens",
     "file_chunks",
     "follow",
     "process_output",

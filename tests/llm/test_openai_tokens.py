@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import runpy
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -810,3 +812,34 @@ async def test_a_response_that_fails_says_so(
     events = values(answer.body)
     assert events[0] == token("Hello")
     assert failed(events) == code
+
+
+# -- the example ---------------------------------------------------------------------------
+
+
+async def test_the_example_answers(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, aeventually: Any
+) -> None:
+    """It streams an answer, has a status for what fails at once, and lets go of the model."""
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{upstream.url}/v1")
+    path = Path(__file__).parents[2] / "examples" / "13_llm_tokens.py"
+    example = runpy.run_path(str(path))
+    app = example["app"]
+    upstream.answer(
+        stream(*chat("Forty-", "two.")),
+        refuse(401, BODY),
+        refuse(429, BODY, retry_after="30"),
+        stream(HELLO, hang),
+    )
+    answer = await collect(app, "/answer?q=What+is+it")
+    assert values(answer.body)[:4] == [token("Forty-"), token("two."), USAGE, DONE]
+    assert upstream.bodies[0]["messages"] == [{"role": "user", "content": "What is it"}]
+    assert (await collect(app, "/answer?q=x")).status == 502
+    busy = await collect(app, "/answer?q=x")
+    assert (busy.status, busy.headers["retry-after"]) == (503, "30")
+    assert (await collect(app, "/answer")).status == 400
+    async with open_stream(app, "/answer?q=x") as reader:
+        assert await reader.next_value() == token("Hello")
+        reader.abort()
+        await aeventually(upstream.latest.closed.is_set, "the upstream is closed")
+    await example["client"].close()
