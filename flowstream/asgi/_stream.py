@@ -99,6 +99,7 @@ class Stream:
         self._reset = False  # the carrier was told to close the client at the socket
         self._parted = False  # the writer has nothing more to write
         self._saying_goodbye = False  # all bytes are handed over, the final chunk is on its way
+        self._gone_with_all = False  # the client has what it was promised, and did not wait
         self._error: BaseException | None = None
         self._logged_elsewhere = False  # the error is for somebody else to log
         self._final: StreamStatistics | None = None
@@ -202,8 +203,9 @@ class Stream:
 
     @property
     def _has_all(self) -> bool:
-        """Whether the client was given as many bytes as it was promised."""
-        return self._writer is not None and self._writer.bytes == self._plan.length
+        """Whether the client was given as many bytes as it was promised, or is being given."""
+        writer = self._writer
+        return writer is not None and writer.bytes + writer.sending == self._plan.length
 
     @property
     def _may_be_written_past(self) -> bool:
@@ -232,10 +234,12 @@ class Stream:
 
     def abort(self, reason: CloseReason) -> None:
         """End it at once: cancel the producer and the writer, drop what is queued."""
+        if reason is CloseReason.CLIENT_DISCONNECTED and self.reason is None and self._has_all:
+            # It knows the length, and leaves with the last byte, before `send` has returned.
+            # The report waits for that, to count it.
+            self.reason, self._gone_with_all = CloseReason.COMPLETED, True
         if self.reason is None:
-            # A client that knows the length leaves with the last byte, before the end is written.
-            gone_with_all = reason is CloseReason.CLIENT_DISCONNECTED and self._has_all
-            self.reason = CloseReason.COMPLETED if gone_with_all else reason
+            self.reason = reason
         self._aborted = True
         self._supply.stop()
         self._buffer.abandon()
@@ -243,7 +247,9 @@ class Stream:
         # policy gave it up before; and at the final chunk servers report a disconnect, too,
         # while they get the connection ready for its next request.
         unanswered = reason is CloseReason.SLOW_CONSUMER and not self._answered
-        parting = reason is CloseReason.CLIENT_DISCONNECTED and self._saying_goodbye
+        parting = reason is CloseReason.CLIENT_DISCONNECTED and (
+            self._saying_goodbye or self._gone_with_all
+        )
         if not unanswered and not parting:
             self._cut_off = True
             if self._writing is not None:
@@ -253,7 +259,7 @@ class Stream:
             self._reset = True  # the carrier tells us of it again
             if self._carrier is not None:
                 self._carrier.abort(reason)
-        if self._supply.ended.is_set():
+        if self._supply.ended.is_set() and not (parting and self._gone_with_all):
             self._report()
 
     async def refuse(self) -> None:
@@ -314,7 +320,7 @@ class Stream:
             self._error = error
             self._logged_elsewhere = True
         self._buffer.finish()
-        if self._aborted:
+        if self._aborted and (self._cut_off or not self._gone_with_all):
             self._report()
 
     # -- the tasks -------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Writer:
 
     Attributes:
         items, bytes, heartbeats: what was handed to the server.
+        sending: bytes that are being handed over.
         unsent: items that were taken from the buffer and not (yet) handed over.
         first_item: time at which the first item was handed over, or None.
         last_write: time at which the last write ended.
@@ -75,6 +76,7 @@ class Writer:
         self._heartbeat_due = False
         self.items = 0
         self.bytes = 0
+        self.sending = 0
         self.heartbeats = 0
         self.unsent = 0
         self.first_item: float | None = None
@@ -212,8 +214,12 @@ class Writer:
     async def _write(self, data: bytes) -> None:
         for start in range(0, len(data), WRITE_SIZE):
             piece = data[start : start + WRITE_SIZE]  # the same object, if it is all of it
-            await self._put({"type": "http.response.body", "body": piece, "more_body": True})
-            self.bytes += len(piece)
+            self.sending = len(piece)
+            try:
+                await self._put({"type": "http.response.body", "body": piece, "more_body": True})
+                self.bytes += len(piece)
+            finally:
+                self.sending = 0
 
     async def _put(self, message: Message) -> None:
         self.sending_since = started = trio.current_time()
