@@ -44,6 +44,7 @@ from flowstream.sources.anthropic import anthropic_tokens
 from flowstream.sources.batched import batched
 from flowstream.sources.files import file_chunks
 from flowstream.sources.follow import follow
+from flowstream.sources.llama import local_tokens
 from flowstream.sources.merge import merge
 from flowstream.sources.openai import openai_responses, openai_tokens
 from flowstream.sources.processes import process_output
@@ -61,6 +62,7 @@ __all__ = [
     "thread_limiter",
     # producers
     "anthropic_tokens",
+    "local_tokens",
     "openai_responses",
     "openai_tokens",
     "file_chunks",
