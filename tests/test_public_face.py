@@ -80,6 +80,7 @@ OPTIONS = {
     "retry": None,
     "on_close": None,
     "where": None,
+    "events": None,
 }
 
 SIGNATURES = {
