@@ -19,7 +19,7 @@ def joined(events: list[dict], kind: str) -> str:
     return "".join(event["delta"] for event in events if event["type"] == kind)
 
 
-@settings(suppress_health_check=SHARED, max_examples=200, deadline=None)
+@settings(suppress_health_check=SHARED, max_examples=100, deadline=None)
 @given(delivery=deliveries(AGUI()))
 def test_whatever_is_delivered_is_read(reader, delivery: Delivery):
     """Any sequence, with holes in it and in any ending, is a run with the text that was sent."""

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Async generator '(http|openai):R
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(deliveries(OpenAIChunks("tiny", include_usage=True)))
 def test_whatever_is_delivered_is_read(delivery: Delivery):
     """Any sequence, with holes and in any ending, is chunks of the SDK's schema, and the text."""
