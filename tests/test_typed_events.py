@@ -27,6 +27,7 @@ from flowstream import (
     Limits,
     PublicError,
     Raw,
+    Runs,
     Topic,
     ndjson,
     sse,
@@ -35,6 +36,7 @@ from flowstream import (
 from flowstream.decoders import FramesDecoder, JSONSequenceDecoder, NDJSONDecoder, SSEDecoder
 from flowstream.encoders import Frames, JSONSequence
 from flowstream.events import Events
+from flowstream.quart import Flowstream
 from flowstream.sources import Progress, progress
 from flowstream.testing import collect, open_stream
 
@@ -166,6 +168,33 @@ async def test_a_topic_has_typed_events(autojump_clock):
             assert second["type"] == "usage"
             assert first["id"]
     assert topic.statistics().published == 2
+
+
+@pytest.mark.parametrize("encoder", [SSE(), NDJSON()], ids=repr)
+async def test_a_run_has_typed_events(encoder, autojump_clock):
+    """Who attaches gets them by the schema; an item that is none fails the run, or its reader."""
+    runs = Runs()
+
+    async def produce():
+        yield Token("x")
+        yield Usage(1)
+
+    async def wrong():
+        yield Token("x")
+        yield answer.check(Untagged(1))
+
+    async with Flowstream():
+        run = runs.start("right", produce())
+        response = await collect(stream(run, encoder=encoder, events=answer))
+        items = items_of(response.body, encoder)
+        assert [item.get("event", item.get("type")) for item in items] == ["token", "usage", "end"]
+        check(items, answer.json_schema(encoder))
+        run = runs.start("wrong", wrong())
+        response = await collect(stream(run, encoder=encoder, events=answer))
+        items = items_of(response.body, encoder)
+        assert [item.get("event", item.get("type")) for item in items] == ["token", "failed"]
+        assert '"code\\":\\"encoding' in json.dumps(items[-1]) or "encoding" in str(items[-1])
+        check(items, answer.json_schema(encoder))
 
 
 async def test_a_snapshot_is_checked_if_its_type_is_given(autojump_clock):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 from functools import partial
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from flowstream import Event, Limits, SourceError, Topic, ndjson, raw, resumable, sse
+from flowstream import Event, Limits, Runs, SourceError, Topic, ndjson, raw, resumable, sse
+from flowstream.quart import Flowstream
 from flowstream.sources import (
     Resumable,
     Source,
@@ -355,3 +357,63 @@ async def test_a_sheltered_task_is_told_even_if_its_parent_comes_first(autojump_
             scope.cancel()
         assert [one.cancelled for one in watched] == [1, 1, 1]
         assert [one.cleaned_up_at for one in watched] == [start + 2] * 3
+
+
+@every_wrapper
+async def test_in_a_run_it_is_stopped_like_any_source(shape, autojump_clock):
+    """A stop is told once, cleanup is shielded, and who attached is told of the end."""
+    watched, runs = Watched(), Runs(grace=30)
+    async with (
+        Flowstream(),
+        open_stream(ndjson(runs.start("k", shape(watched.generate)))) as client,
+    ):
+        await trio.sleep(2)
+        await runs.stop("k")
+        await client.wait_finished()
+    assert (watched.cancelled, watched.cancelled_at, watched.cleaned_up_at) == (1, 2, 3)
+    assert b'"reason":"stopped"' in client.received
+
+
+@every_wrapper
+async def test_a_thread_is_left_and_its_generator_closed(shape, aeventually):
+    """The client goes while `next()` runs: the stream waits for it, and closes what it iterates."""
+    reached, release, closed = threading.Event(), threading.Event(), []
+
+    def generate():
+        try:
+            yield 1
+            reached.set()
+            release.wait(30)
+            yield 2
+        finally:
+            closed.append(1)
+
+    async with open_stream(ndjson(shape(generate))) as client:
+        await aeventually(reached.is_set, "the generator is in its next()")
+        client.abort()
+        await wait_all_tasks_blocked()
+        assert not closed
+        release.set()
+        await client.wait_finished()
+    assert closed == [1]
+
+
+async def test_on_a_socket_the_abort_reaches_all_of_it(server, client, aeventually):
+    """A client that closes its connection ends the threads, tasks and timers behind it."""
+    watched = [Watched(cleanup=0) for _ in range(3)]
+    reports = []
+
+    async def app(scope, receive, send):
+        source = nested(merge(*(one.generate for one in watched)))
+        await ndjson(source, on_close=reports.append)(scope, receive, send)
+
+    url = await server(app)
+    connection = await trio.to_thread.run_sync(client, url)
+    connection.get()
+    await trio.to_thread.run_sync(connection.read_until, b"[1,1]")
+    gone = trio.current_time()
+    connection.socket.close()
+    await aeventually(lambda: reports, "the stream is over")
+    assert [report.reason for report in reports] == ["client_disconnected"]
+    assert [one.cancelled for one in watched] == [1, 1, 1]
+    assert all(one.cleaned_up_at - gone < 5 for one in watched)
