@@ -33,7 +33,7 @@ from typing import Any, Literal, TypeVar, Union
 import msgspec
 
 from flowstream._errors import unencodable
-from flowstream._event import check_field
+from flowstream._event import Event, check_field
 from flowstream._event_schemas import Parts, Schema, Shape, shape_of
 from flowstream.abc import Encoder
 from flowstream.encoders import NDJSON, SSE, Frames
@@ -83,24 +83,30 @@ class Events:
         ``await topic.publish(prices.check(Price("EUR", 1.1)))``.
 
         Args:
-            data: one of the Structs, or a `dict` of the same shape, tag included.
+            data: one of the Structs, or a `dict` of the same shape, tag included; or an
+                `Event` with such data.
 
         Raises:
             EncodingError: it is of another type, or has a value that its type does not allow;
                 the message names what was expected.
         """
+        event = data if isinstance(data, Event) else Event(data)
         try:
-            self.tag_of(data)
+            self.tag_of(event.data, event.type)
         except Exception as error:
-            raise unencodable(data, error) from error
+            raise unencodable(event.data, error) from error
         return data
 
-    def tag_of(self, data: Any) -> str:
+    def tag_of(self, data: Any, type: str | None = None) -> str:
         """Return the tag of an event, checked.
+
+        Args:
+            data: the event's data.
+            type: what the app calls it, if it does.
 
         Raises:
             TypeError: it is none of the types, or JSON cannot carry it.
-            ValueError: a value in it is not what its type allows.
+            ValueError: a value in it is not what its type allows, or `type` is not its tag.
         """
         if data.__class__ not in self._tags and not isinstance(data, (dict, msgspec.Raw)):
             raise TypeError(f"it is no event of this stream; {self._expected}")
@@ -109,7 +115,10 @@ class Events:
             found = self._read(payload)
         except ValueError as error:
             raise ValueError(f"{error}; {self._expected}") from error
-        return self._tags[found.__class__]
+        tag = self._tags[found.__class__]
+        if type is not None and type != tag:
+            raise ValueError(f"its type is {type!r}, but its tag is {tag!r}")
+        return tag
 
     def check_snapshot(self, data: Any) -> None:
         """Raise unless `data` is what a snapshot may be.
@@ -302,12 +311,9 @@ class _Typed(Encoder):
         Raises:
             TypeError, ValueError: it is not, or `inner` cannot write it.
         """
-        tag = self._events.tag_of(data)
-        if type is None:
-            enveloped = self._envelopes and not (id is None and key is None)
-            type = tag if self._names or enveloped else None
-        elif type != tag:
-            raise ValueError(f"its type is {type!r}, but its tag is {tag!r}")
+        tag = self._events.tag_of(data, type)
+        if self._names or (self._envelopes and not (id is None and key is None)):
+            type = tag
         return self._inner.encode(data, id=id, type=type, key=key, retry=retry)
 
     def join(self, items: Iterable[bytes]) -> bytes:

@@ -37,7 +37,8 @@ from flowstream.decoders import FramesDecoder, JSONSequenceDecoder, NDJSONDecode
 from flowstream.encoders import Frames, JSONSequence
 from flowstream.events import Events
 from flowstream.quart import Flowstream
-from flowstream.sources import Progress, progress
+from flowstream.sources import Progress, checked, progress
+from flowstream.sources._relay import Relay
 from flowstream.testing import collect, open_stream
 
 
@@ -108,6 +109,32 @@ def test_a_publisher_can_check_by_itself():
         answer.check(Untagged(1))
 
 
+@wrong_items
+async def test_a_source_can_be_checked_without_a_format(item, message):
+    """`checked` raises in the producer what `events=` would; what is right passes unchanged."""
+    sent, right = (
+        [],
+        [Token("x"), Event(Usage(1), id="7", type="usage"), {"type": "token", "data": ""}],
+    )
+
+    async def take(one):
+        sent.append(one)
+
+    async def produce(out):
+        for one in right:
+            await out.send(one)
+        out.send_nowait(right[0])
+        with pytest.raises(EncodingError, match=message):
+            out.send_nowait(item)
+        await out.send(item)
+
+    with pytest.raises(EncodingError, match=message):
+        await checked(produce, answer).run(Relay(take, dict, sent.append))
+    assert list(map(id, sent)) == list(map(id, [*right, right[0]]))
+    with pytest.raises(TypeError, match="events must be"):
+        checked([1], Token)
+
+
 async def test_in_sse_the_tag_is_the_name():
     """A page listens with addEventListener("token", ...)."""
     source = [Token("Hel"), {"type": "usage", "tokens": 2}, Event(Token("x"), id="7", retry=3)]
@@ -172,7 +199,7 @@ async def test_a_topic_has_typed_events(autojump_clock):
 
 @pytest.mark.parametrize("encoder", [SSE(), NDJSON()], ids=repr)
 async def test_a_run_has_typed_events(encoder, autojump_clock):
-    """Who attaches gets them by the schema; an item that is none fails the run, or its reader."""
+    """Who attaches gets them by the schema; a wrong item fails the run, whoever reads it."""
     runs = Runs()
 
     async def produce():
@@ -181,7 +208,7 @@ async def test_a_run_has_typed_events(encoder, autojump_clock):
 
     async def wrong():
         yield Token("x")
-        yield answer.check(Untagged(1))
+        yield Untagged(1)
 
     async with Flowstream():
         run = runs.start("right", produce())
@@ -189,7 +216,9 @@ async def test_a_run_has_typed_events(encoder, autojump_clock):
         items = items_of(response.body, encoder)
         assert [item.get("event", item.get("type")) for item in items] == ["token", "usage", "end"]
         check(items, answer.json_schema(encoder))
-        run = runs.start("wrong", wrong())
+        run = runs.start("wrong", checked(wrong, answer))
+        response = await collect(ndjson(run))
+        assert b'"code":"encoding"' in response.body
         response = await collect(stream(run, encoder=encoder, events=answer))
         items = items_of(response.body, encoder)
         assert [item.get("event", item.get("type")) for item in items] == ["token", "failed"]

@@ -30,7 +30,7 @@ what                                               extra
 =================================================  ==========================================
 
 And what shapes a source, by being put around it: `throttle`, `batched`, `merge`,
-`with_timeout`, `progress`.
+`with_timeout`, `progress`, `checked`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from flowstream.sources._source import Source
 from flowstream.sources._threads import thread_limiter
 from flowstream.sources.anthropic import anthropic_tokens
 from flowstream.sources.batched import batched
+from flowstream.sources.checked import checked
 from flowstream.sources.files import file_chunks
 from flowstream.sources.follow import follow
 from flowstream.sources.llama import local_tokens
@@ -71,6 +72,7 @@ __all__ = [
     # shapes
     "Progress",
     "batched",
+    "checked",
     "merge",
     "progress",
     "throttle",

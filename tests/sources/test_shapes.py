@@ -11,11 +11,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from flowstream import Event, Limits, Runs, SourceError, Topic, ndjson, raw, resumable, sse
+from flowstream.events import Events
 from flowstream.quart import Flowstream
 from flowstream.sources import (
     Resumable,
     Source,
     batched,
+    checked,
     merge,
     progress,
     throttle,
@@ -24,12 +26,24 @@ from flowstream.sources import (
 from flowstream.sources._shielding import run_cancelled_once
 from flowstream.testing import collect, open_stream
 
+
+class Anything(Events):
+    """Any event at all, for what is not about events."""
+
+    def __init__(self):
+        pass
+
+    def check(self, data):
+        return data
+
+
 WRAPPERS = {
     "throttle": partial(throttle, per_second=1000, burst=100),
     "batched": partial(batched, max_items=2, max_wait=1),
     "merge": merge,
     "with_timeout": partial(with_timeout, first=1000, between=1000),
     "progress": partial(progress, every=1),
+    "checked": partial(checked, events=Anything()),
 }
 
 PLAIN = [name for name in WRAPPERS if name != "merge"]
@@ -300,7 +314,7 @@ class Part(Source):
 async def test_a_response_is_the_inner_sources_where_the_items_are(name):
     """Status, headers and length go through, but not around items that are others."""
     source = WRAPPERS[name](Part())
-    if name in ("throttle", "with_timeout"):
+    if name in ("throttle", "with_timeout", "checked"):
         answer = await collect(raw(source))
         assert (answer.status, answer.body) == (206, b"abcd")
         assert answer.headers["content-range"] == "bytes 0-3/9"
