@@ -338,7 +338,7 @@ async def test_a_database_that_is_written_to_is_waited_for(database, writer, sin
 
 async def test_a_database_that_stays_locked_is_a_503(database, writer, monkeypatch):
     """That is nobody's fault, and worth another try: an upstream's error."""
-    monkeypatch.setattr("flowstream.sources.sqlite._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("flowstream.sources._sqlite_cursor._BUSY_SECONDS", 0.01)
     answer = await collect(ndjson(sqlite_rows(database, NUMBERS), prime=5))
     assert answer.status == 503
     assert json.loads(answer.body)["code"] == "database_busy"
