@@ -26,7 +26,7 @@ def warn_of_workers(scope: Mapping[str, Any]) -> None:
 @cache  # once
 def _warn(count: int) -> None:
     logger.warning(
-        "a topic is streamed by one of %d workers: what is published in one of them reaches "
-        "only the clients of that one. Serve topics with --workers 1",
+        "a topic or run is streamed by one of %d workers: what is published in one of them reaches "
+        "only the clients of that one. Serve topics and runs with --workers 1",
         count,
     )
