@@ -312,6 +312,20 @@ def test_a_thread_of_a_run_that_is_over_is_waited_for():
     assert (model.inside, model.closed) == (0, 2)
 
 
+async def test_a_thread_that_cannot_be_started_gives_its_turn_back(monkeypatch, reports):
+    """The machine is out of threads: that stream fails, and the next one gets the model."""
+    model = Model(size=2)
+
+    def none_left(*_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.lowlevel, "start_thread_soon", none_left)
+        await collect(app_for(model, reports))
+    assert "new thread" in str(reports[0].error)
+    assert tokens_of((await collect(app_for(model))).body) == [" 0", " 1"]
+
+
 async def test_clients_that_leave_at_random_leave_the_model_free():
     """After fifty of them nobody is in the model, each answer is closed, and it still answers."""
     chance = random.Random(3)
