@@ -40,6 +40,7 @@ from flowstream.sources._feed import Feed
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources._threads import thread_limiter
+from flowstream.sources._visits import cursor_limiter
 from flowstream.sources.anthropic import anthropic_tokens
 from flowstream.sources.batched import batched
 from flowstream.sources.checked import checked
@@ -48,8 +49,10 @@ from flowstream.sources.follow import follow
 from flowstream.sources.llama import local_tokens
 from flowstream.sources.merge import merge
 from flowstream.sources.openai import openai_responses, openai_tokens
+from flowstream.sources.postgres import postgres_notifications, postgres_rows
 from flowstream.sources.processes import process_output
 from flowstream.sources.progress import Progress, progress
+from flowstream.sources.sqlite import sqlite_rows
 from flowstream.sources.throttle import throttle
 from flowstream.sources.with_timeout import with_timeout
 
@@ -59,6 +62,7 @@ __all__ = [
     "Resumable",
     "Source",
     "as_source",
+    "cursor_limiter",
     "resumable",
     "thread_limiter",
     # producers
@@ -66,6 +70,9 @@ __all__ = [
     "local_tokens",
     "openai_responses",
     "openai_tokens",
+    "postgres_notifications",
+    "postgres_rows",
+    "sqlite_rows",
     "file_chunks",
     "follow",
     "process_output",

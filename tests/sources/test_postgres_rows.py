@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 import gc
+import importlib.util
 import io
 import json
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -355,3 +357,47 @@ def test_without_psycopg_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(MissingExtraError, match=r"flowstream\[postgres\]"):
         postgres_rows("dbname=x", "SELECT 1")
+
+
+# -- the example -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def example():
+    path = Path(__file__).parents[2] / "examples" / "12_database_rows.py"
+    spec = importlib.util.spec_from_file_location("example_12", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module.app
+    module.directory.cleanup()
+
+
+async def test_the_example_has_the_same_rows_in_both_formats(example):
+    """NDJSON and CSV; and a parameter is one."""
+    lines = (await collect(example, "/characters")).body.splitlines()
+    greek = await collect(example, "/characters.csv?like=%25GREEK%25")
+    wanted = [row for row in map(json.loads, lines) if "GREEK" in row["name"]]
+    rows = list(csv.DictReader(io.StringIO(greek.body.decode(), newline="")))
+    assert rows == [{"code": str(row["code"]), "name": row["name"]} for row in wanted]
+    assert len(lines) > 9000
+    assert len(rows) > 300
+
+
+async def test_the_example_says_what_is_not_there(example, server, monkeypatch):
+    """A 404 for the file, a 503 for the server; and with a server its tables."""
+    assert (await collect(example, "/missing")).status == 404
+    given = psycopg.conninfo.conninfo_to_dict(server.dsn)
+    for name in ("host", "port", "user", "password"):
+        monkeypatch.setenv(f"PG{name.upper()}", str(given.get(name, "")))
+    monkeypatch.setenv("PGDATABASE", "missing")
+    assert (await collect(example, "/tables")).status == 503
+    monkeypatch.setenv("PGDATABASE", str(given["dbname"]))
+    assert b'"tablename":"pg_class"' in (await collect(example, "/tables")).body
+
+
+async def test_the_example_computes_until_its_client_goes(example, aeventually):
+    """A thread computes without a row, and is free again."""
+    async with open_stream(example, "/forever") as client:
+        await aeventually(lambda: cursor_limiter().borrowed_tokens == 1, "it computes")
+        client.abort()
+        await aeventually(lambda: cursor_limiter().borrowed_tokens == 0, "it does not")
