@@ -253,8 +253,8 @@ async def test_a_slow_client_under_a_dropping_policy(server, reader, clean_log):
 
     async def app(scope, receive, send):
         async def answer(out):
-            for n in range(40_000):
-                await out.send(f"<{n}>")
+            for n in range(8000):
+                await out.send(f"<{n}>" + "." * 500)  # more than the kernel holds
             await out.send(Event(Done(), essential=True))
 
         if scope["type"] == "http":
@@ -275,7 +275,7 @@ async def test_a_slow_client_under_a_dropping_policy(server, reader, clean_log):
     missed = sum(chunk["data"]["missed"] for chunk in chunks if chunk["type"] == "data-gap")
     tokens = [chunk["delta"] for chunk in chunks if chunk["type"] == "text-delta"]
     assert missed > 0
-    assert len(tokens) + missed == 40_000
+    assert len(tokens) + missed == 8000
     assert parts(read["message"], "text") == "".join(tokens)
 
 
@@ -283,7 +283,7 @@ async def test_a_stream_that_reaches_its_limit_in_bytes(autojump_clock, reader):
     """Wherever the limit falls, what came is a message, and the rest is a gap and an error."""
     items = [Reasoning("hm"), *["word "] * 5, ToolCall(0, '{"a":1}', "c-1", "f"), *["x"] * 5]
     failures = 0
-    for limit in range(60, 2000, 20):
+    for limit in range(60, 2000, 40):
         response = stream(items, encoder=UIMessages(), limits=Limits(max_bytes=limit))
         body = (await collect(response)).body.decode()
         read = reader.run("return await readMessage(body)", body=body)
@@ -292,4 +292,4 @@ async def test_a_stream_that_reaches_its_limit_in_bytes(autojump_clock, reader):
         assert last in ("error", "finish")
         assert ("data-gap" in chunks) == (last == "error")
         failures += last == "error"
-    assert 20 < failures < 90
+    assert 10 < failures < 45
