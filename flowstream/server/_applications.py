@@ -13,8 +13,8 @@ from typing import Any
 
 import trio
 
+from flowstream._failure import split
 from flowstream.asgi._connection import STATE_KEY
-from flowstream.asgi._failure import split
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
     ASGIWebsocketState,

@@ -11,7 +11,7 @@ from functools import partial
 
 import trio
 
-from flowstream.asgi._failure import first_of
+from flowstream._failure import first_of
 from flowstream.server._job import Job
 from flowstream.server._worker import READY
 

@@ -28,8 +28,8 @@ from typing import Any
 import trio
 
 from flowstream._closing import CloseReason
+from flowstream._failure import first_of
 from flowstream.asgi._connection import STATE_KEY, Carried
-from flowstream.asgi._failure import first_of
 from flowstream.server._applications import Applications
 from flowstream.server._connections import Connections
 from flowstream.server._context import IdleTask

@@ -17,7 +17,7 @@ from typing import Any
 from quart import Quart
 from quart_trio import QuartTrio
 
-from flowstream.asgi._failure import first_of
+from flowstream._failure import first_of
 from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
 
 _PACKAGE = str(Path(__file__).parent.parent)
