@@ -68,6 +68,8 @@ class Part:
     """The schema of its data."""
     control: bool
     """Whether it is one of flowstream's own."""
+    text: bool = False
+    """Whether its data may be a text, which SSE sends as it is."""
 
 
 class Parts:
@@ -97,8 +99,14 @@ class Parts:
         for control, name in names.items():
             body = (snapshot or {}) if control == "snapshot" else _BODIES[control]
             key = f"flowstream.{control}"
+            text = self._may_be_text(body)
             self.definitions[key] = {"title": control, "description": _TITLES[control], **body}
-            self.all.append(Part(name, key, {"$ref": f"{self._refs}{key}"}, True))
+            self.all.append(Part(name, key, {"$ref": f"{self._refs}{key}"}, True, text))
+
+    def _may_be_text(self, schema: Schema) -> bool:
+        while "$ref" in schema:
+            schema = self.definitions[schema["$ref"].removeprefix(self._refs)]
+        return schema.get("type") not in ("object", "array", "integer", "number", "boolean")
 
 
 def _key(name: str) -> str:
@@ -148,8 +156,7 @@ class _Fields(Shape):
 
     def item(self, part: Part) -> Schema:
         content = {"contentMediaType": "application/json", "contentSchema": part.data}
-        # A snapshot that is a text is sent as it is.
-        data = {"type": "string", **({} if part.key == "flowstream.snapshot" else content)}
+        data = {"type": "string", **({} if part.text else content)}
         properties = {"event": {"const": part.name}, "data": data, "id": _ID, "retry": _COUNT}
         return {
             "type": "object",

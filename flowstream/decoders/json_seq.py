@@ -87,7 +87,6 @@ class JSONSequenceDecoder:
         values: list[Any] = []
         self._end(values)
         self._state = _State.OUTSIDE
-        self._text.clear()
         return values
 
     def _read(self, data: bytes, values: list[Any]) -> None:

@@ -149,6 +149,7 @@ def test_any_bytes_are_frames_or_an_error(data, step):
         (b"\0\0\0\x05E[]\n ", "frame 1 is not what its kind b'E' says"),
         (b'\0\0\0\x09E{"id":7}', "frame 1 is not what its kind b'E' says"),
         (b"\0\0\0\x03E{}\0\0\0\x03E{}", "frame 2 is no item"),
+        (b'\0\0\0\x08E{"x":1}', "frame 1 is not what its kind b'E' says"),
         (b"\0\0\0\x03C{}", "frame 1 is not what its kind b'C' says"),
         (b"\0\x01\x00\x00J" + b"[" * 65535, "frame 1 is not what its kind b'J' says"),
     ],

@@ -157,6 +157,12 @@ def test_what_is_spoiled_is_passed_over(data, expected, spoiled, step):
     assert decoder.spoiled == spoiled
 
 
+def test_a_text_behind_a_spoiled_one_comes_at_its_lf():
+    """That the one before was tried in vain delays no other."""
+    decoder = JSONSequenceDecoder()
+    assert decoder.feed(RS + b"{" + b" " * 1000 + b"\n" + RS + b"1\n") == [1]
+
+
 def test_heartbeats_are_counted():
     """An RS that only white space follows, up to the next, is one."""
     decoder = JSONSequenceDecoder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from functools import partial
@@ -11,6 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from flowstream import Event, Limits, Runs, SourceError, Topic, ndjson, raw, resumable, sse
+from flowstream._errors import UpstreamError
 from flowstream.events import Events
 from flowstream.quart import Flowstream
 from flowstream.sources import (
@@ -346,6 +348,23 @@ async def test_run_in_a_producer_it_is_cancelled_like_any_await(
         assert trio.current_time() == ended
     assert "went on" not in log
     assert (log == ["cleaned up"]) == (ended == 5)
+
+
+async def test_who_goes_on_after_a_timeout_has_all_of_its_cleanup_later(autojump_clock):
+    """What one source took for its cleanup is not taken from the next."""
+    first, second = Watched(cleanup=2), Watched(cleanup=2)
+
+    async def produce(out):
+        for watched in (first, second):
+            with contextlib.suppress(UpstreamError):
+                await with_timeout(merge(watched.generate), between=5).run(out)
+
+    async with open_stream(ndjson(produce, limits=Limits(cleanup_timeout=3))) as client:
+        await trio.sleep(9)
+        client.abort()
+        await client.wait_finished()
+    assert (first.cancelled_at, first.cleaned_up_at) == (5, 7)
+    assert (second.cancelled_at, second.cleaned_up_at) == (9, 11)
 
 
 async def test_a_sheltered_task_is_told_even_if_its_parent_comes_first(autojump_clock):
