@@ -3,7 +3,7 @@
 A model computes one answer at a time: what it has read and said so far is state of the model
 itself. So streams that share a model take turns, in the order in which they came; one that
 waits holds no thread, and leaves the line when its client goes. The model's thread computes
-the next tokens while those before are on their way (see `Conveyor`), and stops when the
+the next tokens while those before are on their way (see `Conveyor`), and halts when the
 client's buffer is full: a client that stops reading halts the model, and holds its turn until
 ``stall_timeout`` ends it.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ def local_tokens(
 
     The stream's items are those of `flowstream.llm`: a `Token` for each piece of text, a
     `ToolCall` for each piece of a call, at last `Usage` and `Done`. The model is slowed down
-    by a client that is slow; when the client goes it stops after the token that it is at.
+    by a client that is slow; when the client goes it stops after the token that it is at, or
+    in the midst of its prompt.
     Streams that share a model **wait** for their turn.
 
     Args:
@@ -170,14 +172,17 @@ class LocalTokens(Source):
                 if isinstance(self._prompt, str)
                 else partial(model.create_chat_completion, messages=list(self._prompt))
             )
+            chunks = None
             try:
-                chunks = begin(stream=True, **self._options)
-                try:
+                with _reading(model, conveyor) as has_read:
+                    chunks = begin(stream=True, **self._options)
                     for event in _events(chunks, model):
+                        has_read()
                         if not conveyor.put(event):
                             return
-                finally:
-                    _close(chunks)  # before another answer is begun
+            except RuntimeError:
+                if not conveyor.over:  # else it is told that it was cut short
+                    raise
             except ValueError as error:
                 if "context window" not in str(error):  # it has no type of its own for it
                     raise
@@ -186,6 +191,8 @@ class LocalTokens(Source):
                     "The prompt is longer than the model can take.",
                     status=400,
                 ) from error
+            finally:
+                _close(chunks)  # before another answer is begun
 
 
 class _Desk:
@@ -250,6 +257,37 @@ def _desk_for(key: Any, desks: Any) -> _Desk:
     with _desks_lock:
         desk: _Desk = desks.setdefault(key, _Desk())
         return desk
+
+
+@contextmanager
+def _reading(model: Any, conveyor: Conveyor) -> Iterator[Callable[[], None]]:
+    """Have the model stop where it is in reading its prompt when nobody wants the answer.
+
+    A prompt may take many times as long as a token. llama.cpp asks in the midst of its
+    arithmetic, hundreds of times a token, so this is for the prompt alone: what is given is
+    to be called when it has been read.
+    """
+    llama = sys.modules.get("llama_cpp")
+    context, set_callback = getattr(model, "ctx", None), None
+    if context is not None:
+        set_callback = getattr(llama, "llama_set_abort_callback", None)
+    if llama is None or set_callback is None:
+        yield lambda: None
+        return
+    asked = llama.ggml_abort_callback(lambda _: conveyor.over)  # to be kept: C has it, too
+    set_callback(context, asked, None)
+    is_set = True
+
+    def has_read() -> None:
+        nonlocal is_set
+        if is_set:
+            is_set = False
+            set_callback(context, llama.ggml_abort_callback(), None)
+
+    try:
+        yield has_read
+    finally:
+        has_read()
 
 
 def _events(chunks: Iterable[Mapping[str, Any]], model: Any) -> Iterator[ModelEvent]:

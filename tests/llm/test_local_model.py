@@ -157,6 +157,31 @@ async def test_an_abort_frees_the_thread_within_one_token(server, model, aeventu
     assert late[len(late) // 2] < 1.5
 
 
+async def test_an_abort_frees_it_from_a_long_prompt(llama, tell):
+    """A prompt that takes seconds is not read to its end; what comes next is as it would be."""
+    long = "The lighthouse keeper went up. " * 500
+
+    async def time_of(prompt):
+        llama.reset()
+        start = time.perf_counter()
+        source = local_tokens(llama, prompt, max_tokens=20, **SAMPLING)
+        body = (await collect(ndjson(source, controls=False))).body
+        return time.perf_counter() - start, text_of(events_of(body))
+
+    whole, _ = await time_of(long)
+    _, expected = await time_of(PROMPT)
+    llama.reset()
+    start = time.perf_counter()
+    async with open_stream(ndjson(local_tokens(llama, long)), exit_timeout=whole) as client:
+        await trio.sleep(whole / 10)
+        client.abort()
+        await client.wait_finished()
+    cut = time.perf_counter() - start
+    tell(f"a prompt of {whole:.2f} s was given up after {cut:.2f} s, abort at {whole / 10:.2f} s")
+    assert cut < whole / 2
+    assert (await time_of(PROMPT))[1] == expected
+
+
 async def test_a_client_that_stops_reading_halts_it(model):
     """It computes what the buffers hold and stands still; the words are the same afterwards."""
     source = local_tokens(model, PROMPT, max_tokens=80, **SAMPLING)

@@ -13,6 +13,7 @@ import json
 import random
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -359,6 +360,66 @@ async def test_a_model_that_fails_fails_one_stream(caplog, reports):
     model._fails = None
     assert len(tokens_of((await collect(ndjson(local_tokens(model, "x", max_tokens=5)))).body)) == 5
     assert (model.inside, model.closed) == (0, 2)
+
+
+class Reader(Model):
+    """A model that reads its prompt until it is asked to stop, by llama.cpp's callback."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.ctx = object()
+        self.asks = None
+        self.reading = threading.Event()
+
+    def create_completion(self, prompt, **options):
+        if prompt == "long":
+            self.reading.set()
+            while not self.asks(None):
+                time.sleep(0.001)
+            raise RuntimeError("llama_decode returned 2")
+        yield from super().create_completion(prompt, **options)
+
+
+@pytest.fixture
+def reader(llama_cpp):
+    """One, and llama-cpp-python's functions for it."""
+    model = Reader(size=3)
+
+    def set_callback(context, callback, data):
+        assert context is model.ctx
+        model.asks = callback
+
+    llama_cpp.ggml_abort_callback = lambda function=None: function
+    llama_cpp.llama_set_abort_callback = set_callback
+    return model
+
+
+async def test_a_prompt_is_not_read_to_its_end_for_a_client_that_went(reader, reports, caplog):
+    """What llama.cpp says when it is cut short is no failure, and the model is free."""
+    async with open_stream(app_for(reader, reports, prompt="long")) as client:
+        await trio.to_thread.run_sync(reader.reading.wait)
+        client.abort()
+    assert [report.reason for report in reports] == ["client_disconnected"]
+    assert reports[0].error is None
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert reader.asks is None
+    assert len(tokens_of((await collect(app_for(reader))).body)) == 3
+
+
+async def test_it_is_asked_while_it_reads_and_no_longer(reader):
+    """A callback into Python is called hundreds of times a token: there is none after the first."""
+    seen = []
+    speak = reader._answer
+
+    def answer(max_tokens):
+        seen.append(reader.asks(None))
+        for text in speak(max_tokens):
+            yield text
+            seen.append(reader.asks)
+
+    reader._answer = answer
+    await collect(app_for(reader))
+    assert seen == [False, None, None, None, None]
 
 
 class Full:
