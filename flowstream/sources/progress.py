@@ -64,11 +64,15 @@ def progress(
 
     Raises:
         SourceError: `source` is no source of one client.
-        TypeError, ValueError: a number is not more than 0, or `key` is not hashable.
+        TypeError, ValueError: `every` is not more than 0, `total` is negative or not finite, or
+            `key` is not hashable.
     """
     positive("every", every, unit="seconds")
     if total is not None:
-        positive("total", total, unit="items")
+        if isinstance(total, bool) or not isinstance(total, (int, float)):
+            raise TypeError(f"total must be a number of items, not {type(total).__name__}")
+        if not 0 <= total < math.inf:
+            raise ValueError(f"total must be 0 or more items, and finite, not {total!r}")
     hash(key)
     return wrap(source, "progress", lambda inner: _Progress(inner, every, total, key))
 
@@ -130,10 +134,14 @@ class _Meter:
             seconds=round(seconds, 3),
             rate=_rounded(rate),
             total=total,
-            fraction=None if total is None else round(min(items / total, 1.0), 4),
+            fraction=None if total is None else _fraction(items, total),
             seconds_left=_rounded(left / rate) if rate and left is not None else None,
         )
         return Event(body, id=self._id, type="progress", key=self._key, essential=essential)
+
+
+def _fraction(items: int, total: float) -> float:
+    return round(items / total, 4) if items < total else 1.0
 
 
 def _rounded(value: float | None) -> float | None:

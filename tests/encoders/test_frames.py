@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +89,44 @@ async def test_a_stream_of_frames_is_read_back_to_its_end():
     decoder.flush()
     assert received == [Frame(b"\x01\x02"), Frame(b"\x03", "chunk", "9"), Frame({"n": 1})]
     assert (end.control, end.type, end.data) == (True, "end", {"reason": "completed"})
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_the_reader_that_the_documentation_shows_reads_them(program, tmp_path, step):
+    """The page's JavaScript, run by Node on a stream in pieces, gives what was sent."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "binary-frames.md"
+    script = page.read_text().partition("```js\n")[2].partition("```")[0]
+    frames = Frames()
+    whole = b"".join(
+        [
+            frames.heartbeat(),
+            frames.encode({"a": "\u00fc"}),
+            frames.encode(b"\x00\xff", type="audio", id="7"),
+            frames.encode(b""),
+            frames.control("end", {"reason": "completed"}, id="1.end"),
+        ]
+    )
+    (tmp_path / "frames.mjs").write_text(
+        f"""{script}
+        const whole = Buffer.from("{whole.hex()}", "hex");
+        const pieces = [];
+        for (let at = 0; at < whole.length; at += {step}) pieces.push(whole.slice(at, at + {step}));
+        const items = [];
+        for await (const item of frames(pieces)) {{
+          if (item.data instanceof Uint8Array) item.data = [...item.data];
+          items.push(item);
+        }}
+        console.log(JSON.stringify(items));"""
+    )
+    done = subprocess.run(
+        [program("node", "nodejs"), tmp_path / "frames.mjs"], capture_output=True, check=True
+    )
+    assert json.loads(done.stdout) == [
+        {"control": False, "data": {"a": "\u00fc"}},
+        {"control": False, "type": "audio", "id": "7", "data": [0, 255]},
+        {"control": False, "data": []},
+        {"control": True, "type": "end", "id": "1.end", "data": {"reason": "completed"}},
+    ]
 
 
 @given(st.lists(items | st.none()), st.sampled_from([2, 4, 8]), st.data())

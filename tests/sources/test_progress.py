@@ -71,6 +71,12 @@ async def test_nothing_at_all_is_told_of_too(kept, autojump_clock):
     )
 
 
+async def test_none_of_none_is_all(kept):
+    """A table without rows is exported to its end."""
+    await progress([], total=0).run(kept.outlet)
+    assert (kept[0].data.items, kept[0].data.fraction) == (0, 1.0)
+
+
 async def test_the_last_one_is_essential_and_a_failure_has_none(kept, autojump_clock):
     """The end is told for certain; a failure tells itself."""
 
@@ -137,7 +143,15 @@ async def test_events_and_send_nowait_go_through(kept, autojump_clock):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"every": 0}, {"every": "1"}, {"total": 0}, {"total": float("nan")}, {"key": []}]
+    "wrong",
+    [
+        {"every": 0},
+        {"every": "1"},
+        {"total": -1},
+        {"total": float("nan")},
+        {"total": "9"},
+        {"key": []},
+    ],
 )
 def test_wrong_arguments_are_refused_at_the_call(wrong):
     """Times and totals are more than 0, a key can be looked up."""
