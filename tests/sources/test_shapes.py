@@ -9,7 +9,9 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from flowstream import Event, Limits, Runs, SourceError, Topic, ndjson, raw, resumable, sse
 from flowstream._errors import UpstreamError
@@ -450,3 +452,52 @@ async def test_on_a_socket_the_abort_reaches_all_of_it(server, client, aeventual
     assert [report.reason for report in reports] == ["client_disconnected"]
     assert [one.cancelled for one in watched] == [1, 1, 1]
     assert all(one.cleaned_up_at - gone < 5 for one in watched)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([name for name in WRAPPERS if name != "nested"]), max_size=4),
+    st.lists(st.sampled_from([0, 0.1, 1, 2.5]), max_size=8),
+    st.sampled_from([0, 0.1, 1, 2, 3.5, 100]),
+    st.sampled_from([0, 0.5, 2, 50]),
+    st.sampled_from([0, 30, None]),
+)
+def test_whenever_the_client_goes_all_is_cleaned_up_once(names, pauses, goes, cleanup, window):
+    """Any nest of wrappers, any times: one report, one cleanup, within its deadline, at once."""
+    log, reports = [], []
+
+    async def produce():
+        try:
+            for n, pause in enumerate(pauses):
+                await trio.sleep(pause)
+                yield n
+        finally:
+            start = trio.current_time()
+            try:
+                await trio.sleep(cleanup)
+            finally:
+                log.append((start, trio.current_time()))
+
+    async def main():
+        source = produce
+        for name in names:
+            source = WRAPPERS[name](source)
+        limits = Limits(cleanup_timeout=3, stall_timeout=1000)
+        response = ndjson(source, buffer=2, limits=limits, on_close=reports.append)
+        async with open_stream(response, window=window) as client:
+            await trio.sleep(goes)
+            client.abort()
+            await client.wait_finished()
+            return trio.current_time()
+
+    finished = trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert len(reports) == 1
+    if not log:  # it had not run a line yet
+        assert goes == 0
+        return
+    ((start, end),) = log
+    assert start <= max(goes, sum(pauses))
+    if start == goes and end > goes:  # it was cancelled, or ended by itself at that very time
+        assert end == goes + min(cleanup, 3) or end == goes + cleanup
+    assert finished <= max(goes, end)
+    assert finished <= goes + 3
