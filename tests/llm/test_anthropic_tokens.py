@@ -33,6 +33,9 @@ from _upstream import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from flowstream import MissingExtraError, ndjson
 from flowstream.decoders import ServerSentEvent, SSEDecoder
@@ -116,6 +119,44 @@ async def test_what_is_not_called_sse_is_read_by_the_sdk(upstream: Upstream, cli
     error = {"type": "error", "error": {"type": "overloaded_error", "message": SECRETS}}
     upstream.answer(stream(*whole[:4], error, media_type="text/plain"))
     assert failed(await answered(client)) == "upstream_busy"
+    gc.collect()
+    await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_another_framing_is_left_to_the_sdk(
+    upstream: Upstream, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no SSE, as on Bedrock, goes through the decoder that the client has for it."""
+
+    class Lines:
+        async def aiter_bytes(self, parts: Any) -> Any:
+            data = b"".join([part async for part in parts])
+            for line in data.splitlines():
+                event = json.loads(line)
+                yield anthropic._streaming.ServerSentEvent(event=event["type"], data=line.decode())
+
+    monkeypatch.setattr(anthropic.AsyncAnthropic, "_make_sse_decoder", lambda self: Lines())
+    lines = (json.dumps(event) + "\n" for event in message("Hello"))
+    upstream.answer(stream(*lines, media_type="application/vnd.amazon.eventstream"))
+    assert await answered(client) == [token("Hello"), USAGE, DONE]
+    gc.collect()
+    await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_the_sdks_own_tracing_sees_the_answer(upstream: Upstream, client: Any) -> None:
+    """With OpenTelemetry on, the SDK's span has what only the stream's events say."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    traced = client.with_options(open_telemetry={"tracer_provider": provider})
+    upstream.answer(stream(*message("Hello")))
+    assert await answered(traced) == [token("Hello"), USAGE, DONE]
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["gen_ai.usage.output_tokens"] == 15
     gc.collect()
     await trio.lowlevel.checkpoint()
 

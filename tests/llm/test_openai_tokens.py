@@ -137,6 +137,9 @@ class Watched:
         self._stream = stream
         self.seen = 0
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)  # as the proxies of tracing do
+
     async def __aenter__(self) -> Watched:
         return self
 
