@@ -31,6 +31,7 @@ _READ_SIZE = 64 * 1024
 _TAIL_SIZE = 8 * 1024
 _POLL = 0.01
 _REAP_SECONDS = 1.0
+_KILLED_SECONDS = 0.1
 
 
 class Child:
@@ -134,6 +135,8 @@ class Child:
             self.kill()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _REAP_SECONDS):
                 await self._ended()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _KILLED_SECONDS):
+                await self._gone()  # not at once; and never what began a session of its own
         finally:
             code = self._process.poll()
             self._close()

@@ -17,7 +17,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Mapping, Sequence
 from typing import Literal
 
 import outcome
@@ -144,8 +144,17 @@ async def _feed(child: Child, given: Stdin) -> None:
             if isinstance(given, bytes):
                 await stdin.send_all(given)
             elif given is not None:
-                async for piece in given:
-                    await stdin.send_all(piece)
+                await _feed_each(stdin, given)
+
+
+async def _feed_each(stdin: trio.abc.SendStream, given: AsyncIterable[bytes]) -> None:
+    iterator = aiter(given)
+    try:
+        async for piece in iterator:
+            await stdin.send_all(piece)
+    finally:
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()  # noqa: ASYNC102  # what it awaits there is its own affair
 
 
 def process_output(
