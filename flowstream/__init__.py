@@ -22,7 +22,18 @@ from flowstream._subscription import SlowConsumerError, Subscription
 from flowstream.asgi._statistics import StreamStatistics
 from flowstream.asgi.receive import SharedReceive
 from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
-from flowstream.encoders import CSV, NDJSON, SSE, Raw
+from flowstream.encoders import (
+    AGUI,
+    CSV,
+    NDJSON,
+    SSE,
+    Frames,
+    JSONSequence,
+    OpenAIChunks,
+    Raw,
+    UIMessages,
+)
+from flowstream.events import Events
 from flowstream.limits import Buffer, Limits
 from flowstream.policies import (
     Block,
@@ -94,6 +105,12 @@ __all__ = [
     "NDJSON",
     "CSV",
     "Raw",
+    "JSONSequence",
+    "Frames",
+    "OpenAIChunks",
+    "UIMessages",
+    "AGUI",
+    "Events",
     # how a stream ended, and how it is doing
     "CloseReason",
     "StreamReport",

@@ -48,6 +48,12 @@ NAMES = [
     "NDJSON",
     "CSV",
     "Raw",
+    "JSONSequence",
+    "Frames",
+    "OpenAIChunks",
+    "UIMessages",
+    "AGUI",
+    "Events",
     "CloseReason",
     "StreamReport",
     "StreamStatistics",
@@ -115,6 +121,12 @@ SIGNATURES = {
     "NDJSON": "(*, names={})",
     "CSV": "(columns=None, *, header=True, delimiter=',', spreadsheet_safe=False)",
     "Raw": "(media_type='application/octet-stream')",
+    "JSONSequence": "(*, names={})",
+    "Frames": "(*, prefix=4, media_type=None, names={})",
+    "OpenAIChunks": "(model, *, include_usage=False)",
+    "UIMessages": "(*, message_id=None, names={})",
+    "AGUI": "(*, thread_id=None, run_id=None, names={})",
+    "Events": "(*types, snapshot=None)",
 }
 
 
