@@ -292,6 +292,24 @@ async def test_the_ticker_begins_with_the_state_and_goes_on(
     assert again.id == f"{epoch}.{int(number) + 1}"
 
 
+async def test_a_log_is_followed_and_downloaded() -> None:
+    """Its lines come, and go on where a client was; the file has ranges."""
+    module = load("15")
+    module.app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 0.1
+    async with open_lifespan(module.app):
+        async with open_stream(module.app, "/log") as client:
+            got = [await client.next_event() for _ in range(2)]
+        headers = {"last-event-id": got[0].id or ""}
+        async with open_stream(module.app, "/log", headers=headers) as client:
+            again = await client.next_event()
+        part = await collect(module.app, "/work.log", headers={"range": "bytes=-5"})
+        assert b"EventSource" in (await collect(module.app)).body
+    assert [event.data for event in got] == ["step 0", "step 1"]
+    assert again.data == got[1].data
+    assert (part.status, len(part.body)) == (206, 5)
+    module.directory.cleanup()
+
+
 def test_the_example_of_tests_passes() -> None:
     """The tests that the last example shows pass as its docstring says to run them."""
     path = next(path for path in EXAMPLES if path.name.startswith("10"))

@@ -29,7 +29,7 @@ Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _READ_SIZE = 64 * 1024
 _TAIL_SIZE = 8 * 1024
-_POLL = 0.01
+_POLL = 0.002
 _REAP_SECONDS = 1.0
 _KILLED_SECONDS = 0.1
 
