@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 from typing import Annotated, Any
@@ -520,14 +521,14 @@ ASYNCAPI = "@asyncapi/specs@6.11.1"
 ASYNCAPI_DIGEST = "01af8744dc33c0c7eb2e908f6a955319ee58b70ecadc9387d1aeb16c0cd28928"
 
 
-@pytest.fixture(scope="session")
-def asyncapi_schema(pytestconfig):
+@pytest.fixture
+def asyncapi_schema(program, pytestconfig, tmp_path):
     """The official schema of AsyncAPI 3.0 documents: published for npm, fetched once."""
     archive = pytestconfig.cache.mkdir("asyncapi") / "asyncapi-specs-6.11.1.tgz"
     if not archive.exists():
-        subprocess.run(
-            ["npm", "pack", ASYNCAPI], cwd=archive.parent, check=True, capture_output=True
-        )
+        pack = [program("npm"), "pack", ASYNCAPI]
+        subprocess.run(pack, cwd=tmp_path, check=True, capture_output=True)
+        shutil.move(tmp_path / archive.name, archive)
     assert hashlib.sha256(archive.read_bytes()).hexdigest() == ASYNCAPI_DIGEST
     with tarfile.open(archive) as files, files.extractfile("package/schemas/3.0.0.json") as file:
         return json.load(file)
@@ -535,7 +536,7 @@ def asyncapi_schema(pytestconfig):
 
 @pytest.mark.parametrize("encoder", [SSE(), NDJSON()], ids=repr)
 @pytest.mark.parametrize("typed", [answer, Events(Token, snapshot=list[int])])
-def test_an_asyncapi_document_takes_the_fragment(program, asyncapi_schema, encoder, typed):
+def test_an_asyncapi_document_takes_the_fragment(asyncapi_schema, encoder, typed):
     """Channels, operations and components in their places make a valid document."""
     fragment = typed.asyncapi("answer", "/answer", encoder=encoder)
     document = {"asyncapi": "3.0.0", "info": {"title": "An app", "version": "1"}, **fragment}
