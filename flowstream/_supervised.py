@@ -63,7 +63,8 @@ class SupervisedNursery:
         _open.set(tuple(nursery for nursery in _open.get() if nursery is not self))
         for job in list(self._jobs):
             job.shut_down()
-        return await self._manager.__aexit__(kind, error, traceback)
+        # Bounded by what each job bounds for itself.
+        return await self._manager.__aexit__(kind, error, traceback)  # noqa: ASYNC102
 
     def start(self, job: Job) -> None:
         """Run `job` in a task of its own, in the contextvars of the caller.

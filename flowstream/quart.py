@@ -128,7 +128,7 @@ class Flowstream:
         """End what runs in it, and **wait** for that."""
         nursery, self._outside = self._outside, None
         assert nursery is not None
-        return await nursery.__aexit__(*raised)
+        return await nursery.__aexit__(*raised)  # noqa: ASYNC102  # it is bounded
 
     def statistics(self) -> FlowstreamStatistics:
         """Return how many streams run, and how those before them ended."""
@@ -149,7 +149,7 @@ def _keep_open_while_serving(app: QuartTrio) -> None:
     closing: trio.Event
     closed: trio.Event
 
-    async def keep_open(task_status: trio.TaskStatus[None]) -> None:
+    async def keep_open(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
         try:
             async with SupervisedNursery():
                 task_status.started()
