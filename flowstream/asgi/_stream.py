@@ -31,10 +31,10 @@ import trio
 
 from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason, StreamReport
+from flowstream._failure import is_refusal, public, public_of
 from flowstream._timers import Timer, start_timer
 from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
-from flowstream._failure import is_refusal, public, public_of
 from flowstream.asgi._logging import log_report, printable
 from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
 from flowstream.asgi._statistics import StreamStatistics
