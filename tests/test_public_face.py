@@ -189,7 +189,10 @@ def public_members():
                     yield f"{name}.{attribute}", value
 
 
-@pytest.mark.parametrize(("name", "member"), list(public_members()), ids=lambda x: str(x)[:30])
+MEMBERS = list(public_members())
+
+
+@pytest.mark.parametrize(("name", "member"), MEMBERS, ids=[name for name, _ in MEMBERS])
 def test_every_public_name_has_a_docstring(name, member):
     """What an app may use says what it does."""
     doc = inspect.getdoc(member)
