@@ -6,13 +6,13 @@ import contextlib
 import time
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, LiteralString, cast
+from typing import Any
 
 from psycopg import Connection, Rollback, ServerCursor
 from psycopg.rows import TupleRow, tuple_row
 
 from flowstream.sources._postgres_connection import connect, interrupt, told_to_the_client
-from flowstream.sources._rows import Batch, Cursor, Params, Shape
+from flowstream.sources._rows import Batch, Cursor, Params
 
 _numbers = count(1)
 
@@ -39,7 +39,7 @@ class PostgresCursor(Cursor):
     def __init__(self, database: str | Connection[Any], sql: str, params: Params) -> None:
         self._dsn = database if isinstance(database, str) else None
         self._connection = None if isinstance(database, str) else database
-        self._sql = sql
+        self._sql: Any = sql  # psycopg wants a literal; whether it is one, is the app's
         self._params = params
         self._cursor: ServerCursor[TupleRow] | None = None
         self._transaction = contextlib.ExitStack()
@@ -57,12 +57,10 @@ class PostgresCursor(Cursor):
                 self._transaction.enter_context(connection.transaction())
             name = f"flowstream_{next(_numbers)}"
             cursor = self._cursor = connection.cursor(name, row_factory=tuple_row)
-            # Text of the app's own: whether it is a literal is for the app's type checker.
-            sql = cast("LiteralString", self._sql)
-            cursor.execute(sql, self._params or None)
+            cursor.execute(self._sql, self._params or None)
         return [column.name for column in cursor.description or ()]
 
-    def fetch(self, batch: Batch, shape: Shape) -> None:
+    def fetch(self, batch: Batch) -> None:
         """Fetch as many rows as come in a reasonable time."""
         assert self._cursor is not None
         size = min(self._size, batch.size)
@@ -70,7 +68,7 @@ class PostgresCursor(Cursor):
         with told_to_the_client():
             rows = self._cursor.fetchmany(size)
         taken = time.monotonic() - started
-        batch.rows.extend(map(shape, rows))
+        batch.rows.extend(rows)
         batch.last = len(rows) < size
         if taken < _QUICK:
             self._size = size * _GROWTH

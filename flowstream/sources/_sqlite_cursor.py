@@ -10,7 +10,7 @@ from itertools import islice
 from urllib.parse import quote
 
 from flowstream._errors import NotFoundError, SourceError, UpstreamError
-from flowstream.sources._rows import Batch, Cursor, Params, Shape
+from flowstream.sources._rows import Batch, Cursor, Params
 
 # Seconds to wait for another process that writes; Python's own default. SQLite's way to wait
 # can't be interrupted, so it is given little and asked again.
@@ -60,7 +60,7 @@ class SQLiteCursor(Cursor):
             raise SourceError("the statement has no rows: it is no query")
         return [column[0] for column in cursor.description]
 
-    def fetch(self, batch: Batch, shape: Shape) -> None:
+    def fetch(self, batch: Batch) -> None:
         """Step through the rows until there are enough, or the thread is late."""
         cursor = self._cursor
         assert cursor is not None
@@ -72,8 +72,8 @@ class SQLiteCursor(Cursor):
                     batch.last = True
                     return
                 step = min(self._step, left)
-                rows.append(shape(row))
-                rows.extend(map(shape, islice(cursor, step - 1)))
+                rows.append(row)
+                rows.extend(islice(cursor, step - 1))
                 left -= step
         except sqlite3.OperationalError as error:
             raise _public(error) from error

@@ -230,18 +230,58 @@ async def test_a_source_inside_another_cleans_up_without_a_stream(server):
     await server.wait_until([])
 
 
-async def test_a_server_that_cannot_be_asked_to_cancel_is_left(server, monkeypatch, aeventually):
+@pytest.mark.parametrize("reason", ["it does not answer", "it does not listen"])
+async def test_a_server_that_cannot_be_made_to_cancel_is_left(
+    server, monkeypatch, reason, aeventually
+):
     """The connection is cut then: no thread is held, and no client waits for it."""
 
-    def unreachable(self, *, timeout):
-        raise psycopg.OperationalError("no route")
+    def cancel(self, *, timeout):
+        if reason == "it does not answer":
+            raise psycopg.OperationalError("no route")
 
-    monkeypatch.setattr(psycopg.Connection, "cancel_safe", unreachable)
+    monkeypatch.setattr(psycopg.Connection, "cancel_safe", cancel)
+    monkeypatch.setattr("flowstream.sources._postgres_connection._CANCEL_ATTEMPTS", 2)
     async with open_stream(ndjson(postgres_rows(server.dsn, SLEEPING))) as client:
         await aeventually(server.computes, "the query runs")
         client.abort()
     assert cursor_limiter().borrowed_tokens == 0
     server.end_sessions()  # the server looks at a connection when it has something to say
+
+
+async def test_a_thread_that_is_left_closes_what_it_has(server, monkeypatch, caplog, aeventually):
+    """It comes back when the query has its row, long after the stream has ended."""
+    monkeypatch.setattr("flowstream.sources._visits._PATIENCE", 0.05)
+    monkeypatch.setattr("flowstream.sources._postgres_cursor.interrupt", lambda *_: None)
+    async with open_stream(ndjson(postgres_rows(server.dsn, "SELECT pg_sleep(0.3)"))) as client:
+        await aeventually(server.computes, "the query runs")
+        client.abort()
+    assert "did not let go of a thread" in caplog.text
+    assert cursor_limiter().borrowed_tokens == 1
+    await aeventually(lambda: cursor_limiter().borrowed_tokens == 0, "the thread is back")
+    await server.wait_until([])
+
+
+async def test_a_transaction_ends_with_the_last_row_and_not_with_the_client(server):
+    """Once all rows are fetched a client may be as slow as it likes."""
+    async with open_stream(ndjson(postgres_rows(server.dsn, NUMBERS, [299])), window=0) as client:
+        await client.wait_blocked()
+        await server.wait_until([])
+        client.resume()
+        assert len((await client.read_all()).splitlines()) == 301
+
+
+async def test_what_a_query_of_the_app_does_is_committed_if_it_is_complete(
+    server, connection, sink
+):
+    """And rolled back if it is not: as a block of psycopg's own would have it."""
+    made = "SELECT lo_create(0) AS id FROM generate_series(1, 100)"
+    await postgres_rows(connection, made).run(sink)
+    stored = server.view.execute("SELECT oid FROM pg_largeobject_metadata").fetchall()
+    assert {(row["id"],) for row in sink.items} <= set(stored)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await postgres_rows(connection, f"{made} UNION ALL SELECT (1 / (1 - 1))::oid").run(sink)
+    assert server.view.execute("SELECT oid FROM pg_largeobject_metadata").fetchall() == stored
 
 
 # -- what can be wrong -------------------------------------------------------------------------
