@@ -52,7 +52,7 @@ async def test_a_client_that_leaves_with_the_last_byte_has_it_all(reports):
 
 async def test_a_client_that_leaves_before_it_has_gone(reports):
     """It was not given all of it."""
-    response = raw(Bytes(40_000, 40_000), on_close=reports.append)
+    response = raw(Bytes(400_000, 400_000), on_close=reports.append)
     async with open_stream(response, window=20_000) as client:
         await client.wait_blocked()
         client.abort()
