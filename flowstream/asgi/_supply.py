@@ -17,11 +17,11 @@ import trio
 from flowstream._buffer import EventBuffer
 from flowstream._buffer_outlet import BufferOutlet
 from flowstream._closing import CloseReason
+from flowstream._failure import split
 from flowstream._flag import Flag
 from flowstream._queue import Gap
 from flowstream._subscription import SlowConsumerError
 from flowstream.abc import Encoder
-from flowstream._failure import split
 from flowstream.asgi._writer import Writer
 from flowstream.asgi.plan import Plan
 from flowstream.sources import Resumable, Source
