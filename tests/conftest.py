@@ -55,6 +55,16 @@ async def server():
     assert not scope.cancelled_caught, "a server did not end within 10 s of being told to"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Have what a test logged be text that one process can send another, whatever was in it."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 class ServerProcess:
     """``flowstream serve`` in a process of its own.
 
