@@ -148,9 +148,13 @@ class Tail:
         last: lines to begin with; None for all there are.
         after: the id that the client saw last, or None if it is new.
         replay: bytes that it may be behind.
+
+    Attributes:
+        looks: how often `look` was called.
     """
 
     def __init__(self, path: Path, *, last: int | None, after: str | None, replay: int) -> None:
+        self.looks = 0
         self._path = path
         self._last = last
         self._after = after
@@ -172,6 +176,7 @@ class Tail:
             OSError: the file system failed.
         """
         piece = Piece()
+        self.looks += 1
         with self._lock:
             if not self._closed:
                 self._find()

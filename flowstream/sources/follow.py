@@ -7,7 +7,7 @@
         return sse(follow("/var/log/app.log"))
 
 Nothing in Trio tells that a file has grown, so it is looked at several times a second, in a
-worker thread: a look costs about a tenth of a millisecond, and a slow disk holds up no other
+worker thread: a look costs about a fifth of a millisecond, and a slow disk holds up no other
 stream. Each client reads for itself; one who waits for room reads nothing, but goes on to look
 for a file that takes the place of the one it is at.
 """
@@ -92,7 +92,10 @@ class Follow(Resumable):
     async def _hold_on(self, tail: Tail) -> None:
         """Find the files that come to be, however long the client takes for what is before."""
         while True:
-            await trio.sleep(self._poll)
+            looks = tail.looks
+            await trio.sleep(1.5 * self._poll)
+            if tail.looks != looks:
+                continue  # who reads does not wait
             # What is wrong is met again by who reads.
             with contextlib.suppress(OSError, PublicError):
                 await trio.to_thread.run_sync(
@@ -165,8 +168,9 @@ def follow(
     It never ends by itself. A file that is not there yet, or vanishes, is waited for. One that
     is renamed while another takes its place (as `logrotate` does) is read to its end, and as
     long as the other is empty; then that is read from its beginning: no line is lost or twice,
-    unless the place is taken twice within `poll` seconds, or a writer goes on in the old file
-    after another has begun in the new one. One that is emptied (``copytruncate``) is read anew
+    unless a writer goes on in the old file after another has begun in the new one. (Where that
+    is done twice within `poll` seconds, the one in between is found by its name: that of the
+    file with a number or a date behind it.) One that is emptied (``copytruncate``) is read anew
     from its beginning; what was written between the last look and then is lost, which nobody can
     know, so it is announced as a gap.
 
