@@ -104,7 +104,7 @@ def descriptors(path):
     found = 0
     for fd in os.listdir("/proc/self/fd"):
         try:
-            found += os.readlink(f"/proc/self/fd/{fd}").startswith(os.path.dirname(path))
+            found += os.readlink(f"/proc/self/fd/{fd}").startswith(f"{os.path.dirname(path)}/")
         except OSError:
             continue
     return found
