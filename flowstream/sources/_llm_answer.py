@@ -4,7 +4,8 @@ The SDK makes the request: address, key, proxies, tracing are its own. The strea
 returns is then read here, from its response, because the SDK's own iteration costs some 50 to
 100 µs for each token and leaves its generators to the garbage collector, which Trio warns of.
 Where the SDK has to read it (another format than SSE, a stream that is watched by tracing) it
-does.
+does. Closing the stream closes its connection, if that is HTTP/1.1, as it is unless the app
+made the HTTP client; over HTTP/2 httpx2 forgets the stream and sends no RST_STREAM.
 
 Two clocks run against the upstream: until the first event for the client, and from one such
 event to the next. Neither runs while a slow client is waited for, and keep-alives wind up
