@@ -15,7 +15,12 @@ from flowstream._failure import first_of
 from flowstream.server import ServerConfig, serve, streaming_config
 from flowstream.server._config_file import ConfigFileError, read_config_file
 from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
-from flowstream.server._loading import AppNotFoundError, explain, load_app
+from flowstream.server._loading import (
+    AppNotFoundError,
+    explain,
+    keep_what_is_loaded,
+    load_app,
+)
 from flowstream.server._settings import checked
 
 # What Hypercorn raises for an address that it cannot listen on.
@@ -85,6 +90,7 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
         raise click.BadParameter(str(error), param_hint="MODULE:APP") from error
     except Exception as error:
         raise _explained(error, app) from error
+    keep_what_is_loaded()
     _run(found, config)
 
 

@@ -343,7 +343,7 @@ def test_the_two_commands_of_the_readme_stand_alone() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     setup = "python3 -m venv .venv && .venv/bin/pip install -e"
     assert f"{setup} '.[demo]' && .venv/bin/flowstream demo" in lines
-    assert f"{setup} '.[dev]' && .venv/bin/pytest" in lines
+    assert f"{setup} '.[dev]' && .venv/bin/pytest -n auto" in lines
 
 
 def test_the_readme_begins_with_an_example_that_is_short() -> None:

@@ -157,3 +157,28 @@ async def test_an_app_that_raises_in_the_lifespan_is_served(server):
     url = await server(app)
     async with httpx2.AsyncClient() as client:
         assert "data: b\n" in (await client.get(url)).text
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]])
+def test_what_an_app_has_loaded_is_no_garbage_to_be_looked_for(served, client, options):
+    """The garbage collector of a serving process has nothing to do with what was loaded."""
+    process = served(
+        """
+        import gc
+
+        kept = [[] for _ in range(50_000)]
+
+        async def app(scope, receive, send):
+            if scope["type"] == "http":
+                body = f"{len(gc.get_objects())} {gc.get_freeze_count()}".encode()
+                headers = [(b"content-length", b"%d" % len(body))]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+        """,
+        *options,
+    )
+    with client(process.url) as peer:
+        peer.get("/", "Connection: close")
+        watched, frozen = map(int, peer.read_all().split()[-2:])
+    assert frozen > 50_000
+    assert watched < 50_000

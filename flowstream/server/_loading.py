@@ -6,6 +6,7 @@ and finds out before serving begins whether what it found can be an app at all.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import sys
@@ -54,6 +55,17 @@ def load_app(target: str) -> Any:
     app = app() if call else app
     _check(app, target)
     return app
+
+
+def keep_what_is_loaded() -> None:
+    """Have the garbage collector leave alone what is there now: it is there to stay.
+
+    A full collection stops the event loop while it looks at every object. The client library
+    of a language model alone has 100,000, which take 60 ms; what a server works with is little
+    beside that. For a process that is the server's own.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _load_file(path: Path) -> Any:

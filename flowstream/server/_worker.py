@@ -16,7 +16,7 @@ import trio
 from flowstream.server._code_watch import CodeWatch
 from flowstream.server._job import CODE_CHANGED, Job
 from flowstream.server._lifeline import Lifeline
-from flowstream.server._loading import explain, files_in, load_app
+from flowstream.server._loading import explain, files_in, keep_what_is_loaded, load_app
 from flowstream.server._serving import serve
 
 READY = b"+"
@@ -44,6 +44,7 @@ def main() -> int:
         app = load_app(job.app)
     except Exception as error:  # noqa: BLE001  # shown
         return _fail(job, error, started)
+    keep_what_is_loaded()
     worker = _Worker(app, job, lifeline, started)
     try:
         return trio.run(worker.run, sockets)
