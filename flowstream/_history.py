@@ -108,10 +108,19 @@ class Published:
         """
         found = self._frames.get(encoder)
         if found is None:
-            found = self._frames[encoder] = self.encode(encoder)
-            self.size += len(found)
-            self.weight = self.weight or self.size
+            found = self.encode(encoder)
+            self.keep(encoder, found)
         return found
+
+    def kept(self, encoder: Encoder) -> bytes | None:
+        """Return its encoding, if that is kept."""
+        return self._frames.get(encoder)
+
+    def keep(self, encoder: Encoder, frame: bytes) -> None:
+        """Keep its encoding."""
+        self._frames[encoder] = frame
+        self.size += len(frame)
+        self.weight = self.weight or self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +209,19 @@ class History:
         self.trim()
 
     def frame(self, published: Published, encoder: Encoder) -> bytes:
-        """Return an event's encoding, and count what that adds to what is kept."""
-        before = published.size
-        frame = published.frame(encoder)
-        if published.size != before and self.first <= published.number <= self.head:
-            self._size += published.size - before
+        """Return an event's encoding, and keep that for others who want it, if there is room.
+
+        Where there is none it is made again for each: to read an event in one more format must
+        not cost the oldest their place, which others may want to read.
+        """
+        frame = published.kept(encoder)
+        if frame is not None:
+            return frame
+        frame = published.encode(encoder)
+        if self._size + len(frame) <= self.replay.bytes:
+            published.keep(encoder, frame)
+            if self.first <= published.number <= self.head:
+                self._size += len(frame)
         return frame
 
     def trim(self) -> None:

@@ -39,6 +39,8 @@ class Joined(Feed):
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._feeds = list({feed.epoch: feed for feed in reversed(feeds)}.values())[::-1]
+        # One buffer has one policy. Where one of them is to lose nothing, none does.
+        self.policy = next((feed.policy for feed in feeds if feed.policy.rereads), Feed.policy)
 
     def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
         """Have `sink` get what is published in any of them."""

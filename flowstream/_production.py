@@ -49,7 +49,7 @@ class Production:
         ended: Callable[[], None],
     ) -> None:
         self.name = name
-        self._source = source
+        self._source: Source | None = source
         self._publisher = publisher
         self._cleanup_timeout = cleanup_timeout
         self._ended = ended
@@ -81,21 +81,18 @@ class Production:
                         timeout,
                     )
         finally:
-            if self.reason is None:
-                self.reason = CloseReason.COMPLETED
-            told = self.reason
-            if told is CloseReason.CLIENT_DISCONNECTED:
-                # Who came at the last moment, though, is connected, and may come again.
-                told, self._error = CloseReason.ERROR, _given_up()
-            with trio.move_on_after(timeout, shield=True):
-                await self._publisher.finish(told, self._error)  # noqa: ASYNC102
-            self.over.set()
-            self._ended()
+            try:
+                await self._tell()  # noqa: ASYNC102  # shields itself
+            finally:
+                self.over.set()
+                self._ended()
 
     async def _produce(self) -> None:
-        out = Relay(self._publish, self._statistics, self._publish_nowait)
+        # What it holds goes with it: the run may be kept for long.
+        source, self._source = self._source, None
+        assert source is not None
         try:
-            await self._source.run(out)
+            await source.run(Relay(self._publish, self._statistics, self._publish_nowait))
         except BaseException as error:  # noqa: ASYNC103  # but for failures, which it notes
             cancelled, failure = split(error)
             if failure is not None:
@@ -103,7 +100,20 @@ class Production:
             if cancelled is not None:
                 raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
             if failure is None:
+                if self.reason is None:
+                    self.reason = CloseReason.ERROR  # it ends the program, and completed nothing
                 raise
+
+    async def _tell(self) -> None:
+        """Tell those who read it how it has ended; wait for who is waited for, within bounds."""
+        if self.reason is None:
+            self.reason = CloseReason.COMPLETED
+        told = self.reason
+        if told is CloseReason.CLIENT_DISCONNECTED:
+            # Who came at the last moment, though, is connected, and may come again.
+            told, self._error = CloseReason.ERROR, _given_up()
+        with trio.move_on_after(self._cleanup_timeout, shield=True):
+            await self._publisher.finish(told, self._error)
 
     def _failed(self, error: Exception) -> None:
         if self.reason is None:

@@ -70,7 +70,8 @@ class Subscription:
             elif not pieces:
                 if self.buffer.finished:
                     if self._last_error is not None:
-                        raise self._last_error
+                        # The run's, for all who read it: without the way that it took in others.
+                        raise self._last_error.with_traceback(None)
                     raise StopAsyncIteration
                 await self.buffer.filled.wait()
             self._taken = [_event(piece) for piece in reversed(pieces)]

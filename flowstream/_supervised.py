@@ -11,6 +11,7 @@ and may then clean up in peace (see sources/_shielding.py).
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from types import TracebackType
 from typing import Protocol
@@ -37,7 +38,8 @@ class SupervisedNursery:
     """Runs jobs, each of which fails alone: an async context manager.
 
     Leaving it tells all jobs to stop and **waits** for them, also if it is left by an
-    exception or a cancellation. While it is open, `supervised_nursery` finds it.
+    exception or a cancellation. While it is open, `supervised_nursery` finds it; first of all
+    in its own body.
     """
 
     def __init__(self) -> None:
@@ -45,11 +47,14 @@ class SupervisedNursery:
         self._nursery: trio.Nursery | None = None
         self._manager = trio.open_nursery()
         self._closing = False
+        self._around: SupervisedNursery | None = None
 
     async def __aenter__(self) -> SupervisedNursery:
         """Open it."""
         self._nursery = await self._manager.__aenter__()
         _open.set((*_open.get(), self))
+        self._around = _own.get()
+        _own.set(self)
         return self
 
     async def __aexit__(
@@ -60,6 +65,7 @@ class SupervisedNursery:
     ) -> bool | None:
         """Tell the jobs to stop, and **wait** for them."""
         self._closing = True
+        _own.set(self._around)
         _open.set(tuple(nursery for nursery in _open.get() if nursery is not self))
         for job in list(self._jobs):
             job.shut_down()
@@ -73,7 +79,7 @@ class SupervisedNursery:
             RuntimeError: the nursery is not open.
         """
         if self._nursery is None or self._closing:
-            raise RuntimeError("the nursery is not open: the app is starting or going down")
+            raise RuntimeError("nothing can be started here any more: the app is going down")
         self._jobs.add(job)
         self._nursery.start_soon(self._run, job, name=f"flowstream {job.name}")
 
@@ -86,13 +92,24 @@ class SupervisedNursery:
             self._jobs.discard(job)
 
 
+def prefer(nursery: SupervisedNursery | None) -> None:
+    """Have what follows in this context find `nursery`, or the one opened last if it is None.
+
+    Several apps may be served in one Trio run, and end at different times: what a request
+    starts belongs to the app that it came to.
+    """
+    _own.set(nursery)
+
+
 def supervised_nursery() -> SupervisedNursery:
-    """Return the nursery that was opened last and is open in this Trio run.
+    """Return the nursery of this context, else the one opened last that is open in this Trio run.
 
     Raises:
         RuntimeError: there is none.
     """
-    nurseries = _open.get()
+    own, nurseries = _own.get(), _open.get()
+    if own is not None:
+        return own
     if not nurseries:
         raise RuntimeError(
             "nothing is there to run this in: call Flowstream(app) when the app is made, and "
@@ -104,4 +121,7 @@ def supervised_nursery() -> SupervisedNursery:
 
 _open: trio.lowlevel.RunVar[tuple[SupervisedNursery, ...]] = trio.lowlevel.RunVar(
     "flowstream supervised nurseries", ()
+)
+_own: contextvars.ContextVar[SupervisedNursery | None] = contextvars.ContextVar(
+    "flowstream supervised nursery", default=None
 )

@@ -32,7 +32,7 @@ from typing import Any, NoReturn, cast
 import quart.wrappers.base
 import trio
 from quart import Response as QuartResponse
-from quart import has_request_context, request
+from quart import has_request_context, request, websocket
 from quart.wrappers import Request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -40,7 +40,7 @@ from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError
-from flowstream._supervised import SupervisedNursery
+from flowstream._supervised import SupervisedNursery, prefer
 from flowstream.asgi._answers import answer_to
 from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._stream import Stream
@@ -85,6 +85,7 @@ class Flowstream:
         self._open: set[StreamResponse] = set()
         self._closed: Counter[str] = Counter()
         self._outside: SupervisedNursery | None = None  # opened by `async with`
+        self._inside: SupervisedNursery | None = None  # open while the app is served
         if app is not None:
             self.init_app(app)
 
@@ -110,7 +111,7 @@ class Flowstream:
         patched.full_dispatch_request = _finishing(app.full_dispatch_request)
         patched.asgi_http_class = _connection_class(app.asgi_http_class, self)
 
-        _keep_open_while_serving(app)
+        self._keep_open_while_serving(app)
         handlers = app.error_handler_spec[None][None]
         for error, status in _STATUS.items():
             handlers.setdefault(error, _answering(app, status))
@@ -134,6 +135,33 @@ class Flowstream:
         """Return how many streams run, and how those before them ended."""
         return FlowstreamStatistics(open=len(self._open), closed=dict(self._closed))
 
+    def _keep_open_while_serving(self, app: QuartTrio) -> None:
+        """Have a supervised nursery be open from the startup of `app` to its shutdown."""
+        closing: trio.Event
+        closed: trio.Event
+
+        async def keep_open(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
+            try:
+                async with SupervisedNursery() as self._inside:
+                    task_status.started()
+                    await closing.wait()
+            finally:
+                self._inside = None
+                closed.set()
+
+        # In a task of its own, and not around a `yield` of `while_serving`: such generators are
+        # not ended in the order that nurseries need.
+        @app.before_serving
+        async def open_nursery() -> None:
+            nonlocal closing, closed
+            closing, closed = trio.Event(), trio.Event()
+            await app.nursery.start(keep_open)
+
+        @app.after_serving
+        async def close_nursery() -> None:
+            closing.set()
+            await closed.wait()
+
     def _opened(self, response: StreamResponse) -> None:
         self._open.add(response)
 
@@ -142,33 +170,6 @@ class Flowstream:
         reason = response.statistics().reason
         assert reason is not None
         self._closed[reason.value] += 1
-
-
-def _keep_open_while_serving(app: QuartTrio) -> None:
-    """Have `app` keep a supervised nursery open from its startup to its shutdown."""
-    closing: trio.Event
-    closed: trio.Event
-
-    async def keep_open(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
-        try:
-            async with SupervisedNursery():
-                task_status.started()
-                await closing.wait()
-        finally:
-            closed.set()
-
-    # In a task of its own, and not around a `yield` of `while_serving`: such generators are
-    # not ended in the order that nurseries need.
-    @app.before_serving
-    async def open_nursery() -> None:
-        nonlocal closing, closed
-        closing, closed = trio.Event(), trio.Event()
-        await app.nursery.start(keep_open)
-
-    @app.after_serving
-    async def close_nursery() -> None:
-        closing.set()
-        await closed.wait()
 
 
 class _Hosted(QuartResponse):
@@ -325,6 +326,7 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
                 await super().handle_messages(nursery, request, receive_and_tell)
 
         async def handle_request(self, nursery: trio.Nursery, request: Request, send: Send) -> None:
+            prefer(owner._inside)
             self.scope[_HOST] = _Host(owner, nursery, _raising_oserror(send), self._stop_listening)
             await super().handle_request(nursery, request, send)
 
@@ -384,7 +386,9 @@ def _answering(app: QuartTrio, status: type[HTTPException]) -> Callable[[Any], A
 
 async def _answer_publicly(error: Exception) -> QuartResponse:
     assert isinstance(error, PublicError)
-    status, headers, body = answer_to(error, request.path)
+    # A WebSocket that is not accepted yet is answered, too, where the server can do that.
+    path = request.path if has_request_context() else websocket.path
+    status, headers, body = answer_to(error, path)
     return QuartResponse(body, status, dict(headers))
 
 

@@ -29,31 +29,23 @@ still kept.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from flowstream._closing import CloseReason
 from flowstream._errors import NotFoundError, PublicError, SourceError
-from flowstream._event import Event
 from flowstream._history import Replay
-from flowstream._joined import Joined
-from flowstream._production import Production
-from flowstream._publisher import Publisher
-from flowstream._subscriber import Subscriber
-from flowstream._subscription import Subscription, subscription
+from flowstream._run import Run, RunStatistics
 from flowstream._supervised import supervised_nursery
 from flowstream._timers import Timer, start_timer
-from flowstream.abc import Encoder, Policy
-from flowstream.limits import Buffer, positive, whole
-from flowstream.policies import CatchUp
+from flowstream.limits import positive, whole
 from flowstream.sources import Source, as_source
-from flowstream.sources._feed import Feed, Sink, Terms
 
 __all__ = [
     "NoSuchRunError",
@@ -94,28 +86,6 @@ class TooManyRunsError(PublicError):
 
 
 @dataclass(frozen=True, slots=True)
-class RunStatistics:
-    """A moment of one run."""
-
-    key: Hashable
-    """The run's key."""
-    reason: CloseReason | None
-    """Why it has ended, or is about to; None while it goes on."""
-    attached: int
-    """Streams and subscriptions that read it now."""
-    published: int
-    """Events so far."""
-    replay_items: int
-    """Events kept."""
-    replay_bytes: int
-    """Bytes of their encodings."""
-    age: float
-    """Seconds since it was started."""
-    unattended: float
-    """Seconds since anybody read it; 0 while somebody does."""
-
-
-@dataclass(frozen=True, slots=True)
 class RunsStatistics:
     """A moment of all runs."""
 
@@ -133,169 +103,12 @@ class RunsStatistics:
     """Runs that have ended so far, by reason."""
 
 
-class Run(Feed):
-    """A producer at work, for whoever attaches; made by `Runs.start`.
-
-    Hand it to `sse()` and its kin as often as you like. A new client gets all from the
-    beginning, one with a ``Last-Event-ID`` goes on behind that; what the replay no longer has
-    is a gap. When the run ends, so do they, with its reason: ``end`` with `completed` or
-    `stopped`, ``failed``, or ``reconnect`` when the app goes down.
-
-    Each client reads the replay at its own pace (`CatchUp`), unless it is given another policy.
-    """
-
-    policy = CatchUp()
-
-    def __init__(
-        self,
-        key: Hashable,
-        source: Source,
-        kept: Replay,
-        grace: float,
-        cleanup_timeout: float,
-        ended: Callable[[Run], None],
-        given_up: Callable[[Run], None],
-    ) -> None:
-        self._key = key
-        self._grace = grace
-        self._given_up = given_up
-        self._publisher = Publisher(f"the run {key!r}", kept, self._changed)
-        self._production = Production(
-            f"the run {key!r}", source, self._publisher, cleanup_timeout, lambda: ended(self)
-        )
-        self._started = self._left = trio.current_time()
-        self._timer: Timer | None = None
-
-    # -- what an app asks ------------------------------------------------------------------
-
-    @property
-    def key(self) -> Hashable:
-        """What it was started under."""
-        return self._key
-
-    @property
-    def reason(self) -> CloseReason | None:
-        """Why it has ended, or is about to; None while it goes on.
-
-        `completed`, `stopped`, `error`, `client_disconnected` if it was given up because
-        nobody attended, or `shutdown`.
-        """
-        return self._production.reason
-
-    @property
-    def attached(self) -> int:
-        """How many streams and subscriptions read it now."""
-        return self._publisher.fanout.count
-
-    async def stop(self) -> None:
-        """End it for all, and **wait** until its producer has cleaned up.
-
-        Its clients get what there is, then ``end`` with `stopped`. Does nothing if it is over.
-        """
-        self._production.stop(CloseReason.STOPPED)
-        await self._production.over.wait()
-
-    async def wait(self) -> CloseReason:
-        """**Wait** until it is over, and return why. To wait is not to attend."""
-        await self._production.over.wait()
-        assert self.reason is not None
-        return self.reason
-
-    @asynccontextmanager
-    async def subscribe(
-        self,
-        *,
-        after: str | None = None,
-        where: Callable[[Event], object] | None = None,
-        buffer: int | Buffer = 256,
-        policy: Policy | None = None,
-    ) -> AsyncIterator[Subscription]:
-        """Attach inside the program: a context manager that gives an iterator of events.
-
-        Args:
-            after: the id of the last event that is known; None for all from the beginning.
-            where: events for which it returns false are left out, without a gap.
-            buffer: how much may wait.
-            policy: what happens when that is full; `CatchUp()` by default.
-
-        Raises:
-            TypeError, ValueError: an argument is not what is said above.
-            PublicError: from the iterator, at its end, if the run failed.
-        """
-        async with subscription(self, after, where, Buffer.of(buffer), policy) as events:
-            yield events
-
-    def statistics(self) -> RunStatistics:
-        """Return how it is doing."""
-        history, now = self._publisher.history, trio.current_time()
-        history.trim()
-        return RunStatistics(
-            key=self._key,
-            reason=self.reason,
-            attached=self.attached,
-            published=self._publisher.published,
-            replay_items=history.items,
-            replay_bytes=history.size,
-            age=now - self._started,
-            unattended=0.0 if self.attached else now - self._left,
-        )
-
-    # -- what a stream asks ----------------------------------------------------------------
-
-    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
-        """Attach `sink`: it gets all from the beginning, or what it missed."""
-        return self._publisher.join(sink, encoder, replace(terms, whole=True))
-
-    @property
-    def epoch(self) -> str:
-        """What its ids begin with; each run has its own."""
-        return self._publisher.history.epoch
-
-    def beside(self, others: Sequence[Feed]) -> Feed:
-        """Return a feed of this run and `others`, for one connection."""
-        return Joined([self, *others])
-
-    # -- what its owner does ---------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Start it, in the supervised nursery.
-
-        Raises:
-            RuntimeError: there is none in this Trio run.
-        """
-        supervised_nursery().start(self._production)
-        self._await_somebody()
-
-    def _changed(self, event: str) -> None:
-        self._left = trio.current_time()
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
-        if not self.attached:
-            self._await_somebody()
-
-    def _await_somebody(self) -> None:
-        if self.reason is None and self._grace < math.inf:
-            self._timer = start_timer(trio.current_time() + self._grace, self._give_up)
-
-    def _give_up(self, now: float) -> float:
-        if self.reason is None and not self.attached:
-            self._given_up(self)
-            self._production.stop(CloseReason.CLIENT_DISCONNECTED)
-        return math.inf
-
-    def leave_alone(self) -> None:
-        """Stop looking whether somebody attends: it is over."""
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
-
-
 class Runs:
-    """Producers that outlive their clients, by key. For use inside one Trio run.
+    """Producers that outlive their clients, by key.
 
     They run in the nursery that `Flowstream(app)` keeps open while the app is served (outside
-    Quart: ``async with Flowstream():``). One that fails disturbs no other.
+    Quart: ``async with Flowstream():``). One that fails disturbs no other. All of them belong to
+    one Trio run: in the next there are none.
 
     Args:
         grace: seconds for which a run goes on that nobody reads, from its start or since the
@@ -334,6 +147,7 @@ class Runs:
         self._keep = keep
         self._max_kept = max_kept
         self._cleanup_timeout = cleanup_timeout
+        self._token: trio.lowlevel.TrioToken | None = None
         self._runs: dict[Hashable, Run] = {}
         self._running: set[Run] = set()
         self._kept: OrderedDict[Run, float] = OrderedDict()  # and when each ended
@@ -356,12 +170,10 @@ class Runs:
             RuntimeError: there is no `Flowstream` to run it in.
             TypeError: `key` can't be hashed.
         """
-        found = self._runs.get(key)
+        found = self._by_key().get(key)
         if found is not None and found in self._running:
             raise RunExistsError
-        opened = as_source(source)
-        if not isinstance(opened, Source):
-            raise SourceError("a topic needs no run: it has no client to outlive")
+        opened = _opened(source)
         if len(self._running) >= self._max_running:
             raise TooManyRunsError
         run = Run(
@@ -387,11 +199,11 @@ class Runs:
         Raises:
             Exception: as `start`, but for `RunExistsError`.
         """
-        found = self._runs.get(key)
+        opened = _opened(source)
+        found = self._by_key().get(key)
         if found is None:
-            return self.start(key, source)
-        opened = as_source(source)
-        if isinstance(opened, Source):
+            return self.start(key, opened)
+        with contextlib.suppress(RuntimeError):  # the app is going down, and all goes with it
             supervised_nursery().start(_Discarding(opened, self._cleanup_timeout))
         return found
 
@@ -402,25 +214,25 @@ class Runs:
             NoSuchRunError: there is none; a `KeyError`, and a 404 to a client.
         """
         try:
-            return self._runs[key]
+            return self._by_key()[key]
         except KeyError:
             raise NoSuchRunError from None
 
     def get(self, key: Hashable) -> Run | None:
         """Return the run of that key, or None."""
-        return self._runs.get(key)
+        return self._by_key().get(key)
 
     def __contains__(self, key: Hashable) -> bool:
         """Return whether a run of that key goes on or is kept."""
-        return key in self._runs
+        return key in self._by_key()
 
     def __iter__(self) -> Iterator[Hashable]:
         """Iterate over the keys of the runs that go on or are kept."""
-        return iter(list(self._runs))
+        return iter(list(self._by_key()))
 
     def __len__(self) -> int:
         """Return how many go on or are kept."""
-        return len(self._runs)
+        return len(self._by_key())
 
     async def stop(self, key: Hashable) -> None:
         """Stop the run of that key for all, and **wait** until its producer has cleaned up.
@@ -432,6 +244,7 @@ class Runs:
 
     def statistics(self) -> RunsStatistics:
         """Return how they are doing."""
+        self._by_key()
         return RunsStatistics(
             running=len(self._running),
             limit=self._max_running,
@@ -440,6 +253,16 @@ class Runs:
             started=self._started,
             ended=dict(self._ended),
         )
+
+    def _by_key(self) -> dict[Hashable, Run]:
+        """Return the runs of this Trio run: what another has left is gone, with its clock."""
+        if trio.lowlevel.in_trio_run():
+            token = trio.lowlevel.current_trio_token()
+            if self._token is not token:
+                self._token, self._timer = token, None
+                for left in (self._runs, self._running, self._kept):
+                    left.clear()
+        return self._runs
 
     def _note_end(self, run: Run) -> None:
         run.leave_alone()
@@ -467,6 +290,13 @@ class Runs:
         self._kept.pop(run, None)
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
+
+
+def _opened(source: Any) -> Source:
+    opened = as_source(source)
+    if not isinstance(opened, Source):
+        raise SourceError("a topic needs no run: it has no client to outlive")
+    return opened
 
 
 class _Discarding:

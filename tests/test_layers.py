@@ -49,6 +49,7 @@ LAYERS: dict[str, list[str]] = {
         "_publisher",
         "_supervised",
         "_production",
+        "_run",
         "runs",
         "_snapshots",
         "topic",

@@ -153,7 +153,9 @@ def make_plan(
     if isinstance(found, Feed):
         policy = check_policy(policy, found)
         if prime is not None:
-            raise TypeError("a topic cannot be primed: nobody knows when its next event comes")
+            raise TypeError(
+                "a topic or a run cannot be primed: nobody knows when its next event comes"
+            )
     elif policy is not None and policy.rereads:
         raise TypeError("CatchUp is for topics and runs: a source of one client has no replay")
     elif where is not None:

@@ -179,10 +179,10 @@ async def numbers():
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
-        (Topic("a"), {"prime": 1}, TypeError, "topic cannot be primed"),
+        (Topic("a"), {"prime": 1}, TypeError, "cannot be primed"),
         (Topic("a"), {"policy": Block()}, ValueError, "Block\\(timeout=seconds\\)"),
         (Topic("a"), {"where": 1}, TypeError, "where must be a function"),
-        ([Topic("a"), Topic("b")], {"prime": 1}, TypeError, "topic cannot be primed"),
+        ([Topic("a"), Topic("b")], {"prime": 1}, TypeError, "cannot be primed"),
         (numbers, {"where": bool}, TypeError, "where= is for topics"),
         ([1], {"where": bool}, TypeError, "where= is for topics"),
     ],
