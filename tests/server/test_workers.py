@@ -129,6 +129,7 @@ async def test_an_app_in_one_process_is_told_so(server):
 @pytest.fixture
 async def supervise(monkeypatch, caplog):
     """Run a supervisor of stand-ins in this process: ``await supervise(then="...")``."""
+    OTHERS.update(children())
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(supervisor_module, "_LONGEST_PAUSE", 0.04)
@@ -167,14 +168,18 @@ async def supervise(monkeypatch, caplog):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+OTHERS = set()
+
+
 def children():
-    """Return the workers that live; a database that other tests use is a child, too."""
-    return {process.pid for process in psutil.Process().children() if is_worker(process)}
+    """Return the children that live, but for those of other tests: a database, say."""
+    living = {process.pid for process in psutil.Process().children() if alive(process)}
+    return living - OTHERS
 
 
-def is_worker(process):
+def alive(process):
     try:
-        return "flowstream.server._worker" in process.cmdline()  # of a zombie there is none
+        return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -185,13 +190,15 @@ async def test_twenty_replacements_leave_nothing_behind(supervise, caplog, aeven
     await aeventually(lambda: "Running on" in caplog.text, "it runs")
     me = psutil.Process()
     before, first = me.num_fds(), children()
-    others = len(me.children()) - len(first)
     for count in range(1, 21):
         os.kill(os.getpid(), signal.SIGHUP)
         await aeventually(
             lambda count=count: caplog.text.count("have been replaced") == count, "replaced"
         )
-    await aeventually(lambda: len(me.children()) == 2 + others, "the old ones are gone, and reaped")
+    await aeventually(
+        lambda: len({child.pid for child in me.children()} - OTHERS) == 2,
+        "the old ones are gone, and reaped",
+    )
     assert me.num_fds() == before
     assert not first & children()
 
