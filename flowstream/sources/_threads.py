@@ -23,13 +23,14 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import outcome
 import trio
 
 from flowstream._outlet import Outlet
-from flowstream.sources._shielding import make_transparent
+from flowstream.sources._beside import run_with_tasks
 from flowstream.sources._source import Source
 
 _BATCH_ITEMS = 256
@@ -75,19 +76,14 @@ class ThreadedIteration(Source):
 
     async def run(self, out: Outlet) -> None:
         """Send each item, fetched in batches by a worker thread; then close the iterator."""
-        result: outcome.Maybe[None] = outcome.Value(None)
-        try:
-            async with trio.open_nursery() as nursery:
-                # An exception is carried past the nursery, which would make a group of it.
-                make_transparent(nursery)
-                result = await outcome.acapture(self._iterate, out, nursery)
-        finally:
-            result.unwrap()
+        await run_with_tasks(partial(self._iterate, out))
 
     async def discard(self) -> None:
         """Close what was handed over, if it can be closed."""
         if not self._call:
-            await trio.to_thread.run_sync(self._close, limiter=thread_limiter())
+            await trio.to_thread.run_sync(
+                self._close, limiter=thread_limiter(), abandon_on_cancel=True
+            )
 
     async def _iterate(self, out: Outlet, nursery: trio.Nursery) -> None:
         context = contextvars.copy_context()

@@ -19,18 +19,17 @@ import copy
 import logging
 import os
 
-import outcome
 import trio
 
 from flowstream._errors import NotFoundError, PublicError
 from flowstream._event import Event
 from flowstream._outlet import Outlet
 from flowstream.limits import positive
+from flowstream.sources._beside import run_with_tasks
 from flowstream.sources._lines import MAX_LINE, LineSplitter, check_lines, text_of
 from flowstream.sources._place import Cursor
 from flowstream.sources._regular_file import Path, open_regular
 from flowstream.sources._resumable import Resumable
-from flowstream.sources._shielding import make_transparent
 from flowstream.sources._source import Source
 from flowstream.sources._tail import Piece, Tail
 from flowstream.sources._threads import thread_limiter
@@ -77,17 +76,15 @@ class Follow(Resumable):
             OSError: the file system failed.
         """
         tail = Tail(self._path, last=self._last, after=self._after, replay=self._replay)
-        result: outcome.Maybe[None] = outcome.Value(None)
+
+        async def send_all(nursery: trio.Nursery) -> None:
+            nursery.start_soon(self._hold_on, tail)
+            await self._send_all(tail, out)
+
         try:
-            async with trio.open_nursery() as nursery:
-                # What is raised is carried past the nursery, which would make a group of it.
-                make_transparent(nursery)
-                nursery.start_soon(self._hold_on, tail)
-                result = await outcome.acapture(self._send_all, tail, out)
-                nursery.cancel_scope.cancel()
+            await run_with_tasks(send_all)
         finally:
             tail.close()
-            result.unwrap()
 
     async def _hold_on(self, tail: Tail) -> None:
         """Find the files that come to be, however long the client takes for what is before."""

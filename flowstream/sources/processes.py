@@ -20,15 +20,14 @@ import subprocess
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Mapping, Sequence
 from typing import Literal
 
-import outcome
 import trio
 
 from flowstream._errors import PublicError
 from flowstream._outlet import Outlet
 from flowstream.limits import positive
+from flowstream.sources._beside import run_with_tasks
 from flowstream.sources._child import Argument, Child, start_child
 from flowstream.sources._lines import MAX_LINE, LineSplitter, check_lines, text_of
-from flowstream.sources._shielding import make_transparent
 from flowstream.sources._source import Source
 
 __all__ = ["process_output"]
@@ -75,7 +74,6 @@ class ProcessOutput(Source):
             cwd=self._cwd,
             env=self._env,
         )
-        result: outcome.Maybe[None] = outcome.Value(None)
         unfed: Exception | None = None
 
         async def feed() -> None:
@@ -86,20 +84,18 @@ class ProcessOutput(Source):
                 unfed = error
                 child.kill()  # it would wait for the rest
 
+        async def send_all(nursery: trio.Nursery) -> None:
+            nursery.start_soon(child.watch, self._grace)
+            if self._stderr == "capture":
+                nursery.start_soon(child.read_errors)
+            if self._stdin is not None:
+                nursery.start_soon(feed)
+            await self._send_all(child, out)
+
         try:
-            async with trio.open_nursery() as nursery:
-                # What is raised is carried past the nursery, which would make a group of it.
-                make_transparent(nursery)
-                nursery.start_soon(child.watch, self._grace)
-                if self._stderr == "capture":
-                    nursery.start_soon(child.read_errors)
-                if self._stdin is not None:
-                    nursery.start_soon(feed)
-                result = await outcome.acapture(self._send_all, child, out)
-                nursery.cancel_scope.cancel()
+            await run_with_tasks(send_all)
         finally:
             code = await child.end(self._grace)  # noqa: ASYNC102  # shields itself
-            result.unwrap()
         if unfed is not None:
             raise unfed
         if code not in self._ok:

@@ -428,3 +428,25 @@ def test_a_thread_that_outlives_the_trio_run_closes_quietly():
 def test_a_source_says_how_it_is_read():
     """A function is called and an iterable iterated, both by threads."""
     assert isinstance(as_source(Recorded([]).generate), ThreadedIteration)
+
+
+async def test_what_never_ran_can_be_left_while_it_is_closed():
+    """A close() that hangs holds its thread, and not who waits for it beyond their patience."""
+    gate = Gate()
+
+    class Stuck:
+        def __iter__(self):
+            return iter(())
+
+        def close(self):
+            gate.wait()
+            gate.leave()
+
+    source = ThreadedIteration(Stuck())
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.discard)
+            await gate.reached.wait()
+            nursery.cancel_scope.cancel()
+        gate.open()
+        await gate.left.wait()
