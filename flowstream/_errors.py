@@ -86,7 +86,7 @@ class PublicError(FlowstreamError):
         retry_after: seconds after which to try again (``Retry-After``, RFC 9110 § 10.2.3).
 
     Raises:
-        ValueError: `status` is no error, or `retry_after` is negative.
+        TypeError, ValueError: `status` is no error's, or `retry_after` is negative or not finite.
     """
 
     def __init__(
@@ -99,10 +99,12 @@ class PublicError(FlowstreamError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(f"{code}: {message}")
+        if not isinstance(status, int):
+            raise TypeError(f"status must be an int, not {status!r}")
         if not 400 <= status <= 599:
             raise ValueError(f"status must be that of an error, 400 to 599, not {status!r}")
-        if retry_after is not None and not retry_after >= 0:
-            raise ValueError(f"retry_after must be 0 or more seconds, not {retry_after!r}")
+        if retry_after is not None and not 0 <= retry_after < math.inf:
+            raise ValueError(f"retry_after must be 0 or more seconds, finite, not {retry_after!r}")
         self.code = code
         self.message = message
         self.retryable = retryable

@@ -222,7 +222,8 @@ class _Body:
         """
         try:
             return self._read(part)
-        except msgspec.MsgspecError as error:
+        # RecursionError: nothing but opening brackets.
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise broken() from error
 
 

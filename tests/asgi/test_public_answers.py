@@ -1,6 +1,7 @@
 """A stream that fails for a reason that is the client's to know, before there is any of it."""
 
 import logging
+import math
 
 import pytest
 import trio
@@ -145,7 +146,13 @@ async def test_a_view_may_raise_a_public_error(autojump_clock):
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"), [({"status": 200}, "400 to 599"), ({"retry_after": -1}, "0 or more")]
+    ("options", "complaint"),
+    [
+        ({"status": 200}, "400 to 599"),
+        ({"retry_after": -1}, "0 or more"),
+        ({"retry_after": math.inf}, "finite"),
+        ({"retry_after": math.nan}, "finite"),
+    ],
 )
 def test_a_public_error_that_makes_no_sense_is_refused(options, complaint):
     """A status that is no error and a wait that is over are refused where the error is made."""

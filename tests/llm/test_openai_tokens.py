@@ -443,6 +443,7 @@ def error(**fields: Any) -> str:
         ([break_off], "upstream_broken"),
         ([], "upstream_broken"),
         (["data: {\n\n"], "upstream_broken"),
+        (['data: {"error": ' + "[" * 40_000 + "\n\n"], "upstream_broken"),
         (["data: " + "x" * 100_000], "upstream_broken"),
         ([hang], "upstream_timeout"),
         ([": keep-alive\n\n", hang], "upstream_timeout"),
