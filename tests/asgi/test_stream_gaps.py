@@ -151,8 +151,8 @@ async def test_what_is_queued_leaves_in_one_send(autojump_clock):
         assert client.statistics().sends - before <= 4
 
 
-async def test_no_send_is_larger_than_16_kib(autojump_clock):
-    """Many small items and one of 1 MiB go in pieces of 16 KiB, none lost and none mixed."""
+async def test_sends_grow_while_they_are_taken_at_once(autojump_clock):
+    """What a client takes without waiting goes in pieces of up to 64 KiB; none lost or mixed."""
     items = [b"a" * 100] * 1000 + [b"b" * (1 << 20)] + [b"c" * 100] * 1000
 
     async def produce(out):
@@ -161,9 +161,32 @@ async def test_no_send_is_larger_than_16_kib(autojump_clock):
 
     async with open_stream(raw(produce)) as client:
         await client.wait_finished()
-        assert client.statistics().largest_send == KIB16
+        assert client.statistics().largest_send == 4 * KIB16
         assert client.received == b"".join(items)
         assert client.statistics().sends < 64 + 2 * (100_000 / KIB16 + 10) + 10
+
+
+async def test_sends_to_a_slow_client_are_small(autojump_clock):
+    """After a send that had to wait the next ones are of 16 KiB, so that its progress is seen."""
+    sizes = []
+
+    async def app(scope, receive, send):
+        async def noting_send(message):
+            start = trio.current_time()
+            await send(message)
+            sizes.append((len(message.get("body", b"")), trio.current_time() - start))
+
+        await raw([b"a" * (1 << 20)] * 4)(scope, receive, noting_send)
+
+    async with open_stream(app, window=200_000) as client:
+        for _ in range(3):
+            await client.wait_blocked()
+            await trio.sleep(1)
+            client.grant(500_000)
+    waited = [n for n, (_, seconds) in enumerate(sizes) if seconds]
+    assert len(waited) >= 3
+    assert [sizes[n + 1][0] for n in waited[:2]] == [KIB16] * 2
+    assert max(size for size, _ in sizes) == 4 * KIB16
 
 
 async def test_a_lone_item_leaves_at_once(autojump_clock):
