@@ -46,6 +46,7 @@ from flowstream._supervised import supervised_nursery
 from flowstream._timers import Timer, start_timer
 from flowstream.limits import positive, whole
 from flowstream.sources import Source, as_source
+from flowstream.sources._feed import Feeds
 
 __all__ = [
     "NoSuchRunError",
@@ -103,7 +104,7 @@ class RunsStatistics:
     """Runs that have ended so far, by reason."""
 
 
-class Runs:
+class Runs(Feeds):
     """Producers that outlive their clients, by key.
 
     They run in the nursery that `Flowstream(app)` keeps open while the app is served (outside
@@ -122,6 +123,8 @@ class Runs:
     Raises:
         TypeError, ValueError: an argument is not what is said above.
     """
+
+    one = "runs[key]"
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ from flowstream._joined import Joined
 from flowstream._timers import Timer, start_timer
 from flowstream.abc import Encoder
 from flowstream.limits import positive, whole
-from flowstream.sources._feed import Feed, Sink, Subscriber, Terms
+from flowstream.sources._feed import Feed, Feeds, Sink, Subscriber, Terms
 from flowstream.topic import Topic
 
 Authorize = Callable[[str, Any], Any]
@@ -77,7 +77,7 @@ class TopicsStatistics:
     """Topics that were forgotten so far."""
 
 
-class Topics:
+class Topics(Feeds):
     """Topics by name, each made at its first use. For use inside one Trio run.
 
     Args:
@@ -91,6 +91,8 @@ class Topics:
     Raises:
         TypeError, ValueError: an argument is not what is said above.
     """
+
+    one = "await topics.open(name, request)"
 
     def __init__(
         self,

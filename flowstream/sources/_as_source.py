@@ -11,7 +11,7 @@ import trio
 
 from flowstream._errors import SourceError
 from flowstream.sources._channels import Channel
-from flowstream.sources._feed import Feed
+from flowstream.sources._feed import Feed, Feeds
 from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration, InMemory
 from flowstream.sources._producer import Producer
 from flowstream.sources._resumable import resumable_with
@@ -57,13 +57,31 @@ def as_source(given: Any) -> Source | Feed:
         )
     if isinstance(given, (list, tuple)) and any(isinstance(one, Feed) for one in given):
         return _joined(given)
+    if isinstance(given, (list, tuple)) and given and _is_to_be_run(given[0]):
+        raise SourceError(
+            "a list of sources: merge(one, two) of flowstream.sources makes one of several; "
+            "only topics and runs may come in a list"
+        )
     if isinstance(given, (list, tuple, range)):
         return InMemory(given)
+    if isinstance(given, Feeds):
+        raise SourceError(
+            f"{type(given).__name__} is no source of items: hand over one of them, {given.one}"
+        )
     if hasattr(given, "__iter__"):
         return ThreadedIteration(given)
     if callable(given):
         return _from_function(given)
     raise SourceError(f"a {type(given).__name__} is no source of items; {_EXPECTED}")
+
+
+def _is_to_be_run(item: Any) -> bool:
+    """Return whether `item` is a source itself, and nothing that a format could write."""
+    return (
+        isinstance(item, (Source, trio.abc.ReceiveChannel))
+        or hasattr(item, "__aiter__")
+        or inspect.isfunction(item)
+    )
 
 
 def _joined(given: Sequence[Any]) -> Feed:

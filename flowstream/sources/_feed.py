@@ -120,6 +120,17 @@ class Terms:
     past, where else it gets what comes from now on."""
 
 
+class Feeds:
+    """What holds feeds by name. It is none itself, although Python can iterate it: a stream of it
+    would tell a client all names, and whoever knows that of a run may read the run.
+
+    Attributes:
+        one: how to get one of them.
+    """
+
+    one: str
+
+
 class Feed(abc.ABC):
     """A source with any number of clients."""
 

@@ -26,12 +26,15 @@ def check_client(client: object, kinds: tuple[type, ...], wanted: str) -> None:
             f"client must be an {wanted}, not a coroutine: hand over the client itself; the "
             "request is made when the stream runs"
         )
+    if isinstance(client, type):
+        name = client.__qualname__
+        raise TypeError(f"client must be an {wanted}, not the class {name}: hand over one of them")
     kind = type(client)
-    given = f"the class {client.__qualname__}" if isinstance(client, type) else kind.__qualname__
-    package = kind.__module__.partition(".")[0]
-    if not isinstance(client, type) and package == wanted.partition(".")[0]:
-        raise TypeError(f"client must be an {wanted}: a {given} can't be awaited")
-    raise TypeError(f"client must be an {wanted}, not {given} of {package!r}")
+    name, package = kind.__qualname__, kind.__module__.partition(".")[0]
+    if package == wanted.partition(".")[0]:
+        raise TypeError(f"client must be an {wanted}: a {name} can't be awaited")
+    given = name if package == "builtins" else f"{package}.{name}"
+    raise TypeError(f"client must be an {wanted}, not a {given}")
 
 
 def check_params(create: Callable[..., Any], params: dict[str, Any]) -> None:

@@ -44,7 +44,10 @@ def check_dsn(dsn: str) -> str:
     try:
         return make_conninfo(dsn, **{**_DEFAULTS, **conninfo_to_dict(dsn)})
     except psycopg.ProgrammingError:
-        raise ValueError("the DSN of the database can't be read") from None
+        raise ValueError(
+            'the DSN of the database can\'t be read: it is "dbname=shop host=..." or '
+            '"postgresql://..."'
+        ) from None
 
 
 def connect(dsn: str, *, read_only: bool = False, autocommit: bool = False) -> Connection[Any]:

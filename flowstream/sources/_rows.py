@@ -149,7 +149,9 @@ def check_query(sql: object, params: object) -> None:
     if not sql.strip():
         raise ValueError("sql must be a query, and is empty")
     if isinstance(params, (str, bytes)) or not isinstance(params, (Sequence, Mapping)):
-        raise TypeError(f"params must be a sequence or a mapping, not {_kind(params)}")
+        raise TypeError(
+            f"params must be a sequence or a mapping, not {_kind(params)}; one parameter is [value]"
+        )
 
 
 def _check_batch(batch: object) -> int:

@@ -135,6 +135,10 @@ def file_chunks(
         raise TypeError(f"chunk must be an int (bytes), not {chunk!r}")
     if not 1 <= chunk <= _BATCH_BYTES:
         raise ValueError(f"chunk must be from 1 to {_BATCH_BYTES} bytes, not {chunk}")
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or a path, not a {type(path).__name__}")
+    if range is not None and not isinstance(range, str):
+        raise TypeError(f"range must be a str such as 'bytes=0-499', not {range!r}")
     if request is not None:
         if range is not None or if_range is not None:
             raise TypeError("give either the request or its headers")

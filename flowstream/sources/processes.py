@@ -207,6 +207,10 @@ def process_output(
     if not (stdin is None or isinstance(stdin, bytes) or hasattr(stdin, "__aiter__")):
         kind = type(stdin).__name__
         raise TypeError(f"stdin must be bytes or an async iterable of them, not a {kind}")
+    if not isinstance(ok, Collection) or not all(isinstance(code, int) for code in ok):
+        raise TypeError(f"ok must be a collection of ints, such as (0, 1), not {ok!r}")
+    if env is not None:
+        _check_env(env)
     if cwd is not None and not os.path.isdir(cwd):
         raise NotADirectoryError(f"{os.fsdecode(cwd)!r} is no directory")
     _check_program(os.fsdecode(checked[0]), "" if cwd is None else os.fsdecode(cwd), env)
@@ -225,8 +229,8 @@ def process_output(
 def _check_args(args: Sequence[Argument]) -> list[Argument]:
     if isinstance(args, str | bytes) or not isinstance(args, Sequence):
         raise TypeError(
-            "args must be a list of the program and its arguments: there is no shell to take "
-            f"a command line apart; not a {type(args).__name__}"
+            "args must be a list, since there is no shell to take a command line apart; not a "
+            f"{type(args).__name__}: write ['ls', '-l']"
         )
     if not args:
         raise ValueError("args must have the program in it")
@@ -238,6 +242,12 @@ def _check_args(args: Sequence[Argument]) -> list[Argument]:
     return list(args)
 
 
+def _check_env(env: Mapping[str, str]) -> None:
+    words = [*env.keys(), *env.values()] if isinstance(env, Mapping) else [env]
+    if not all(isinstance(word, str | bytes | os.PathLike) for word in words):
+        raise TypeError("env must be a mapping of str to str")  # its values may be secrets
+
+
 def _check_program(program: str, cwd: str, env: Mapping[str, str] | None) -> None:
     if os.path.dirname(program):
         path = os.path.join(cwd, program)  # as the system finds it: from where it will run
@@ -247,4 +257,6 @@ def _check_program(program: str, cwd: str, env: Mapping[str, str] | None) -> Non
     else:
         found = shutil.which(program, path=os.pathsep.join(os.get_exec_path(env))) is not None
     if not found:
-        raise FileNotFoundError(f"there is no program {program!r}")
+        words = program.split()
+        advice = f": the arguments are items of the list, {words!r}" if len(words) > 1 else ""
+        raise FileNotFoundError(f"there is no program {program!r}{advice}")

@@ -56,9 +56,12 @@ def sqlite_rows(
 
     check_query(sql, params)
     if not isinstance(database, sqlite3.Connection):
-        database = os.fspath(database)
-        if not isinstance(database, str):
-            raise TypeError(f"the path of a database must be a str, not {database!r}")
+        given: object = database
+        path = os.fspath(given) if isinstance(given, os.PathLike) else given
+        if not isinstance(path, str):
+            kind = type(given).__name__
+            raise TypeError(f"database must be a path or a sqlite3.Connection, not a {kind}")
+        database = path
         if database in ("", ":memory:"):
             raise ValueError("a database in memory is its connection: hand that over")
     return Rows(SQLiteCursor(database, sql, params), batch=batch, tuples=tuples)

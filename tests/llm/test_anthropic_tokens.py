@@ -389,7 +389,7 @@ def test_a_wrong_client_is_refused_at_the_call() -> None:
         pytest.raises(TypeError, match="a Anthropic can't be awaited"),
     ):
         anthropic_tokens(blocking, **ASK)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="not AsyncOpenAI of 'openai'"):
+    with pytest.raises(TypeError, match=r"not a openai\.AsyncOpenAI"):
         anthropic_tokens(openai.AsyncOpenAI(api_key=KEY), **ASK)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not a coroutine"):
         anthropic_tokens(request(), **ASK)  # type: ignore[arg-type]

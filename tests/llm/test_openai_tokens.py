@@ -602,13 +602,13 @@ def test_a_wrong_client_is_refused_at_the_call(source: Any) -> None:
 
     with openai.OpenAI(api_key=KEY) as blocking, pytest.raises(TypeError, match="a OpenAI can't"):
         source(blocking, model="m")
-    with pytest.raises(TypeError, match="not AsyncAnthropic of 'anthropic'"):
+    with pytest.raises(TypeError, match=r"not a anthropic\.AsyncAnthropic"):
         source(anthropic.AsyncAnthropic(api_key=KEY), model="m")
     with pytest.raises(TypeError, match="not the class AsyncOpenAI"):
         source(openai.AsyncOpenAI, model="m")
     with pytest.raises(TypeError, match="not a coroutine"):
         source(request(), model="m")
-    with pytest.raises(TypeError, match="not NoneType"):
+    with pytest.raises(TypeError, match="not a NoneType"):
         source(None, model="m")
 
 

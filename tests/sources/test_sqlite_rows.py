@@ -385,7 +385,7 @@ async def test_two_columns_of_one_name_do_not_become_one(database, sink):
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "match"),
     [
-        ((3, "SELECT 1"), {}, TypeError, "PathLike"),
+        ((3, "SELECT 1"), {}, TypeError, "a path or a sqlite3.Connection"),
         ((b"rows.sqlite", "SELECT 1"), {}, TypeError, "path"),
         ((":memory:", "SELECT 1"), {}, ValueError, "connection"),
         (("rows.sqlite", b"SELECT 1"), {}, TypeError, "sql"),
