@@ -68,7 +68,11 @@ class Child:
         self.errors = b""
 
     async def read(self) -> bytes:
-        """Return what it has written; nothing at the end. **Waits** until there is something."""
+        """Return what it has written; nothing at the end. **Waits** until there is something.
+
+        A program that floods, and whose lines never end, lets others run all the same.
+        """
+        await trio.lowlevel.checkpoint()
         while True:
             try:
                 return os.read(self._stdout, _READ_SIZE)

@@ -1,4 +1,8 @@
-"""Lines of a stream of bytes, however the bytes come: values in, values out."""
+"""Lines of a stream of bytes, however the bytes come: values in, values out.
+
+Parts of an unfinished line are kept in a list and joined once, so that a long line in many
+small pieces costs no more than one in a large piece.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +18,44 @@ class LineSplitter:
             character if it is one.
     """
 
-    __slots__ = ("_max_line", "_rest")
+    __slots__ = ("_max_line", "_parts", "_size")
 
     def __init__(self, max_line: int) -> None:
         self._max_line = max_line
-        self._rest = b""
+        self._parts: list[bytes] = []  # of the unfinished line
+        self._size = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that are whole now, each with its LF, and pieces of one too long."""
-        *whole, rest = (self._rest + data).split(b"\n")
+        *whole, rest = data.split(b"\n")
+        if whole:
+            whole[0] = self._unfinished() + whole[0]
         lines: list[bytes] = []
         for line in whole:
             if len(line) > self._max_line:
                 line = self._cut(line, lines)
             lines.append(line + b"\n")
-        if len(rest) > self._max_line:
-            rest = self._cut(rest, lines)
-        self._rest = rest
+        if rest:
+            self._hold(rest)
+            if self._size > self._max_line:
+                self._hold(self._cut(self._unfinished(), lines))
         return lines
 
     def flush(self) -> list[bytes]:
         """Return the line that has no end, if there is one: nothing more will come of it."""
-        rest, self._rest = self._rest, b""
+        rest = self._unfinished()
         return [rest] if rest else []
+
+    def _hold(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._size += len(part)
+
+    def _unfinished(self) -> bytes:
+        """Return what is held, and hold it no more."""
+        line = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return line
 
     def _cut(self, line: bytes, pieces: list[bytes]) -> bytes:
         """Put pieces of `line` into `pieces`; return what is left of it."""

@@ -26,6 +26,8 @@ import threading
 import time
 import zlib
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flowstream._errors import NotFoundError, PublicError
@@ -175,15 +177,12 @@ class Tail:
             PublicError: the newest file may not be read.
             OSError: the file system failed.
         """
-        piece = Piece()
         self.looks += 1
-        with self._lock:
-            if not self._closed:
-                self._find()
-                piece = self._read()
-        if self._closed:
-            self.close()
-        return piece
+        with self._inside() as wanted:
+            if not wanted:
+                return Piece()
+            self._find()
+            return self._read()
 
     def find(self) -> None:
         """Hold on to a file that has come to be, for one who cannot read what is before it yet.
@@ -191,11 +190,9 @@ class Tail:
         Raises:
             PublicError, OSError: as for `look`.
         """
-        with self._lock:
-            if not self._closed:
+        with self._inside() as wanted:
+            if wanted:
                 self._find()
-        if self._closed:
-            self.close()
 
     def close(self) -> None:
         """Close the files, or have it done by the thread that is in here. **Never blocks.**"""
@@ -205,6 +202,16 @@ class Tail:
                 self._drop(0)
             finally:
                 self._lock.release()
+
+    @contextmanager
+    def _inside(self) -> Iterator[bool]:
+        """Be alone in here, and close the files if nobody wants them by the end; say if not yet."""
+        try:
+            with self._lock:
+                yield not self._closed
+        finally:
+            if self._closed:
+                self.close()
 
     # -- which files there are -------------------------------------------------------------
 

@@ -5,11 +5,13 @@ On the real clock: files are read in threads, which a virtual clock does not wai
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import random
 import threading
+import time
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -135,6 +137,17 @@ def test_lines_are_the_same_however_the_bytes_come(texts, max_line, data):
         )[: len(lines)]
 
 
+@given(st.lists(st.binary(max_size=40)), st.integers(16, 60))
+def test_bytes_that_are_no_text_are_cut_as_well(pieces, max_line):
+    """Whatever they are, nothing is lost, and the pieces do not depend on how they came."""
+    splitter = LineSplitter(max_line)
+    lines = [line for piece in pieces for line in splitter.feed(piece)] + splitter.flush()
+    assert b"".join(lines) == b"".join(pieces)
+    assert all(0 < len(line) <= max_line + 1 for line in lines)
+    splitter = LineSplitter(max_line)
+    assert splitter.feed(b"".join(pieces)) + splitter.flush() == lines
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
@@ -154,6 +167,22 @@ def test_the_text_of_a_line(line, text):
 def test_a_line_that_never_ends_is_cut_where_nothing_else_is_possible():
     """Bytes that are no UTF-8 at all come in pieces of the bound."""
     assert LineSplitter(16).feed(b"\x80" * 40) == [b"\x80" * 16, b"\x80" * 16]
+
+
+def test_a_long_line_in_small_pieces_costs_no_more_than_a_short_one():
+    """What is held back is not copied for each piece: a line of megabytes stops nobody else."""
+
+    def seconds(pieces):
+        splitter = LineSplitter(1 << 24)
+        piece = b"x" * 1024
+        started = time.thread_time()
+        for _ in range(pieces):
+            splitter.feed(piece)
+        assert len(splitter.feed(b"\n")[0]) == pieces * 1024 + 1
+        return time.thread_time() - started
+
+    # Eight times as much: 64 times the work if each piece copied those before it.
+    assert min(seconds(4096) for _ in range(3)) < 32 * min(seconds(512) for _ in range(3))
 
 
 # -- places ----------------------------------------------------------------------------------
@@ -678,6 +707,24 @@ async def test_two_hundred_aborts_leave_no_descriptor(path):
     with trio.fail_after(5):
         while len(os.listdir("/proc/self/fd")) != before:  # noqa: ASYNC110  # nor here
             await trio.sleep(POLL)
+
+
+@pytest.mark.parametrize("use", [Tail.look, Tail.find])
+def test_a_look_that_fails_when_the_client_has_gone_leaves_no_descriptor(path, monkeypatch, use):
+    """The thread that is in it closes the files, which nobody else will."""
+    append(path, "line\n")
+    tail = Tail(path, last=None, after=None, replay=0)
+    tail.look()
+
+    def fail():
+        tail.close()  # as the event loop does it meanwhile
+        raise OSError(errno.ESTALE, "the file server has restarted")
+
+    monkeypatch.setattr(tail, "_find", fail)
+    assert descriptors(path) == 1
+    with pytest.raises(OSError, match="restarted"):
+        use(tail)
+    assert descriptors(path) == 0
 
 
 async def test_a_slow_disk_holds_up_neither_the_loop_nor_the_abort(path, monkeypatch, aeventually):
