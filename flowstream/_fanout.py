@@ -29,6 +29,7 @@ from flowstream._errors import unencodable
 from flowstream._history import History, Published
 from flowstream._members import NEVER, Group, Member, Round
 from flowstream._queue import Outcome
+from flowstream._readers import Readers
 from flowstream.abc import Encoder
 
 # Others run after so many deliveries or so many seconds, whichever is first. A delivery is a
@@ -64,6 +65,7 @@ class Fanout:
         count: how many subscribers there are.
         last_change: when that changed.
         groups: they, by format.
+        readers: those that are waited for while they are behind.
     """
 
     def __init__(self, history: History, changed: Callable[[str], None]) -> None:
@@ -76,14 +78,24 @@ class Fanout:
         self._at_once = False  # `deliver_nowait` is at it; somebody's `where=` may publish
         self._waited_for: dict[Member, None] = {}  # those whose policy makes a publisher wait
         self._assisted = False  # a task of the event loop's own is at it
+        self.readers = Readers(history)
         self.count = 0
         self.last_change = -math.inf
         self.groups: dict[object, Group] = {}
 
     # -- who is there ----------------------------------------------------------------------
 
-    def add(self, member: Member, encoder: Encoder | None, *, shared: bool) -> Callable[[], None]:
-        """Deliver to `member`, too; return what ends that."""
+    def add(
+        self, member: Member, encoder: Encoder | None, *, shared: bool, whole: bool
+    ) -> Callable[[], None]:
+        """Deliver to `member`, too; return what ends that.
+
+        Args:
+            member: the subscriber.
+            encoder: makes its bytes.
+            shared: whether others may get the same.
+            whole: whether what it has yet to read is as much to it as what is to come.
+        """
         # A stateful encoder is one stream's own, and by its identity a group of one.
         key: object = encoder if shared else member
         group = self.groups.get(key)
@@ -92,6 +104,8 @@ class Fanout:
         group.add(member)
         if member.timeout is not None:
             self._waited_for[member] = None
+            if whole:
+                self.readers.add(member)
         self.count += 1
         self._note_change("join")
 
@@ -101,6 +115,7 @@ class Fanout:
                 member.gone = True
                 group.remove(member)
                 self._waited_for.pop(member, None)
+                self.readers.remove(member)
                 self.count -= 1
                 if not group.members:
                     del self.groups[key]
@@ -118,6 +133,8 @@ class Fanout:
 
     def full(self, size: int) -> bool:
         """Return whether a subscriber that the publisher waits for has no room for an event."""
+        if self.readers and self.readers.lacking(size):
+            return True
         return any(
             not member.behind and not member.queue.has_room(size) for member in self._waited_for
         )

@@ -257,6 +257,17 @@ class History:
         if not repeats:
             del self._repeats[id]
 
+    def last_dropped_for(self, size: int) -> int:
+        """Return the number of the last event that one of `size` bytes would take the place of."""
+        items, total, last = len(self._kept) + 1, self._size + size, self.first - 1
+        for published in self._kept:
+            if items <= self.replay.items and total <= self.replay.bytes:
+                break
+            items -= 1
+            total -= published.size
+            last = published.number
+        return last
+
     def after(self, number: int, limit: int) -> list[Published]:
         """Return the events that follow `number`, `limit` of them at the most.
 

@@ -28,6 +28,7 @@ class Member:
         got: the last round of its group, if it had its share of that; None if it is out of step.
         counted: the round up to which its stream has counted what was written directly.
         direct: writes to its connection, where that is known to be possible.
+        pulled: called when it has pulled something; None if nobody waits for that.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Member:
         "keyed",
         "name",
         "number",
+        "pulled",
         "queue",
         "rereads",
         "sink",
@@ -66,6 +68,7 @@ class Member:
         self.got: Round | None = None
         self.counted: Round | None = None
         self.direct: Callable[[bytes], bool] | None = None
+        self.pulled: Callable[[], object] | None = None
 
     def named(self, id: str) -> str:
         """Return what it sees of an id of the topic's."""

@@ -28,6 +28,9 @@ _BURST_EVENTS = 64
 
 _DEFAULT_ENCODER = SSE()
 
+# What an id that an event is yet to be given adds to its encoding, at the most.
+_ID_BYTES = 64
+
 
 class Publisher:
     """A history and its subscribers.
@@ -68,6 +71,8 @@ class Publisher:
             ValueError: its id is one that it can't have.
             TypeError: its key can't be hashed.
         """
+        if self.fanout.readers:
+            await self._wait_for_readers(event)
         published = self._commit(event)
         if self.fanout.count:
             await self.fanout.deliver(published.number)
@@ -117,6 +122,14 @@ class Publisher:
         if self.snapshots is not None:
             self.snapshots.published(event)
         return published
+
+    async def _wait_for_readers(self, event: Event) -> None:
+        """**Wait** until nobody that is waited for would lose anything to `event`."""
+        size = _ID_BYTES
+        with contextlib.suppress(Exception):  # `_commit` says what is wrong with it
+            encoder = self.fanout.encoder or _DEFAULT_ENCODER
+            size += len(Published(0, event, 0.0).encode(encoder))
+        await self.fanout.readers.wait(size)
 
     def _is_carried_elsewhere(self, published: Published, but: Encoder) -> bool:
         """Return whether a format other than `but` can carry an event that somebody may get."""

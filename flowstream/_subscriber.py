@@ -72,7 +72,7 @@ class Subscriber:
         if after is not None:
             sink.buffer.queue.pass_by(0, self._member.named(after))
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
-        self.leave = fanout.add(self._member, encoder, shared=self._shared)
+        self.leave = fanout.add(self._member, encoder, shared=self._shared, whole=self._whole)
 
     def _locate(self, after: str | None) -> int | Missing:
         """Return the number of the last event that the client has, or that it is lost."""
@@ -232,5 +232,8 @@ class Subscriber:
 
     def _settle(self) -> None:
         """Be pushed to from now on, if nothing is left to pull."""
-        if self._member.number >= self._history.head:
-            self._member.behind = False
+        member = self._member
+        if member.number >= self._history.head:
+            member.behind = False
+        if member.pulled is not None:
+            member.pulled()

@@ -42,6 +42,7 @@ LAYERS: dict[str, list[str]] = {
     ],
     "fan-out": [
         "_members",
+        "_readers",
         "_fanout",
         "_joined",
         "_subscriber",

@@ -10,7 +10,18 @@ import trio
 from quart.testing import WebsocketResponseError
 from quart_trio import QuartTrio
 
-from flowstream import CloseReason, PublicError, Replay, Runs, SourceError, Topic, ndjson, raw, sse
+from flowstream import (
+    Block,
+    CloseReason,
+    PublicError,
+    Replay,
+    Runs,
+    SourceError,
+    Topic,
+    ndjson,
+    raw,
+    sse,
+)
 from flowstream.quart import Flowstream
 from flowstream.testing import collect, open_lifespan, open_stream
 
@@ -264,3 +275,66 @@ async def test_get_or_start_while_the_app_goes_down(autojump_clock):
         runs.start("asks", ask_again)
         await trio.sleep(1)
     assert found == [run]
+
+
+@pytest.mark.parametrize("bound", [Replay(items=100), Replay(bytes=5_000)])
+async def test_who_is_waited_for_loses_nothing_though_it_came_late(flow, bound, autojump_clock):
+    """With Block(timeout) a producer waits for a client that still reads the past, too."""
+    sent = []
+
+    async def rows(out):
+        for number in range(800):
+            await out.send(f"{number} " + "x" * (number % 40))
+            sent.append(number)
+
+    run = Runs(replay=bound).start("export", rows)
+    while len(sent) < 300:
+        await trio.lowlevel.checkpoint()
+    got = []
+    response = sse(run, policy=Block(timeout=5), buffer=10)
+    async with open_stream(response, window=2_000) as client:
+        gap = json.loads((await client.next_event()).data)
+        async for event in client:
+            if event.type == "message":
+                got.append(int(event.data.partition(" ")[0]))
+                if got[-1] % 20 == 0:
+                    await trio.sleep(0.5)
+                assert len(sent) < got[-1] + 400
+    assert gap["missed"] >= 200
+    assert got == list(range(gap["missed"], 800))
+    assert event.type == "end"
+
+
+async def test_who_reads_nothing_is_waited_for_only_so_long(flow, autojump_clock):
+    """Two that stall while they read the past are given up at the same time, and it goes on."""
+    stalled, refused = trio.Event(), 0
+
+    async def rows(out):
+        nonlocal refused
+        for _ in range(60):
+            await out.send("x" * 1000)
+        await stalled.wait()
+        for _ in range(30):
+            try:
+                out.send_nowait("x" * 1000)
+            except trio.WouldBlock:
+                refused += 1
+        for _ in range(100):
+            await out.send("x" * 1000)
+
+    run = Runs(replay=Replay(items=60)).start("export", rows)
+    await trio.sleep(1)
+    responses = [sse(run, policy=Block(timeout=5), buffer=2) for _ in range(2)]
+    async with (
+        open_stream(responses[0], window=300) as first,
+        open_stream(responses[1], window=300) as second,
+    ):
+        await first.wait_blocked()
+        await second.wait_blocked()
+        begun = trio.current_time()
+        stalled.set()
+        assert await run.wait() is CloseReason.COMPLETED
+        assert trio.current_time() - begun == pytest.approx(5)
+    assert 0 < refused < 30
+    for response in responses:
+        assert response.statistics().reason is CloseReason.SLOW_CONSUMER
