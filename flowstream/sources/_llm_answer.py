@@ -62,6 +62,7 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
         reason: why the model stopped, as soon as that is known.
         usage: what the answer cost, as far as that is known.
         over: the upstream has said that nothing follows.
+        begun: there was something for our client; set by whoever sends it.
     """
 
     def __init__(self, chunk: type[ChunkT]) -> None:
@@ -70,6 +71,7 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
         self.reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.over = False
+        self.begun = False
 
     def read(self, event: ServerSentEvent) -> Sequence[ModelEvent]:
         """Return the events that one event of the upstream's stream holds.
@@ -125,11 +127,18 @@ class ModelAnswer(Source):
             body = _Body(stream, self._sdk, reader)
             async with _unwinding(body.parts), stream:
                 await self._read(body, reader, out, patience)
+        if reader.reason is None and patience.cancelled_caught:
+            raise timed_out() from TimeoutError(self._silence(reader))
         if reader.reason is None:
-            raise timed_out() if patience.cancelled_caught else broken()
+            raise broken() from EOFError(f"{_kind_of(stream)}, has ended without a finish reason")
         if reader.usage is not None:
             await out.send(reader.usage)
         await out.send(Done(reader.reason))
+
+    def _silence(self, reader: AnswerReader[Any]) -> str:
+        name = "token_timeout" if reader.begun else "first_timeout"
+        seconds = self._token_timeout if reader.begun else self._first_timeout
+        return f"{name}: nothing for {seconds:g} s"
 
     async def _ask(self, deadline: float) -> Any:
         """Make the request until it is answered, or is not to be made again."""
@@ -171,6 +180,7 @@ class ModelAnswer(Source):
                         patience.deadline = math.inf  # what follows is up to our client
                         await wait
             if sent:
+                reader.begun = True
                 patience.deadline = trio.current_time() + self._token_timeout
             if reader.reason is not None:
                 patience.deadline = min(patience.deadline, trio.current_time() + _AFTERWORD)
@@ -233,6 +243,12 @@ def _is_plain(response: Any) -> bool:
     # The SDK of Anthropic has its tracing watch the stream from there.
     watched = hasattr(response.stream, "stream_observer")
     return media_type == "text/event-stream" and not watched
+
+
+def _kind_of(stream: Any) -> str:
+    """Return what the answer says it is: a page of HTML comes of a wrong `base_url`."""
+    headers = getattr(getattr(stream, "response", None), "headers", {})
+    return f"the answer, of type {headers.get('content-type', 'unknown')}"
 
 
 def _alone(chunk: object) -> Sequence[object]:

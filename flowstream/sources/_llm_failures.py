@@ -117,7 +117,9 @@ def failure_in_stream(error: object) -> PublicError:
     status = next((number for number in numbers if 400 <= number <= 599), None)
     if status is None:
         status = next((_STATUS_OF_WORD[word] for word in words if word in _STATUS_OF_WORD), 500)
-    return failure_of_status(status, error)
+    failure = failure_of_status(status, error)
+    failure.__cause__ = RuntimeError(f"the model's server said: {error!r:.2000}")  # for the log
+    return failure
 
 
 def timed_out() -> UpstreamError:

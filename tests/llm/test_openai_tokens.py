@@ -475,6 +475,28 @@ async def test_a_failure_in_the_middle_is_told_in_band(
     assert client._client._transport._pool.connections == [] or steps == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (stream(ROLE, error(code="server_error")), KEY),
+        (stream(HELLO, hang), "token_timeout: nothing for 0.05 s"),
+        (stream(hang), "first_timeout: nothing for 0.05 s"),
+        (hang, "first_timeout: nothing for 0.05 s"),
+        (stream(HELLO), "text/event-stream, has ended without a finish reason"),
+        (stream("<html>", media_type="text/html"), "text/html, has ended without a finish reason"),
+    ],
+)
+async def test_the_log_has_what_the_client_is_not_told(
+    upstream: Upstream, client: Any, caplog: pytest.LogCaptureFixture, answer: Any, words: str
+) -> None:
+    """What the upstream said, how long it said nothing, or what it sent in the place of events."""
+    upstream.answer(answer)
+    patience = 0.05 if "first_timeout" in words else 20
+    events = await answered(client, first_timeout=patience, token_timeout=0.05)
+    assert words not in json.dumps(events)
+    assert words in caplog.text
+
+
 async def test_the_clients_own_timeout_is_a_timeout(upstream: Upstream, client: Any) -> None:
     """A read that the HTTP client gives up is `upstream_timeout`, too, before and after."""
     for answer in (hang, stream(HELLO, hang)):
