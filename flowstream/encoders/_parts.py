@@ -51,8 +51,8 @@ class Call:
         self.flaw = flaw
 
     def add(self, arguments: str) -> None:
-        """Add a piece of the arguments."""
-        if self.flaw is None:
+        """Add a piece of the arguments; an empty one, of which there may be any number, is none."""
+        if arguments and self.flaw is None:
             self.arguments.append(arguments)
 
     def give_up(self, flaw: str) -> None:

@@ -14,6 +14,7 @@ from flowstream import Event, stream
 from flowstream.abc import Encoder
 from flowstream.decoders import SSEDecoder
 from flowstream.encoders import UIMessages
+from flowstream.encoders._parts import Call
 from flowstream.llm import Done, Reasoning, Token, ToolCall, Usage
 from flowstream.testing import open_stream
 
@@ -181,6 +182,14 @@ def test_open_calls_are_bounded() -> None:
     encoder = UIMessages().start()
     data = sent(encoder, *[ToolCall(n, "{}", f"c-{n}", "f") for n in range(1000)])
     assert kinds(data).count("tool-input-available") == 1000 - 128
+
+
+def test_empty_pieces_of_a_call_are_not_kept() -> None:
+    """They count for nothing in the bound, so there may be any number of them."""
+    call = Call("c-1", "f", None)
+    for piece in ("", "{", "", "}", ""):
+        call.add(piece)
+    assert (call.arguments, call.input()) == (["{", "}"], b"{}")
 
 
 def test_the_room_for_arguments_is_free_again() -> None:
