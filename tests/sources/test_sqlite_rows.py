@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import flowstream
 from flowstream import SourceError, ndjson, sse
 from flowstream.sources._relay import Relay
+from flowstream.sources._rows import _as_dicts
 from flowstream.sources._visits import cursor_limiter
 from flowstream.sources.sqlite import sqlite_rows
 from flowstream.testing import collect, open_stream
@@ -286,6 +287,16 @@ async def test_a_missing_file_is_a_404_and_is_not_made(tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("name", ["secret.sqlite", "."])
+async def test_the_log_names_the_file_that_is_missing(tmp_path, caplog, name):
+    """A wrong path is most often the app's own mistake; a directory is no database, either."""
+    path = tmp_path / name
+    answer = await collect(ndjson(sqlite_rows(path, "SELECT 1"), prime=5))
+    assert answer.status == 404
+    [record] = [one for one in caplog.records if str(path) in one.getMessage()]
+    assert record.levelname == "WARNING"
+
+
 async def test_a_missing_file_is_told_in_band_without_prime(tmp_path):
     """The stream has begun: the client gets `failed` with the code."""
     answer = await collect(ndjson(sqlite_rows(tmp_path / "no.sqlite", "SELECT 1")))
@@ -371,6 +382,26 @@ async def test_a_connection_that_is_bound_to_its_thread_is_refused(database, sin
         source = sqlite_rows(bound, NUMBERS)
         with pytest.raises(SourceError, match="check_same_thread=False"):
             await source.run(sink)
+
+
+async def test_a_column_may_have_any_name(database, sink):
+    """Quotes, braces, line ends and code are names like others."""
+    names = ["'", '"', "{x}", "\\", "a\nb", "", "é", "}; import os; {", "__proto__"]
+    columns = ", ".join(
+        f"{number} AS " + '"' + name.replace('"', '""') + '"' for number, name in enumerate(names)
+    )
+    await sqlite_rows(database, f"SELECT {columns}").run(sink)
+    assert sink.items == [dict(zip(names, range(len(names)), strict=True))]
+
+
+@given(st.lists(st.text(), unique=True), st.data())
+def test_a_row_as_a_dict_is_what_zip_makes_of_it(names, data):
+    """However many columns there are, and whatever they are called; none, too."""
+    row = tuple(data.draw(st.lists(st.none(), min_size=len(names), max_size=len(names))))
+    shape = _as_dicts(names)
+    assert shape(row) == dict(zip(names, row, strict=True))
+    with pytest.raises(ValueError, match="unpack"):
+        shape((*row, 1))
 
 
 async def test_two_columns_of_one_name_do_not_become_one(database, sink):
