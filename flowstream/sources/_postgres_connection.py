@@ -73,7 +73,7 @@ def told_to_the_client() -> Iterator[None]:
         yield
     except psycopg.OperationalError as error:
         raise UpstreamError(
-            "database_unavailable", "the database is not available", status=503
+            "database_unavailable", "The database is not available.", status=503
         ) from error
 
 

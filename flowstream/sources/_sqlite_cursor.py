@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -11,6 +12,8 @@ from urllib.parse import quote
 
 from flowstream._errors import NotFoundError, SourceError, UpstreamError
 from flowstream.sources._rows import Batch, Cursor, Params
+
+logger = logging.getLogger("flowstream")
 
 # Seconds to wait for another process that writes; Python's own default. SQLite's way to wait
 # can't be interrupted, so it is given little and asked again.
@@ -113,9 +116,11 @@ def _connect(path: str) -> sqlite3.Connection:
     try:
         return sqlite3.connect(uri, uri=True, timeout=_BUSY_STEP, check_same_thread=False)
     except sqlite3.OperationalError as error:
-        if os.path.exists(path):
+        if os.path.exists(path) and not os.path.isdir(path):
             raise
-        raise NotFoundError("there is no such database") from error
+        # A wrong path is most often not the client's mistake, so somebody should know.
+        logger.warning("there is no database at %s", path)
+        raise NotFoundError("There is no such database.") from error
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
@@ -124,5 +129,5 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
 
 def _public(error: sqlite3.OperationalError) -> Exception:
     if _is_busy(error):
-        return UpstreamError("database_busy", "the database is busy", status=503)
+        return UpstreamError("database_busy", "The database is busy.", status=503)
     return error

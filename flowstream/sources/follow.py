@@ -207,6 +207,8 @@ def follow(
         # Of what is something else, or has an impossible name, nothing is to be expected.
         if not (missing_ok and isinstance(error.__cause__, FileNotFoundError)):
             raise
+        # It may also be a path that is wrong, and the client would see nothing for ever.
+        logger.warning("there is no file %s yet: it is waited for", os.fspath(path))
     return Follow(
         path,
         last=last,

@@ -83,7 +83,7 @@ def local_tokens(
         MissingExtraError: `model` is a path, and llama-cpp-python is not installed.
         FileNotFoundError: there is no such file.
         TypeError, ValueError: another argument is not what is said above.
-        PublicError: while it streams: ``context_length_exceeded`` (status 400), the prompt
+        PublicError: while it streams: ``context_too_long`` (status 413), the prompt
             is longer than the model can take.
     """
     if not isinstance(prompt, str):
@@ -187,9 +187,7 @@ class LocalTokens(Source):
                 if "context window" not in str(error):  # it has no type of its own for it
                     raise
                 raise PublicError(
-                    "context_length_exceeded",
-                    "The prompt is longer than the model can take.",
-                    status=400,
+                    "context_too_long", "This is more text than the model can take.", status=413
                 ) from error
             finally:
                 _close(chunks)  # before another answer is begun

@@ -118,7 +118,7 @@ class _Watch:
             if due <= trio.current_time():
                 # If the client has gone at the same time, that is what ends the stream.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                message = f"nothing has come for {self._allowed:g} seconds"
+                message = f"Nothing has come for {self._allowed:g} s."
                 raise UpstreamError("timeout", message, status=504)
             self._looks_at, self._moved = due, trio.Event()
             with trio.move_on_at(due):

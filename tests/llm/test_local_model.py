@@ -119,14 +119,14 @@ async def test_its_words_arrive_as_it_said_them(llama, model, prompt, size):
 
 
 async def test_a_chat_and_a_prompt_that_is_too_long(path):
-    """Messages go through the model's template; a prompt beyond its context is a 400."""
+    """Messages go through the model's template; a prompt beyond its context is a 413."""
     chat = local_tokens(path, [{"role": "user", "content": "Hello"}], max_tokens=5)
     *_, usage, done = events_of((await collect(ndjson(chat, controls=False))).body)
     assert usage["input_tokens"] > 5
     assert done["type"] == "done"
     response = await collect(ndjson(local_tokens(path, "word " * 5000), prime=30))
-    assert response.status == 400
-    assert json.loads(response.body)["code"] == "context_length_exceeded"
+    assert response.status == 413
+    assert json.loads(response.body)["code"] == "context_too_long"
 
 
 async def test_an_abort_frees_the_thread_within_one_token(server, model, aeventually, tell):

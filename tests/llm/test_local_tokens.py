@@ -432,13 +432,13 @@ class Full:
 
 
 async def test_a_prompt_that_is_too_long_is_the_clients_fault():
-    """Status 400 before the first item, an event in band without `prime`, no numbers in either."""
+    """Status 413 before the first item, an event in band without `prime`, no numbers in either."""
     response = await collect(ndjson(local_tokens(Full(), "x"), prime=5))
-    assert response.status == 400
-    assert json.loads(response.body)["code"] == "context_length_exceeded"
+    assert response.status == 413
+    assert json.loads(response.body)["code"] == "context_too_long"
     response = await collect(ndjson(local_tokens(Full(), "x")))
     (failed,) = events_of(response.body)
-    assert failed["data"]["code"] == "context_length_exceeded"
+    assert failed["data"]["code"] == "context_too_long"
     assert "4096" not in failed["data"]["message"]
 
 

@@ -256,6 +256,16 @@ async def test_a_file_that_is_not_there_yet_is_new_when_it_comes(path, until):
         await until(out, ["a", "b"])
 
 
+def test_the_log_names_a_file_that_is_waited_for(path, caplog):
+    """A wrong path looks the same as a file that is yet to come, so there is a word of it."""
+    follow(path)
+    assert str(path) in caplog.text
+    path.touch()
+    caplog.clear()
+    follow(path)
+    assert not caplog.text
+
+
 # -- what comes ------------------------------------------------------------------------------
 
 

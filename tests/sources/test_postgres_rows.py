@@ -298,7 +298,7 @@ async def test_a_database_that_is_not_to_be_had_is_a_503(server, how, sink):
     assert answer.status == 503
     assert json.loads(answer.body) == {
         "code": "database_unavailable",
-        "message": "the database is not available",
+        "message": "The database is not available.",
     }
     with pytest.raises(UpstreamError) as caught:
         await postgres_rows(dsn, "SELECT 1").run(sink)

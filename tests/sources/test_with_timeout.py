@@ -64,7 +64,7 @@ async def test_the_end_is_waited_for_no_longer_than_an_item(kept, autojump_clock
         await out.send(1)
         await trio.sleep_forever()
 
-    with pytest.raises(UpstreamError, match="nothing has come for 3 seconds"):
+    with pytest.raises(UpstreamError, match=r"Nothing has come for 3 s\."):
         await with_timeout(produce, between=3).run(kept.outlet)
 
 
@@ -160,7 +160,7 @@ async def test_primed_it_is_a_504_and_later_a_failed_event(autojump_clock):
     *_, failed = answer.body.splitlines()
     assert json.loads(failed)["data"] == {
         "code": "timeout",
-        "message": "nothing has come for 10 seconds",
+        "message": "Nothing has come for 10 s.",
     }
 
 
