@@ -32,7 +32,7 @@ async def chat():
 
 @app.post("/chats")
 async def ask():
-    question = (await request.get_json())["question"]
+    question = (await request.form)["question"]
     id = str(uuid.uuid4())  # who knows it may read the chat, and stop it
 
     async def answer():
