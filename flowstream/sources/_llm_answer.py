@@ -49,6 +49,8 @@ _AFTERWORD = 5.0
 # again; it is closed otherwise, which costs no more than a new one.
 _END = 0.1
 
+# Bytes that are read before others run. A packet of gzip may hold a thousand times its size.
+_PIECE = 16 * 1024
 # Characters of one event: a tool's whole arguments may come in one piece.
 _MAX_EVENT = 16 << 20
 
@@ -122,6 +124,7 @@ class ModelAnswer(Source):
     async def run(self, out: Outlet) -> None:
         """Make the request, and send what it is answered with."""
         reader = self._reader()
+        stream: Any = None
         with trio.CancelScope(deadline=trio.current_time() + self._first_timeout) as patience:
             stream = await self._ask(patience.deadline)
             body = _Body(stream, self._sdk, reader)
@@ -199,15 +202,19 @@ class _Body:
 
     def __init__(self, stream: Any, sdk: ModuleType, reader: AnswerReader[Any]) -> None:
         self._sdk = sdk
+        self._left = memoryview(b"")  # of the last part
         self.parts: AsyncIterator[Any]
+        self._next: Callable[[], Awaitable[Any]]
         self._unpack: Callable[[Any], Sequence[Any]]
         self._read: Callable[[Any], Sequence[ModelEvent]]
         if type(stream) is sdk.AsyncStream and _is_plain(stream.response):
             self.parts = stream.response.aiter_bytes()
+            self._next = self._next_piece
             self._unpack = SSEDecoder(max_event=_MAX_EVENT).feed
             self._read = reader.read
         else:
             self.parts = aiter(stream)
+            self._next = self.parts.__anext__
             self._unpack = _alone
             self._read = reader.read_object
 
@@ -218,11 +225,19 @@ class _Body:
             PublicError: the upstream failed, or says so.
         """
         try:
-            return self._unpack(await anext(self.parts))
+            return self._unpack(await self._next())
         except StopAsyncIteration:
             return None
         except Exception as error:
             raise failure_of(error, self._sdk) or failure_of_reading(error) from error
+
+    async def _next_piece(self) -> bytes:
+        if self._left:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._left = memoryview(await anext(self.parts))
+        piece, self._left = self._left[:_PIECE], self._left[_PIECE:]
+        return bytes(piece)
 
     def read(self, part: Any) -> Sequence[ModelEvent]:
         """Return the events in one piece of what was received.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import json
 import runpy
 import struct
@@ -95,6 +96,33 @@ async def test_an_answer_is_tokens_usage_and_done(upstream: Upstream, client: An
     assert upstream.bodies == [
         {**ASK, "temperature": 0.5, "stream": True, "stream_options": {"include_usage": True}}
     ]
+
+
+async def test_little_that_becomes_a_lot_is_read_a_little_at_a_time(
+    upstream: Upstream, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packet of gzip can be a thousand times as much, of which nobody may take notice."""
+    fed: list[int] = []
+
+    class Measured(SSEDecoder):
+        def feed(self, data: bytes) -> list[ServerSentEvent]:
+            fed.append(len(data))
+            return super().feed(data)
+
+    monkeypatch.setattr(_llm_answer, "SSEDecoder", Measured)
+    chunks = [chat_chunk({"content": "Hello"}), chat_chunk(finish="stop"), CHAT_USAGE]
+    packed = gzip.compress(b": x\n" * 2**18 + b"".join(map(framed, chunks)) + END.encode())
+    assert len(packed) < 4096
+
+    async def answer(connection: Any) -> None:
+        await connection.begin("text/event-stream\r\ncontent-encoding: gzip")
+        await connection.send(packed)
+        await connection.end()
+
+    upstream.answer(answer)
+    assert await answered(client) == [token("Hello"), USAGE, DONE]
+    assert sum(fed) > 2**20
+    assert max(fed) <= 2**16
 
 
 async def test_the_connection_is_used_again(upstream: Upstream, client: Any) -> None:
