@@ -37,6 +37,6 @@ async def run_with_tasks(body: Callable[[trio.Nursery], Awaitable[None]]) -> Non
         _, failure = split(error)
         if failure is not None:
             # Not the Cancelled of `body`: that is this nursery's, and nobody else would take it.
-            raise first_of(failure) from None
+            raise first_of(failure) from None  # noqa: ASYNC104  # as said
         raise
     result.unwrap()

@@ -18,14 +18,10 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from functools import partial
 
 import trio
 
 logger = logging.getLogger("flowstream")
-
-Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _READ_SIZE = 64 * 1024
 _TAIL_SIZE = 8 * 1024
@@ -35,7 +31,7 @@ _KILLED_SECONDS = 0.1
 
 
 class Child:
-    """A program that was started; made by `start_child`.
+    """A program that was started; made by `start_child` (see `_spawn.py`).
 
     Args:
         process: the process.
@@ -174,67 +170,3 @@ class Child:
         os.close(self._pidfd)
         if self.stdin is not None:
             self.stdin.close()
-
-
-async def start_child(
-    args: Sequence[Argument],
-    *,
-    stdin: bool,
-    stderr: str,
-    cwd: Argument | None,
-    env: Mapping[str, str] | None,
-) -> Child:
-    """Start a program; stderr is ``"capture"``, ``"merge"`` or ``"discard"``.
-
-    Not cancelled once it has begun, so that no process is without an owner.
-
-    Raises:
-        OSError: it cannot be started.
-    """
-    start = partial(_start, list(args), stdin=stdin, stderr=stderr, cwd=cwd, env=env)
-    return Child(*await trio.to_thread.run_sync(start))
-
-
-def _start(
-    args: list[Argument],
-    *,
-    stdin: bool,
-    stderr: str,
-    cwd: Argument | None,
-    env: Mapping[str, str] | None,
-) -> tuple[subprocess.Popen[bytes], int, int | None, int, int | None]:
-    """Start it, which takes a millisecond or two. Runs in a thread."""
-    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-        theirs_in, our_in = _pipe(theirs, ours) if stdin else (subprocess.DEVNULL, None)
-        our_out, theirs_out = _pipe(ours, theirs)
-        our_err, theirs_err = None, subprocess.STDOUT if stderr == "merge" else subprocess.DEVNULL
-        if stderr == "capture":
-            our_err, theirs_err = _pipe(ours, theirs)
-        for fd in (our_out, our_err):
-            if fd is not None:
-                os.set_blocking(fd, False)
-        process = subprocess.Popen(
-            args,
-            stdin=theirs_in,
-            stdout=theirs_out,
-            stderr=theirs_err,
-            cwd=cwd,
-            env=env,
-            start_new_session=True,
-        )
-        try:
-            pidfd = os.pidfd_open(process.pid)
-        except OSError:  # no descriptor is left
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-        ours.pop_all()
-        return process, pidfd, our_in, our_out, our_err
-
-
-def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
-    """Return a new pipe, whose ends are closed with these two."""
-    read, write = os.pipe()
-    reader.callback(os.close, read)
-    writer.callback(os.close, write)
-    return read, write

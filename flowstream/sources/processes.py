@@ -26,9 +26,10 @@ from flowstream._errors import PublicError
 from flowstream._outlet import Outlet
 from flowstream.limits import positive
 from flowstream.sources._beside import run_with_tasks
-from flowstream.sources._child import Argument, Child, start_child
+from flowstream.sources._child import Child
 from flowstream.sources._lines import MAX_LINE, LineSplitter, check_lines, text_of
 from flowstream.sources._source import Source
+from flowstream.sources._spawn import Argument, start_child
 
 __all__ = ["process_output"]
 

@@ -9,7 +9,9 @@ import logging
 import os
 import signal
 import stat
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 import trio
 
 from flowstream import CloseReason, ndjson, raw, sse
-from flowstream.sources import process_output
+from flowstream.sources import _spawn, process_output
 from flowstream.testing import collect, open_stream
 
 
@@ -300,6 +302,32 @@ async def test_two_hundred_aborts_leave_nothing():
     for n in range(200):
         with trio.move_on_after(n % 20 * 0.0003):
             await process_output(["sleep", "60"], stdin=b"x").run(None)  # type: ignore[arg-type]
+
+
+async def test_one_whose_start_hangs_is_left_alone(monkeypatch, tmp_path, aeventually):
+    """As on the disk of a server that is gone: what comes of it later is ended, and never read."""
+    hangs, go_on = threading.Event(), threading.Event()
+    popen = subprocess.Popen
+
+    def hanging(*arguments, **options):
+        hangs.set()
+        assert go_on.wait(30)
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", hanging)
+    monkeypatch.setattr(_spawn, "_PATIENCE", 0.01)
+    before = children(), len(os.listdir("/proc/self/fd"))
+    with trio.fail_after(10):
+        async with open_stream(sse(process_output(["sleep", "60"]))) as client:
+            await client.started()
+            assert await trio.to_thread.run_sync(hangs.wait, 10)
+            client.abort()
+        assert client.finished
+        assert len(os.listdir("/proc/self/fd")) > before[1]
+    go_on.set()
+    await aeventually(
+        lambda: (children(), len(os.listdir("/proc/self/fd"))) == before, "all of it is gone"
+    )
 
 
 async def test_without_descriptors_it_fails_and_leaves_nothing(monkeypatch, sink):
