@@ -42,6 +42,7 @@ from flowstream.asgi._supply import open_supply
 from flowstream.asgi._writer import Writer, jittered
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
+from flowstream.policies import Block
 from flowstream.sources._feed import Feed
 
 logger = logging.getLogger("flowstream")
@@ -206,6 +207,13 @@ class Stream:
         """Whether the client was given as many bytes as it was promised, or is being given."""
         writer = self._writer
         return writer is not None and writer.bytes + writer.sending == self._plan.length
+
+    @property
+    def _looks_whole_and_is_not(self) -> bool:
+        """Whether the client lacks what no policy was to drop, and can't be told of it."""
+        policy = self._plan.policy
+        keeps_all = policy.rereads or isinstance(policy, Block)
+        return keeps_all and not self._plan.controls and self._buffer.queue.gaps > 0
 
     @property
     def _may_be_written_past(self) -> bool:
@@ -384,6 +392,9 @@ class Stream:
             # The client counts, too: there is no other end of the body than that byte.
             made = f"the source made {writer.bytes} bytes, and its length was {promised}"
             self.failed(ValueError(made), "producer")
+            reason = CloseReason.ERROR
+        if reason is CloseReason.COMPLETED and self._looks_whole_and_is_not:
+            self.failed(LookupError("what the replay has lost can't be told here"), "feed")
             reason = CloseReason.ERROR
         if self._supply.lacking != 0 and reason not in _COMES_BACK:
             # It was catching up; who comes back goes on with that, and this one will not.

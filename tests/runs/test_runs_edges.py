@@ -13,11 +13,14 @@ from quart_trio import QuartTrio
 from flowstream import (
     Block,
     CloseReason,
+    DropOldest,
+    Limits,
     PublicError,
     Replay,
     Runs,
     SourceError,
     Topic,
+    csv,
     ndjson,
     raw,
     sse,
@@ -28,6 +31,12 @@ from flowstream.testing import collect, open_lifespan, open_stream
 
 async def idle(out):
     await trio.sleep_forever()
+
+
+async def produce_for_ever(out):
+    while True:
+        await out.send("x" * 100)
+        await trio.sleep(0.1)
 
 
 async def test_a_run_ends_with_the_app_it_was_started_in(autojump_clock):
@@ -187,6 +196,31 @@ async def test_bytes_are_kept_before_anybody_reads_them(flow, autojump_clock):
         await run.stop()
         await client.wait_finished()
         assert not client.complete
+
+
+@pytest.mark.parametrize("policy", [None, Block(timeout=5)])
+async def test_half_a_run_never_looks_whole(flow, policy, caplog, autojump_clock):
+    """Where a gap can't be told, a client that lacks the beginning is cut off at the end."""
+    run = Runs(replay=Replay(items=5)).start("export", [[n] for n in range(8)])
+    await run.wait()
+    reports = []
+    answer = await collect(csv(run, policy=policy, on_close=reports.append))
+    assert answer.body == b"3\r\n4\r\n5\r\n6\r\n7\r\n"
+    assert not answer.complete
+    assert reports[0].reason is CloseReason.ERROR
+    assert "what the replay has lost" in caplog.text
+    answer = await collect(csv(run, policy=DropOldest()))  # who may lose some has lost some
+    assert answer.complete
+
+
+async def test_a_client_that_takes_nothing_attends_until_it_stalls(flow, autojump_clock):
+    """It keeps the run alive for its stall_timeout; then the time of grace begins."""
+    run = Runs(grace=5).start("chat", produce_for_ever)
+    begun = trio.current_time()
+    limits = Limits(stall_timeout=20)
+    async with open_stream(sse(run, limits=limits), window=100):
+        assert await run.wait() is CloseReason.CLIENT_DISCONNECTED
+    assert trio.current_time() - begun == pytest.approx(25, abs=0.2)
 
 
 async def test_several_runs_on_one_connection_lose_nothing(flow, autojump_clock):

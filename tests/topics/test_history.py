@@ -21,7 +21,7 @@ class Clock:
 
 def publish(history, text="x", id=None):
     published = history.make(Event(text, id=id))
-    history.frame(published, ENCODER)
+    published.frame(ENCODER)
     history.append(published)
     return published
 
@@ -154,6 +154,34 @@ def test_after_what_is_no_longer_kept():
     assert [published.number for published in history.after(3, 10)] == [4, 5]
     assert [published.number for published in history.after(3, 1)] == [4]
     assert history.after(5, 10) == []
+
+
+@given(
+    st.builds(Replay, items=st.integers(0, 8), bytes=st.integers(1, 200)),
+    st.lists(st.integers(0, 60), min_size=1, max_size=20),
+)
+def test_it_is_known_what_the_next_event_takes_the_place_of(replay, lengths):
+    """The last that goes when an event comes is the one that was foretold."""
+    history = History(replay, Clock())
+    for length in lengths:
+        event = history.make(Event("x" * length))
+        foretold = history.last_dropped_for(len(event.frame(ENCODER)))
+        history.append(event)
+        history.delivered = history.head
+        history.trim()
+        assert history.first == foretold + 1 or history.first == history.head + 1
+
+
+def test_a_further_format_takes_nobodys_place():
+    """Where there is no room for its bytes they are made again, and what is kept stays."""
+    history = History(Replay(bytes=120), Clock())
+    first = publish(history, "x" * 30)
+    publish(history, "x" * 30)
+    history.delivered = 2
+    before = history.size
+    assert history.frame(first, NDJSON()) == history.frame(first, NDJSON())
+    history.trim()
+    assert (history.size, history.items) == (before, 2)
 
 
 def test_encodings_count_in_the_bytes_for_all_formats():

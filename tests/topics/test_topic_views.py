@@ -263,8 +263,8 @@ async def test_several_workers_are_warned_of(caplog):
             async with open_stream(sse(source), state={WORKERS_KEY: count}):
                 await wait_all_tasks_blocked()
         assert [one.getMessage() for one in caplog.records if "workers" in one.getMessage()] == [
-            "a topic or run is streamed by one of 4 workers: what is published in one of them reaches "
-            "only the clients of that one. Serve topics and runs with --workers 1"
+            "a topic or run is streamed by one of 4 workers: what is published in one of them "
+            "reaches only the clients of that one. Serve topics and runs with --workers 1"
         ]
     finally:
         _workers._warn.cache_clear()
@@ -291,7 +291,9 @@ def test_several_workers_that_are_real(served, client, eventually):
         connection = client(server.url)
         connection.get()
         assert b": connected" in connection.read_until(b": connected")
-    eventually(lambda: "a topic or run is streamed by one of 2 workers" in server.log, "the warning")
+    eventually(
+        lambda: "a topic or run is streamed by one of 2 workers" in server.log, "the warning"
+    )
 
 
 async def test_too_many_topics_is_an_error_of_ours():
