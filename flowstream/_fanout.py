@@ -133,7 +133,7 @@ class Fanout:
 
     def full(self, size: int) -> bool:
         """Return whether a subscriber that the publisher waits for has no room for an event."""
-        if self.readers and self.readers.lacking(size):
+        if self.readers.behind and self.readers.lacking(size):
             return True
         return any(
             not member.behind and not member.queue.has_room(size) for member in self._waited_for

@@ -71,7 +71,7 @@ class Publisher:
             ValueError: its id is one that it can't have.
             TypeError: its key can't be hashed.
         """
-        if self.fanout.readers:
+        if self.fanout.readers.behind:
             await self._wait_for_readers(event)
         published = self._commit(event)
         if self.fanout.count:

@@ -22,9 +22,10 @@ class Readers:
         self._members: dict[Member, None] = {}
         self._lot = trio.lowlevel.ParkingLot()
 
-    def __bool__(self) -> bool:
-        """Return whether there are any."""
-        return bool(self._members)
+    @property
+    def behind(self) -> bool:
+        """Whether any of them is still reading the past."""
+        return any(member.behind for member in self._members)
 
     def add(self, member: Member) -> None:
         """Wait for `member`, too, while it is behind."""
