@@ -113,8 +113,9 @@ def supervised_nursery() -> SupervisedNursery:
     if not nurseries:
         raise RuntimeError(
             "nothing is there to run this in: call Flowstream(app) when the app is made, and "
-            "serve it with its lifespan; outside Quart, `async with Flowstream():` around what "
-            "uses it"
+            "serve it with its lifespan; on Starlette and FastAPI, give the app "
+            "lifespan=flowstream.starlette.lifespan; elsewhere, `async with Flowstream():` around "
+            "what uses it"
         )
     return nurseries[-1]
 
