@@ -71,7 +71,8 @@ class Publisher:
             ValueError: its id is one that it can't have.
             TypeError: its key can't be hashed.
         """
-        if self.fanout.readers.behind:
+        readers = self.fanout.readers
+        if readers.members and readers.behind:
             await self._wait_for_readers(event)
         published = self._commit(event)
         if self.fanout.count:

@@ -15,32 +15,36 @@ from flowstream._members import Member
 
 
 class Readers:
-    """Those that are waited for before the history drops what they have yet to read."""
+    """Those that are waited for before the history drops what they have yet to read.
+
+    Attributes:
+        members: they.
+    """
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._members: dict[Member, None] = {}
+        self.members: dict[Member, None] = {}
         self._lot = trio.lowlevel.ParkingLot()
 
     @property
     def behind(self) -> bool:
         """Whether any of them is still reading the past."""
-        return any(member.behind for member in self._members)
+        return any(member.behind for member in self.members)
 
     def add(self, member: Member) -> None:
         """Wait for `member`, too, while it is behind."""
-        self._members[member] = None
+        self.members[member] = None
         member.pulled = self._lot.unpark_all
 
     def remove(self, member: Member) -> None:
         """Wait for it no more."""
-        self._members.pop(member, None)
+        self.members.pop(member, None)
         self._lot.unpark_all()
 
     def lacking(self, size: int) -> list[Member]:
         """Return those that would lose something if an event of `size` bytes came now."""
         last = self._history.last_dropped_for(size)
-        return [member for member in self._members if member.behind and member.number < last]
+        return [member for member in self.members if member.behind and member.number < last]
 
     async def wait(self, size: int) -> None:
         """**Wait** until none would; who reads nothing for as long as its timeout is given up."""
