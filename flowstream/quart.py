@@ -22,12 +22,9 @@ passed on as they come.
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import quart.wrappers.base
 import trio
@@ -38,22 +35,15 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
-from flowstream._closing import CloseReason
 from flowstream._errors import PublicError
+from flowstream._quart_host import HOST, Host, Hosted, Streams, host_of_request
 from flowstream._supervised import SupervisedNursery, prefer
 from flowstream.asgi._answers import answer_to
-from flowstream.asgi._connection import carrier_of
-from flowstream.asgi._stream import Stream
 from flowstream.asgi.receive import Receive, Send
 from flowstream.asgi.response import StreamResponse
 from flowstream.topics import NotAuthorizedError, TooManyTopicsError
 
 __all__ = ["Flowstream", "FlowstreamStatistics"]
-
-_HOST = "flowstream.quart"
-
-# Quart writes headers in UTF-8; a stream's own, which may be in Latin-1, come through as they are.
-_CODEC = ("utf-8", "surrogateescape")
 
 # What Quart 0.23 makes of the OSError of a server whose `send` fails after a disconnect.
 _ClientGone: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", OSError)
@@ -82,8 +72,7 @@ class Flowstream:
     """
 
     def __init__(self, app: QuartTrio | None = None) -> None:
-        self._open: set[StreamResponse] = set()
-        self._closed: Counter[str] = Counter()
+        self._streams = Streams()
         self._outside: SupervisedNursery | None = None  # opened by `async with`
         self._inside: SupervisedNursery | None = None  # open while the app is served
         if app is not None:
@@ -133,7 +122,7 @@ class Flowstream:
 
     def statistics(self) -> FlowstreamStatistics:
         """Return how many streams run, and how those before them ended."""
-        return FlowstreamStatistics(open=len(self._open), closed=dict(self._closed))
+        return FlowstreamStatistics(open=len(self._streams.open), closed=dict(self._streams.closed))
 
     def _keep_open_while_serving(self, app: QuartTrio) -> None:
         """Have a supervised nursery be open from the startup of `app` to its shutdown."""
@@ -162,147 +151,6 @@ class Flowstream:
             closing.set()
             await closed.wait()
 
-    def _opened(self, response: StreamResponse) -> None:
-        self._open.add(response)
-
-    def _ended(self, response: StreamResponse) -> None:
-        self._open.discard(response)
-        reason = response.statistics().reason
-        assert reason is not None
-        self._closed[reason.value] += 1
-
-
-class _Hosted(QuartResponse):
-    """The Quart response that stands for a stream on its way through the app."""
-
-    # Quart's own 60 s would cut it; Limits.max_duration is the stream's.
-    timeout = None
-
-    def __init__(self, stream_response: StreamResponse, status: int, headers: Any) -> None:
-        super().__init__(b"", status=status)
-        self.stream_response = stream_response
-        self.headers.clear()
-        for name, value in headers:
-            self.headers.add(*_as_text(name, value))
-
-    async def get_data(self, as_text: bool = True) -> NoReturn:
-        """Raise: an ``after_request`` function that hashes or rewrites data cannot have it."""
-        raise RuntimeError("a stream has no data to get: its producer has yet to run")
-
-    def set_data(self, data: str | bytes) -> None:
-        """Raise, but for the nothing that a new response is given."""
-        if data:
-            raise RuntimeError("a stream cannot be given data: return another response instead")
-        super().set_data(data)
-
-    def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Return the status and headers, as the app has left them.
-
-        Raises:
-            ValueError: no stream can have them.
-        """
-        if self.status_code < 200 or self.status_code in (204, 205, 304):
-            raise ValueError(f"a stream has a body, and the status {self.status_code} has none")
-        stream_headers = self.stream_response.headers
-        for name in ("Content-Length", "Transfer-Encoding"):
-            given = self.headers.get(name)
-            own = given is None or (name.lower().encode(), given.encode()) in stream_headers
-            if not own:  # nor one of our own that the app has changed
-                raise ValueError(
-                    f"the header {name!r} is the server's: a stream has no length of an app's"
-                )
-        return self.status_code, [
-            (name.lower().encode(*_CODEC), value.encode(*_CODEC))
-            for name, value in self.headers.items()
-        ]
-
-
-def _as_text(name: bytes, value: bytes) -> tuple[str, str]:
-    # Streams have the same headers, and hold on to them for as long as they last.
-    return sys.intern(name.decode(*_CODEC).title()), sys.intern(value.decode(*_CODEC))
-
-
-class _Host:
-    """What one request's connection knows of the stream it serves."""
-
-    def __init__(
-        self,
-        owner: Flowstream,
-        nursery: trio.Nursery,
-        send: Send,
-        stop_listening: Callable[[], None],
-    ) -> None:
-        self.owner = owner
-        self.nursery = nursery
-        self.send = send
-        self.stop_listening = stop_listening
-        self.gone = False
-        self.delivered = False
-        self._streams: dict[StreamResponse, Stream | None] = {}
-
-    async def begin(self, response: StreamResponse, scope: Mapping[str, Any]) -> None:
-        """Open the stream and, if it is to be primed, wait for its first item.
-
-        Raises:
-            Exception: what a primed producer raised before its first item.
-        """
-        if response in self._streams:
-            return
-        self._streams[response] = stream = await response.open(scope)
-        self.owner._opened(response)
-        if stream is None:
-            return
-        if self.gone:
-            stream.abort(CloseReason.CLIENT_DISCONNECTED)
-        stream.begin(self.nursery)
-        if response.prime is not None:
-            await stream.prime(response.prime)
-
-    async def deliver(self, hosted: _Hosted, scope: Mapping[str, Any]) -> None:
-        """Send the response that the app has made of the stream, and its body."""
-        response = hosted.stream_response
-        status, headers = hosted.head()
-        await self.begin(response, scope)
-        stream = self._streams[response]
-        self.delivered = True
-        if carrier_of(scope) is not None:
-            self.stop_listening()  # the connection itself reports its end: a task less
-        if stream is not None:
-            await stream.deliver(self.send, status, headers)
-        elif scope["method"] == "HEAD":
-            await _answer_empty(self.send, status, headers)
-        else:
-            # With the app's own headers: without CORS's, a page of another origin would see
-            # a network error, after which an EventSource may come back (WHATWG HTML § 9.2.3).
-            status, own = response.empty_answer(scope)
-            replaced = {b"content-type", *(name for name, _ in own)}
-            own.extend(pair for pair in headers if pair[0] not in replaced)
-            await _answer_empty(self.send, status, own)
-
-    def disconnected(self) -> bool:
-        """Tell the streams that the client has gone; return whether one is the answer.
-
-        It still is when it has been delivered and the app's teardown functions run.
-        """
-        self.gone = True
-        for stream in self._streams.values():
-            if stream is not None:
-                stream.abort(CloseReason.CLIENT_DISCONNECTED)
-        return self.delivered or bool(self._streams)
-
-    async def finish(self) -> None:
-        """End what still runs, e.g. a primed stream that an error took the place of."""
-        streams, self._streams = self._streams, {}
-        for response, stream in streams.items():
-            try:
-                if stream is not None:
-                    await stream.finish()
-            finally:
-                self.owner._ended(response)
-        if streams and self.gone and not self.delivered:
-            # What has taken its place is no stream of ours: a disconnect cancels it.
-            self.nursery.cancel_scope.cancel()
-
 
 def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
     """Return Quart-Trio's connection class with streams in it."""
@@ -314,7 +162,7 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
             async def receive_and_tell() -> MutableMapping[str, Any]:
                 self._listen_on()
                 message = await receive()
-                host = cast("_Host | None", self.scope.get(_HOST))
+                host = cast("Host | None", self.scope.get(HOST))
                 if message["type"] == "http.disconnect" and host and host.disconnected():
                     # Quart's answer to a disconnect is to cancel the request at once; the
                     # stream ends it by itself, once its producer has cleaned up.
@@ -327,7 +175,9 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
 
         async def handle_request(self, nursery: trio.Nursery, request: Request, send: Send) -> None:
             prefer(owner._inside)
-            self.scope[_HOST] = _Host(owner, nursery, _raising_oserror(send), self._stop_listening)
+            self.scope[HOST] = Host(
+                owner._streams, nursery, _raising_oserror(send), self._stop_listening
+            )
             await super().handle_request(nursery, request, send)
 
         async def __call__(self, receive: Receive, send: Send) -> None:
@@ -353,7 +203,7 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
                 self._listening.cancel()
 
         async def _send_response(self, send: Send, response: Any) -> None:
-            if not self.scope[_HOST].delivered:
+            if not self.scope[HOST].delivered:
                 await super()._send_response(send, response)
 
     return FlowstreamHTTPConnection
@@ -399,10 +249,10 @@ def _priming(step: _Step) -> _Step:
     async def prime_what_is_returned(*args: Any, **kwargs: Any) -> Any:
         result = await step(*args, **kwargs)
         response = result[0] if isinstance(result, tuple) and result else result
-        if isinstance(response, _Hosted):  # the view has called make_response itself
+        if isinstance(response, Hosted):  # the view has called make_response itself
             response = response.stream_response
         if isinstance(response, StreamResponse) and response.prime is not None:
-            await _host_of_request().begin(response, request.scope)
+            await host_of_request().begin(response, request.scope)
         return result
 
     return prime_what_is_returned
@@ -414,7 +264,7 @@ def _converting(make: _Step) -> _Step:
         if isinstance(given, StreamResponse):
             if not has_request_context():
                 raise TypeError("a WebSocket view cannot return a stream: it is an HTTP response")
-            hosted = _Hosted(given, given.status, given.headers)
+            hosted = Hosted(given, given.status, given.headers)
             result = (hosted, *result[1:]) if isinstance(result, tuple) else hosted
         return await make(result)
 
@@ -424,8 +274,8 @@ def _converting(make: _Step) -> _Step:
 def _delivering(finalize: _Step) -> _Step:
     async def finalize_request(*args: Any, **kwargs: Any) -> Any:
         response = await finalize(*args, **kwargs)
-        if isinstance(response, _Hosted):
-            host = _host_of_request()
+        if isinstance(response, Hosted):
+            host = host_of_request()
             try:
                 await host.deliver(response, request.scope)
             finally:
@@ -440,23 +290,7 @@ def _finishing(dispatch: _Step) -> _Step:
         try:
             return await dispatch(*args, **kwargs)
         finally:
-            if _HOST in request.scope:
-                await _host_of_request().finish()  # noqa: ASYNC102  # shields itself
+            if HOST in request.scope:
+                await host_of_request().finish()  # noqa: ASYNC102  # shields itself
 
     return full_dispatch_request
-
-
-def _host_of_request() -> _Host:
-    scope = cast("Mapping[str, Any]", request.scope)
-    if _HOST not in scope:
-        raise RuntimeError(
-            "there is no connection to stream to: call the app through its ASGI interface "
-            "or its test client, not in a test_request_context()"
-        )
-    return cast(_Host, scope[_HOST])
-
-
-async def _answer_empty(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    with contextlib.suppress(OSError):  # the client has gone, and nothing is left to end
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
