@@ -97,9 +97,10 @@ async def test_a_flood_does_not_keep_the_others_out():
     async with open_stream(ndjson(source, buffer=16, policy=Block()), window=0) as client:
         values = [await client.next_value() for _ in range(1500)]
         client.abort()
-    # Full from the first on: they take turns, item by item.
+    # Full from the first on: they take turns, item by item, but for those that become ready in
+    # the same instant, which Trio shuffles.
     late = values[300:]
-    assert all(399 <= late.count(name) <= 401 for name in "abc")
+    assert all(380 <= late.count(name) <= 420 for name in "abc")
     assert max(len(run) for run in "".join(late).replace("b", "-").replace("c", "-").split("a")) < 6
 
 
