@@ -64,22 +64,36 @@ class Cursor(Visited):
 
 
 class Rows(Source):
-    """The rows of one query.
+    """The rows of one query, which is made anew for each stream.
 
     Args:
-        cursor: what is read; it is not opened before the stream runs.
+        cursor: makes what is read; it is not opened before the stream runs.
         batch: rows that are fetched at once, at most.
         tuples: whether rows are tuples; else they are dicts.
     """
 
-    def __init__(self, cursor: Cursor, *, batch: int, tuples: bool) -> None:
+    def __init__(self, cursor: Callable[[], Cursor], *, batch: int, tuples: bool) -> None:
         self._cursor = cursor
         self._size = _check_batch(batch)
         self._shape_of = _as_tuples if tuples else _as_dicts
-        self._shape: _Shape | None = None
 
     async def run(self, out: Outlet) -> None:
         """Send each row."""
+        await _Reading(self._cursor(), self._size, self._shape_of).send_all(out)
+
+
+class _Reading:
+    """One query, as it is read for one stream."""
+
+    def __init__(
+        self, cursor: Cursor, size: int, shape_of: Callable[[Sequence[str]], _Shape]
+    ) -> None:
+        self._cursor = cursor
+        self._size = size
+        self._shape_of = shape_of
+        self._shape: _Shape | None = None
+
+    async def send_all(self, out: Outlet) -> None:
         visits = Visits(self._cursor)
         try:
             last = False

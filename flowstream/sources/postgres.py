@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowstream._errors import missing_extra
@@ -69,7 +70,7 @@ def postgres_rows(
             "database must be a DSN or a psycopg.Connection (not an AsyncConnection, which "
             f"runs on asyncio only), not a {type(database).__name__}"
         )
-    return Rows(PostgresCursor(database, sql, params), batch=batch, tuples=tuples)
+    return Rows(partial(PostgresCursor, database, sql, params), batch=batch, tuples=tuples)
 
 
 def postgres_notifications(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flowstream.sources._rows import Params, Rows, check_query
@@ -64,4 +65,4 @@ def sqlite_rows(
         database = path
         if database in ("", ":memory:"):
             raise ValueError("a database in memory is its connection: hand that over")
-    return Rows(SQLiteCursor(database, sql, params), batch=batch, tuples=tuples)
+    return Rows(partial(SQLiteCursor, database, sql, params), batch=batch, tuples=tuples)

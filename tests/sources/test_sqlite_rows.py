@@ -274,6 +274,22 @@ async def test_a_head_request_opens_nothing(tmp_path):
     assert answer.status == 200
 
 
+async def test_a_source_may_be_made_once_for_all_requests(database):
+    """As a constant of the app's module, say: each stream has a query of its own."""
+    source = sqlite_rows(database, NUMBERS)
+    bodies = []
+
+    async def stream():
+        bodies.append((await collect(ndjson(source, controls=False))).body)
+
+    await stream()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream)
+        nursery.start_soon(stream)
+    assert len(bodies[0].splitlines()) == 1234
+    assert bodies == [bodies[0]] * 3
+
+
 # -- what can be wrong -------------------------------------------------------------------------
 
 
