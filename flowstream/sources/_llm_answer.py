@@ -235,7 +235,10 @@ class _Body:
         if self._left:
             await trio.lowlevel.checkpoint()
         else:
-            self._left = memoryview(await anext(self.parts))
+            data: bytes = await anext(self.parts)
+            if len(data) <= _PIECE:
+                return data
+            self._left = memoryview(data)
         piece, self._left = self._left[:_PIECE], self._left[_PIECE:]
         return bytes(piece)
 
