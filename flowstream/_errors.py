@@ -66,6 +66,15 @@ def missing_extra(what: str, extra: str) -> MissingExtraError:
     return MissingExtraError(f"{what} needs the extra {extra!r}: pip install 'flowstream[{extra}]'")
 
 
+def other_event_loop() -> RuntimeError:
+    """Return the error for what needs Trio and is called where it does not run."""
+    return RuntimeError(
+        "flowstream runs on Trio, and here runs another event loop, or none: serve the app with "
+        "`flowstream serve module:app` or `hypercorn --worker-class trio module:app`, and call "
+        "this in an async function"
+    )
+
+
 class PublicError(FlowstreamError):
     """Raise this in a producer to tell the client why the stream failed.
 

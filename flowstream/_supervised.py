@@ -18,6 +18,8 @@ from typing import Protocol
 
 import trio
 
+from flowstream._errors import other_event_loop
+
 logger = logging.getLogger("flowstream")
 
 
@@ -43,6 +45,8 @@ class SupervisedNursery:
     """
 
     def __init__(self) -> None:
+        if not trio.lowlevel.in_trio_run():
+            raise other_event_loop()
         self._jobs: set[Job] = set()
         self._nursery: trio.Nursery | None = None
         self._manager = trio.open_nursery()
@@ -107,6 +111,8 @@ def supervised_nursery() -> SupervisedNursery:
     Raises:
         RuntimeError: there is none.
     """
+    if not trio.lowlevel.in_trio_run():
+        raise other_event_loop()
     own, nurseries = _own.get(), _open.get()
     if own is not None:
         return own

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Unpack
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._errors import PublicError, StreamUsedError
+from flowstream._errors import PublicError, StreamUsedError, other_event_loop
 from flowstream.abc import Encoder
 from flowstream.asgi._answers import answer_to, is_handled
 from flowstream.asgi._connection import carrier_of
@@ -153,10 +153,7 @@ class StreamResponse:
         if scope["type"] != "http":
             raise RuntimeError(f"a StreamResponse answers HTTP requests, not {scope['type']!r}")
         if not trio.lowlevel.in_trio_run():
-            raise RuntimeError(
-                "flowstream runs on Trio, and this server runs another event loop: use "
-                "`flowstream serve module:app` or `hypercorn --worker-class trio module:app`"
-            )
+            raise other_event_loop()
         self._used = True
         self._stream = stream = Stream(
             self._plan, scope.get("path", ""), carrier_of(scope), last_event_id(scope)

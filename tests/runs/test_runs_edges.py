@@ -1,5 +1,6 @@
 """Runs at the edges: several apps and programs, what ends a program, formats that come later."""
 
+import asyncio
 import gc
 import json
 import logging
@@ -27,6 +28,26 @@ from flowstream import (
 )
 from flowstream.quart import Flowstream
 from flowstream.testing import collect, open_lifespan, open_stream
+
+
+def test_without_trio_the_error_says_which_server_to_use():
+    """In the lifespan of an app that asyncio serves, in its views, and outside of any loop."""
+
+    async def serve():
+        async with Flowstream():
+            pass
+
+    async def view():
+        Runs().start("a", idle)
+
+    calls = (
+        lambda: asyncio.run(serve()),
+        lambda: asyncio.run(view()),
+        lambda: Runs().start("a", idle),
+    )
+    for call in calls:
+        with pytest.raises(RuntimeError, match="`flowstream serve module:app` or `hypercorn"):
+            call()
 
 
 async def idle(out):
