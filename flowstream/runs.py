@@ -179,6 +179,7 @@ class Runs(Feeds):
         opened = _opened(source)
         if len(self._running) >= self._max_running:
             raise TooManyRunsError
+        supervised_nursery()  # raises where there is none, and that is told before all else
         run = Run(
             key,
             opened,
