@@ -49,3 +49,13 @@ def check_params(create: Callable[..., Any], params: dict[str, Any]) -> None:
         inspect.signature(create).bind(**params)
     except TypeError as error:
         raise TypeError(f"{create.__qualname__}: {error}") from None
+
+
+def for_one_stream(client: Any) -> Any:
+    """Return `client` as it is to make the request for a stream.
+
+    Without retries of its own, which would sleep for minutes. And without compression: tokens
+    are a few bytes each and would wait in the compressor for others, and what a hostile server
+    packs into a small packet is taken apart in the event loop, all at once.
+    """
+    return client.with_options(max_retries=0, default_headers={"Accept-Encoding": "identity"})

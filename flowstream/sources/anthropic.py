@@ -10,7 +10,7 @@ import msgspec
 from flowstream._errors import missing_extra
 from flowstream.llm import FinishReason, ModelEvent, Reasoning, Token, ToolCall, Usage
 from flowstream.sources._llm_answer import AnswerReader, ModelAnswer
-from flowstream.sources._llm_client import check_client, check_params
+from flowstream.sources._llm_client import check_client, check_params, for_one_stream
 from flowstream.sources._llm_failures import failure_in_stream
 from flowstream.sources._source import Source
 
@@ -79,7 +79,7 @@ def anthropic_tokens(
     kinds = tuple(getattr(anthropic, name) for name in _CLIENTS if hasattr(anthropic, name))
     check_client(client, kinds, "anthropic.AsyncAnthropic")
     check_params(client.messages.create, params)
-    create: Callable[..., Awaitable[Any]] = client.with_options(max_retries=0).messages.create
+    create: Callable[..., Awaitable[Any]] = for_one_stream(client).messages.create
 
     def request() -> Awaitable[Any]:
         return create(stream=True, **params)

@@ -16,7 +16,7 @@ from flowstream._errors import missing_extra
 from flowstream.decoders import ServerSentEvent
 from flowstream.llm import FinishReason, ModelEvent, Reasoning, Token, Usage
 from flowstream.sources._llm_answer import AnswerReader, ModelAnswer
-from flowstream.sources._llm_client import check_client, check_params
+from flowstream.sources._llm_client import check_client, check_params, for_one_stream
 from flowstream.sources._llm_failures import failure_in_stream
 from flowstream.sources._llm_tool_calls import ToolCalls
 from flowstream.sources._source import Source
@@ -77,7 +77,7 @@ def openai_tokens(
     if params.get("n") not in (None, 1):
         raise ValueError(f"n must be 1: a stream is one answer, not {params['n']!r}")
     create: Callable[..., Awaitable[Any]]
-    create = client.with_options(max_retries=0).chat.completions.create
+    create = for_one_stream(client).chat.completions.create
 
     async def request() -> Any:
         if "stream_options" in params:
@@ -230,7 +230,7 @@ def openai_responses(
         raise missing_extra("openai_responses", "openai") from None
     check_client(client, (openai.AsyncOpenAI,), "openai.AsyncOpenAI")
     check_params(client.responses.create, params)
-    create: Callable[..., Awaitable[Any]] = client.with_options(max_retries=0).responses.create
+    create: Callable[..., Awaitable[Any]] = for_one_stream(client).responses.create
 
     def request() -> Awaitable[Any]:
         return create(stream=True, **params)

@@ -96,6 +96,15 @@ async def test_an_answer_is_tokens_usage_and_done(upstream: Upstream, client: An
     assert upstream.bodies == [{**ASK, "stop_sequences": ["."], "stream": True}]
 
 
+async def test_an_answer_is_asked_for_as_it_is(upstream: Upstream, client: Any) -> None:
+    """Compressed, tokens would wait for each other; a request of the app's own may want it."""
+    upstream.answer(stream(*message("Hello")))
+    await answered(client)
+    await answered(client, extra_headers={"Accept-Encoding": "gzip"})
+    asked = [headers["accept-encoding"] for _, headers, _ in upstream.requests]
+    assert asked == ["identity", "gzip"]
+
+
 async def test_the_connection_is_used_again(upstream: Upstream, client: Any) -> None:
     """Whole answers leave their connection to the pool: three requests, one connection."""
     upstream.answer(stream(*message("Hello")))
