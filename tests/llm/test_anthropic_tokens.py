@@ -101,7 +101,8 @@ async def test_an_answer_is_asked_for_as_it_is(upstream: Upstream, client: Any) 
     upstream.answer(stream(*message("Hello")))
     await answered(client)
     await answered(client, extra_headers={"Accept-Encoding": "gzip"})
-    asked = [headers["accept-encoding"] for _, headers, _ in upstream.requests]
+    requests = [request for one in upstream.connections for request in one.requests]
+    asked = [headers["accept-encoding"] for _, headers, _ in requests]
     assert asked == ["identity", "gzip"]
 
 
