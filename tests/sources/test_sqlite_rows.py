@@ -10,6 +10,7 @@ import gc
 import io
 import json
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import closing
@@ -522,4 +523,6 @@ async def test_a_row_costs_little_more_than_in_a_plain_loop(tmp_path, new_sink):
         answer = await collect(ndjson(sqlite_rows(path, NUMBERS), controls=False))
         ratios.append((time.process_time() - started - plain) / plain)
         assert answer.body == (tmp_path / "rows").read_bytes()
-    assert min(ratios) < 6  # rows of two cells: the row itself costs next to nothing
+    # Rows of two cells: the row itself costs next to nothing. A tracer that counts lines, as
+    # coverage does, sees more of ours than of the loop.
+    assert min(ratios) < (6 if sys.gettrace() is None else 15)
