@@ -303,7 +303,7 @@ async def test_tasks_of_an_idle_stream(server, client, app, aeventually):
     await aeventually(lambda: tasks() == before, "all tasks have ended")
 
 
-async def test_disconnect_ends_one_http2_stream(server, http2, app):
+async def test_disconnect_ends_one_http2_stream(server, http2, app, aeventually):
     """`Disconnect` resets the stream of the slow client, and its neighbour goes on."""
     reports, floodgates, paths = [], trio.Event(), iter(["steady", "slow"])
 
@@ -322,6 +322,7 @@ async def test_disconnect_ends_one_http2_stream(server, http2, app):
     await peer.until(lambda: b"first" in peer.bodies[first])
     slow = await peer.get()
     await peer.until(lambda: slow in peer.resets)
+    await aeventually(lambda: reports, "the producer has cleaned up")
     assert [report.reason for report in reports] == ["slow_consumer"]
     floodgates.set()
     await peer.until(lambda: b"second" in peer.bodies[first])
