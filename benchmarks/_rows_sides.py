@@ -29,7 +29,7 @@ COMPUTING = {
     "postgres": "SELECT count(*) FROM flights a, flights b, flights c",
     "postgres/asleep": "SELECT pg_sleep(3600)",
 }
-TICK = 0.001
+TICK = 0.005
 
 
 # The plain loop
