@@ -90,6 +90,18 @@ class Event:
     __hash__ = None  # type: ignore[assignment]  # mutable data inside: not a dict key
 
 
+def copied(event: Event, *, id: str | None) -> Event:
+    """Return a new event that is `event` in all but its id."""
+    return Event(
+        event.data,
+        id=id,
+        type=event.type,
+        key=event.key,
+        essential=event.essential,
+        retry=event.retry,
+    )
+
+
 def check_retry(retry: int) -> int:
     """Return `retry` if it is a whole number of milliseconds, 0 or more, else raise."""
     if isinstance(retry, bool) or not isinstance(retry, int):

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowstream._closing import FINAL_ID
-from flowstream._event import Event
+from flowstream._event import Event, copied
 from flowstream.abc import Encoder
 from flowstream.limits import positive, whole
 
@@ -88,15 +88,7 @@ class Published:
 
     def bare(self) -> Published:
         """Return it without its id, for a reader inside the program."""
-        event = self.event
-        copy = Event(
-            event.data,
-            type=event.type,
-            key=event.key,
-            essential=event.essential,
-            retry=event.retry,
-        )
-        found = Published(self.number, copy, self.stamp)
+        found = Published(self.number, copied(self.event, id=None), self.stamp)
         found.weight = self.weight
         return found
 

@@ -15,12 +15,12 @@ import trio
 from flowstream._buffer import BufferStatistics
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError
-from flowstream._event import Event
-from flowstream._failure import is_refusal, public, split
+from flowstream._event import Event, copied
+from flowstream._failure import is_refusal, public
 from flowstream._publisher import Publisher
 from flowstream.sources import Source
 from flowstream.sources._relay import Relay
-from flowstream.sources._shielding import run_cancelled_once
+from flowstream.sources._running import run_to_end
 
 logger = logging.getLogger("flowstream")
 
@@ -70,39 +70,29 @@ class Production:
 
     async def run(self) -> None:
         """Run the source to its end, whatever it does, then tell those who read it."""
-        timeout = self._cleanup_timeout
+        # What it holds goes with it: the run may be kept for long.
+        source, self._source = self._source, None
+        assert source is not None
         try:
-            with self._scope:
-                if await run_cancelled_once(self._produce(), self._scope, timeout):
-                    logger.warning(
-                        "%s was cancelled again: its cleanup took longer than "
-                        "cleanup_timeout=%s seconds",
-                        self.name,
-                        timeout,
-                    )
+            await run_to_end(
+                source,
+                Relay(self._publish, self._statistics, self._publish_nowait),
+                self._scope,
+                self._cleanup_timeout,
+                name=self.name,
+                failed=self._failed,
+            )
+        except BaseException:
+            if self.reason is None:
+                self.reason = CloseReason.ERROR  # it ends the program, and completed nothing
+            raise
         finally:
+            del source
             try:
                 await self._tell()  # noqa: ASYNC102  # shields itself
             finally:
                 self.over.set()
                 self._ended()
-
-    async def _produce(self) -> None:
-        # What it holds goes with it: the run may be kept for long.
-        source, self._source = self._source, None
-        assert source is not None
-        try:
-            await source.run(Relay(self._publish, self._statistics, self._publish_nowait))
-        except BaseException as error:  # noqa: ASYNC103  # but for failures, which it notes
-            cancelled, failure = split(error)
-            if failure is not None:
-                self._failed(failure)
-            if cancelled is not None:
-                raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
-            if failure is None:
-                if self.reason is None:
-                    self.reason = CloseReason.ERROR  # it ends the program, and completed nothing
-                raise
 
     async def _tell(self) -> None:
         """Tell those who read it how it has ended; wait for who is waited for, within bounds."""
@@ -154,16 +144,7 @@ class Production:
 
 def _as_event(item: Any) -> Event:
     """Return a new event: the history gives it its id, and the app's own is the app's."""
-    if not isinstance(item, Event):
-        return Event(item)
-    return Event(
-        item.data,
-        id=item.id,
-        type=item.type,
-        key=item.key,
-        essential=item.essential,
-        retry=item.retry,
-    )
+    return copied(item, id=item.id) if isinstance(item, Event) else Event(item)
 
 
 def _refusal() -> trio.BrokenResourceError:

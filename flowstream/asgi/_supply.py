@@ -17,7 +17,6 @@ import trio
 from flowstream._buffer import EventBuffer
 from flowstream._buffer_outlet import BufferOutlet
 from flowstream._closing import CloseReason
-from flowstream._failure import split
 from flowstream._flag import Flag
 from flowstream._queue import Gap
 from flowstream._subscription import SlowConsumerError
@@ -26,7 +25,7 @@ from flowstream.asgi._writer import Writer
 from flowstream.asgi.plan import Plan
 from flowstream.sources import Resumable, Source
 from flowstream.sources._feed import Feed, Subscriber, Terms
-from flowstream.sources._shielding import run_cancelled_once
+from flowstream.sources._running import run_to_end
 
 logger = logging.getLogger("flowstream")
 
@@ -158,35 +157,25 @@ class Pump:
 
     async def _run(self) -> None:
         """Run the producer to its end, whatever it does, and tell the stream how it ended."""
-        timeout = self._cleanup_timeout
         try:
-            with self._scope:
-                overrun = await run_cancelled_once(self._produce(), self._scope, timeout)
-                if overrun:
-                    logger.warning(
-                        "the producer of %s was cancelled again: its cleanup took longer than "
-                        "cleanup_timeout=%s seconds",
-                        self._path,
-                        timeout,
-                    )
+            await run_to_end(
+                self._source,
+                self._outlet,
+                self._scope,
+                self._cleanup_timeout,
+                name=f"the producer of {self._path}",
+                failed=self._failed,
+            )
         finally:
             self._outlet.close()
             self.ended.set()
             self._consumer.supply_ended()
 
-    async def _produce(self) -> None:
-        try:
-            await self._source.run(self._outlet)
-        except BaseException as error:  # noqa: ASYNC103  # but for failures, which it notes
-            cancelled, failure = split(error)
-            if isinstance(failure, SlowConsumerError):
-                self._consumer.give_up()  # a subscription's own policy did
-            elif failure is not None:
-                self._consumer.failed(failure, "producer")
-            if cancelled is not None:
-                raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
-            if failure is None:
-                raise
+    def _failed(self, failure: Exception) -> None:
+        if isinstance(failure, SlowConsumerError):
+            self._consumer.give_up()  # a subscription's own policy did
+        else:
+            self._consumer.failed(failure, "producer")
 
 
 class Tap:

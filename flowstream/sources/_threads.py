@@ -31,6 +31,7 @@ import trio
 
 from flowstream._outlet import Outlet
 from flowstream.sources._beside import run_with_tasks
+from flowstream.sources._limiter import limiter_of
 from flowstream.sources._source import Source
 
 _BATCH_ITEMS = 256
@@ -38,7 +39,6 @@ _BATCH_SECONDS = 0.005
 
 # Trio's own default limiter has 40 tokens, which an app's other threads also need: a limiter
 # apart, so that 40 slow cursors don't keep the app from opening a file.
-_TOTAL_THREADS = 40
 _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("flowstream threads")
 
 
@@ -47,12 +47,7 @@ def thread_limiter() -> trio.CapacityLimiter:
 
     It belongs to the current Trio run. Set its ``total_tokens`` to change the bound.
     """
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(_TOTAL_THREADS)
-        _limiter.set(limiter)
-        return limiter
+    return limiter_of(_limiter)
 
 
 class ThreadedIteration(Source):

@@ -30,10 +30,10 @@ import outcome
 import trio
 
 from flowstream._timers import start_timer
+from flowstream.sources._limiter import limiter_of
 
 logger = logging.getLogger("flowstream")
 
-_TOTAL_THREADS = 40
 _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("flowstream cursors")
 
 # An interruption that comes an instant too early does nothing, so it is made again.
@@ -49,12 +49,7 @@ def cursor_limiter() -> trio.CapacityLimiter:
     must not keep other streams from running. It belongs to the current Trio run. Set its
     ``total_tokens`` to change the bound; more than the database takes connections is no use.
     """
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(_TOTAL_THREADS)
-        _limiter.set(limiter)
-        return limiter
+    return limiter_of(_limiter)
 
 
 class Visited(abc.ABC):
