@@ -1,4 +1,4 @@
-"""The readers that front ends have, run by Node: the `ai` package's and AG-UI's client."""
+"""A model's server; and the readers of front ends, run by Node: the `ai` package's and AG-UI's."""
 
 import contextlib
 import hashlib
@@ -11,6 +11,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from _upstream import open_upstream
+
+
+@pytest.fixture
+async def upstream():
+    """A server that speaks as those of the models do."""
+    async with open_upstream() as running:
+        yield running
+
 
 PACKAGES = Path(__file__).parent / "front_ends"
 

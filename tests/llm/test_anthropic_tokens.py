@@ -15,6 +15,7 @@ import anthropic
 import openai
 import pytest
 import trio
+from _events import token, whole
 from _upstream import (
     MESSAGE_START,
     MESSAGE_STOP,
@@ -26,7 +27,6 @@ from _upstream import (
     hang,
     message,
     message_delta,
-    open_upstream,
     refuse,
     stream,
     text_block,
@@ -53,12 +53,6 @@ SECRETS = f"invalid x-api-key {KEY} of organization 5b8c"
 
 
 @pytest.fixture
-async def upstream():
-    async with open_upstream() as running:
-        yield running
-
-
-@pytest.fixture
 async def client(upstream):
     """A client of the upstream that does not retry."""
     plain = anthropic.DefaultAsyncHttpxClient(verify=False)  # certificates take 20 ms to load
@@ -68,20 +62,9 @@ async def client(upstream):
         yield one
 
 
-def values(body: bytes) -> list[Any]:
-    return [json.loads(line) for line in body.splitlines() if line]
-
-
 async def answered(client: Any, **options: Any) -> list[Any]:
     """Return what our client gets, without the `end` of a whole stream."""
-    answer = await collect(ndjson(anthropic_tokens(client, **{**ASK, **options})))
-    assert answer.status == 200
-    events = values(answer.body)
-    return events[:-1] if events[-1]["type"] == "end" else events
-
-
-def token(data: str) -> dict[str, Any]:
-    return {"type": "token", "data": data}
+    return await whole(anthropic_tokens(client, **{**ASK, **options}))
 
 
 USAGE = {"type": "usage", "input_tokens": 19, "output_tokens": 15}

@@ -17,6 +17,7 @@ import msgspec
 import openai
 import pytest
 import trio
+from _events import token, values, whole
 from _upstream import (
     CHAT_USAGE,
     END,
@@ -51,12 +52,6 @@ SECRETS = f"Incorrect API key provided: {KEY}. Organization org-1234 has no such
 
 
 @pytest.fixture
-async def upstream():
-    async with open_upstream() as running:
-        yield running
-
-
-@pytest.fixture
 async def client(upstream):
     """A client of the upstream that does not retry."""
     plain = openai.DefaultAsyncHttpxClient(verify=False)  # certificates take 20 ms to load
@@ -66,20 +61,9 @@ async def client(upstream):
         yield one
 
 
-def values(body: bytes) -> list[Any]:
-    return [json.loads(line) for line in body.splitlines() if line]
-
-
 async def answered(client: Any, **options: Any) -> list[Any]:
     """Return what our client gets, without the `end` of a whole stream."""
-    answer = await collect(ndjson(openai_tokens(client, **{**ASK, **options})))
-    assert answer.status == 200
-    events = values(answer.body)
-    return events[:-1] if events[-1]["type"] == "end" else events
-
-
-def token(data: str) -> dict[str, Any]:
-    return {"type": "token", "data": data}
+    return await whole(openai_tokens(client, **{**ASK, **options}))
 
 
 USAGE = {"type": "usage", "input_tokens": 19, "output_tokens": 10}
