@@ -181,6 +181,32 @@ def program():
     return find
 
 
+@pytest.fixture
+def in_chromium(program):
+    """Use a page of headless Chromium: ``await in_chromium(use)`` returns what ``use(page)`` does.
+
+    All of it in one thread, which Playwright's objects belong to.
+    """
+    from playwright import sync_api
+
+    path = program("chromium", "chromium-browser", "google-chrome")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+
+    def session(use):
+        with sync_api.sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=path, args=flags)
+            try:
+                return use(browser.new_page())
+            finally:
+                browser.close()
+
+    async def run(use):
+        with trio.fail_after(40):
+            return await trio.to_thread.run_sync(session, use, abandon_on_cancel=True)
+
+    return run
+
+
 def missing(why):
     """Skip the test, or fail it where CI is set."""
     if os.environ.get("CI"):

@@ -10,30 +10,17 @@ from flowstream.quart import Flowstream
 
 pytestmark = pytest.mark.browser
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-
 
 @pytest.fixture
-def browse(program):
+def browse(in_chromium):
     """Run a script in a page of the server, and return what its promise gave."""
-    from playwright import sync_api
-
-    path = program("chromium", "chromium-browser", "google-chrome")
-
-    def session(url, script):
-        # All of it in one thread, which Playwright's objects belong to.
-        with sync_api.sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=path, args=FLAGS)
-            try:
-                page = browser.new_page()
-                page.goto(f"{url}/page")
-                return page.evaluate(script)
-            finally:
-                browser.close()
 
     async def run(url, script):
-        with trio.fail_after(40):
-            return await trio.to_thread.run_sync(session, url, script, abandon_on_cancel=True)
+        def use(page):
+            page.goto(f"{url}/page")
+            return page.evaluate(script)
+
+        return await in_chromium(use)
 
     return run
 

@@ -10,7 +10,6 @@ from flowstream import CloseReason, Runs
 
 pytestmark = pytest.mark.browser
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "17_chat.py"
 
 
@@ -25,29 +24,19 @@ def chat():
 
 
 @pytest.fixture
-def browse(program):
-    """Drive a page in a thread: ``await browse(session, url)``."""
-    from playwright import sync_api
-
-    path = program("chromium", "chromium-browser", "google-chrome")
-
-    def in_thread(session, url):
-        with sync_api.sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=path, args=FLAGS)
-            try:
-                page = browser.new_page()
-                said = []
-                page.on("console", lambda message: said.append(message.text))
-                page.on("pageerror", lambda error: said.append(str(error)))
-                page.goto(url)
-                session(page)
-                assert not said, said
-            finally:
-                browser.close()
+def browse(in_chromium):
+    """Drive a page that says nothing on its console: ``await browse(session, url)``."""
 
     async def run(session, url):
-        with trio.fail_after(40):
-            await trio.to_thread.run_sync(in_thread, session, url, abandon_on_cancel=True)
+        def use(page):
+            said = []
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.goto(url)
+            session(page)
+            assert not said, said
+
+        await in_chromium(use)
 
     return run
 

@@ -9,8 +9,6 @@ from flowstream import Limits, Replay, Topic, sse
 
 pytestmark = pytest.mark.browser
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-
 LISTEN = """([opens, type]) => new Promise((resolve) => {
   const said = [];
   let opened = 0;
@@ -26,25 +24,15 @@ LISTEN = """([opens, type]) => new Promise((resolve) => {
 
 
 @pytest.fixture
-def listen(program):
+def listen(in_chromium):
     """Listen in a page until the EventSource was opened so often and had an event of a type."""
-    from playwright import sync_api
-
-    path = program("chromium", "chromium-browser", "google-chrome")
-
-    def session(url, opens, type):
-        with sync_api.sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=path, args=FLAGS)
-            try:
-                page = browser.new_page()
-                page.goto(f"{url}/page")
-                return page.evaluate(LISTEN, [opens, type])
-            finally:
-                browser.close()
 
     async def run(url, opens, type):
-        with trio.fail_after(40):
-            return await trio.to_thread.run_sync(session, url, opens, type, abandon_on_cancel=True)
+        def use(page):
+            page.goto(f"{url}/page")
+            return page.evaluate(LISTEN, [opens, type])
+
+        return await in_chromium(use)
 
     return run
 
