@@ -129,6 +129,7 @@ class Flowstream:
         closing: trio.Event
         closed: trio.Event
 
+        # ASYNC114 wants to know names of functions that are started; this one's only use is below.
         async def keep_open(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
             try:
                 async with SupervisedNursery() as self._inside:

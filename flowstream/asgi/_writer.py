@@ -209,7 +209,7 @@ class Writer:
             if kind is not Gap:
                 yield self._encoder.join(run)  # type: ignore[arg-type]  # no gap among them
             elif self._controls:
-                for gap in run:
+                for gap in run:  # nothing but gaps
                     yield self._encoder.control("gap", gap._asdict())  # type: ignore[union-attr]
 
     async def _write_within_bound(self, data: bytes) -> bool:

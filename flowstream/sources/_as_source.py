@@ -88,6 +88,7 @@ def _joined(given: Sequence[Any]) -> Feed:
     strangers = [type(one).__name__ for one in given if not isinstance(one, Feed)]
     if strangers:
         raise SourceError(f"a list of topics must have only topics in it, not {strangers[0]}")
+    # They are feeds, as was just seen.
     return given[0].beside(given[1:]) if len(given) > 1 else given[0]  # type: ignore[no-any-return]
 
 
