@@ -63,6 +63,8 @@ class Fanout:
 
     Attributes:
         count: how many subscribers there are.
+        direct: events that were written to a subscriber's connection directly, once for each.
+        queued: events that were put into a subscriber's buffer, likewise.
         last_change: when that changed.
         groups: they, by format.
         readers: those that are waited for while they are behind.
@@ -80,6 +82,8 @@ class Fanout:
         self._assisted = False  # a task of the event loop's own is at it
         self.readers = Readers(history)
         self.count = 0
+        self.direct = 0
+        self.queued = 0
         self.last_change = -math.inf
         self.groups: dict[object, Group] = {}
 
@@ -260,6 +264,7 @@ class Fanout:
             in_step = chunk and group.round.number == number - len(batch)
             before = group.round if in_step else NEVER
             this = group.round = self._round(group, batch, frames)
+            handed = 0
             for member in members:
                 if (
                     # The usual case, by itself for its speed: it is in step, its writer
@@ -272,6 +277,7 @@ class Fanout:
                     member.got = this
                     member.number = number
                 else:
+                    handed += 1
                     self._hand(member, batch, frames, chunk, this)
                 left -= 1
                 if not left:
@@ -281,6 +287,7 @@ class Fanout:
                         yield
                         count = 0
                         until = perf_counter() + _BURST_SECONDS
+            self.direct += (len(members) - handed) * len(batch)
 
     def _round(self, group: Group, batch: list[Published], frames: list[Any]) -> Round:
         """Return the round in which a group gets a batch."""
@@ -319,6 +326,7 @@ class Fanout:
             member.direct = member.sink.direct
         if chunk and member.filled.waiting and member.direct is not None and member.direct(chunk):
             items = len(batch)
+            self.direct += items
             member.number = this.number
             member.queue.pass_by(items, this.id)
             member.sink.wrote(_size(frames), items, this.time)
@@ -391,7 +399,10 @@ class Fanout:
         id, key = member.named(published.id), event.key
         if member.name is not None:
             key = (member, key)  # a key means something in its topic only
-        return member.buffer.offer(frame, id, essential=event.essential, key=key, bare=bare)
+        outcome = member.buffer.offer(frame, id, essential=event.essential, key=key, bare=bare)
+        if outcome is Outcome.ADMITTED:
+            self.queued += 1
+        return outcome
 
     async def _wait_for(self, stuck: _Stuck) -> None:
         """Give one subscriber what it has yet to get, when it has room; or give it up."""

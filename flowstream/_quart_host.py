@@ -113,8 +113,10 @@ class Host:
         nursery: trio.Nursery,
         send: Send,
         stop_listening: Callable[[], None],
+        direct: bool | None,
     ) -> None:
         self.counted = streams
+        self.direct = direct
         self.nursery = nursery
         self.send = send
         self.stop_listening = stop_listening
@@ -150,7 +152,7 @@ class Host:
         if carrier_of(scope) is not None:
             self.stop_listening()  # the connection itself reports its end: a task less
         if stream is not None:
-            await stream.deliver(self.send, status, headers)
+            await stream.deliver(self.send, status, headers, direct=self.direct)
         elif scope["method"] == "HEAD":
             await _answer_empty(self.send, status, headers)
         else:

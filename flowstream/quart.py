@@ -66,12 +66,16 @@ class Flowstream:
 
     Args:
         app: the app; or None, to call `init_app` later.
+        direct: what `stream` says, for all streams of the app that do not say it themselves.
 
     Raises:
-        TypeError: `app` is a Quart app that does not run on Trio.
+        TypeError: `app` is a Quart app that does not run on Trio, or `direct` is no bool.
     """
 
-    def __init__(self, app: QuartTrio | None = None) -> None:
+    def __init__(self, app: QuartTrio | None = None, *, direct: bool | None = None) -> None:
+        if direct is not None and not isinstance(direct, bool):
+            raise TypeError(f"direct must be True, False or None, not {direct!r}")
+        self._direct = direct
         self._streams = Streams()
         self._outside: SupervisedNursery | None = None  # opened by `async with`
         self._inside: SupervisedNursery | None = None  # open while the app is served
@@ -177,7 +181,11 @@ def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
         async def handle_request(self, nursery: trio.Nursery, request: Request, send: Send) -> None:
             prefer(owner._inside)
             self.scope[HOST] = Host(
-                owner._streams, nursery, _raising_oserror(send), self._stop_listening
+                owner._streams,
+                nursery,
+                _raising_oserror(send),
+                self._stop_listening,
+                owner._direct,
             )
             await super().handle_request(nursery, request, send)
 

@@ -58,6 +58,11 @@ class TopicStatistics:
     """Id of the oldest of them, or None."""
     closed: bool
     """Whether it takes no more events."""
+    deliveries: int
+    """Events handed to subscribers as they were published, counted once for each. Those that
+    one reads of the past are not counted, nor those that its policy or filter left out."""
+    direct_deliveries: int
+    """Those among them that were written to the client's connection directly."""
 
 
 class Topic(Feed):
@@ -273,7 +278,8 @@ class Topic(Feed):
         """Return who is there and what is kept."""
         history = self._publisher.history
         history.trim()
-        members = self._publisher.fanout.members()
+        fanout = self._publisher.fanout
+        members = fanout.members()
         return TopicStatistics(
             name=self.name,
             subscribers=len(members),
@@ -283,6 +289,8 @@ class Topic(Feed):
             replay_bytes=history.size,
             replay_first=history.id_of(history.first) if history.items else None,
             closed=self.closed,
+            deliveries=fanout.direct + fanout.queued,
+            direct_deliveries=fanout.direct,
         )
 
     def _count_changed(self, event: str) -> None:

@@ -83,6 +83,7 @@ OPTIONS = {
     "prime": None,
     "controls": True,
     "on_reconnect": "refuse",
+    "direct": None,
     "retry": None,
     "on_close": None,
     "where": None,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from flowstream._closing import CloseReason
+from flowstream.asgi._direct_write import DirectWrite
 
 STATE_KEY = "flowstream.connection"
 
@@ -47,6 +48,10 @@ class Carrier(Protocol):
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
         """Return whether ``receive()`` may bring a body, which somebody must then drain."""
+        ...
+
+    def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
+        """Return the direct writes to the response to this request, possible or not."""
         ...
 
 

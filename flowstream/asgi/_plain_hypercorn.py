@@ -7,15 +7,13 @@ They work there, but for promises that only the server can keep. Hypercorn is kn
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from functools import cache, partial
-from types import CellType, FunctionType, MethodType
+from functools import cache
+from types import MethodType
 from typing import Any
 
-logger = logging.getLogger("flowstream")
+from flowstream.asgi._between import layers
 
-# Frameworks wrap `send` two or three times; what is deeper is not worth the looking.
-_AT_MOST = 32
+logger = logging.getLogger("flowstream")
 
 
 def warn_on_plain_hypercorn(send: Any) -> None:
@@ -34,7 +32,7 @@ def _warn() -> None:
 
 
 def _is_plain_hypercorn(send: Any) -> bool:
-    for function in _layers(send):
+    for function in layers(send):
         module = getattr(function, "__module__", None) or ""
         if module.startswith("flowstream.server."):
             return False
@@ -43,26 +41,3 @@ def _is_plain_hypercorn(send: Any) -> bool:
             if owner.__module__.startswith("hypercorn."):
                 return True
     return False
-
-
-def _layers(function: Any) -> Iterator[Any]:
-    """Yield `function` and the functions that it is wrapped around, the outermost first."""
-    found = [function]
-    for outer in found:
-        yield outer
-        inner: list[Any] = []
-        if isinstance(outer, FunctionType):
-            inner = [cell.cell_contents for cell in outer.__closure__ or () if _is_filled(cell)]
-        elif isinstance(outer, partial):
-            inner = [outer.func, *outer.args]
-        for one in inner:
-            if isinstance(one, (FunctionType, MethodType, partial)) and len(found) < _AT_MOST:
-                found.append(one)
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018  # it raises
-    except ValueError:
-        return False
-    return True

@@ -7,6 +7,7 @@ from typing import Literal
 
 from flowstream._buffer import BufferStatistics
 from flowstream._closing import CloseReason
+from flowstream.asgi._direct_write import NotDirect
 from flowstream.limits import Buffer
 
 
@@ -36,9 +37,28 @@ class StreamStatistics:
     """Seconds that the write under way has lasted; 0.0 if there is none."""
     buffer: BufferStatistics
     """What is between the producer and the writer now."""
+    direct_items: int
+    """Those of `items` that a publisher wrote to the client's connection directly."""
+    why_not_direct: str | None
+    """Why publishers do not write to the client's connection directly, in one of a few
+    sentences; None if they do, whenever its writer waits."""
 
 
 def new_statistics(bounds: Buffer) -> StreamStatistics:
     """Return the statistics of a stream that has not begun."""
     buffer = BufferStatistics(0, 0, bounds.items, bounds.bytes, 0, 0, 0)
-    return StreamStatistics("new", None, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, buffer)
+    return StreamStatistics(
+        state="new",
+        reason=None,
+        items=0,
+        bytes=0,
+        dropped=0,
+        gaps=0,
+        heartbeats=0,
+        duration=0.0,
+        longest_wait=0.0,
+        sending_for=0.0,
+        buffer=buffer,
+        direct_items=0,
+        why_not_direct=NotDirect.NOT_BEGUN.value,
+    )

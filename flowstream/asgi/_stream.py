@@ -33,8 +33,10 @@ from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason, StreamReport
 from flowstream._failure import is_refusal, public, public_of
 from flowstream._timers import Timer, start_timer
+from flowstream.asgi._between import is_known, name_unknown, tell
 from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
+from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.asgi._logging import log_report, printable
 from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
 from flowstream.asgi._statistics import StreamStatistics
@@ -63,7 +65,9 @@ class Stream:
         plan: what it is to be.
         path: the request's path, for the log; never the query, which may hold a token.
         carrier: the connection that carries it, if it is one of flowstream's server.
+        direct_write: how a publisher writes to that connection, if it can.
         after: the id that its client saw last, or None.
+        app: the framework's app, if the scope has it; for the log.
 
     Attributes:
         reason: why it ended or is ending, or None.
@@ -73,11 +77,18 @@ class Stream:
         self,
         plan: Plan,
         path: str,
-        carrier: Carrier | None = None,
-        after: str | None = None,
+        carrier: Carrier | None,
+        direct_write: DirectWrite,
+        *,
+        after: str | None,
+        app: object,
     ) -> None:
         self._plan = plan
         self._carrier = carrier
+        self._direct_write = direct_write
+        self._app = app
+        self._not_direct: NotDirect | None = NotDirect.NOT_BEGUN
+        self._told: NotDirect | None = NotDirect.NOT_BEGUN  # as the log has it
         self._path = printable(path)
         self._start = trio.current_time()
         self._epoch = secrets.token_hex(4)
@@ -142,8 +153,21 @@ class Stream:
             self._logged_elsewhere = True  # by the framework
             raise public_of(self._error) or self._error
 
-    async def deliver(self, send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    async def deliver(
+        self,
+        send: Send,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        direct: bool | None = None,
+    ) -> None:
         """Write the response, from the status line to the last byte.
+
+        Args:
+            send: the server's, with what was put around it.
+            status: of the response.
+            headers: of the response.
+            direct: what the app says of all its streams; what the stream's own plan says wins.
 
         Raises:
             Exception: what `send` raised for the status line, if not that the client has gone.
@@ -152,6 +176,8 @@ class Stream:
             return
         if self._carrier is None:
             warn_on_plain_hypercorn(send)
+        self._not_direct = self._decide_on_direct_writes(send, direct)
+        direct_write = None if self._not_direct is not None else self._direct_write
         self._writer = writer = Writer(
             send,
             self._buffer,
@@ -159,16 +185,17 @@ class Stream:
             self._supply,
             controls=self._plan.controls,
             max_bytes=self._plan.limits.max_bytes,
+            direct_write=direct_write,
         )
         try:
             with self._until_cut_off():
                 await writer.begin(status, headers)
                 self._answered = True
-                if self._may_be_written_past:
-                    self._supply.connect(writer, getattr(send, "write_nowait", None))
+                self._supply.connect(writer, None if direct_write is None else direct_write.write)
                 if self._aborted:
                     return
                 await self._write(writer, await writer.open(self._plan.retry))
+            self._tell_of_direct_writes()
             while not (self._parted or self._cut_off):
                 # An idle stream is here, without a scope, which would take 0.8 KB.
                 self._writing = None
@@ -176,6 +203,7 @@ class Stream:
                 if not self._cut_off:
                     with self._until_cut_off():
                         await self._write(writer, True)
+                    self._tell_of_direct_writes()
         except _GONE:
             self.abort(CloseReason.CLIENT_DISCONNECTED)
         except Exception as error:
@@ -215,16 +243,49 @@ class Stream:
         keeps_all = policy.rereads or isinstance(policy, Block)
         return keeps_all and not self._plan.controls and self._buffer.queue.gaps > 0
 
-    @property
-    def _may_be_written_past(self) -> bool:
-        """Whether a publisher may write: not where the writer has a bound to keep.
+    # -- direct writes ---------------------------------------------------------------------
 
-        Nor where it puts something in front of the first item, which the format may know
-        only when that is encoded.
-        """
-        encoder = self._encoder
-        bounded = self._plan.limits.max_bytes is not None
-        return not bounded and encoder is self._plan.encoder and not encoder.header()
+    def _decide_on_direct_writes(self, send: Send, direct: bool | None) -> NotDirect | None:
+        """Return why publishers are not to write directly; None if nothing is in the way yet."""
+        plan, encoder = self._plan, self._encoder
+        given = direct if plan.direct is None else plan.direct
+        if not isinstance(plan.source, Feed):
+            return NotDirect.NO_PUBLISHER
+        if given is False:
+            return NotDirect.SWITCHED_OFF
+        if plan.where is not None:
+            return NotDirect.FILTER
+        if plan.limits.max_bytes is not None:
+            return NotDirect.MAX_BYTES
+        # What goes in front of the first item is perhaps known only when that is encoded.
+        if encoder is not plan.encoder or encoder.header():
+            return NotDirect.FORMAT
+        if self._direct_write.why_not is not None:
+            return self._direct_write.why_not
+        if not given and not is_known(send, self._direct_write):
+            tell(name_unknown(send, self._app))
+            return NotDirect.BETWEEN
+        return None
+
+    @property
+    def _why_not_direct(self) -> NotDirect | None:
+        why_not = self._not_direct or self._direct_write.why_not
+        return None if why_not is NotDirect.ENDED and self._parted else why_not
+
+    def _tell_of_direct_writes(self) -> None:
+        """Write into the log whether there are direct writes, when that has changed."""
+        why_not = self._why_not_direct
+        if why_not is self._told or why_not is NotDirect.ENDED:
+            return
+        self._told = why_not
+        if why_not is None:
+            logger.debug("stream %s: publishers write to its connection directly", self._path)
+        else:
+            logger.debug(
+                "stream %s: publishers do not write to its connection directly: %s",
+                self._path,
+                why_not.value,
+            )
 
     # -- how it ends -----------------------------------------------------------------------
 
@@ -297,6 +358,8 @@ class Stream:
             longest_wait=max(writer.longest_wait, sending_for) if writer else 0.0,
             sending_for=sending_for,
             buffer=buffer,
+            direct_items=writer.direct_items if writer else 0,
+            why_not_direct=why_not.value if (why_not := self._why_not_direct) else None,
         )
 
     # -- what the supply calls -------------------------------------------------------------

@@ -77,7 +77,7 @@ class Supply(Protocol):
         """Begin to fill the buffer."""
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
-        """Hear that the response has begun, and whether its connection can be written to."""
+        """Hear that the response has begun, and what writes to its connection directly."""
 
     def stop(self) -> None:
         """Fill the buffer no more."""

@@ -17,6 +17,7 @@ import trio
 from flowstream._buffer import EventBuffer
 from flowstream._queue import Gap
 from flowstream.abc import Encoder
+from flowstream.asgi._direct_write import DirectWrite
 from flowstream.asgi.receive import Message, Send
 
 # Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write
@@ -50,9 +51,11 @@ class Writer:
         supply: has what is to be written while nothing is queued.
         controls: whether they are written.
         max_bytes: body bytes that may be written.
+        direct_write: how publishers write past this writer; None if they do not.
 
     Attributes:
         items, bytes, heartbeats: what was handed to the server.
+        direct_items: those of the items that publishers wrote directly.
         sending: bytes that are being handed over.
         unsent: items that were taken from the buffer and not (yet) handed over.
         first_item: time at which the first item was handed over, or None.
@@ -70,8 +73,10 @@ class Writer:
         *,
         controls: bool,
         max_bytes: int | None,
+        direct_write: DirectWrite | None,
     ) -> None:
         self._send = send
+        self._direct_write = direct_write
         self._buffer = buffer
         self._encoder = encoder
         self._supply = supply
@@ -82,6 +87,7 @@ class Writer:
         self._heartbeat_due = False
         self._size = WRITE_SIZE
         self.items = 0
+        self.direct_items = 0
         self.bytes = 0
         self.sending = 0
         self.heartbeats = 0
@@ -149,8 +155,9 @@ class Writer:
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     def wrote(self, size: int, items: int, at: float) -> None:
-        """Count what was written to the connection past this writer, the last at time `at`."""
+        """Count what was written directly, past this writer, the last at time `at`."""
         self.items += items
+        self.direct_items += items
         self.bytes += size
         self.last_write = max(self.last_write, at)
         if self.first_item is None:
@@ -224,6 +231,8 @@ class Writer:
             size = self._size
             piece = data[start : start + size]  # the same object, if it is all of it
             self.sending = len(piece)
+            if self._direct_write is not None:
+                self._direct_write.hand_over(piece)
             try:
                 waited = await self._put(
                     {"type": "http.response.body", "body": piece, "more_body": True}

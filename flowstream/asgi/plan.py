@@ -73,6 +73,7 @@ class StreamOptions(TypedDict, total=False):
     on_close: OnClose | None
     where: Where | None
     events: Events | None
+    direct: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ class Plan:
     retry: int | None
     on_close: OnClose | None
     where: Where | None
+    direct: bool | None
+    """Whether publishers may write directly past what stands between; None to find out."""
     length: int | None
     """The bytes of its body, where that is promised; see `Source.length`."""
     context: contextvars.Context
@@ -116,6 +119,7 @@ def make_plan(
     on_close: OnClose | None = None,
     where: Where | None = None,
     events: Events | None = None,
+    direct: bool | None = None,
 ) -> Plan:
     """Return the plan for one stream; `stream` says what the arguments mean.
 
@@ -143,6 +147,8 @@ def make_plan(
         raise ValueError(f"on_reconnect must be 'refuse' or 'restart', not {on_reconnect!r}")
     if not isinstance(controls, bool):
         raise TypeError(f"controls must be True or False, not {_kind(controls)}")
+    if direct is not None and not isinstance(direct, bool):
+        raise TypeError(f"direct must be True, False or None, not {_kind(direct)}")
     if on_close is not None:
         _check_on_close(on_close)
     found = as_source(source)
@@ -160,6 +166,8 @@ def make_plan(
         raise TypeError("CatchUp is for topics and runs: a source of one client has no replay")
     elif where is not None:
         raise TypeError("where= is for topics: a source of one client can leave out items itself")
+    elif direct:
+        raise TypeError("direct=True is for topics and runs: other sources have no publisher")
     if where is not None and not callable(where):
         raise TypeError(f"where must be a function of an event, not {_kind(where)}")
     policy = Block() if policy is None else policy
@@ -179,6 +187,7 @@ def make_plan(
         retry=retry,
         on_close=on_close,
         where=where,
+        direct=direct,
         length=length,
         context=contextvars.copy_context(),
     )

@@ -17,6 +17,7 @@ from flowstream._errors import PublicError, StreamUsedError, other_event_loop
 from flowstream.abc import Encoder
 from flowstream.asgi._answers import answer_to, is_handled
 from flowstream.asgi._connection import carrier_of
+from flowstream.asgi._direct_write import direct_write_of
 from flowstream.asgi._request import is_final, last_event_id
 from flowstream.asgi._statistics import StreamStatistics, new_statistics
 from flowstream.asgi._stream import Stream
@@ -156,7 +157,12 @@ class StreamResponse:
             raise other_event_loop()
         self._used = True
         self._stream = stream = Stream(
-            self._plan, scope.get("path", ""), carrier_of(scope), last_event_id(scope)
+            self._plan,
+            scope.get("path", ""),
+            carrier_of(scope),
+            direct_write_of(scope),
+            after=last_event_id(scope),
+            app=scope.get("app"),
         )
         if scope.get("method") == "HEAD" or self._returns_in_vain(scope):
             await stream.refuse()
@@ -242,6 +248,10 @@ def stream(source: Any, *, encoder: Encoder, **options: Unpack[StreamOptions]) -
         where: for a topic: ``where(event)`` says which of its events this client gets; what
             it leaves out is no gap.
         events: the `Events` that the stream may send; another item is an `EncodingError`.
+        direct: for a topic or a run: whether publishers may write to the client's connection
+            directly, which costs a tenth. By default they do if nothing stands between the
+            stream and flowstream's server but what is known to pass bodies on as they are.
+            True says so of the app's own middleware, too; False has every byte go through it.
         on_close: called once with the `StreamReport`, in the event loop: it must not block.
 
     Raises:

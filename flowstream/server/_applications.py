@@ -14,7 +14,8 @@ from typing import Any
 import trio
 
 from flowstream._failure import split
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._connection import carrier_of
+from flowstream.asgi._direct_write import DIRECT_WRITE_KEY, DirectWrite
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
     ASGIWebsocketState,
@@ -96,11 +97,12 @@ class Applications(TaskGroup):
                 self._background.remove(scope)
 
     async def _serve(self, app: Any, config: Any, scope: Any, inbox: Inbox, send: Any) -> None:
+        sending = _Send(send, scope, self._is_broken)
         try:
             await app(
                 scope,
                 inbox.receive,
-                _Send(send, scope, self._is_broken),
+                sending,
                 trio.to_thread.run_sync,
                 trio.from_thread.run,
             )
@@ -112,6 +114,7 @@ class Applications(TaskGroup):
                 raise
         finally:
             inbox.close()
+            sending.end()
             self._inboxes.remove(inbox)
             await send(None)  # noqa: ASYNC102  # under cancellation there is nobody to tell
 
@@ -125,12 +128,10 @@ class _Send:
         is_broken: whether nothing can be sent on the connection any more.
 
     Attributes:
-        write_nowait: writes chunks of HTTP/1.1 to the connection, which stand alone; None if
-            there are none. What puts a function of its own around `send` and changes them is
-            seen by not having this.
+        direct_write: that of this response; None if it is no response to a request.
     """
 
-    __slots__ = ("_is_broken", "_may_half_close", "_send", "write_nowait")
+    __slots__ = ("_is_broken", "_may_half_close", "_send", "direct_write")
 
     def __init__(self, send: Any, scope: Any, is_broken: Callable[[], bool]) -> None:
         self._send = send
@@ -138,10 +139,10 @@ class _Send:
         # A client that has sent all it had to may close its half of the connection, and with
         # HTTP/1.1 alone that can't be told from leaving: the next write but one can.
         self._may_half_close = scope["type"] == "http" and scope["http_version"] < "2"
-        self.write_nowait: Callable[[bytes], bool] | None = None
-        if scope["type"] == "http" and scope["http_version"] == "1.1" and scope["method"] != "HEAD":
-            lane = scope["state"][STATE_KEY].lane
-            self.write_nowait = None if lane is None else lane.write
+        self.direct_write: DirectWrite | None = None
+        if scope["type"] == "http" and (carrier := carrier_of(scope)) is not None:
+            self.direct_write = carrier.open_direct_write(scope)
+            scope["state"][DIRECT_WRITE_KEY] = self.direct_write
 
     async def __call__(self, message: Any) -> None:
         stream = self._send.__self__  # Hypercorn's, whose method it is
@@ -152,7 +153,18 @@ class _Send:
         ):
             await trio.sleep(_TIME_TO_HEAR)
             raise ClientGoneError("the client is gone")
-        await self._send(message)
+        direct_write = self.direct_write
+        if direct_write is None or direct_write.why_not is not None:
+            await self._send(message)
+        else:
+            direct_write.arrive(message)
+            await self._send(message)
+            direct_write.arrived(message)
+
+    def end(self) -> None:
+        """Have nothing written directly to this response any more."""
+        if self.direct_write is not None:
+            self.direct_write.end()
 
 
 def _is_quiet(failure: Exception) -> bool:

@@ -30,6 +30,7 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream._failure import first_of
 from flowstream.asgi._connection import STATE_KEY, Carried
+from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.server._applications import Applications
 from flowstream.server._connections import Connections
 from flowstream.server._context import IdleTask
@@ -42,7 +43,6 @@ from flowstream.server._hypercorn import (
     Updated,
     parse_socket_addr,
 )
-from flowstream.server._lane import Lane
 from flowstream.server._listening import Transport
 from flowstream.server._protocols import Protocols
 
@@ -55,6 +55,9 @@ _PIECE = 16 * 1024 + 64
 
 _READ_SIZE = 1 << 16
 
+_NOT_THROUGH_TLS = DirectWrite.impossible(NotDirect.ENCRYPTED)
+_NOT_WITHOUT_CHUNKS = DirectWrite.impossible(NotDirect.HTTP_VERSION)
+
 
 class Connection(TCPServer):
     """One client's connection.
@@ -63,8 +66,6 @@ class Connection(TCPServer):
         connections: those of the worker, which this one joins.
 
     Attributes:
-        lane: writes to it directly; None if it is encrypted. For HTTP/1.1, where chunks stand
-            alone.
         reason: why it ended, or None.
     """
 
@@ -98,7 +99,7 @@ class Connection(TCPServer):
         self._wire.on_stall = self._stalled
         self._socket = self._wire.socket
         self._carry = b""  # what was left over of a direct write
-        self.lane = None if self._tls else Lane(self._socket.fileno(), self._keep)
+        self._direct_write: DirectWrite | None = None  # that of the last response
         self.reason: CloseReason | None = None
 
     # -- for streams -----------------------------------------------------------------------
@@ -122,8 +123,7 @@ class Connection(TCPServer):
         """Reset the connection: what is unsent is dropped, every task of it is woken."""
         if self._wire.closed:
             return
-        if self.lane is not None:
-            self.lane.close()
+        self._end_direct_write()
         self._connections.hangups.remove(self._socket.fileno())
         self._wire.reset()
         self._end(reason)
@@ -134,6 +134,19 @@ class Connection(TCPServer):
             name.lower() in (b"content-length", b"transfer-encoding")
             for name, _ in scope["headers"]
         )
+
+    def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
+        """Return the direct writes to the response that begins, and end those to the last one."""
+        if self._tls:
+            return _NOT_THROUGH_TLS
+        if scope["http_version"] != "1.1":
+            return _NOT_WITHOUT_CHUNKS
+        self._end_direct_write()
+        # It begins blocked: the head, which is written first, frees it.
+        self._direct_write = direct_write = DirectWrite(self._socket.fileno(), self._keep)
+        if self.reason is not None or scope["method"] == "HEAD":
+            direct_write.end()
+        return direct_write
 
     def say_goodbye(self) -> None:
         """Have the streams on this connection send their farewell and end."""
@@ -305,8 +318,7 @@ class Connection(TCPServer):
 
     async def _close(self) -> None:
         """Close the socket, after what the kernel has taken; with TLS, say so to the client."""
-        if self.lane is not None:
-            self.lane.close()
+        self._end_direct_write()
         self._connections.hangups.remove(self._socket.fileno())
         with (
             trio.CancelScope(shield=True),  # what is still to be written is under the deadline
@@ -330,7 +342,7 @@ class Connection(TCPServer):
         if self._wire.closed:
             return False
         try:
-            if self.lane is None:
+            if self._tls:
                 await self._encrypt(data)
             else:
                 await self._wire.send_all(data)
@@ -349,8 +361,8 @@ class Connection(TCPServer):
     def _keep(self, rest: bytes) -> None:
         """Write what is left over of a direct write before anything else, under our deadline."""
         self._carry = rest
-        assert self.lane is not None
-        self.lane.block()  # until that is written
+        assert self._direct_write is not None
+        self._direct_write.block()  # until that is written
         self._task_group.spawn(self._write_carry)
 
     async def _write_carry(self) -> None:
@@ -362,8 +374,8 @@ class Connection(TCPServer):
 
         The protocol counts it as sent: what is not written would be missing in the middle.
         """
-        if self.lane is not None:
-            self.lane.block()  # who waits for the turn has come before who writes past us
+        if self._direct_write is not None:
+            self._direct_write.block()  # who waits for the turn has come before a publisher
         if self.send_lock.locked():
             with trio.CancelScope(shield=True):
                 await self.send_lock.acquire()
@@ -373,8 +385,8 @@ class Connection(TCPServer):
             return await self._write(data)
         finally:
             self.send_lock.release()
-            if self.lane is not None and not self.send_lock.locked():
-                self.lane.free()
+            if self._direct_write is not None and not self.send_lock.locked():
+                self._direct_write.free()
 
     def _hung_up(self) -> None:
         """Take note that the client has closed its end, or more than that."""
@@ -392,12 +404,15 @@ class Connection(TCPServer):
     def _stalled(self) -> None:
         self.abort(CloseReason.STALLED)
 
+    def _end_direct_write(self) -> None:
+        if self._direct_write is not None:
+            self._direct_write.end()
+
     def _end(self, reason: CloseReason) -> None:
         """Tell the streams, once, and have the reader stop."""
         if self.reason is None:
             self.reason = reason
-        if self.lane is not None:
-            self.lane.close()
+        self._end_direct_write()
         carried, self._carried = self._carried, ()
         for stream in carried:
             stream.abort(self.reason)

@@ -7,6 +7,9 @@ from typing import Any
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import Carried, Carrier
+from flowstream.asgi._direct_write import DirectWrite, NotDirect
+
+_NONE = DirectWrite.impossible(NotDirect.HTTP_VERSION)  # frames share the connection
 
 
 class Link:
@@ -51,6 +54,10 @@ class Link:
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
         """Return whether DATA may follow the request: END_STREAM says so, not its method."""
         return self._has_body
+
+    def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
+        """Return that there is none: responses share the connection, and its windows."""
+        return _NONE
 
     def end(self, reason: CloseReason) -> None:
         """Tell the response that it is over."""

@@ -1,4 +1,4 @@
-"""Bytes that go past the protocol, straight to the socket: `Connection.lane`."""
+"""Bytes that go past the protocol, straight to the socket: direct writes."""
 
 import itertools
 import socket
@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 import flowstream
 from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._direct_write import DIRECT_WRITE_KEY, NotDirect
 from flowstream.server import streaming_config
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 EXPECT = (
     b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello"
 )
+FIRST = b"what is sent first"
 START = {"type": "http.response.start", "status": 200, "headers": []}
 
 
@@ -59,19 +61,24 @@ class Writer:
             return
         by_send, past_it = next(self.plans)
         connection, marks = scope["state"][STATE_KEY], itertools.cycle(b"abcdefghijkl")
+        direct_write = scope["state"][DIRECT_WRITE_KEY]
         self.expected.append(written := [])
         connection.attach(stream := Carried())
         await send(START)
 
+        async def send_one(data):
+            written.append(data)
+            direct_write.hand_over(data)
+            await send(body(data))
+
         async def send_all():
             for size in by_send:
-                written.append(data := bytes([next(marks)]) * size)
-                await send(body(data))
+                await send_one(bytes([next(marks)]) * size)
 
         async def write_all():
             for size in past_it:
                 data = bytes([next(marks)]) * size
-                while not connection.lane.write(chunk(data)):
+                while not direct_write.write(chunk(data)):
                     self.refused += 1
                     await trio.sleep(0.001)
                 self.carried += bool(connection._carry)
@@ -79,6 +86,7 @@ class Writer:
                 written.append(data)
                 await trio.lowlevel.checkpoint()
 
+        await send_one(b"the first is sent")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_all)
             nursery.start_soon(write_all)
@@ -160,7 +168,10 @@ class Prober:
             self.connection = scope["state"][STATE_KEY]
             self.carried = Carried()
             self.connection.attach(self.carried)
+            self.direct_write = scope["state"][DIRECT_WRITE_KEY]
             await send(START)
+            self.direct_write.hand_over(FIRST)
+            await send(body(FIRST))
             self.result = await self.probe(self.connection, receive)
             self.done.set()
 
@@ -175,12 +186,13 @@ async def test_no_short_way_through_tls(server, connect, certificate):
     """With TLS there is no way past the encryption."""
 
     async def probe(connection, receive):
-        return connection.lane
+        return app.direct_write.write(chunk(b"plain"))
 
     app = Prober(probe)
     stream = await connect(await server(app, **certificate))
     await stream.send_all(GET)
-    assert await end_of(app) is None
+    assert await end_of(app) is False
+    assert app.direct_write.why_not is NotDirect.ENCRYPTED
 
 
 @pytest.mark.parametrize("how", ["close", "abort"])
@@ -193,7 +205,7 @@ async def test_nothing_after_the_end(server, connect, how):
         else:
             while (await receive())["type"] != "http.disconnect":
                 pass
-        return connection.lane.write(chunk(b"hello"))
+        return app.direct_write.write(chunk(b"hello"))
 
     app = Prober(probe)
     stream = await connect(await server(app))
@@ -210,9 +222,9 @@ async def test_what_is_carried_is_under_the_deadline(server, connect, aeventuall
     data = chunk(b"x" * 5_000_000)
 
     async def probe(connection, receive):
-        assert connection.lane.write(data)
+        assert app.direct_write.write(data)
         assert 0 < len(connection._carry) < len(data)
-        assert not connection.lane.write(data)
+        assert not app.direct_write.write(data)
         while (await receive())["type"] != "http.disconnect":
             pass
 

@@ -44,9 +44,6 @@ class Carrier:
     def may_bring_more(self, scope):
         return self._body
 
-    def write_nowait(self, data):
-        return False
-
     def end(self):
         """Report that the client has left."""
         for stream in list(self.attached):

@@ -40,6 +40,7 @@ from flowstream import (
 )
 from flowstream._subscription import SlowConsumerError
 from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._direct_write import DIRECT_WRITE_KEY
 
 POLICIES = [
     DropOldest(),
@@ -235,6 +236,7 @@ class Stream(Connection):
     def __init__(self, client, last_id):
         super().__init__(client, last_id)
         self.stream = None
+        self.why_not = None  # of a direct write
         self.reader = None
         self.carry = b""
 
@@ -249,18 +251,15 @@ class Stream(Connection):
             heartbeat=None,
             limits=Limits(stall_timeout=1e6),
             on_close=reports.append,
+            direct=True,  # past `self.send`
         )
         headers = []
         if self.last_id is not None:
             headers.append((b"last-event-id", self.last_id.encode()))
-        scope = {"type": "http", "method": "GET", "headers": headers, "state": {STATE_KEY: self}}
+        state = {STATE_KEY: self, DIRECT_WRITE_KEY: self}
+        scope = {"type": "http", "method": "GET", "headers": headers, "state": state}
         JOINING.set(self)
-
-        async def send(message):
-            await self.send(message)
-
-        send.write_nowait = self.write_nowait
-        await response(scope, None, send)
+        await response(scope, None, self.send)
         self.close()
         self.world.look()
         (report,) = reports
@@ -306,7 +305,10 @@ class Stream(Connection):
     def may_bring_more(self, scope):
         return False
 
-    def write_nowait(self, data):
+    def hand_over(self, body):
+        """Hear what is about to be sent: it arrives before anything else."""
+
+    def write(self, data):
         """Write directly, as a socket would: all of it, a part, or not at all."""
         client = self.client
         if not self.open or self.carry:

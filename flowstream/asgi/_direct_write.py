@@ -1,0 +1,207 @@
+"""Direct write: a publisher's write to the socket of a client that waits, without waking a task.
+
+Between a stream and its connection stand the functions that frameworks and middleware put
+around ``send``. A direct write passes them by, so it has to be sure of two things, for each
+response:
+
+* **Nothing of the response is on its way.** What arrives at the connection decides that. The
+  stream says what it hands to ``send``, and the server says what comes out. While all of it has
+  come out, as the very same objects, in order, in a body that is sent in chunks, and nothing
+  else has come out, then nothing is held back, and a direct write is in order. Whatever changes
+  a message, adds one, swallows one or takes its place ends direct writes for good; whatever
+  delays one ends them until it has arrived.
+* **Nobody writes to the socket right now.** The connection says so, with `block` and `free`.
+
+A publisher asks this of ten thousand connections in a row. To ask several objects would cost
+more than the write: they are in nobody's cache. So both answers are kept in one number, the
+file descriptor, which is -1 while there can be no direct write.
+
+What only looks at messages, or changes only some of them, can't be told from what does
+neither: that is for `flowstream.asgi._between` to know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, cast
+
+DIRECT_WRITE_KEY = "flowstream.direct_write"
+"""Where a request's state has its `DirectWrite`."""
+
+# So many messages may be on their way at once. A middleware with a queue has two of them, and
+# several such may stand one behind the other.
+_ON_THE_WAY = 16
+
+# A header of these says that the body is not sent in chunks, or not as the stream made it.
+_OTHER_BODY = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
+
+_HEAD = object()  # stands for the status line and headers among what is on its way
+
+
+class NotDirect(StrEnum):
+    """Why publishers do not write to a stream's connection: a closed set of sentences."""
+
+    NOT_BEGUN = "the stream has not begun"
+    NO_PUBLISHER = "its source is not a topic or a run"
+    SWITCHED_OFF = "direct=False was given"
+    FILTER = "it has a filter (where=)"
+    MAX_BYTES = "it has a bound in bytes (Limits.max_bytes)"
+    FORMAT = "its format keeps state or begins with a header of its own"
+    OTHER_SERVER = "it is not served by flowstream's own server"
+    ENCRYPTED = "the connection is encrypted by the server (TLS)"
+    HTTP_VERSION = "only HTTP/1.1 is written to directly"
+    BETWEEN = "middleware that flowstream does not know may change what is sent"
+    OTHER_BODY = "the body is not sent in chunks, as the stream made it"
+    CHANGED = "middleware has changed, added or withheld something of what was sent"
+    ENDED = "the response has ended"
+
+
+class DirectWrite:
+    """The direct writes to one response on one HTTP/1.1 connection.
+
+    Args:
+        fd: the connection's socket.
+        keep: called with what is left over when the kernel takes a part of a chunk. It has to
+            write that before anything else, and call `block` until then.
+
+    Attributes:
+        why_not: why there will be none any more; None while there may be some.
+    """
+
+    __slots__ = ("_arriving", "_due", "_fd", "_free", "_keep", "_socket", "_whole", "why_not")
+
+    def __init__(self, fd: int, keep: Callable[[bytes], None]) -> None:
+        self._socket = fd
+        self._keep = keep
+        self._fd = -1  # `_socket`, while a direct write is in order
+        self._free = False  # nobody else writes to the socket
+        self._whole = False  # all of the response that was sent has arrived, with some body
+        self._due: tuple[object, ...] = (_HEAD,)  # what is on its way, in order
+        self._arriving = 0  # messages that the server is writing
+        self.why_not: NotDirect | None = None
+
+    @classmethod
+    def impossible(cls, why_not: NotDirect) -> DirectWrite:
+        """Return one for a connection on which there are none."""
+        none = cls(-1, _keep_nothing)
+        none.end(why_not)
+        return none
+
+    def write(self, chunk: bytes) -> bool:
+        """Write a chunk with its framing, as far as the kernel takes it; return whether it did.
+
+        False means that nothing was written: it would not be in order, the kernel takes
+        nothing, or the connection has ended.
+        """
+        fd = self._fd
+        if fd < 0:
+            return False
+        try:
+            sent = os.write(fd, chunk)
+        except OSError:  # nothing fits; or the peer is gone, of which the reader hears, too
+            return False
+        if sent < len(chunk):
+            self._keep(chunk[sent:])
+        return True
+
+    # -- what the stream says --------------------------------------------------------------
+
+    def hand_over(self, body: bytes) -> None:
+        """Hear what the stream is about to send."""
+        self._set(whole=False)
+        if self.why_not is not None:
+            return
+        if len(self._due) < _ON_THE_WAY:
+            self._due = (*self._due, body)
+        else:
+            self.end(NotDirect.CHANGED)
+
+    # -- what the server says --------------------------------------------------------------
+
+    def arrive(self, message: Mapping[str, Any]) -> None:
+        """Hear what is about to be written to the connection, whoever has sent it."""
+        self._set(whole=False)
+        self._arriving += 1
+        if self.why_not is not None:
+            return
+        if message.get("type") == "http.response.start":
+            came: object = _HEAD
+            if not _is_chunked(message):
+                self.end(NotDirect.OTHER_BODY)
+        elif message.get("type") == "http.response.body":
+            came = message.get("body")
+            if not message.get("more_body"):
+                self.end(NotDirect.ENDED)
+        else:
+            came = None
+        if self._due and self._due[0] is came:
+            self._due = self._due[1:]
+        else:
+            self.end(NotDirect.CHANGED)
+
+    def arrived(self, message: Mapping[str, Any]) -> None:
+        """Hear that it was written."""
+        self._arriving -= 1
+        # After the head alone the server may not have written anything yet.
+        self._set(whole=not self._due and not self._arriving and "body" in message)
+
+    def end(self, why_not: NotDirect = NotDirect.ENDED) -> None:
+        """Write nothing any more. To be called before the socket is closed: its number is used
+        again.
+        """
+        self._fd = self._socket = -1
+        self._due = ()
+        if self.why_not is None:
+            self.why_not = why_not
+
+    # -- what the connection says ----------------------------------------------------------
+
+    def block(self) -> None:
+        """Write nothing while somebody else writes to the socket, or is about to."""
+        self._free = False
+        self._fd = -1
+
+    def free(self) -> None:
+        """Write again: nobody else does."""
+        self._free = True
+        if self._whole:
+            self._fd = self._socket
+
+    def _set(self, *, whole: bool) -> None:
+        self._whole = whole
+        self._fd = self._socket if whole and self._free else -1
+
+    # It lives in the request's state, which middleware may copy: there is one of it all the same.
+
+    def __copy__(self) -> DirectWrite:
+        return self
+
+    def __deepcopy__(self, memo: object) -> DirectWrite:
+        return self
+
+
+def direct_write_of(scope: Mapping[str, Any]) -> DirectWrite:
+    """Return the direct writes to this request's response, possible or not."""
+    state = scope.get("state")
+    found = None if state is None else cast("DirectWrite | None", state.get(DIRECT_WRITE_KEY))
+    return _NOT_OURS if found is None else found
+
+
+def _is_chunked(head: Mapping[str, Any]) -> bool:
+    """Return whether the body that follows this head is sent in chunks, as the stream made it."""
+    headers = head.get("headers", ())
+    return (
+        isinstance(headers, (list, tuple))  # an iterator would be empty for the server
+        and head["status"] not in (204, 304)
+        and not head.get("trailers")
+        and _OTHER_BODY.isdisjoint(name.lower() for name, _ in headers)
+    )
+
+
+def _keep_nothing(rest: bytes) -> None:
+    raise AssertionError("nothing was written")
+
+
+_NOT_OURS = DirectWrite.impossible(NotDirect.OTHER_SERVER)
