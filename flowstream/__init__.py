@@ -16,10 +16,11 @@ from flowstream._errors import (
     StreamUsedError,
     UpstreamError,
 )
-from flowstream._event import Event
+from flowstream._event import Event, Where
 from flowstream._outlet import Outlet
 from flowstream._subscription import SlowConsumerError, Subscription
 from flowstream.asgi._statistics import StreamStatistics
+from flowstream.asgi.plan import StreamOptions
 from flowstream.asgi.receive import SharedReceive
 from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
 from flowstream.encoders import (
@@ -54,7 +55,7 @@ from flowstream.runs import (
     TooManyRunsError,
 )
 from flowstream.server import serve
-from flowstream.sources import resumable
+from flowstream.sources import SourceLike, resumable
 from flowstream.topic import LatestByKey, Replay, Topic, TopicStatistics
 from flowstream.topics import NotAuthorizedError, TooManyTopicsError, Topics, TopicsStatistics
 
@@ -68,6 +69,9 @@ __all__ = [
     "csv",
     "raw",
     "StreamResponse",
+    "SourceLike",
+    "StreamOptions",
+    "Where",
     # what producers use
     "Event",
     "Outlet",

@@ -23,6 +23,8 @@ the producer that served it.
 from __future__ import annotations
 
 import math
+import sys
+import threading
 
 
 class FlowstreamError(Exception):
@@ -72,6 +74,34 @@ def other_event_loop() -> RuntimeError:
         "flowstream runs on Trio, and here runs another event loop, or none: serve the app with "
         "`flowstream serve module:app` or `hypercorn --worker-class trio module:app`, and call "
         "this in an async function"
+    )
+
+
+def asyncio_runs() -> bool:
+    """Return whether asyncio's event loop runs in this thread."""
+    try:
+        sys.modules["asyncio"].get_running_loop()
+    except (KeyError, RuntimeError):  # not even imported; or no loop
+        return False
+    return True
+
+
+def outside_event_loop(topic: str, *, used: bool) -> RuntimeError:
+    """Return the error for a topic that is published to where Trio does not run.
+
+    Args:
+        topic: what it is called.
+        used: whether an event loop has used it already; then this is most likely a thread.
+    """
+    if asyncio_runs():
+        return other_event_loop()
+    if used or threading.current_thread() is not threading.main_thread():
+        return RuntimeError(
+            f"{topic} was published to in a thread: write topic.publish_from_thread(...) there"
+        )
+    return RuntimeError(
+        f"{topic} was published to before Trio runs: publish when the app is served, in a "
+        "view or at its startup (Quart's before_serving, Starlette's lifespan)"
     )
 
 

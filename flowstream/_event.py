@@ -7,7 +7,8 @@ the latter takes three times as long to make, and one is made for each item.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 _FORBIDDEN = ("\n", "\r", "\0")
 
@@ -109,3 +110,7 @@ def check_retry(retry: int) -> int:
     if retry < 0:
         raise ValueError(f"retry must be 0 or more milliseconds, not {retry}")
     return retry
+
+
+Where: TypeAlias = Callable[[Event], object]
+"""Says of an event whether one client of a topic gets it: yes, if it returns what is true."""

@@ -65,6 +65,30 @@ def first_of(error: BaseException) -> BaseException:
     return next(_leaves(error))
 
 
+# How asyncio says that its event loop does not run, and anyio or sniffio that none does.
+_WANTS_ASYNCIO = ("no running event loop", "no current event loop")
+
+ASYNCIO_HINT = (
+    "This library needs asyncio, and flowstream runs on Trio. Use one that runs on Trio (httpx, "
+    "anyio and the openai and anthropic clients do), call it in a thread with "
+    "`await trio.to_thread.run_sync(asyncio.run, ...)`, or wrap it with trio-asyncio: "
+    "`async with trio_asyncio.open_loop(): await trio_asyncio.aio_as_trio(function)(...)`"
+)
+
+
+def wants_asyncio(text: str) -> bool:
+    """Return whether the text of an error says that asyncio's event loop is missing."""
+    return any(words in text for words in _WANTS_ASYNCIO)
+
+
+def explain_asyncio(error: BaseException) -> None:
+    """Add a note to what a library for asyncio raises under Trio, which says what to use."""
+    for leaf in _leaves(error):
+        noted = ASYNCIO_HINT in getattr(leaf, "__notes__", ())
+        if isinstance(leaf, RuntimeError) and wants_asyncio(str(leaf)) and not noted:
+            leaf.add_note(ASYNCIO_HINT)
+
+
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._errors import unencodable
+from flowstream._errors import outside_event_loop, unencodable
 from flowstream._event import Event
 from flowstream._fanout import Fanout
 from flowstream._history import History, Published, Replay
@@ -68,6 +68,7 @@ class Publisher:
             EncodingError: no format of the subscribers can carry it (SSE, if there are none).
                 Nothing is published.
             trio.ClosedResourceError: no more events are taken.
+            RuntimeError: Trio does not run here.
             ValueError: its id is one that it can't have.
             TypeError: its key can't be hashed.
         """
@@ -105,10 +106,15 @@ class Publisher:
     def _commit(self, event: Event, *, nowait: bool = False) -> Published:
         if self.ending is not None:
             raise trio.ClosedResourceError(f"{self._name} takes no more events")
-        self._remember_run()
         history = self.history
         hash(event.key)  # before anything is done: what is kept by key needs it
-        published = history.make(event)
+        try:
+            self._remember_run()
+            published = history.make(event)  # asks Trio for the time
+        except RuntimeError:
+            if trio.lowlevel.in_trio_run():
+                raise
+            raise outside_event_loop(self._name, used=self.token is not None) from None
         encoder = self.fanout.encoder or _DEFAULT_ENCODER
         try:
             published.frame(encoder)

@@ -7,20 +7,19 @@ the app's. Here the two meet, and here is decided for how long it goes on that n
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._event import Event
+from flowstream._event import Where
 from flowstream._history import Replay
 from flowstream._joined import Joined
 from flowstream._production import Production
 from flowstream._publisher import Publisher
 from flowstream._subscriber import Subscriber
-from flowstream._subscription import Subscription, subscription
+from flowstream._subscription import SubscriptionManager
 from flowstream._supervised import supervised_nursery
 from flowstream._timers import Timer, start_timer
 from flowstream.abc import Encoder, Policy
@@ -124,16 +123,17 @@ class Run(Feed):
         assert self.reason is not None
         return self.reason
 
-    @asynccontextmanager
-    async def subscribe(
+    def subscribe(
         self,
         *,
         after: str | None = None,
-        where: Callable[[Event], object] | None = None,
+        where: Where | None = None,
         buffer: int | Buffer = 256,
         policy: Policy | None = None,
-    ) -> AsyncIterator[Subscription]:
+    ) -> SubscriptionManager:
         """Attach inside the program: a context manager that gives an iterator of events.
+
+        ``sse(run.subscribe(...))`` streams the run to one client on these terms.
 
         Args:
             after: the id of the last event that is known; None for all from the beginning.
@@ -145,8 +145,7 @@ class Run(Feed):
             TypeError, ValueError: an argument is not what is said above.
             PublicError: from the iterator, at its end, if the run failed.
         """
-        async with subscription(self, after, where, Buffer.of(buffer), policy) as events:
-            yield events
+        return SubscriptionManager(self, after, where, buffer, policy)
 
     def statistics(self) -> RunStatistics:
         """Return how it is doing."""

@@ -1,20 +1,26 @@
-"""Subscription: a topic's events inside the program, for code that reads them itself."""
+"""Subscription: a topic's events inside the program, for code that reads them itself.
+
+`Topic.subscribe` returns a `SubscriptionManager`: ``async with`` it for the subscription, or hand
+it to `sse()`, which then streams the topic on these terms. A shape such as `throttle` takes it,
+too, since it is a source.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 from flowstream._buffer import BufferStatistics, EventBuffer
 from flowstream._closing import CloseReason
 from flowstream._errors import FlowstreamError
-from flowstream._event import Event
+from flowstream._event import Event, Where
+from flowstream._outlet import Outlet
 from flowstream._queue import Gap
 from flowstream.abc import Policy
 from flowstream.limits import Buffer
 from flowstream.policies import Block
 from flowstream.sources._feed import Feed, Subscriber, Terms
+from flowstream.sources._source import Source
 
 # How much is taken at a time; it is counted as the topic encodes it.
 _TAKE_BYTES = 1 << 16
@@ -108,30 +114,60 @@ class Subscription:
         self.end()
 
 
-@asynccontextmanager
-async def subscription(
-    feed: Feed,
-    after: str | None,
-    where: Callable[[Event], object] | None,
-    buffer: Buffer,
-    policy: Policy | None,
-) -> AsyncIterator[Subscription]:
-    """Subscribe to `feed`, for as long as the context lasts; `Topic.subscribe` says the rest.
+class SubscriptionManager(Source):
+    """A place in a topic or run that is about to be taken; made by `Topic.subscribe`.
+
+    ``async with topic.subscribe() as events`` takes it for as long as the block lasts;
+    ``sse(topic.subscribe(...))`` streams the topic on these terms.
+
+    Args:
+        feed: the topic or run.
+        after, where, buffer, policy: as `Topic.subscribe` says.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be.
     """
-    if after is not None and not isinstance(after, str):
-        raise TypeError(f"after must be the id of an event, not a {type(after).__qualname__}")
-    if where is not None and not callable(where):
-        raise TypeError(f"where must be a function of an event, not a {type(where).__qualname__}")
-    terms = Terms(check_policy(policy, feed), after, where, controls=True)
-    subscribed = Subscription(buffer, terms.policy)
-    subscribed.start(feed.join(subscribed, None, terms))
-    try:
-        yield subscribed
-    finally:
-        subscribed.end()
+
+    def __init__(
+        self,
+        feed: Feed,
+        after: str | None,
+        where: Where | None,
+        buffer: int | Buffer,
+        policy: Policy | None,
+    ) -> None:
+        if after is not None and not isinstance(after, str):
+            raise TypeError(f"after must be the id of an event, not a {type(after).__qualname__}")
+        if where is not None and not callable(where):
+            raise TypeError(
+                f"where must be a function of an event, not a {type(where).__qualname__}"
+            )
+        self.feed = feed
+        self.buffer = Buffer.of(buffer)
+        self.terms = Terms(check_policy(policy, feed), after, where, controls=True)
+        self._subscription: Subscription | None = None
+
+    async def __aenter__(self) -> Subscription:
+        """Take the place in the topic.
+
+        Raises:
+            RuntimeError: it was entered before.
+        """
+        if self._subscription is not None:
+            raise RuntimeError("this subscription was used already: call subscribe() again")
+        self._subscription = Subscription(self.buffer, self.terms.policy)
+        self._subscription.start(self.feed.join(self._subscription, None, self.terms))
+        return self._subscription
+
+    async def __aexit__(self, *raised: object) -> None:
+        """Leave the topic."""
+        assert self._subscription is not None
+        self._subscription.end()
+
+    async def run(self, out: Outlet) -> None:
+        """Put each event into `out`, as any other source of one client does."""
+        async with self as events:
+            await out.send_each(events)
 
 
 def check_policy(policy: Policy | None, feed: Feed) -> Policy:

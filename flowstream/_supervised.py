@@ -19,6 +19,7 @@ from typing import Protocol
 import trio
 
 from flowstream._errors import other_event_loop
+from flowstream._failure import explain_asyncio
 
 logger = logging.getLogger("flowstream")
 
@@ -90,7 +91,8 @@ class SupervisedNursery:
     async def _run(self, job: Job) -> None:
         try:
             await job.run()
-        except Exception:
+        except Exception as error:
+            explain_asyncio(error)
             logger.exception("%s failed", job.name)
         finally:
             self._jobs.discard(job)

@@ -27,13 +27,44 @@ from flowstream.server._settings import checked
 _BAD_ADDRESS = (OSError, ValueError, OverflowError)
 
 
+# Options of other servers, and what to write here.
+_FOREIGN = {
+    "--host": "write --bind HOST:PORT",
+    "--port": "write --bind HOST:PORT",
+    "-p": "write --bind HOST:PORT",
+    "--uds": "write --bind unix:PATH",
+    "--fd": "write --bind fd://NUMBER",
+    "--ssl-certfile": "write --certfile FILE",
+    "--ssl-keyfile": "write --keyfile FILE",
+    "--timeout-graceful-shutdown": "write --graceful-timeout SECONDS",
+    "--factory": "write MODULE:create_app(), with the parentheses",
+    "--app-dir": "name the file itself, path/to/file.py:app",
+    "--worker-class": "leave it out, all workers run on Trio",
+    "-k": "leave it out, all workers run on Trio",
+}
+
+
+class _Command(click.Command):
+    """A command that knows what users of other servers mean."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            instead = _FOREIGN.get(error.option_name)
+            if instead is None:
+                raise
+            message = f"there is no {error.option_name} here: {instead}"
+            raise click.UsageError(message, ctx) from None
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="flowstream")
 def main() -> None:
     """Backpressure-aware streaming over HTTP, on Trio."""
 
 
-@main.command("serve")
+@main.command("serve", cls=_Command)
 @click.argument("app", metavar="MODULE:APP")
 @click.option(
     "-b",
@@ -94,7 +125,7 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     _run(found, config)
 
 
-@main.command()
+@main.command(cls=_Command)
 @click.option(
     "-b",
     "--bind",

@@ -15,6 +15,8 @@ only where the app answers with a `StreamResponse`:
   with that of a handler of unhandled exceptions;
 * ``full_dispatch_request``: a primed stream that something else took the place of ends here.
 
+The lifespan class is replaced by one that refuses to start under asyncio, in one sentence.
+
 The connection class is replaced by one that tells the stream of a disconnect instead of
 cancelling around it. Quart 0.23 gives these functions other arguments than 0.22; they are
 passed on as they come.
@@ -35,7 +37,7 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
-from flowstream._errors import PublicError
+from flowstream._errors import PublicError, other_event_loop
 from flowstream._quart_host import HOST, Host, Hosted, Streams, host_of_request
 from flowstream._supervised import SupervisedNursery, prefer
 from flowstream.asgi._answers import answer_to
@@ -103,6 +105,7 @@ class Flowstream:
         patched.finalize_request = _delivering(app.finalize_request)
         patched.full_dispatch_request = _finishing(app.full_dispatch_request)
         patched.asgi_http_class = _connection_class(app.asgi_http_class, self)
+        patched.asgi_lifespan_class = _lifespan_class(app.asgi_lifespan_class)
 
         self._keep_open_while_serving(app)
         handlers = app.error_handler_spec[None][None]
@@ -155,6 +158,21 @@ class Flowstream:
         async def close_nursery() -> None:
             closing.set()
             await closed.wait()
+
+
+def _lifespan_class(base: type[Any]) -> type[Any]:
+    """Return Quart-Trio's lifespan class, which under asyncio says what is wrong."""
+
+    class FlowstreamLifespan(base):  # type: ignore[misc]  # whatever the app chose
+        async def __call__(self, receive: Receive, send: Send) -> None:
+            if not trio.lowlevel.in_trio_run():
+                await receive()
+                message = str(other_event_loop())
+                await send({"type": "lifespan.startup.failed", "message": message})
+                return
+            await super().__call__(receive, send)
+
+    return FlowstreamLifespan
 
 
 def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:

@@ -45,7 +45,7 @@ from flowstream._run import Run, RunStatistics
 from flowstream._supervised import supervised_nursery
 from flowstream._timers import Timer, start_timer
 from flowstream.limits import positive, whole
-from flowstream.sources import Source, as_source
+from flowstream.sources import Source, SourceLike, as_source
 from flowstream.sources._feed import Feeds
 
 __all__ = [
@@ -158,7 +158,7 @@ class Runs(Feeds):
         self._started = 0
         self._timer: Timer | None = None
 
-    def start(self, key: Hashable, source: Any) -> Run:
+    def start(self, key: Hashable, source: SourceLike) -> Run:
         """Start `source` under `key`. It goes on when the request is over.
 
         Args:
@@ -197,7 +197,7 @@ class Runs(Feeds):
         self._started += 1
         return run
 
-    def get_or_start(self, key: Hashable, source: Any) -> Run:
+    def get_or_start(self, key: Hashable, source: SourceLike) -> Run:
         """Return the run of that key, which goes on or is kept; else `start` it.
 
         Raises:

@@ -12,21 +12,20 @@ How that is done is in `Publisher`, which a run has, too.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._event import Event
+from flowstream._event import Event, Where
 from flowstream._history import Replay
 from flowstream._joined import Joined
 from flowstream._publisher import Publisher
 from flowstream._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
 from flowstream._subscriber import Subscriber
-from flowstream._subscription import Subscription, subscription
+from flowstream._subscription import SubscriptionManager
 from flowstream.abc import Encoder, Policy
 from flowstream.limits import Buffer
 from flowstream.sources._feed import Feed, Sink, Terms
@@ -34,8 +33,6 @@ from flowstream.sources._feed import Feed, Sink, Terms
 __all__ = ["LatestByKey", "Replay", "Topic", "TopicStatistics"]
 
 logger = logging.getLogger("flowstream")
-
-Where = Callable[[Event], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +175,8 @@ class Topic(Feed):
 
         Raises:
             RuntimeError: in a thread that Trio did not start, if the topic was not used in
-                the event loop before: it can't know which loop is meant.
+                the event loop before: it can't know which loop is meant. And in the event
+                loop itself, which it would block.
             trio.RunFinishedError: that event loop has ended.
             Exception: as `publish`.
         """
@@ -186,29 +184,40 @@ class Topic(Feed):
         async def publish() -> str:
             return await self.publish(data, type=type, id=id, key=key, essential=essential)
 
+        if trio.lowlevel.in_trio_run():
+            raise RuntimeError(
+                "publish_from_thread blocks, and here it would block the event loop: write "
+                "`await topic.publish(...)`"
+            )
         try:
-            return trio.from_thread.run(publish)
+            trio.from_thread.check_cancelled()
+            token = None  # Trio started this thread, and knows the event loop
         except RuntimeError:
             token = self._publisher.token
-            if token is None or trio.lowlevel.in_trio_run():
-                raise
+            if token is None:
+                raise RuntimeError(
+                    f"publish_from_thread does not know the event loop of the topic {self.name!r}: "
+                    "start the thread with trio.to_thread.run_sync, or use the topic once in "
+                    "the event loop first"
+                ) from None
         return trio.from_thread.run(publish, trio_token=token)
 
     # -- subscribing -----------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def subscribe(
+    def subscribe(
         self,
         *,
         after: str | None = None,
         where: Where | None = None,
         buffer: int | Buffer = 256,
         policy: Policy | None = None,
-    ) -> AsyncIterator[Subscription]:
+    ) -> SubscriptionManager:
         """Subscribe inside the program: a context manager that gives an iterator of events.
 
         ``async with topic.subscribe() as events: async for event in events: ...``. What was
         missed comes as an `Event` of type ``gap``, a snapshot as one of type ``snapshot``.
+        ``sse(topic.subscribe(...))`` streams the topic to one client on these terms; a client
+        that comes back with a ``Last-Event-ID`` goes on there instead of at `after`.
 
         Args:
             after: the id of the last event that is known; None for what comes from now on.
@@ -219,8 +228,7 @@ class Topic(Feed):
         Raises:
             TypeError, ValueError: an argument is not what is said above.
         """
-        async with subscription(self, after, where, Buffer.of(buffer), policy) as events:
-            yield events
+        return SubscriptionManager(self, after, where, buffer, policy)
 
     def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
         """Have `sink` get what is published from now on, and what it missed."""

@@ -4,6 +4,7 @@ import gc
 import signal
 import socket
 import sys
+import textwrap
 import warnings
 from importlib import import_module
 
@@ -233,6 +234,12 @@ def test_an_error_of_our_own_keeps_its_traceback(run, monkeypatch):
         (["--access-log", "no/such/dir/log"], "cannot set up logging: ", 1),
         (["--config", "none.toml"], "cannot read 'none.toml': No such file", 2),
         (["-w", "2", "-b", "127.0.0.1:x"], "cannot listen on 127.0.0.1:x: ", 1),
+        (["--port", "80"], "there is no --port here: write --bind HOST:PORT", 2),
+        (["--host=0.0.0.0"], "there is no --host here: write --bind HOST:PORT", 2),
+        (["-p", "80"], "there is no -p here: write --bind HOST:PORT", 2),
+        (["-k", "trio"], "there is no -k here: leave it out, all workers run on Trio", 2),
+        (["--factory"], "write MODULE:create_app(), with the parentheses", 2),
+        (["--wokers", "2"], "Did you mean '--workers'?", 2),
     ],
 )
 def test_wrong_options(run, module, arguments, message, code):
@@ -416,3 +423,36 @@ def test_the_demo_starts(command):
     assert httpx2.get(process.url).status_code == 200
     process.signal(signal.SIGINT)
     assert process.wait() == 0
+
+
+ASYNCIO_LIFESPANS = {
+    "Quart": """
+        import asyncio
+        from quart_trio import QuartTrio
+        from flowstream.quart import Flowstream
+
+        app = QuartTrio("app")
+        Flowstream(app)
+        app.before_serving(lambda: asyncio.get_running_loop())
+    """,
+    "Starlette": """
+        import asyncio, contextlib
+        from starlette.applications import Starlette
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app):
+            asyncio.get_running_loop()
+            yield
+
+        app = Starlette(lifespan=lifespan)
+    """,
+}
+
+
+@pytest.mark.parametrize("framework", ASYNCIO_LIFESPANS)
+def test_an_asyncio_library_in_the_lifespan(run, module, framework):
+    """The server does not start, and says that the library needs asyncio and what to use."""
+    module(textwrap.dedent(ASYNCIO_LIFESPANS[framework]))
+    result = run("serve", "a_module", "-b", "127.0.0.1:0")
+    assert result.exit_code == 1
+    assert "This library needs asyncio, and flowstream runs on Trio." in result.output

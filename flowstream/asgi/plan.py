@@ -7,6 +7,7 @@ the view that made it, where it is still an ordinary error of the app.
 from __future__ import annotations
 
 import contextvars
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from flowstream._closing import StreamReport
-from flowstream._event import Event, check_retry
-from flowstream._subscription import Subscription, check_policy
+from flowstream._event import Where, check_retry
+from flowstream._subscription import Subscription, SubscriptionManager, check_policy
 from flowstream.abc import Encoder, Policy
 from flowstream.events import Events
 from flowstream.limits import Buffer, Limits, positive
@@ -24,7 +25,6 @@ from flowstream.sources import Feed, Source, as_source
 
 Headers = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 OnReconnect = Literal["refuse", "restart"]
-Where = Callable[[Event], object]
 OnClose = Callable[[StreamReport], object]
 
 _STREAM_HEADERS = (
@@ -76,6 +76,30 @@ class StreamOptions(TypedDict, total=False):
     direct: bool | None
 
 
+_KEYWORDS = frozenset(StreamOptions.__annotations__)
+
+# What a buffer holds unless it is said.
+_ITEMS = 256
+
+
+def check_keywords(function: str, options: Mapping[str, object], own: Iterable[str] = ()) -> None:
+    """Refuse a keyword that streams do not have, in the name of the function that was called.
+
+    Args:
+        function: what the app called, such as ``"sse"``.
+        options: the keywords that it gave for `StreamOptions`.
+        own: further keywords of that function, which may be what was meant.
+
+    Raises:
+        TypeError: one of `options` is unknown; says which keyword is most like it.
+    """
+    for name in options:
+        if name not in _KEYWORDS:
+            near = difflib.get_close_matches(name, [*_KEYWORDS, *own], n=1)
+            meant = f". Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{meant}")
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a stream is to be: everything that was decided before there is a client."""
@@ -96,6 +120,8 @@ class Plan:
     where: Where | None
     direct: bool | None
     """Whether publishers may write directly past what stands between; None to find out."""
+    after: str | None
+    """The id to begin after, for a client that does not say what it saw last."""
     length: int | None
     """The bytes of its body, where that is promised; see `Source.length`."""
     context: contextvars.Context
@@ -106,7 +132,7 @@ def make_plan(
     source: Any,
     encoder: Encoder,
     *,
-    buffer: int | Buffer = 256,
+    buffer: int | Buffer = _ITEMS,
     policy: Policy | None = None,
     heartbeat: float | None = 15.0,
     limits: Limits = Limits(),  # noqa: B008  # frozen
@@ -151,6 +177,13 @@ def make_plan(
         raise TypeError(f"direct must be True, False or None, not {_kind(direct)}")
     if on_close is not None:
         _check_on_close(on_close)
+    after = None
+    if isinstance(source, SubscriptionManager):
+        if policy is not None or where is not None:
+            raise TypeError("a subscription has its policy= and where= already: give them to it")
+        policy, where, after = source.terms.policy, source.terms.where, source.terms.after
+        buffer = source.buffer if buffer == _ITEMS else buffer
+        source = source.feed
     found = as_source(source)
     if isinstance(source, Subscription):
         if policy is not None:
@@ -188,6 +221,7 @@ def make_plan(
         on_close=on_close,
         where=where,
         direct=direct,
+        after=after,
         length=length,
         context=contextvars.copy_context(),
     )

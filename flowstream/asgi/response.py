@@ -7,6 +7,7 @@ stream starts when the response is called, and from then on there is exactly one
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, Unpack
 
@@ -22,10 +23,16 @@ from flowstream.asgi._request import is_final, last_event_id
 from flowstream.asgi._statistics import StreamStatistics, new_statistics
 from flowstream.asgi._stream import Stream
 from flowstream.asgi._workers import warn_of_workers
-from flowstream.asgi.plan import STREAM_HEADER_NAMES, Plan, StreamOptions, make_plan
+from flowstream.asgi.plan import (
+    STREAM_HEADER_NAMES,
+    Plan,
+    StreamOptions,
+    check_keywords,
+    make_plan,
+)
 from flowstream.asgi.receive import Receive, Send, wait_disconnected
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
-from flowstream.sources import Feed, Resumable
+from flowstream.sources import Feed, Resumable, SourceLike
 
 Scope = Mapping[str, Any]
 
@@ -161,7 +168,7 @@ class StreamResponse:
             scope.get("path", ""),
             carrier_of(scope),
             direct_write_of(scope),
-            after=last_event_id(scope),
+            after=last_event_id(scope) or self._plan.after,
             app=scope.get("app"),
         )
         if scope.get("method") == "HEAD" or self._returns_in_vain(scope):
@@ -207,6 +214,15 @@ class StreamResponse:
     def __next__(self) -> NoReturn:
         raise self._is_no_data()
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> NoReturn:
+        """Refuse to be a model's field: FastAPI makes one of a view's return annotation."""
+        raise TypeError(
+            "a StreamResponse is no data that FastAPI could describe: annotate the view with "
+            "`-> Response` (from fastapi import Response) and return "
+            "flowstream.starlette.response(...) of the stream"
+        )
+
     def _is_no_data(self) -> TypeError:
         return TypeError(
             "a StreamResponse is an ASGI application, not data; in FastAPI return "
@@ -219,7 +235,9 @@ async def _listen(stream: Stream, receive: Receive) -> None:
     stream.abort(CloseReason.CLIENT_DISCONNECTED)
 
 
-def stream(source: Any, *, encoder: Encoder, **options: Unpack[StreamOptions]) -> StreamResponse:
+def stream(
+    source: SourceLike, *, encoder: Encoder, **options: Unpack[StreamOptions]
+) -> StreamResponse:
     """Return a response that streams `source` in the format of `encoder`.
 
     Args:
@@ -258,24 +276,50 @@ def stream(source: Any, *, encoder: Encoder, **options: Unpack[StreamOptions]) -
         SourceError: `source` is no source of items.
         TypeError, ValueError: another argument is not what is said above.
     """
-    return StreamResponse(make_plan(source, encoder, **options))
+    return _response("stream", source, encoder, options)
 
 
-def sse(source: Any, **options: Unpack[StreamOptions]) -> StreamResponse:
-    """Stream as server-sent events (WHATWG HTML § 9.2): `stream` with `SSE()`.
+def sse(source: SourceLike, **options: Unpack[StreamOptions]) -> StreamResponse:
+    """Return a response that streams `source` as server-sent events (WHATWG HTML § 9.2).
 
-    A `str` is sent as it is and anything else as JSON; each event gets an id.
+    A `str` is sent as it is and anything else as JSON; each event gets an id. The keywords are
+    those of every kind of stream; `stream` says more of each.
+
+    Args:
+        source: a generator or another iterable, a producer function, a topic, a run, ...
+        buffer: items that may wait for the client, or a `Buffer(items, bytes)`; 256 and 1 MiB.
+        policy: what happens when that is full, e.g. `DropOldest()`; by default the producer
+            waits, and a topic drops the oldest.
+        heartbeat: seconds of silence after which a comment is sent; None for none.
+        limits: `Limits(max_duration=, max_bytes=, stall_timeout=, cleanup_timeout=)`.
+        status, headers: of the response.
+        prime: seconds to wait for the first item before the status line goes out.
+        controls: False to send none of flowstream's own events (gap, failed, end, ...).
+        on_reconnect: ``"refuse"`` (204) or ``"restart"``, for a client that comes back to a
+            source that can't go on where it was.
+        retry: milliseconds that an EventSource waits before it reconnects.
+        where: for a topic: ``where(event)`` says whether this client gets an event.
+        events: an `Events`: the types that the stream may send.
+        direct: whether publishers may write past middleware; None to find out.
+        on_close: called once with the `StreamReport`.
+
+    Raises:
+        SourceError: `source` is no source of items.
+        TypeError, ValueError: another argument is not what is said above.
     """
-    return stream(source, encoder=_SSE, **options)
+    return _response("sse", source, _SSE, options)
 
 
-def ndjson(source: Any, **options: Unpack[StreamOptions]) -> StreamResponse:
-    """Stream as one JSON value a line: `stream` with `NDJSON()`."""
-    return stream(source, encoder=_NDJSON, **options)
+def ndjson(source: SourceLike, **options: Unpack[StreamOptions]) -> StreamResponse:
+    """Return a response that streams `source` as one JSON value a line.
+
+    Takes the keywords of `sse`, and raises what it raises.
+    """
+    return _response("ndjson", source, _NDJSON, options)
 
 
 def csv(
-    source: Any,
+    source: SourceLike,
     *,
     columns: Iterable[str] | None = None,
     header: bool = True,
@@ -283,24 +327,58 @@ def csv(
     spreadsheet_safe: bool = False,
     **options: Unpack[StreamOptions],
 ) -> StreamResponse:
-    """Stream rows as CSV (RFC 4180): `stream` with `CSV(...)`, which says what they mean.
+    """Return a response that streams rows as CSV (RFC 4180).
+
+    `CSV` says what its own keywords mean; the others are those of `sse`.
 
     A stream that does not end with `completed` is cut without its final chunk, so that half
     an export never looks whole.
     """
     encoder = CSV(columns, header=header, delimiter=delimiter, spreadsheet_safe=spreadsheet_safe)
-    return stream(source, encoder=encoder, **options)
+    own = ("columns", "header", "delimiter", "spreadsheet_safe")
+    return _response("csv", source, encoder, options, own)
 
 
 def raw(
-    source: Any,
+    source: SourceLike,
     *,
     media_type: str = "application/octet-stream",
     **options: Unpack[StreamOptions],
 ) -> StreamResponse:
-    """Stream bytes as they are: `stream` with `Raw(media_type)`.
+    """Return a response that streams bytes as they are; takes the keywords of `sse`, too.
 
     A stream that does not end with `completed` is cut without its final chunk, so that half
     a file never looks whole.
     """
-    return stream(source, encoder=Raw(media_type), **options)
+    return _response("raw", source, Raw(media_type), options, ("media_type",))
+
+
+def _response(
+    function: str,
+    source: Any,
+    encoder: Encoder,
+    options: StreamOptions,
+    own: Iterable[str] = (),
+) -> StreamResponse:
+    """Return the response that `function` was called for; `own` are keywords of its own."""
+    check_keywords(function, options, own)
+    _check_quart_app()
+    return StreamResponse(make_plan(source, encoder, **options))
+
+
+def _check_quart_app() -> None:
+    """Refuse to make a stream in a view of a Quart app that can't send it.
+
+    Quart would only say that the value's type is not valid.
+
+    Raises:
+        RuntimeError: the app has no `flowstream.quart.Flowstream`.
+    """
+    quart = sys.modules.get("quart")
+    if quart is None or not quart.has_request_context():
+        return
+    if "flowstream" not in quart.current_app.extensions:
+        raise RuntimeError(
+            "this Quart app can't send a stream yet: make it a QuartTrio, and write "
+            "`Flowstream(app)` where it is made (from flowstream.quart import Flowstream)"
+        )

@@ -6,12 +6,16 @@ effect is an error in one sentence.
 
 from __future__ import annotations
 
+import enum
+import functools
+import operator
+import ssl
 import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from flowstream.server._hypercorn import Config
-from flowstream.server._settings import ServerConfig
+from flowstream.server._settings import ServerConfig, no_setting
 
 # What `hypercorn` reads for itself, as it starts: nothing here would act on it.
 _WITHOUT_EFFECT = (
@@ -25,6 +29,12 @@ _WITHOUT_EFFECT = (
 
 # A type, and what TOML has for it. A bool is an int, too.
 _PLAIN = ((bool, bool), (int, int), (str, str), (dict, dict), (list, list), (tuple, list))
+
+# Settings that are a member of an enum, which TOML says by its name or by its number.
+_ENUMS: dict[str, type[enum.IntEnum] | type[enum.IntFlag]] = {
+    "verify_mode": ssl.VerifyMode,
+    "verify_flags": ssl.VerifyFlags,
+}
 
 _LISTS = ("bind", "insecure_bind", "quic_bind")
 
@@ -47,9 +57,31 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigFileError(f"{str(path)!r} is no TOML: {error}") from error
     for name, value in found.items():
-        if problem := _problem_of(name, value):
+        if name in _ENUMS and isinstance(value, (str, list)):
+            try:
+                found[name] = _member(name, value)
+            except KeyError:
+                names = ", ".join(repr(member.name) for member in _ENUMS[name])
+                raise ConfigFileError(
+                    f"{str(path)!r}: {name} cannot be {value!r}: expected one of {names}"
+                ) from None
+        elif problem := _problem_of(name, value):
             raise ConfigFileError(f"{str(path)!r}: {problem}")
     return found
+
+
+def _member(name: str, value: str | list[Any]) -> Any:
+    """Return the member of an enum by its name; several flags are a list of names.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    kind = _ENUMS[name]
+    if isinstance(value, str):
+        return kind[value]
+    if not issubclass(kind, enum.Flag) or not value:
+        raise KeyError(value)
+    return functools.reduce(operator.or_, (kind[str(one)] for one in value))
 
 
 def _problem_of(name: str, value: Any) -> str | None:
@@ -61,7 +93,7 @@ def _problem_of(name: str, value: Any) -> str | None:
         return "workers must be 1 or more"
     types = _types().get(name)
     if types is None:
-        return f"there is no server setting {name!r}"
+        return no_setting(name)
     fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
     if fits and isinstance(value, list) and name != "keep_alive_probes":
         fits = all(isinstance(item, str) for item in value)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import trio
 
-from flowstream.server._hypercorn import ASGIWrapper, Lifespan, LifespanTimeoutError
+from flowstream._failure import ASYNCIO_HINT, first_of, wants_asyncio
+from flowstream.server._hypercorn import (
+    ASGIWrapper,
+    Lifespan,
+    LifespanFailureError,
+    LifespanTimeoutError,
+)
 from flowstream.server._settings import ServerConfig
+
+logger = logging.getLogger("flowstream.server")
 
 _Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -40,7 +49,11 @@ class AppLifespan(Lifespan):
 
     async def asgi_send(self, message: Any) -> None:
         """Take what the app says of itself."""
-        self._failed = self._failed or message["type"].endswith(".failed")
+        if message["type"].endswith(".failed"):
+            self._failed = True
+            said = str(message.get("message", ""))
+            if wants_asyncio(said):
+                message = {**message, "message": f"{said}\n{ASYNCIO_HINT}"}
         await super().asgi_send(message)
 
     async def wait_for_shutdown(self) -> None:
@@ -78,7 +91,15 @@ def _with_lifespan(app: Any) -> Any:
             answered.add(message["type"].rpartition(".")[0])
             await send(message)
 
-        await app(scope, receive_and_note, send_and_note)
+        try:
+            await app(scope, receive_and_note, send_and_note)
+        except LifespanFailureError:  # of `send`: the app has said itself what is wrong
+            raise
+        except Exception as error:
+            # To Hypercorn an app that raises here has no lifespan, and that is no fault.
+            if wants_asyncio(str(first_of(error))):
+                logger.warning("the app's lifespan failed: %s. %s", first_of(error), ASYNCIO_HINT)
+            raise
         for phase in ("lifespan.startup", "lifespan.shutdown"):
             if phase not in asked:
                 await receive()

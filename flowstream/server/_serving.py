@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -76,6 +77,7 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
         TypeError, ValueError: a setting is not what it should be.
     """
     check()
+    _warn_of_bare_quart(app)
     settings = ServerConfig() if config is None else checked(config)
     settings.set_statsd_logger_class(StatsdLogger)
     if settings.quic_bind:
@@ -94,6 +96,18 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
             raise LifespanFailureError("serving", "it ended; the log says why")
         await lifespan.wait_for_shutdown()
         lifespan_nursery.cancel_scope.cancel()
+
+
+def _warn_of_bare_quart(app: Any) -> None:
+    """Say that a Quart app can't send streams, before its first view tries to."""
+    quart_trio = sys.modules.get("quart_trio")
+    if quart_trio is None or not isinstance(app, quart_trio.QuartTrio):
+        return
+    if "flowstream" not in app.extensions:
+        logger.warning(
+            "this Quart app has no Flowstream, so its views can't return streams: write "
+            "`Flowstream(app)` where it is made (from flowstream.quart import Flowstream)"
+        )
 
 
 def _in_hypercorns_way(app: Any) -> Callable[..., Any]:

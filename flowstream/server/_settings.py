@@ -7,12 +7,27 @@ at the first slow client.
 
 from __future__ import annotations
 
+import difflib
 import math
 from types import new_class
 from typing import Any, cast
 
 from flowstream.limits import positive, whole
 from flowstream.server._hypercorn import Config
+
+# What users of other servers write, and what they mean here.
+_FOREIGN = {
+    "host": "bind, such as '0.0.0.0:8000'",
+    "port": "bind, such as '127.0.0.1:8000'",
+    "timeout": "write_timeout or graceful_timeout",
+    "timeout_keep_alive": "keep_alive_timeout",
+    "timeout_graceful_shutdown": "graceful_timeout",
+    "ssl_certfile": "certfile",
+    "ssl_keyfile": "keyfile",
+    "reload": "use_reloader",
+    "access_log": "accesslog",
+    "log_level": "loglevel",
+}
 
 
 class ServerConfig(Config):
@@ -75,9 +90,18 @@ def streaming_config(**settings: Any) -> ServerConfig:
     config = ServerConfig()
     for name, value in settings.items():
         if name.startswith("_") or not hasattr(config, name):
-            raise TypeError(f"there is no server setting {name!r}")
+            raise TypeError(no_setting(name))
         setattr(config, name, value)
     return config
+
+
+def no_setting(name: str) -> str:
+    """Return the message for a setting that there is not, with the one most like it."""
+    settings = [one for one in dir(ServerConfig) if not one.startswith("_")]
+    near = difflib.get_close_matches(name, settings, n=1)
+    if name in _FOREIGN:
+        return f"there is no server setting {name!r}: write {_FOREIGN[name]}"
+    return f"there is no server setting {name!r}" + (f": did you mean {near[0]!r}?" if near else "")
 
 
 def checked(config: Config) -> ServerConfig:

@@ -39,6 +39,7 @@ from flowstream.sources._as_source import as_source, resumable
 from flowstream.sources._feed import Feed
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
 from flowstream.sources._threads import thread_limiter
 from flowstream.sources._visits import cursor_limiter
 from flowstream.sources.anthropic import anthropic_tokens
@@ -61,6 +62,7 @@ __all__ = [
     "Feed",
     "Resumable",
     "Source",
+    "SourceLike",
     "as_source",
     "cursor_limiter",
     "resumable",

@@ -16,6 +16,7 @@ from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration
 from flowstream.sources._producer import Producer
 from flowstream.sources._resumable import resumable_with
 from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
 from flowstream.sources._threads import ThreadedIteration
 
 __all__ = ["as_source", "resumable"]
@@ -92,7 +93,7 @@ def _joined(given: Sequence[Any]) -> Feed:
     return given[0].beside(given[1:]) if len(given) > 1 else given[0]  # type: ignore[no-any-return]
 
 
-def resumable(function: Callable[[str | None], Any]) -> Source:
+def resumable(function: Callable[[str | None], SourceLike]) -> Source:
     """Return a source that goes on where a client left off, out of the app's own history.
 
     Args:

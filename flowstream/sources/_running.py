@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from flowstream._failure import split
+from flowstream._failure import explain_asyncio, split
 from flowstream._outlet import Outlet
 from flowstream.sources._shielding import run_cancelled_once
 from flowstream.sources._source import Source
@@ -53,6 +53,7 @@ async def _run(source: Source, out: Outlet, failed: Callable[[Exception], None])
     except BaseException as error:  # noqa: ASYNC103  # but for failures, which are told
         cancelled, failure = split(error)
         if failure is not None:
+            explain_asyncio(failure)
             failed(failure)
         if cancelled is not None:
             raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it

@@ -18,6 +18,7 @@ from flowstream._outlet import Outlet
 from flowstream.limits import positive, whole
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
 from flowstream.sources._together import run_together
 from flowstream.sources._wrapper import Wrapper, wrap
 
@@ -26,7 +27,7 @@ __all__ = ["batched"]
 _BURST_ITEMS = 64
 
 
-def batched(source: Any, max_items: int, max_wait: float | None) -> Source:
+def batched(source: SourceLike, max_items: int, max_wait: float | None) -> Source:
     """Return `source`, its items in lists.
 
     A batch of plain values is a plain list. One with events in it is an `Event`: the list of

@@ -13,12 +13,13 @@ from flowstream._outlet import Outlet
 from flowstream.events import Events
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
 from flowstream.sources._wrapper import Wrapper, wrap
 
 __all__ = ["checked"]
 
 
-def checked(source: Any, events: Events) -> Source:
+def checked(source: SourceLike, events: Events) -> Source:
     """Return `source`, which fails if it sends anything but `events`.
 
     **Emits** each item, unchanged. **Waits** where the stream does. **Ends** with `source`, or

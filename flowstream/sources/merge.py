@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any
 
 from flowstream._errors import SourceError
 from flowstream._outlet import Outlet
@@ -17,6 +16,7 @@ from flowstream.sources._as_source import as_source
 from flowstream.sources._feed import Feed
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
 from flowstream.sources._together import run_together
 from flowstream.sources._wrapper import shared
 
@@ -25,7 +25,7 @@ __all__ = ["merge"]
 logger = logging.getLogger("flowstream")
 
 
-def merge(*sources: Any) -> Source:
+def merge(*sources: SourceLike) -> Source:
     """Return one source that runs all of `sources` at once.
 
     **Emits** each item as it comes. **Waits** where the stream does, each source in its own

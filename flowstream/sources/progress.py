@@ -19,6 +19,7 @@ from flowstream._outlet import Outlet
 from flowstream.limits import positive
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
 from flowstream.sources._wrapper import Wrapper, wrap
 
 __all__ = ["Progress", "progress"]
@@ -42,7 +43,11 @@ class Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
 
 
 def progress(
-    source: Any, *, every: float = 1.0, total: float | None = None, key: Hashable = "progress"
+    source: SourceLike,
+    *,
+    every: float = 1.0,
+    total: float | None = None,
+    key: Hashable = "progress",
 ) -> Source:
     """Return `source` with events of type ``progress`` between its items.
 

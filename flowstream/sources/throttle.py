@@ -16,12 +16,13 @@ from flowstream._outlet import Outlet
 from flowstream.limits import positive, whole
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
 from flowstream.sources._wrapper import Wrapper, wrap
 
 __all__ = ["throttle"]
 
 
-def throttle(source: Any, *, per_second: float, burst: int = 1) -> Source:
+def throttle(source: SourceLike, *, per_second: float, burst: int = 1) -> Source:
     """Return `source`, its items at most `per_second` on average.
 
     **Emits** each item when its turn has come. **Waits**, and the producer in its ``send``

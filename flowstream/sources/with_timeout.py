@@ -17,6 +17,7 @@ from flowstream._outlet import Outlet
 from flowstream.limits import positive
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
 from flowstream.sources._together import run_together
 from flowstream.sources._wrapper import Wrapper, wrap
 
@@ -24,7 +25,7 @@ __all__ = ["with_timeout"]
 
 
 def with_timeout(
-    source: Any, *, first: float | None = None, between: float | None = None
+    source: SourceLike, *, first: float | None = None, between: float | None = None
 ) -> Source:
     """Return `source`, which fails if it is silent for too long.
 

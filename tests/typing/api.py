@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import trio
 from quart import request
@@ -24,11 +24,14 @@ from flowstream import (
     Runs,
     Sample,
     SharedReceive,
+    SourceLike,
+    StreamOptions,
     StreamReport,
     StreamResponse,
     StreamStatistics,
     Topic,
     Topics,
+    Where,
     csv,
     ndjson,
     raw,
@@ -36,6 +39,7 @@ from flowstream import (
     stream,
 )
 from flowstream.quart import Flowstream
+from flowstream.sources import throttle
 
 app = QuartTrio(__name__)
 Flowstream(app)
@@ -144,6 +148,31 @@ async def upload(
     return bytes(message["body"])
 
 
+def sources(rows: Iterable[dict[str, int]], channel: trio.MemoryReceiveChannel[int]) -> None:
+    """Hand over what is a source."""
+    given: list[SourceLike] = [rows, channel, tokens, tokens(), produce, [1], {1}, range(3)]
+    options: StreamOptions = {"buffer": 3, "where": where}
+    sse(prices.subscribe(), **options)
+    sse(throttle(iter(rows), per_second=1))
+    assert given
+
+
+def where(event: Event) -> bool:
+    """What ``where=`` takes."""
+    return event.type is None
+
+
+chosen: Where = where
+
+sse("text")  # type: ignore[arg-type]
+sse(b"text")  # type: ignore[arg-type]
+sse({"a": 1})  # type: ignore[dict-item]
+sse(None)  # type: ignore[arg-type]
+sse(5)  # type: ignore[arg-type]
+sse(may_read("a", "b"))  # type: ignore[arg-type]
+sse(may_read)  # type: ignore[arg-type]
+sse(state)  # type: ignore[arg-type]
+sse(Event)  # type: ignore[arg-type]
 sse(produce, policy="drop")  # type: ignore[arg-type]
 sse(produce, on_reconnect="again")  # type: ignore[arg-type]
 sse(produce, polcy=DropOldest())  # type: ignore[call-arg]

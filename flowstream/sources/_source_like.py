@@ -1,0 +1,67 @@
+"""SourceLike: the type of what an app may hand over as a source.
+
+`as_source` decides at run time; this is what a type checker can know of it before. Python's
+``Iterable[Any]`` would let through text, whose items are its characters, and a dict, whose items
+are its keys. So text is told by its ``in``, which takes nothing but text; and an iterable of
+which only that is known is accepted if its items are rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import trio
+
+from flowstream._event import Event
+from flowstream._outlet import Outlet
+from flowstream.sources._feed import Feed
+from flowstream.sources._source import Source
+
+
+class Collection(Protocol):
+    """A list, tuple, range or deque, of whatever; text and bytes are none."""
+
+    def __contains__(self, value: object, /) -> bool: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def index(self, value: Any, /) -> int:
+        """Return where an item is."""
+        ...
+
+
+class Dataclass(Protocol):
+    """An object of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class Model(Protocol):
+    """An object of a pydantic model."""
+
+    def model_dump(self) -> Any:
+        """Return it as plain values."""
+
+
+Row: TypeAlias = Mapping[Any, Any] | tuple[Any, ...] | list[Any] | Dataclass | Model | Event
+
+SourceLike: TypeAlias = (
+    Source
+    | Feed
+    | AsyncIterable[Any]
+    | trio.abc.ReceiveChannel[Any]
+    | Callable[[], AsyncIterable[Any]]
+    | Callable[[], Iterator[Any]]
+    | Callable[[Outlet], Awaitable[object]]
+    | Iterator[Any]
+    | Collection
+    | AbstractSet[Any]
+    | Iterable[Row]
+)
+"""What an app may hand over as a source.
+
+A source or topic or run of flowstream's, or a list of topics and runs; an async iterable, or an
+async generator function of no arguments; a producer function, ``async def produce(out)``; a Trio
+receive channel; a sync iterator, generator function, list, tuple or set, or an iterable of rows.
+Another iterable is handed over as ``iter(it)``, to satisfy a type checker.
+"""
