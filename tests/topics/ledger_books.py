@@ -256,6 +256,8 @@ class Audit:
                 self.announced += missed
             else:
                 self.at += missed
+                if self.or_else is not None:  # the gap before it went up to there
+                    self.or_else += missed
             assert self.accounted <= len(self.wanted), "more is missed than was published"
         self.expects = before
         self.just_missed = missed
