@@ -43,6 +43,8 @@ class ToolCall(msgspec.Struct, frozen=True, tag_field="type", tag="tool_call", o
     """What the result is to be returned under; in the first piece of a call."""
     name: str | None = None
     """The tool's name; in the first piece of a call."""
+    custom: bool = False
+    """The tool takes text: the arguments are that text, and not JSON. In each piece of a call."""
 
 
 class Usage(msgspec.Struct, frozen=True, tag_field="type", tag="usage"):

@@ -96,9 +96,14 @@ class SSEDecoder:
             DecodingError: if an event is larger than `max_event`. Nothing can be decoded
                 after that: each further call raises it, too.
         """
+        events: list[ServerSentEvent] = []
+        self._feed(data, events)
+        return events
+
+    def _feed(self, data: bytes, events: list[ServerSentEvent]) -> None:
+        """Add the events that `data` completes to `events`, which has them when it raises, too."""
         if self._broken:
             raise self._too_large()
-        events: list[ServerSentEvent] = []
         lines = self._text(data).split("\n")
         rest = lines.pop()
         if lines and self._line:
@@ -128,12 +133,16 @@ class SSEDecoder:
                     self.retry = int(value)
             elif not name:
                 self.comments += 1
+            else:
+                self._other_line(line, events)
         if rest:
             self._line.append(rest)
             self._line_size += len(rest)
             if self._data_size + self._line_size > self._max_event:
                 raise self._too_large()
-        return events
+
+    def _other_line(self, line: str, events: list[ServerSentEvent]) -> None:
+        """Ignore a line whose field the standard does not know."""
 
     def _text(self, data: bytes) -> str:
         """Return the characters that `data` completes, with LF as the only end of line."""

@@ -40,15 +40,17 @@ class Call:
         name: the tool's name.
         arguments: the JSON text of its arguments, as far as it is known.
         flaw: why it must not be made, or None.
+        custom: its tool takes text: `arguments` are that text, and not JSON.
     """
 
-    __slots__ = ("arguments", "flaw", "id", "name")
+    __slots__ = ("arguments", "custom", "flaw", "id", "name")
 
-    def __init__(self, id: str, name: str, flaw: str | None) -> None:
+    def __init__(self, id: str, name: str, flaw: str | None, custom: bool = False) -> None:
         self.id = id
         self.name = name
         self.arguments: list[str] = []
         self.flaw = flaw
+        self.custom = custom
 
     def add(self, arguments: str) -> None:
         """Add a piece of the arguments; an empty one, of which there may be any number, is none."""
@@ -62,6 +64,8 @@ class Call:
 
     def input(self) -> bytes | None:
         """Return the arguments as JSON on one line; None if they are not whole or no JSON."""
+        if self.custom:
+            return to_json("".join(self.arguments)) if self.flaw is None else None
         text = "".join(self.arguments) or "{}"
         if self.flaw is None:
             try:
@@ -143,7 +147,9 @@ class PartsStream(AnswerStream):
                 lead += self._end_call(next(iter(self._calls)))
             begins = bool(piece.id or piece.name)
             flaw = None if begins else "its beginning is missing"
-            call = Call(piece.id or f"call_{self.new_id()}", piece.name or "unknown", flaw)
+            call = Call(
+                piece.id or f"call_{self.new_id()}", piece.name or "unknown", flaw, piece.custom
+            )
             self._calls[piece.index] = call
             lead += self.call_begins(call)
         self._held += len(piece.arguments)

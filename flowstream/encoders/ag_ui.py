@@ -163,19 +163,26 @@ class _Run(PartsStream):
         start = {"type": "TOOL_CALL_START", "toolCallId": call.id, "toolCallName": call.name}
         if self._message is not None:
             start["parentMessageId"] = self._message
-        return _sse(start)
+        # A tool that takes text: its arguments are JSON, too, and so that text is a JSON string.
+        return _sse(start) + (self._arguments(call, to_json('"')) if call.custom else b"")
 
     def call_goes_on(self, call: Call, arguments: bytes) -> bytes:
         if call.flaw is not None:
             return b""
+        if call.custom:
+            arguments = to_json(arguments[1:-1].decode())  # within the quotes, as it stands there
+        return self._arguments(call, arguments)
+
+    def _arguments(self, call: Call, piece: bytes) -> bytes:
         args = to_json({"type": "TOOL_CALL_ARGS", "toolCallId": call.id})
-        return b"data: " + args[:-1] + b',"delta":' + arguments + b"}\n\n"
+        return b"data: " + args[:-1] + b',"delta":' + piece + b"}\n\n"
 
     def call_ends(self, call: Call) -> bytes:
         if call.flaw is not None:
             self._flawed = True
             return b""
-        return _sse({"type": "TOOL_CALL_END", "toolCallId": call.id})
+        quote = self._arguments(call, to_json('"')) if call.custom else b""
+        return quote + _sse({"type": "TOOL_CALL_END", "toolCallId": call.id})
 
     def own(self, part: bytes) -> bytes:
         # The result of a call comes after all of its arguments.

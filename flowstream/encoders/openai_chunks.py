@@ -112,10 +112,11 @@ class _Chunks(AnswerStream):
 
     def call(self, piece: ToolCall) -> bytes:
         call: dict[str, Any] = {"index": piece.index}
+        kind, text = ("custom", "input") if piece.custom else ("function", "arguments")
         if piece.id is not None:
-            call |= {"id": piece.id, "type": "function"}
+            call |= {"id": piece.id, "type": kind}
         name = {} if piece.name is None else {"name": piece.name}
-        call["function"] = {**name, "arguments": piece.arguments}
+        call[kind] = {**name, text: piece.arguments}
         return self._chunk(to_json({"tool_calls": [call]}))
 
     def turn_over(self) -> bytes:

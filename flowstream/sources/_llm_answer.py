@@ -30,12 +30,23 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import trio
 
-from flowstream._errors import UpstreamError
+from flowstream._errors import DecodingError, PublicError
 from flowstream._outlet import Outlet
-from flowstream.decoders import ServerSentEvent, SSEDecoder
+from flowstream.decoders import ServerSentEvent
 from flowstream.limits import positive
 from flowstream.llm import Done, FinishReason, ModelEvent, Usage
-from flowstream.sources._llm_failures import broken, failure_of, failure_of_reading, timed_out
+from flowstream.sources._llm_failures import (
+    broken,
+    error_in,
+    failure_in_stream,
+    failure_of,
+    failure_of_reading,
+    names_failure,
+    said,
+    timed_out,
+)
+from flowstream.sources._llm_halves import Halves
+from flowstream.sources._llm_loose import UpstreamDecoder, fit, is_keep_alive, loose_json
 from flowstream.sources._source import Source
 
 logger = logging.getLogger("flowstream")
@@ -54,7 +65,7 @@ _PIECE = 16 * 1024
 # Characters of one event: a tool's whole arguments may come in one piece.
 _MAX_EVENT = 16 << 20
 
-ChunkT = TypeVar("ChunkT")
+ChunkT = TypeVar("ChunkT", bound=msgspec.Struct)
 
 
 class AnswerReader(abc.ABC, Generic[ChunkT]):
@@ -64,6 +75,7 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
         reason: why the model stopped, as soon as that is known.
         usage: what the answer cost, as far as that is known.
         over: the upstream has said that nothing follows.
+        failure: what it failed with, to be told after the events that came in the same chunk.
         begun: there was something for our client; set by whoever sends it.
     """
 
@@ -73,7 +85,9 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
         self.reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.over = False
+        self.failure: PublicError | None = None
         self.begun = False
+        self._halves = Halves()
 
     def read(self, event: ServerSentEvent) -> Sequence[ModelEvent]:
         """Return the events that one event of the upstream's stream holds.
@@ -82,11 +96,52 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
             msgspec.MsgspecError: it is not what the API sends.
             PublicError: it says that the upstream failed.
         """
-        return self.take(self._decoder.decode(event.data))
+        if names_failure(event.type):
+            raise failure_in_stream(said(event.data), event.type)
+        try:
+            chunk = self._decoder.decode(event.data)
+        except msgspec.MsgspecError:
+            return self._read_unusual(event)
+        if not self.is_usual(chunk):
+            return self._read_value(loose_json(event.data))
+        events = self.take(chunk)
+        return self._halves.mend(events) if self._halves.waiting else events
 
-    def read_object(self, chunk: object) -> Sequence[ModelEvent]:
+    def _read_unusual(self, event: ServerSentEvent) -> Sequence[ModelEvent]:
+        data = event.data.strip(" \t\n\0\ufeff")
+        if data.strip('"').startswith("[DONE]"):
+            self.done()
+            return ()
+        if is_keep_alive(event):
+            return ()
+        return self._read_value(loose_json(data))
+
+    def _read_value(self, value: Any) -> Sequence[ModelEvent]:
+        error = error_in(value)
+        if error is not None:
+            raise failure_in_stream(error)
+        return self._halves.mend(self.take(fit(value, self._chunk)))
+
+    def read_object(self, chunk: Any) -> Sequence[ModelEvent]:
         """Do the same with an object of the SDK's."""
-        return self.take(msgspec.convert(chunk, self._chunk, strict=False, from_attributes=True))
+        as_value = getattr(chunk, "model_dump", None)
+        value = chunk if as_value is None else as_value(warnings=False)
+        fitting = fit(value, self._chunk)
+        if not self.is_usual(fitting):
+            return self._read_value(value)
+        return self._halves.mend(self.take(fitting))
+
+    def done(self) -> None:
+        """Note that the upstream said ``[DONE]``."""
+        self.over = True
+
+    def rest(self) -> Sequence[ModelEvent]:
+        """Return the events that were held back, at the end of an answer."""
+        return self._halves.rest()
+
+    @abc.abstractmethod
+    def is_usual(self, chunk: ChunkT) -> bool:
+        """Return whether `chunk` is plainly one of the API's, and so no error without a mark."""
 
     @abc.abstractmethod
     def take(self, chunk: ChunkT) -> Sequence[ModelEvent]:
@@ -134,6 +189,8 @@ class ModelAnswer(Source):
             raise timed_out() from TimeoutError(self._silence(reader))
         if reader.reason is None:
             raise broken() from EOFError(f"{_kind_of(stream)}, has ended without a finish reason")
+        for event in reader.rest():
+            await out.send(event)
         if reader.usage is not None:
             await out.send(reader.usage)
         await out.send(Done(reader.reason))
@@ -168,7 +225,7 @@ class ModelAnswer(Source):
         while not reader.over:
             try:
                 received = await body.receive()
-            except UpstreamError:
+            except PublicError:
                 if reader.reason is None:
                     raise
                 return  # the answer is complete
@@ -182,13 +239,15 @@ class ModelAnswer(Source):
                     if wait is not None:
                         patience.deadline = math.inf  # what follows is up to our client
                         await wait
+                if reader.failure is not None:
+                    raise reader.failure
             if sent:
                 reader.begun = True
                 patience.deadline = trio.current_time() + self._token_timeout
             if reader.reason is not None:
                 patience.deadline = min(patience.deadline, trio.current_time() + _AFTERWORD)
         patience.deadline = trio.current_time() + _END
-        with contextlib.suppress(UpstreamError):
+        with contextlib.suppress(PublicError):
             while await body.receive() is not None:
                 pass
 
@@ -202,20 +261,26 @@ class _Body:
 
     def __init__(self, stream: Any, sdk: ModuleType, reader: AnswerReader[Any]) -> None:
         self._sdk = sdk
+        self._reader = reader
+        self._ended = False
         self._left = memoryview(b"")  # of the last part
         self.parts: AsyncIterator[Any]
         self._next: Callable[[], Awaitable[Any]]
         self._unpack: Callable[[Any], Sequence[Any]]
+        self._end: Callable[[], Sequence[Any]]
         self._read: Callable[[Any], Sequence[ModelEvent]]
         if type(stream) is sdk.AsyncStream and _is_plain(stream.response):
             self.parts = stream.response.aiter_bytes()
             self._next = self._next_piece
-            self._unpack = SSEDecoder(max_event=_MAX_EVENT).feed
+            decoder = UpstreamDecoder(max_event=_MAX_EVENT)
+            self._unpack = decoder.feed
+            self._end = decoder.end
             self._read = reader.read
         else:
             self.parts = aiter(stream)
             self._next = self.parts.__anext__
             self._unpack = _alone
+            self._end = tuple
             self._read = reader.read_object
 
     async def receive(self) -> Sequence[Any] | None:
@@ -224,12 +289,19 @@ class _Body:
         Raises:
             PublicError: the upstream failed, or says so.
         """
-        try:
-            return self._unpack(await self._next())
-        except StopAsyncIteration:
+        if self._ended:
             return None
+        try:
+            received = await self._next()
+        except StopAsyncIteration:
+            self._ended = True
+            received = None
         except Exception as error:
             raise failure_of(error, self._sdk) or failure_of_reading(error) from error
+        try:
+            return (self._end() or None) if self._ended else self._unpack(received)
+        except DecodingError as error:
+            raise broken() from error
 
     async def _next_piece(self) -> bytes:
         if self._left:
@@ -248,11 +320,20 @@ class _Body:
         Raises:
             PublicError: the upstream says that it failed, or talks nonsense.
         """
+        if self._reader.over:
+            return ()
         try:
             return self._read(part)
+        except PublicError as error:
+            if self._reader.reason is None:
+                raise
+            logger.debug("a failure after a model's answer is ignored: %r", error.__cause__)
         # RecursionError: nothing but opening brackets.
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise broken() from error
+            if self._reader.reason is None:
+                raise broken() from error
+            logger.debug("what follows a model's answer is ignored: %s", error)
+        return ()
 
 
 def _is_plain(response: Any) -> bool:

@@ -25,6 +25,7 @@ Servers say the same in the middle of a stream with words instead of a status.
 from __future__ import annotations
 
 import email.utils
+import json
 import math
 import re
 import time
@@ -34,28 +35,84 @@ from typing import Any
 
 from flowstream._errors import PublicError, UpstreamError
 
-# The types and codes of errors in the middle of a stream: those of Anthropic, then OpenAI's.
+# The types and codes of errors in the middle of a stream, as `_plain` has them: small letters, and
+# neither "error" nor "exception" at the end. First those of Anthropic and OpenAI, then those of
+# Google, AWS, llama.cpp, vLLM, TGI, LiteLLM and others.
 _STATUS_OF_WORD = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-    "rate_limit_exceeded": 429,
-    "insufficient_quota": 402,
-    "invalid_api_key": 401,
-    "context_length_exceeded": 413,
-    "content_filter": 400,
-    "content_policy_violation": 400,
-    "invalid_prompt": 400,
+    "invalidrequest": 400,
+    "authentication": 401,
+    "billing": 402,
+    "permission": 403,
+    "notfound": 404,
+    "requesttoolarge": 413,
+    "ratelimit": 429,
+    "timeout": 504,
+    "overloaded": 529,
+    "ratelimitexceeded": 429,
+    "insufficientquota": 402,
+    "invalidapikey": 401,
+    "contextlengthexceeded": 413,
+    "contentfilter": 400,
+    "contentpolicyviolation": 400,
+    "invalidprompt": 400,
+    "modelnotfound": 404,
+    "invalidargument": 400,
+    "failedprecondition": 400,
+    "unauthenticated": 401,
+    "permissiondenied": 403,
+    "resourceexhausted": 429,
+    "unavailable": 503,
+    "deadlineexceeded": 504,
+    "validation": 400,
+    "accessdenied": 403,
+    "resourcenotfound": 404,
+    "throttling": 429,
+    "servicequotaexceeded": 402,
+    "serviceunavailable": 503,
+    "modelnotready": 503,
+    "modeltimeout": 504,
+    "badrequest": 400,
+    "unprocessableentity": 422,
+    "exceedcontextsize": 413,
+    "contextwindowexceeded": 413,
+    "toomanyrequests": 429,
+    "insufficientsystemresource": 503,
+    "gatewaytimeout": 504,
 }
-_FILTERED = ("content_filter", "content_policy_violation")
+# Reasons for which a model stopped that are failures, of OpenRouter, Mistral, DeepSeek, vLLM,
+# SGLang and others, and the status that each is.
+_STATUS_OF_REASON = {
+    "error": 500,
+    "server_error": 500,
+    "internal_error": 500,
+    "failed": 500,
+    "abort": 500,
+    "aborted": 500,
+    "network_error": 502,
+    "insufficient_system_resource": 503,
+    "overloaded": 503,
+    "timeout": 504,
+}
+_SAYS_FAILURE = ("error", "exception")
+_FILTERED = ("contentfilter", "contentpolicyviolation")
 # OpenAI has a code for it; others, vLLM and Anthropic among them, have only words.
-_TOO_LONG = re.compile(r"context.?length|context.?window|(prompt|input) is too long", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context.?(length|window|size)|(prompt|input) is too long", re.IGNORECASE)
+
+# What an error says of itself, in one member or another.
+_MEMBERS = (
+    "code",
+    "status_code",
+    "statusCode",
+    "status",
+    "error_code",
+    "type",
+    "error_type",
+    "message",
+    "error_message",
+    "status_msg",
+)
+# Codes that say that all is well.
+_WELL = ("0", "200", "ok", "OK", "success")
 
 # A day: whoever says more than that is not to be believed.
 _LONGEST_RETRY_AFTER = 86_400.0
@@ -92,9 +149,9 @@ def failure_of_status(status: int, body: object, wait: float | None = None) -> P
             return PublicError(
                 "context_too_long", "This is more text than the model can take.", status=413
             )
-        if any(word in _FILTERED for word in words):
+        if any(_plain(word) in _FILTERED for word in words):
             return PublicError("content_filter", "The model may not answer this.", status=400)
-    if status in (429, 503, 529) and "insufficient_quota" not in words:
+    if status in (429, 503, 529) and not any(_plain(word) == "insufficientquota" for word in words):
         return UpstreamError(
             "upstream_busy", "The model's server is busy.", status=503, retry_after=wait
         )
@@ -109,16 +166,79 @@ def failure_of_status(status: int, body: object, wait: float | None = None) -> P
     )
 
 
-def failure_in_stream(error: object) -> PublicError:
-    """Return the failure that is described by the body of an error in the middle of a stream."""
-    words = _words(error)
+def failure_in_stream(error: object, event: str = "error") -> PublicError:
+    """Return the failure that is described by the body of an error in the middle of a stream.
+
+    Args:
+        error: the body.
+        event: the name of the event that it came in, which some servers put the type into.
+    """
+    words = [*_words(error), event]
     # OpenRouter, vLLM and others have the number of an HTTP status for a code.
-    numbers = (int(word) for word in words if word.isascii() and word.isdigit() and len(word) == 3)
-    status = next((number for number in numbers if 400 <= number <= 599), None)
+    status = next((number for word in words if (number := _status(word)) is not None), None)
     if status is None:
-        status = next((_STATUS_OF_WORD[word] for word in words if word in _STATUS_OF_WORD), 500)
-    failure = failure_of_status(status, error)
-    failure.__cause__ = RuntimeError(f"the model's server said: {error!r:.2000}")  # for the log
+        known = (_STATUS_OF_WORD.get(_plain(word)) for word in words)
+        status = next((found for found in known if found is not None), 500)
+    return _failure_with_words(status, error)
+
+
+def failure_of_reason(reason: str, said: object) -> PublicError | None:
+    """Return the failure that a model stopped with; None if its reason to stop is none.
+
+    Args:
+        reason: why it stopped, in the words of its server.
+        said: what came with it, for the log.
+    """
+    status = _STATUS_OF_REASON.get(reason.lower())
+    return None if status is None else _failure_with_words(status, said)
+
+
+def names_failure(event: str) -> bool:
+    """Return whether an event of this name says that its server failed, whatever is in it."""
+    return event.endswith(("rror", "xception", "ERROR")) and event.lower().endswith(_SAYS_FAILURE)
+
+
+def error_in(value: object) -> object:
+    """Return what describes an error, in an event that is not one of the API's usual; else None.
+
+    It looks for ``error``, ``{"object": "error"}``, ``{"type": "error"}``, FastAPI's ``detail``,
+    a bare message or code, AWS's exceptions and MiniMax's ``base_resp``.
+    """
+    if isinstance(value, list):
+        return next((found for one in value if (found := error_in(one)) is not None), None)
+    if not isinstance(value, Mapping):
+        return None
+    if value.get("error") or "error" in (value.get("object"), value.get("type")):
+        return value
+    response = value.get("base_resp")
+    if isinstance(response, Mapping) and response.get("status_code") not in (None, 0, "0"):
+        return response
+    if value.get("choices"):
+        return None
+    for name, said in value.items():
+        if isinstance(name, str) and name.endswith("Exception") and said:
+            more = said if isinstance(said, Mapping) else {"message": said}
+            return {"type": name, **more}
+    if any(value.get(name) for name in ("detail", "errors", "error_code", "error_message")):
+        return value
+    codes = [value.get(name) for name in ("code", "status", "status_code", "statusCode")]
+    if any(_status(code) is not None for code in codes):
+        return value
+    message, is_well = value.get("message"), any(str(code) in _WELL for code in codes)
+    return value if isinstance(message, str) and message and not is_well else None
+
+
+def said(data: str) -> object:
+    """Return what the body of an event says: its JSON, or else its text."""
+    try:
+        return json.loads(data, strict=False)
+    except (ValueError, RecursionError):
+        return data
+
+
+def _failure_with_words(status: int, said: object) -> PublicError:
+    failure = failure_of_status(status, said)
+    failure.__cause__ = RuntimeError(f"the model's server said: {said!r:.2000}")  # for the log
     return failure
 
 
@@ -174,14 +294,37 @@ def _bounded(seconds: float) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
 
 
+def _status(code: object) -> int | None:
+    """Return the HTTP status of an error, if `code` is one: a number, or its text."""
+    text = str(code).removesuffix(".0")
+    if len(text) == 3 and text.isascii() and text.isdigit() and 400 <= int(text) <= 599:
+        return int(text)
+    return None
+
+
+def _plain(word: str) -> str:
+    """Return a type or code in the one way in which the tables here have it."""
+    letters = "".join(filter(str.isalnum, word[:100].lower()))
+    for ending in _SAYS_FAILURE:
+        letters = letters.removesuffix(ending)
+    return letters
+
+
 def _words(body: object) -> list[str]:
-    """Return what an error's body says of itself: code, type and message, where there are any."""
+    """Return what an error's body says of itself: codes, types and messages that there are."""
     error: Any = body
-    if isinstance(error, Mapping) and isinstance(error.get("error"), (Mapping, str)):
-        error = error["error"]
+    if isinstance(error, list) and error:  # Google puts the one error into a list
+        error = error[0]
+    words: list[str] = []
+    while isinstance(error, Mapping):
+        for name in _MEMBERS:
+            word = error.get(name)
+            if isinstance(word, (str, int, float)) and not isinstance(word, bool):
+                words.append(str(word))
+        inner = error.get("error") or error.get("detail") or error.get("errors")
+        if isinstance(inner, list) and inner:  # FastAPI has a list of what is wrong
+            inner = inner[0]
+        error = inner
     if isinstance(error, str):
-        return [error]
-    if not isinstance(error, Mapping):
-        return []
-    said = [error.get(name) for name in ("code", "type", "message")]
-    return [str(word) for word in said if isinstance(word, (str, int))]
+        words.append(error)
+    return words

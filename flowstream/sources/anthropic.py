@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +11,8 @@ from flowstream._errors import missing_extra
 from flowstream.llm import FinishReason, ModelEvent, Reasoning, Token, ToolCall, Usage
 from flowstream.sources._llm_answer import AnswerReader, ModelAnswer
 from flowstream.sources._llm_client import check_client, check_params, for_one_stream
-from flowstream.sources._llm_failures import failure_in_stream
+from flowstream.sources._llm_failures import failure_of_reason
+from flowstream.sources._llm_loose import arguments_of, number, text_of, word_of
 from flowstream.sources._source import Source
 
 if TYPE_CHECKING:
@@ -90,43 +91,48 @@ def anthropic_tokens(
 
 
 class _Block(msgspec.Struct):
-    type: str | None = None
-    text: str | None = None
-    thinking: str | None = None
-    id: str | None = None
-    name: str | None = None
+    type: Any = None
+    text: Any = None
+    thinking: Any = None
+    id: Any = None
+    name: Any = None
     input: Any = None
 
 
 class _Delta(msgspec.Struct):
-    text: str | None = None
-    thinking: str | None = None
-    partial_json: str | None = None
-    stop_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
+    text: Any = None
+    thinking: Any = None
+    partial_json: Any = None
+    stop_reason: Any = None
 
 
 class _Message(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 class MessageEvent(msgspec.Struct):
     """One event of a message; only what is used here, and all of it may be missing."""
 
-    type: str | None = None
-    index: int | None = None
+    type: Any = None
+    index: Any = None
     message: _Message | None = None
     content_block: _Block | None = None
     delta: _Delta | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
 
+
+_TYPES = frozenset(
+    {
+        "content_block_delta",
+        "content_block_start",
+        "content_block_stop",
+        "message_start",
+        "message_delta",
+        "message_stop",
+        "ping",
+    }
+)
 
 _STOP: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -144,68 +150,86 @@ class MessageReader(AnswerReader[MessageEvent]):
     def __init__(self) -> None:
         super().__init__(MessageEvent)
         self._calls: dict[int | None, int] = {}  # ours by the block's number
+        self._count_of_calls = 0
+        self._ids: set[str] = set()
         self._without_arguments: set[int | None] = set()
         self._input = self._created = self._read_from_cache = self._output = 0
+
+    def is_usual(self, chunk: MessageEvent) -> bool:
+        """Return whether it is of a type that this API has, and no error."""
+        return isinstance(chunk.type, str) and chunk.type in _TYPES and not chunk.error
 
     def take(self, chunk: MessageEvent) -> Sequence[ModelEvent]:
         """Return the events in one event of the upstream's."""
         match chunk.type:
             case "content_block_delta" if chunk.delta is not None:
-                return self._take_delta(chunk.index, chunk.delta)
+                return self._take_delta(number(chunk.index), chunk.delta)
             case "content_block_start" if chunk.content_block is not None:
-                return self._take_block(chunk.index, chunk.content_block)
-            case "content_block_stop" if chunk.index in self._without_arguments:
-                self._without_arguments.discard(chunk.index)
+                return self._take_block(number(chunk.index), chunk.content_block)
+            case "content_block_stop" if number(chunk.index) in self._without_arguments:
+                place = number(chunk.index)
+                self._without_arguments.discard(place)
                 # No piece came, or empty ones: a tool without arguments. "" is no JSON.
-                return (ToolCall(self._calls[chunk.index], "{}"),)
+                return (ToolCall(self._calls[place], "{}"),)
             case "message_start" if chunk.message is not None:
                 self._count(chunk.message.usage)
             case "message_delta":
                 self._count(chunk.usage)
                 if chunk.delta is not None and chunk.delta.stop_reason:
-                    self.reason = _STOP.get(chunk.delta.stop_reason, "other")
+                    self._stop(str(chunk.delta.stop_reason))
             case "message_stop":
                 self.over = True
-            case "error":
-                raise failure_in_stream(chunk.error)
         return ()
 
-    def _take_delta(self, number: int | None, delta: _Delta) -> Sequence[ModelEvent]:
+    def _stop(self, reason: str) -> None:
+        failure = failure_of_reason(reason, reason)
+        if failure is not None and self.reason is None:
+            raise failure
+        self.reason = _STOP.get(reason, "other")
+
+    def _take_delta(self, place: int | None, delta: _Delta) -> Sequence[ModelEvent]:
         if delta.text:
-            return (Token(delta.text),)
+            return (Token(text_of(delta.text)),)
         if delta.thinking:
-            return (Reasoning(delta.thinking),)
-        if delta.partial_json and number in self._calls:
-            self._without_arguments.discard(number)
-            return (ToolCall(self._calls[number], delta.partial_json),)
+            return (Reasoning(text_of(delta.thinking)),)
+        if delta.partial_json and place in self._calls:
+            self._without_arguments.discard(place)
+            return (ToolCall(self._calls[place], arguments_of(delta.partial_json)),)
         return ()
 
-    def _take_block(self, number: int | None, block: _Block) -> Sequence[ModelEvent]:
+    def _take_block(self, place: int | None, block: _Block) -> Sequence[ModelEvent]:
         match block.type:
             case "text" if block.text:
-                return (Token(block.text),)
+                return (Token(text_of(block.text)),)
             case "thinking" if block.thinking:
-                return (Reasoning(block.thinking),)
+                return (Reasoning(text_of(block.thinking)),)
             case "tool_use":
-                index = self._calls[number] = len(self._calls)
+                index = self._count_of_calls
+                self._count_of_calls += 1
+                self._calls[place] = index
                 arguments = ""
                 if block.input:  # where it does not come in pieces
-                    arguments = msgspec.json.encode(block.input).decode()
+                    arguments = arguments_of(block.input)
                 else:
-                    self._without_arguments.add(number)
-                return (ToolCall(index, arguments, block.id, block.name),)
+                    self._without_arguments.add(place)
+                id = word_of(block.id) or f"call_{index}"
+                while id in self._ids:  # a result belongs to one call
+                    id = f"{id}_{index}"
+                self._ids.add(id)
+                return (ToolCall(index, arguments, id, word_of(block.name)),)
         return ()
 
-    def _count(self, usage: _Usage | None) -> None:
+    def _count(self, usage: Any) -> None:
         """Note the usage so far; each figure is a sum, and of what is missing the last stands."""
-        if usage is None:
+        if not isinstance(usage, Mapping):
             return
-        self._input = _latest(usage.input_tokens, self._input)
-        self._created = _latest(usage.cache_creation_input_tokens, self._created)
-        self._read_from_cache = _latest(usage.cache_read_input_tokens, self._read_from_cache)
-        self._output = _latest(usage.output_tokens, self._output)
+        self._input = _latest(usage.get("input_tokens"), self._input)
+        self._created = _latest(usage.get("cache_creation_input_tokens"), self._created)
+        self._read_from_cache = _latest(usage.get("cache_read_input_tokens"), self._read_from_cache)
+        self._output = _latest(usage.get("output_tokens"), self._output)
         self.usage = Usage(self._input + self._created + self._read_from_cache, self._output)
 
 
-def _latest(now: int | None, before: int) -> int:
-    return before if now is None else now
+def _latest(now: Any, before: int) -> int:
+    found = number(now)
+    return before if found is None else found

@@ -26,9 +26,10 @@ import trio
 
 from flowstream._errors import PublicError, missing_extra
 from flowstream._outlet import Outlet
-from flowstream.llm import Done, FinishReason, ModelEvent, Reasoning, Token, ToolCall, Usage
+from flowstream.llm import Done, ModelEvent, Usage
 from flowstream.sources._conveyor import Conveyor
 from flowstream.sources._source import Source
+from flowstream.sources.openai import ChatReader
 
 __all__ = ["local_tokens"]
 
@@ -42,14 +43,6 @@ _CONTEXT = 4096
 
 # How often a thread that finds the model in use by another Trio run asks whether to go on.
 _PATIENCE = 0.05
-
-_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
 
 
 def local_tokens(
@@ -291,35 +284,19 @@ def _reading(model: Any, conveyor: Conveyor) -> Iterator[Callable[[], None]]:
 def _events(chunks: Iterable[Mapping[str, Any]], model: Any) -> Iterator[ModelEvent]:
     """Give the events that are in llama.cpp's chunks, of a chat or of a text."""
     read: int | None = None  # tokens of the prompt
-    finish = ""
-    calls: set[int] = set()
+    reader = ChatReader()
     for chunk in chunks:
         if read is None:
             read = _position(model)
-        choice = chunk["choices"][0]
-        delta = choice.get("delta") or {}
-        if text := delta.get("reasoning_content"):
-            yield Reasoning(text)
-        if text := choice.get("text") or delta.get("content"):
-            yield Token(text)
-        for call in delta.get("tool_calls") or ():
-            yield _tool_call(call, calls)
-        finish = choice.get("finish_reason") or finish
+        yield from reader.read_object(chunk)
+        if reader.failure is not None:
+            raise reader.failure
+    yield from reader.rest()
     known = _position(model)
     if read is not None and known is not None:
         # At its limit it does not read any more what it has said last.
-        yield Usage(read, known - read + (finish == "length"))
-    yield Done(_REASONS.get(finish, "other"))
-
-
-def _tool_call(call: Mapping[str, Any], seen: set[int]) -> ToolCall:
-    index = call.get("index", 0)
-    function = call.get("function") or {}
-    arguments = function.get("arguments") or ""
-    if index in seen:  # llama.cpp says id and name with every piece
-        return ToolCall(index, arguments)
-    seen.add(index)
-    return ToolCall(index, arguments, call.get("id"), function.get("name"))
+        yield Usage(read, known - read + (reader.reason == "length"))
+    yield Done(reader.reason or "other")
 
 
 def _position(model: Any) -> int | None:

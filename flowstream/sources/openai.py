@@ -7,17 +7,17 @@ vLLM, llama.cpp, Ollama, OpenRouter and many more, by the client's ``base_url``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from flowstream._errors import missing_extra
-from flowstream.decoders import ServerSentEvent
 from flowstream.llm import FinishReason, ModelEvent, Reasoning, Token, Usage
 from flowstream.sources._llm_answer import AnswerReader, ModelAnswer
 from flowstream.sources._llm_client import check_client, check_params, for_one_stream
-from flowstream.sources._llm_failures import failure_in_stream
+from flowstream.sources._llm_failures import failure_in_stream, failure_of_reason
+from flowstream.sources._llm_loose import arguments_of, number, text_of, word_of
 from flowstream.sources._llm_tool_calls import ToolCalls
 from flowstream.sources._source import Source
 
@@ -107,51 +107,62 @@ def _without_none(params: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
+    name: Any = None
+    arguments: Any = None
+    input: Any = None  # in the place of arguments, of a custom tool
 
 
 class _Call(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
+    index: Any = None
+    id: Any = None
     function: _Function | None = None
+    custom: _Function | None = None
 
 
 class _Delta(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-    # DeepSeek, vLLM, SGLang and others have the first, OpenRouter and newer vLLM the second.
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    content: Any = None  # text, or Mistral's list of parts
+    refusal: Any = None
+    # DeepSeek, vLLM, SGLang and others have the first, OpenRouter and newer vLLM the second,
+    # Ollama and proxies of Anthropic the third.
+    reasoning_content: Any = None
+    reasoning: Any = None
+    thinking: Any = None
     tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
 
 
 class _Choice(msgspec.Struct):
-    index: int | None = 0
+    index: Any = None
     delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _ChatUsage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    message: _Delta | None = None  # the whole answer in one piece
+    text: Any = None  # in the API before this one
+    finish_reason: Any = None
+    error: Any = None
 
 
 class Chunk(msgspec.Struct):
     """One event of a chat completion; only what is used here, and all of it may be missing."""
 
     choices: list[_Choice] | None = None
-    usage: _ChatUsage | None = None
+    usage: Any = None
     error: Any = None
+    object: Any = None
 
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
+    "sensitive": "content_filter",
+    "safety": "content_filter",
 }
+
+
+_THOUGHTS = ("thinking", "reasoning", "reasoning_text", "summary_text")
 
 
 class ChatReader(AnswerReader[Chunk]):
@@ -161,48 +172,107 @@ class ChatReader(AnswerReader[Chunk]):
         super().__init__(Chunk)
         self._calls = ToolCalls()
         self._refused = False
+        self._has_answer = False
 
-    def read(self, event: ServerSentEvent) -> Sequence[ModelEvent]:
-        """Return the events in one chunk; ``[DONE]`` has none."""
-        if event.data.startswith("[DONE]"):
-            self.over = True
-            if self.reason is None:
-                self.reason = "other"  # a server that does not say why
-            return ()
-        return super().read(event)
+    def done(self) -> None:
+        """Note that the upstream said ``[DONE]``, with or without a reason before it."""
+        super().done()
+        if self.reason is None:
+            self.reason = "other"  # a server that does not say why
+
+    def is_usual(self, chunk: Chunk) -> bool:
+        """Return whether it has a choice and no error."""
+        return bool(chunk.choices) and not chunk.error and chunk.object != "error"
+
+    def rest(self) -> Sequence[ModelEvent]:
+        """Return the events that were held back, at the end of an answer."""
+        return (*super().rest(), *self._halves.mend(self._calls.rest()))
 
     def take(self, chunk: Chunk) -> Sequence[ModelEvent]:
         """Return the events in one chunk."""
-        if chunk.error:
-            raise failure_in_stream(chunk.error)
         if chunk.usage is not None:  # some servers send it with each chunk; the last is right
-            usage = chunk.usage
-            self.usage = Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0)
+            self.usage = usage_in(chunk.usage, "prompt_tokens", "completion_tokens") or self.usage
         events: list[ModelEvent] = []
         for choice in chunk.choices or ():
-            if choice.index:
+            if choice.index and number(choice.index):
                 continue
-            if choice.delta is not None:
-                self._take_delta(choice.delta, events)
-            if choice.finish_reason:
-                reason = _FINISH.get(choice.finish_reason, "other")
-                self.reason = "content_filter" if self._refused else reason
+            delta = choice.delta
+            if delta is not None:
+                self._take_delta(delta, events)
+            elif choice.message is not None and not self._has_answer:
+                self._take_delta(choice.message, events)
+            if choice.text:
+                events.append(Token(text_of(choice.text)))
+            if events:
+                self._has_answer = True
+            reason = choice.finish_reason
+            if reason or choice.error:
+                self._end(reason, choice.error)
+        if self.failure is not None and not events:
+            raise self.failure
         return events
 
+    def _end(self, reason: Any, error: Any) -> None:
+        """Note why the answer ends; what failed after its end takes nothing away from it."""
+        if isinstance(reason, dict):  # SGLang's own
+            reason, error = reason.get("type"), error or reason
+        reason = str(reason or "").lower()
+        if reason == "null":
+            reason = ""
+        failure = failure_in_stream(error) if error else failure_of_reason(reason, reason)
+        if failure is not None:
+            if self.reason is None:
+                self.failure = failure
+        elif reason:
+            self.reason = "content_filter" if self._refused else _FINISH.get(reason, "other")
+
     def _take_delta(self, delta: _Delta, events: list[ModelEvent]) -> None:
-        thought = delta.reasoning_content or delta.reasoning
+        thought = delta.reasoning_content or delta.reasoning or delta.thinking
         if thought:
-            events.append(Reasoning(thought))
-        if delta.content:
-            events.append(Token(delta.content))
+            events.append(Reasoning(text_of(thought)))
+        content = delta.content
+        if content.__class__ is str:
+            if content:
+                events.append(Token(content))
+        elif content:
+            self._take_parts(content, events)
         if delta.refusal:
             self._refused = True
-            events.append(Token(delta.refusal))
-        for call in delta.tool_calls or ():
-            function = call.function or _Function()
-            events.append(
-                self._calls.piece(call.index, call.id, function.name, function.arguments or "")
-            )
+            events.append(Token(text_of(delta.refusal)))
+        for place, call in enumerate(delta.tool_calls or ()):
+            self._take_call(call, place > 0, events)
+        # Some servers send a call in both ways, for older clients.
+        if delta.function_call is not None and not delta.tool_calls:
+            self._take_call(_Call(function=delta.function_call), False, events)
+
+    def _take_parts(self, content: Any, events: list[ModelEvent]) -> None:
+        for part in content if isinstance(content, list) else (content,):
+            kind = part.get("type") if isinstance(part, dict) else None
+            text = text_of(part)
+            if text:
+                events.append(Reasoning(text) if kind in _THOUGHTS else Token(text))
+
+    def _take_call(self, call: _Call, another: bool, events: list[ModelEvent]) -> None:
+        function = call.function or call.custom or _Function()
+        given = function.input if call.custom is not None else function.arguments
+        piece = self._calls.piece(
+            number(call.index),
+            word_of(call.id),
+            word_of(function.name),
+            arguments_of(given),
+            custom=call.custom is not None,
+            another=another,
+        )
+        if piece is not None:
+            events.append(piece)
+
+
+def usage_in(said: Any, of_input: str, of_output: str) -> Usage | None:
+    """Return the usage that a server says, however it writes numbers; None if it is none."""
+    if not isinstance(said, Mapping):
+        return None
+    counts = number(said.get(of_input)), number(said.get(of_output))
+    return None if counts == (None, None) else Usage(counts[0] or 0, counts[1] or 0)
 
 
 # -- responses -----------------------------------------------------------------------------
@@ -241,22 +311,19 @@ def openai_responses(
 
 
 class _Item(msgspec.Struct):
-    type: str | None = None
-    call_id: str | None = None
-    name: str | None = None
+    type: Any = None
+    call_id: Any = None
+    name: Any = None
+    arguments: Any = None
+    input: Any = None  # in the place of arguments, of a custom tool
 
 
 class _Incomplete(msgspec.Struct):
-    reason: str | None = None
-
-
-class _ResponseUsage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    reason: Any = None
 
 
 class _Response(msgspec.Struct):
-    usage: _ResponseUsage | None = None
+    usage: Any = None
     incomplete_details: _Incomplete | None = None
     error: Any = None
 
@@ -264,15 +331,20 @@ class _Response(msgspec.Struct):
 class ResponseEvent(msgspec.Struct):
     """One event of a response; only what is used here, and all of it may be missing."""
 
-    type: str | None = None
+    type: Any = None
     delta: Any = None
-    output_index: int | None = None
+    output_index: Any = None
     item: _Item | None = None
     response: _Response | None = None
+    arguments: Any = None
+    input: Any = None
     code: Any = None
     message: Any = None
     error: Any = None
 
+
+# Items that are calls of the app's tools, and whether they take text.
+_CALLS = {"function_call": False, "custom_tool_call": True}
 
 _INCOMPLETE: dict[str | None, FinishReason] = {
     "max_output_tokens": "length",
@@ -286,42 +358,87 @@ class ResponseReader(AnswerReader[ResponseEvent]):
     def __init__(self) -> None:
         super().__init__(ResponseEvent)
         self._calls = ToolCalls()
+        self._kinds: dict[int | None, bool] = {}  # by the call's number: it is a custom tool's
+        self._without_arguments: set[int | None] = set()
         self._reason: FinishReason = "stop"
+
+    def is_usual(self, chunk: ResponseEvent) -> bool:
+        """Return whether it is of a type that this API has, or says itself that it failed."""
+        return isinstance(chunk.type, str) and chunk.type.startswith("response.")
+
+    def rest(self) -> Sequence[ModelEvent]:
+        """Return the events that were held back, at the end of an answer."""
+        return (*super().rest(), *self._halves.mend(self._calls.rest()))
 
     def take(self, chunk: ResponseEvent) -> Sequence[ModelEvent]:
         """Return the events in one event of the upstream's."""
         text = chunk.delta if isinstance(chunk.delta, str) else ""
+        place = number(chunk.output_index)
         match chunk.type:
-            case "response.output_text.delta" if text:
-                return (Token(text),)
-            case "response.refusal.delta" if text:
+            case "response.output_text.delta":
+                return _piece(Token, chunk.delta)
+            case "response.refusal.delta":
                 self._reason = "content_filter"
-                return (Token(text),)
-            case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" if text:
-                return (Reasoning(text),)
-            case "response.function_call_arguments.delta" if text:
-                return (self._calls.piece(chunk.output_index, None, None, text),)
-            case "response.output_item.added" if chunk.item and chunk.item.type == "function_call":
-                if self._reason == "stop":
-                    self._reason = "tool_calls"
-                item = chunk.item
-                return (self._calls.piece(chunk.output_index, item.call_id, item.name, ""),)
+                return _piece(Token, chunk.delta)
+            case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
+                return _piece(Reasoning, chunk.delta)
+            case (
+                "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta"
+            ) if text:
+                return self._go_on(place, text)
+            case "response.function_call_arguments.done" | "response.custom_tool_call_input.done":
+                whole = arguments_of(chunk.arguments or chunk.input)
+                if whole and place in self._without_arguments:  # they did not come in pieces
+                    return self._go_on(place, whole)
+            case "response.output_item.added" if chunk.item and chunk.item.type in _CALLS:
+                return self._begin(place, chunk.item)
+            case "response.output_item.done" if chunk.item and chunk.item.type in _CALLS:
+                if place not in self._kinds:
+                    return self._begin(place, chunk.item)
+                whole = arguments_of(chunk.item.arguments or chunk.item.input)
+                if whole and place in self._without_arguments:
+                    return self._go_on(place, whole)
             case "response.completed" | "response.incomplete":
-                self._end(chunk.response or _Response())
-            case "response.failed":
+                response = chunk.response or _Response()
+                if response.error and self.reason is None:
+                    raise failure_in_stream(response.error)
+                self._end(response)
+            case "response.failed" | "response.cancelled":
                 raise failure_in_stream(chunk.response and chunk.response.error)
-            case "error":
+            case "response.error":
                 raise failure_in_stream(
                     chunk.error or {"code": chunk.code, "message": chunk.message}
                 )
         return ()
 
+    def _begin(self, place: int | None, item: _Item) -> Sequence[ModelEvent]:
+        if self._reason == "stop":
+            self._reason = "tool_calls"
+        custom = self._kinds[place] = _CALLS[item.type]
+        text = arguments_of(item.arguments or item.input)
+        if not text:
+            self._without_arguments.add(place)
+        id, name = word_of(item.call_id), word_of(item.name)
+        piece = self._calls.piece(place, id, name, text, custom=custom)
+        return () if piece is None else (piece,)
+
+    def _go_on(self, place: int | None, text: str) -> Sequence[ModelEvent]:
+        self._without_arguments.discard(place)
+        custom = self._kinds.get(place, False)
+        piece = self._calls.piece(place, None, None, text, custom=custom)
+        return () if piece is None else (piece,)
+
     def _end(self, response: _Response) -> None:
-        if response.usage is not None:
-            usage = response.usage
-            self.usage = Usage(usage.input_tokens or 0, usage.output_tokens or 0)
+        self.usage = usage_in(response.usage, "input_tokens", "output_tokens") or self.usage
         incomplete = response.incomplete_details
         self.reason = self._reason
         if incomplete is not None:
             self.reason = _INCOMPLETE.get(incomplete.reason, "other")
         self.over = True
+
+
+def _piece(kind: type[Token | Reasoning], delta: Any) -> Sequence[ModelEvent]:
+    if delta == {}:
+        raise msgspec.ValidationError("a piece of text is an object without members")
+    text = text_of(delta)
+    return (kind(text),) if text else ()

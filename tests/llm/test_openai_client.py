@@ -38,6 +38,10 @@ def test_whatever_is_delivered_is_read(delivery: Delivery):
     assert ("gap" in errors) == delivery.gap
     whole = delivery.ending in ("completed", "stopped")
     assert any(code != "gap" for code in errors) != whole
+    for choice in [choice for body in bodies for choice in body.get("choices", ())]:
+        for call in choice["delta"].get("tool_calls", ()):
+            if call.get("type") == "custom":  # the API streams it, its schema knows only functions
+                del call["type"]
     chunks = [ChatCompletionChunk.model_validate(body) for body in bodies if "error" not in body]
     assert len({(chunk.id, chunk.created) for chunk in chunks}) <= 1
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]

@@ -41,6 +41,7 @@ from flowstream.decoders import ServerSentEvent, SSEDecoder
 from flowstream.llm import Reasoning, Token, ToolCall, Usage
 from flowstream.sources import _llm_answer
 from flowstream.sources._llm_failures import failure_in_stream, failure_of_status, retry_after
+from flowstream.sources._llm_loose import UpstreamDecoder
 from flowstream.sources._llm_tool_calls import ToolCalls
 from flowstream.sources.openai import ChatReader, ResponseReader, openai_responses, openai_tokens
 from flowstream.testing import collect, open_stream
@@ -88,12 +89,12 @@ async def test_little_that_becomes_a_lot_is_read_a_little_at_a_time(
     """A packet of gzip can be a thousand times as much, of which nobody may take notice."""
     fed: list[int] = []
 
-    class Measured(SSEDecoder):
+    class Measured(UpstreamDecoder):
         def feed(self, data: bytes) -> list[ServerSentEvent]:
             fed.append(len(data))
             return super().feed(data)
 
-    monkeypatch.setattr(_llm_answer, "SSEDecoder", Measured)
+    monkeypatch.setattr(_llm_answer, "UpstreamDecoder", Measured)
     chunks = [chat_chunk({"content": "Hello"}), chat_chunk(finish="stop"), CHAT_USAGE]
     packed = gzip.compress(b": x\n" * 2**18 + b"".join(map(framed, chunks)) + END.encode())
     assert len(packed) < 4096

@@ -1,0 +1,204 @@
+"""Loose reading: what servers that imitate an API send, in the shapes that the API has.
+
+The usual chunk is decoded at once into a struct. What does not fit comes here: a text with a lone
+surrogate or a raw control character in it, a list where the API has one object, a number as text.
+What is needed is read if there is one way to read it; what is not needed is left out. A member
+that is needed and makes no sense is an error: text that is lost without a word is worse.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+
+from flowstream._errors import DecodingError
+from flowstream.decoders import ServerSentEvent, SSEDecoder
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+# Numbers that a JavaScript client reads exactly; more is no count of tokens.
+_LARGEST = 2**53 - 1
+
+_KEEP_ALIVE = re.compile(
+    r"\W*(ping|pong|heartbeat|keep.?alive|(\w+ )?processing)\W*", re.IGNORECASE
+)
+
+
+class UpstreamDecoder(SSEDecoder):
+    """An event stream as model servers write it, which is not always as the standard has it.
+
+    * Events before one that is too large are returned; the call after that raises. So what is
+      read does not depend on how the bytes were cut into packets.
+    * The lines of one event may be whole chunks, where a server leaves out the blank lines.
+    * ``error: {...}`` is a field of its own in older versions of llama.cpp: an event called
+      ``error``. A line that is nothing but a JSON object is an event, too.
+    """
+
+    def __init__(self, *, max_event: int) -> None:
+        super().__init__(max_event=max_event)
+        self._failed: DecodingError | None = None
+
+    def feed(self, data: bytes) -> list[ServerSentEvent]:
+        """Return the events that `data` completes.
+
+        Raises:
+            DecodingError: the event after those that were returned is too large.
+        """
+        if self._failed is not None:
+            raise self._failed
+        events: list[ServerSentEvent] = []
+        try:
+            self._feed(data, events)
+        except DecodingError as error:
+            if not events:
+                raise
+            self._failed = error
+        if any("\n" in event.data for event in events):
+            return [part for event in events for part in _chunks_of(event)]
+        return events
+
+    def end(self) -> list[ServerSentEvent]:
+        """Return the last event of a stream that ended in order, but without a blank line.
+
+        Raises:
+            DecodingError: it is too large.
+        """
+        return self.feed(b"\n\n")
+
+    def _other_line(self, line: str, events: list[ServerSentEvent]) -> None:
+        if line.startswith("error:"):
+            events.append(ServerSentEvent("error", line[len("error:") :].strip(), ""))
+        elif line.startswith("{"):
+            events.append(ServerSentEvent("message", line, ""))
+
+
+def _chunks_of(event: ServerSentEvent) -> list[ServerSentEvent]:
+    lines = [line.strip() for line in event.data.split("\n") if line.strip()]
+    if all(_is_object(line) or line == "[DONE]" for line in lines):
+        return [ServerSentEvent(event.type, line, event.id) for line in lines]
+    return [event]
+
+
+def _is_object(line: str) -> bool:
+    return line.startswith("{") and line.endswith("}") and line != "{}"
+
+
+def is_keep_alive(event: ServerSentEvent) -> bool:
+    """Return whether an event only says that the server is alive."""
+    data = event.data
+    return (
+        not data
+        or data == "null"
+        or bool(_KEEP_ALIVE.fullmatch(event.type) or _KEEP_ALIVE.fullmatch(data))
+    )
+
+
+def loose_json(data: str) -> Any:
+    """Return the value of a JSON text; texts in it may have lone surrogates and control characters.
+
+    Raises:
+        msgspec.DecodeError: it is no JSON.
+    """
+    try:
+        return json.loads(data, strict=False)
+    except ValueError as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def fit(value: Any, kind: type[StructT]) -> StructT:
+    """Return `value` as a `kind`; what has another shape than its members is made to fit.
+
+    Members of the kind ``Any`` are taken as they are. One object may stand for a list of one, and
+    what is empty for nothing.
+
+    Raises:
+        msgspec.ValidationError: it can't be made to fit.
+    """
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Mapping):
+        raise msgspec.ValidationError(f"an object is expected, not {value!r:.100}")
+    members: dict[str, Any] = {}
+    for name, inner, is_list in _members(kind):
+        given = value.get(name)
+        if inner is None:
+            if name in value:
+                members[name] = given
+        elif not given:
+            continue
+        elif is_list:
+            some = given if isinstance(given, list) else [given]
+            members[name] = [fit(one, inner) for one in some if one]
+        else:
+            members[name] = fit(given, inner)
+    return kind(**members)
+
+
+@functools.cache
+def _members(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any, bool], ...]:
+    """Return name, struct (None for anything) and whether it is a list, of each member."""
+    members = []
+    for field in msgspec.structs.fields(kind):
+        inner, is_list = None, False
+        for option in get_args(field.type):
+            if get_origin(option) is list:
+                inner, is_list = get_args(option)[0], True
+            elif isinstance(option, type) and issubclass(option, msgspec.Struct):
+                inner = option
+        members.append((field.name, inner, is_list))
+    return tuple(members)
+
+
+def number(value: Any) -> int | None:
+    """Return a whole number of 0 or more, which may be a float or a text; None for all else."""
+    if type(value) is int:
+        return value if 0 <= value <= _LARGEST else None
+    if not isinstance(value, (str, float)):
+        return None
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return int(found) if math.isfinite(found) and 0 <= found <= _LARGEST else None
+
+
+def text_of(value: Any) -> str:
+    """Return the text in a member: itself, or that of its parts.
+
+    Raises:
+        msgspec.ValidationError: it is of a kind that has no text.
+    """
+    if value is None or value in ({}, []):
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(map(text_of, value))
+    if isinstance(value, Mapping):
+        for name in ("text", "thinking", "reasoning", "summary", "content", "refusal"):
+            if value.get(name):
+                return text_of(value[name])
+        return ""
+    raise msgspec.ValidationError(f"a text is expected, not {value!r:.100}")
+
+
+def word_of(value: Any) -> str:
+    """Return an id or a name, which may be a number; empty if it is neither."""
+    if isinstance(value, str):
+        return value
+    return str(value) if type(value) in (int, float) else ""
+
+
+def arguments_of(value: Any) -> str:
+    """Return the JSON text of a call's arguments, which may come as an object."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
