@@ -65,7 +65,9 @@ class DecodingError(FlowstreamError, ValueError):
 
 def missing_extra(what: str, extra: str) -> MissingExtraError:
     """Return the error for `what` that needs the optional dependencies of `extra`."""
-    return MissingExtraError(f"{what} needs the extra {extra!r}: pip install 'flowstream[{extra}]'")
+    return MissingExtraError(
+        f"{what} needs the extra {extra!r}: pip install 'flowstream-trio[{extra}]'"
+    )
 
 
 def other_event_loop() -> RuntimeError:

@@ -29,7 +29,7 @@ try:
     from starlette.responses import Response
 except ImportError as error:
     raise MissingExtraError(
-        "flowstream.starlette needs Starlette: pip install 'flowstream[starlette]'"
+        "flowstream.starlette needs Starlette: pip install 'flowstream-trio[starlette]'"
     ) from error
 
 __all__ = ["SharedBody", "lifespan", "public_error", "response"]

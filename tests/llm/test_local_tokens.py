@@ -489,7 +489,7 @@ def test_a_missing_file_is_told_at_the_call(llama_cpp, tmp_path):
 def test_without_the_extra_it_says_which(monkeypatch, tmp_path):
     """A path needs llama-cpp-python; the message has the command that installs it."""
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream\[llm-local\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream-trio\[llm-local\]'"):
         local_tokens(tmp_path / "model.gguf", "x")
 
 

@@ -680,7 +680,7 @@ def test_a_missing_package_is_named(source: Any, monkeypatch: pytest.MonkeyPatch
     """Without the SDK the message says what to install."""
     client = openai.AsyncOpenAI(api_key=KEY)
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream\[openai\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream-trio\[openai\]'"):
         source(client, **ASK)
 
 

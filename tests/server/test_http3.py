@@ -167,7 +167,7 @@ async def test_without_its_library(serve, monkeypatch):
     """Where aioquic is not installed the error names the extra to install."""
     monkeypatch.setitem(sys.modules, "aioquic", None)
     config = ServerConfig.from_mapping(quic_bind="127.0.0.1:0", certfile="c", keyfile="k")
-    with pytest.raises(flowstream.MissingExtraError, match=r"flowstream\[http3\]"):
+    with pytest.raises(flowstream.MissingExtraError, match=r"flowstream-trio\[http3\]"):
         await flowstream.serve(letters, config)
 
 

@@ -397,7 +397,7 @@ def test_wrong_arguments_are_refused_at_the_call(arguments, options, error, matc
 def test_without_psycopg_the_message_names_the_extra(monkeypatch):
     """What to type is in it."""
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(MissingExtraError, match=r"flowstream\[postgres\]"):
+    with pytest.raises(MissingExtraError, match=r"flowstream-trio\[postgres\]"):
         postgres_rows("dbname=x", "SELECT 1")
 
 

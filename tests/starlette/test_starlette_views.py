@@ -229,7 +229,7 @@ def test_only_a_stream_can_be_wrapped(given):
 def test_without_starlette_the_message_names_the_extra(monkeypatch):
     """Importing the module without Starlette says what to install."""
     monkeypatch.setitem(sys.modules, "starlette.responses", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream\[starlette\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'flowstream-trio\[starlette\]'"):
         runpy.run_path(flowstream.starlette.__file__)
 
 
