@@ -28,17 +28,20 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import quart.wrappers.base
 import trio
 from quart import Response as QuartResponse
 from quart import has_request_context, request, websocket
 from quart.wrappers import Request
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._errors import PublicError, other_event_loop
 from flowstream._quart_host import HOST, Host, Hosted, Streams, host_of_request
+from flowstream._quart_internals import (
+    ClientGone,
+    TrioASGIHTTPConnection,
+    handle_http_exception,
+)
 from flowstream._supervised import SupervisedNursery, prefer
 from flowstream.asgi._answers import answer_to
 from flowstream.asgi.receive import Receive, Send
@@ -46,9 +49,6 @@ from flowstream.asgi.response import StreamResponse
 from flowstream.topics import NotAuthorizedError, TooManyTopicsError
 
 __all__ = ["Flowstream", "FlowstreamStatistics"]
-
-# What Quart 0.23 makes of the OSError of a server whose `send` fails after a disconnect.
-_ClientGone: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def _raising_oserror(send: Send) -> Send:
     async def send_or_oserror(message: MutableMapping[str, Any]) -> None:
         try:
             await send(message)
-        except _ClientGone as error:
+        except ClientGone as error:
             raise BrokenPipeError("the client has gone") from error
 
     return send_or_oserror
@@ -256,7 +256,7 @@ def _answering(app: QuartTrio, status: type[HTTPException]) -> Callable[[Any], A
     """Return an error handler that answers as the app answers that status elsewhere."""
 
     async def answer(error: Exception) -> Any:
-        return await app.handle_http_exception(status())
+        return await handle_http_exception(app, status())
 
     return answer
 

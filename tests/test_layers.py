@@ -56,7 +56,7 @@ LAYERS: dict[str, list[str]] = {
         "topic",
         "topics",
     ],
-    "delivery": ["asgi", "_quart_host", "quart", "starlette"],
+    "delivery": ["asgi", "_quart_internals", "_quart_host", "quart", "starlette"],
     "serving and operating": ["server", "testing", "demo", "cli"],
 }
 SANS_IO = ("vocabulary", "sans-I/O")
@@ -64,7 +64,15 @@ PURE = ["asgi._deadlines", "asgi._request"]
 
 # The public face imports what it names. What it must not import is what an app may do
 # without: the integrations, the test kit and the programs.
-NOT_IN_THE_FACE = ["_quart_host", "quart", "starlette", "testing", "demo", "cli"]
+NOT_IN_THE_FACE = [
+    "_quart_internals",
+    "_quart_host",
+    "quart",
+    "starlette",
+    "testing",
+    "demo",
+    "cli",
+]
 # Programs are users of the public face, so they may import it; nothing below it may.
 PROGRAMS = ["demo", "cli"]
 

@@ -1,0 +1,104 @@
+"""Every part of Quart and Quart-Trio that is not documented as public, in one place.
+
+Quart-Trio 0.12 runs on Quart 0.22; Quart-Trio 0.13, which needs Python 3.13, on Quart 0.23. The
+two differ in some of these parts. All are named here and checked when this module is imported: a release that changes one is a clear
+error then, not a failed request later. The functions of an app that flowstream wraps pass
+their arguments on as they come, so only what flowstream itself calls is checked by its arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+import quart.globals
+import quart.wrappers.base
+from quart import Quart
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from werkzeug.exceptions import HTTPException
+
+__all__ = [
+    "ClientGone",
+    "TrioASGIHTTPConnection",
+    "check_parameters",
+    "choose_shape",
+    "handle_http_exception",
+]
+
+TRIED = ("Quart 0.22.0 with Quart-Trio 0.12.0", "Quart 0.23.1 with Quart-Trio 0.13.0")
+"""The versions that the tests have passed with."""
+
+WRAPPED = (
+    "preprocess_request",
+    "dispatch_request",
+    "make_response",
+    "finalize_request",
+    "full_dispatch_request",
+    "asgi_http_class",
+    "asgi_lifespan_class",
+)
+"""What flowstream replaces on an app."""
+
+ClientGone: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", OSError)
+"""What Quart makes of the OSError of a server whose `send` fails after a disconnect."""
+
+_CALLED = {
+    "handle_messages": ("self", "nursery", "request", "receive"),
+    "handle_request": ("self", "nursery", "request", "send"),
+    "_create_request_from_scope": ("self", "send"),
+    "_send_response": ("self", "send", "response"),
+}
+
+
+def _unexpected(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"Quart {version('quart')} with Quart-Trio {version('quart-trio')}: {what}. "
+        f"flowstream was tried with {' and '.join(TRIED)}: install one of these"
+    )
+
+
+def check_parameters(owner: type[Any], name: str, *expected: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the parameters of the method `name`.
+
+    Raises:
+        RuntimeError: there is no such method, or its parameters are none of `expected`.
+    """
+    method = getattr(owner, name, None)
+    if method is None:
+        raise _unexpected(f"{owner.__name__} has no {name!r}")
+    parameters = tuple(inspect.signature(method).parameters)
+    if parameters not in expected:
+        raise _unexpected(f"{owner.__name__}.{name} takes {', '.join(parameters)}")
+    return parameters
+
+
+def choose_shape(owner: type[Any]) -> Callable[[Any, HTTPException], Awaitable[Any]]:
+    """Return a function that answers an HTTP error as an app of the class `owner` does.
+
+    Raises:
+        RuntimeError: `owner` takes an HTTP error in neither of the two known ways.
+    """
+    with_context = ("self", "ctx", "error")
+    parameters = check_parameters(owner, "handle_http_exception", ("self", "error"), with_context)
+
+    async def handle(app: Any, error: HTTPException) -> Any:
+        return await app.handle_http_exception(error)
+
+    async def handle_in_context(app: Any, error: HTTPException) -> Any:
+        context: Any = quart.globals.app_ctx
+        return await app.handle_http_exception(context._get_current_object(), error)
+
+    return handle_in_context if parameters == with_context else handle
+
+
+for _name in WRAPPED:
+    if not hasattr(QuartTrio, _name):
+        raise _unexpected(f"QuartTrio has no {_name!r}")
+for _name, _parameters in _CALLED.items():
+    check_parameters(TrioASGIHTTPConnection, _name, _parameters)
+
+handle_http_exception = choose_shape(Quart)
+"""``await handle_http_exception(app, error)`` answers an HTTP error as `app` does elsewhere."""
