@@ -92,11 +92,11 @@ class EventBuffer:
     __slots__ = ("_bounds", "_warned", "filled", "finished", "prefix", "queue", "room")
 
     def __init__(self, bounds: Buffer, policy: Policy, prefix: str | None = None) -> None:
-        self.queue = open_queue(bounds, policy, trio.current_time, prefix)
-        self.prefix = prefix
-        self.filled = Doorbell()
-        self.room = Doorbell()
-        self.finished = False
+        self.queue: Queue = open_queue(bounds, policy, trio.current_time, prefix)
+        self.prefix: str | None = prefix
+        self.filled: Doorbell = Doorbell()
+        self.room: Doorbell = Doorbell()
+        self.finished: bool = False
         self._bounds = bounds
         self._warned = False
 

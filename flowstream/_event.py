@@ -67,12 +67,12 @@ class Event:
             check_field("type", type)
         if retry is not None:
             check_retry(retry)
-        self.data = data
-        self.id = id
-        self.type = type
-        self.key = key
-        self.essential = essential
-        self.retry = retry
+        self.data: Any = data
+        self.id: str | None = id
+        self.type: str | None = type
+        self.key: object = key
+        self.essential: bool = essential
+        self.retry: int | None = retry
 
     def __repr__(self) -> str:
         shown = [repr(self.data)]

@@ -80,11 +80,11 @@ class Fanout:
         self._at_once = False  # `deliver_nowait` is at it; somebody's `where=` may publish
         self._waited_for: dict[Member, None] = {}  # those whose policy makes a publisher wait
         self._assisted = False  # a task of the event loop's own is at it
-        self.readers = Readers(history)
-        self.count = 0
-        self.direct = 0
-        self.queued = 0
-        self.last_change = -math.inf
+        self.readers: Readers = Readers(history)
+        self.count: int = 0
+        self.direct: int = 0
+        self.queued: int = 0
+        self.last_change: float = -math.inf
         self.groups: dict[object, Group] = {}
 
     # -- who is there ----------------------------------------------------------------------

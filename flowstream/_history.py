@@ -57,11 +57,11 @@ class Published:
     __slots__ = ("_frames", "event", "number", "size", "stamp", "weight")
 
     def __init__(self, number: int, event: Event, stamp: float) -> None:
-        self.number = number
-        self.event = event
-        self.stamp = stamp
-        self.size = 0
-        self.weight = 0
+        self.number: int = number
+        self.event: Event = event
+        self.stamp: float = stamp
+        self.size: int = 0
+        self.weight: int = 0
         self._frames: dict[Encoder, bytes] = {}
 
     @property
@@ -150,10 +150,10 @@ class History:
         self._own_ids: dict[str, int] = {}
         self._repeats: dict[str, deque[int]] = {}  # further events with the same id
         self._size = 0
-        self.epoch = secrets.token_hex(4)
-        self.first = 1
-        self.head = 0
-        self.delivered = 0
+        self.epoch: str = secrets.token_hex(4)
+        self.first: int = 1
+        self.head: int = 0
+        self.delivered: int = 0
 
     @property
     def items(self) -> int:

@@ -7,8 +7,10 @@ here is little, too: see `Round`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from flowstream._buffer import EventBuffer
+from flowstream._buffer import Doorbell, EventBuffer
+from flowstream._queue import Queue
 from flowstream.abc import Encoder
 from flowstream.sources._feed import Sink, Terms
 
@@ -52,19 +54,19 @@ class Member:
     )
 
     def __init__(self, sink: Sink, encoder: Encoder | None, number: int, terms: Terms) -> None:
-        self.sink = sink
-        self.name = terms.name
-        self.encoder = encoder
+        self.sink: Sink = sink
+        self.name: Callable[[str], str] | None = terms.name
+        self.encoder: Encoder | None = encoder
         self.buffer: EventBuffer = sink.buffer
-        self.queue = sink.buffer.queue
-        self.filled = sink.buffer.filled
-        self.number = number
-        self.where = terms.where
-        self.keyed = terms.policy.keyed
-        self.timeout = terms.policy.timeout
-        self.rereads = terms.policy.rereads
-        self.behind = False
-        self.gone = False
+        self.queue: Queue = sink.buffer.queue
+        self.filled: Doorbell = sink.buffer.filled
+        self.number: int = number
+        self.where: Callable[[Any], object] | None = terms.where
+        self.keyed: bool = terms.policy.keyed
+        self.timeout: float | None = terms.policy.timeout
+        self.rereads: bool = terms.policy.rereads
+        self.behind: bool = False
+        self.gone: bool = False
         self.got: Round | None = None
         self.counted: Round | None = None
         self.direct: Callable[[bytes], bool] | None = None
@@ -111,10 +113,10 @@ class Round:
     __slots__ = ("bytes", "id", "number", "time")
 
     def __init__(self, number: int, id: str | None, bytes: int, time: float) -> None:
-        self.number = number
-        self.id = id
-        self.bytes = bytes
-        self.time = time
+        self.number: int = number
+        self.id: str | None = id
+        self.bytes: int = bytes
+        self.time: float = time
 
 
 NEVER = Round(-1, None, 0, 0.0)

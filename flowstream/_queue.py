@@ -73,11 +73,11 @@ class Queue(abc.ABC):
         self._judge = policy.start()
         self._essential_items = 0
         self._essential_bytes = 0
-        self.items = 0
-        self.bytes = 0
-        self.offered = 0
-        self.dropped = 0
-        self.gaps = 0
+        self.items: int = 0
+        self.bytes: int = 0
+        self.offered: int = 0
+        self.dropped: int = 0
+        self.gaps: int = 0
 
     @property
     def level(self) -> float:

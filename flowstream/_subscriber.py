@@ -12,6 +12,7 @@ oldest that is kept: there the past is what a client came for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -72,7 +73,9 @@ class Subscriber:
         if after is not None:
             sink.buffer.queue.pass_by(0, self._member.named(after))
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
-        self.leave = fanout.add(self._member, encoder, shared=self._shared, whole=self._whole)
+        self.leave: Callable[[], None] = fanout.add(
+            self._member, encoder, shared=self._shared, whole=self._whole
+        )
 
     def _locate(self, after: str | None) -> int | Missing:
         """Return the number of the last event that the client has, or that it is lost."""

@@ -44,7 +44,7 @@ class Subscription:
     direct: Callable[[bytes], bool] | None = None
 
     def __init__(self, bounds: Buffer, policy: Policy) -> None:
-        self.buffer = EventBuffer(bounds, policy)
+        self.buffer: EventBuffer = EventBuffer(bounds, policy)
         self._subscriber: Subscriber | None = None
         self._taken: list[Event] = []
         self._error: Exception | None = None
@@ -143,8 +143,8 @@ class SubscriptionManager(Source):
                 f"where must be a function of an event, not a {type(where).__qualname__}"
             )
         self.feed = feed
-        self.buffer = Buffer.of(buffer)
-        self.terms = Terms(check_policy(policy, feed), after, where, controls=True)
+        self.buffer: Buffer = Buffer.of(buffer)
+        self.terms: Terms = Terms(check_policy(policy, feed), after, where, controls=True)
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> Subscription:

@@ -32,7 +32,7 @@ from flowstream.sources._feed import Feed, Sink, Terms
 
 __all__ = ["LatestByKey", "Replay", "Topic", "TopicStatistics"]
 
-logger = logging.getLogger("flowstream")
+logger: logging.Logger = logging.getLogger("flowstream")
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class Cursors:
             return CursorStatistics(open=self._open, opened=self._opened)
 
 
-cursors = Cursors()
+cursors: Cursors = Cursors()
 """The cursors that `open_rows` opened, in the whole process."""
 
 

@@ -59,10 +59,10 @@ class AnswerEncoder(Encoder):
     """What an app may send besides, for the message of an error."""
 
     def __init__(self, names: Mapping[str, str] = {}) -> None:
-        self.names = wire_names(names)
+        self.names: dict[str, str] = wire_names(names)
         # What `encode` depends on; hashed once, because a run looks encodings up for every event.
-        self.items = (type(self), *sorted(self.names.items()))
-        self.items_hash = hash(self.items)
+        self.items: tuple[object, ...] = (type(self), *sorted(self.names.items()))
+        self.items_hash: int = hash(self.items)
 
     @abc.abstractmethod
     def start(self) -> AnswerStream:

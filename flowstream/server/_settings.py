@@ -52,19 +52,19 @@ class ServerConfig(Config):
     """Requests after which the worker ends: any number, as in Hypercorn, since its end cuts
     the streams that are open then. They get their farewell all the same."""
 
-    graceful_timeout = 5.0
+    graceful_timeout: float = 5.0
     """Seconds that streams have for their farewell, and other requests to end, at a shutdown.
     Hypercorn's 3 are over before a `Limits.cleanup_timeout` is, which is 5."""
 
-    shutdown_timeout = 10.0
+    shutdown_timeout: float = 10.0
     """Seconds that the app's lifespan has for its own shutdown. Hypercorn's 60 are longer
     than an orchestrator waits before it kills: Kubernetes gives 30 for everything."""
 
-    write_timeout = 30.0
+    write_timeout: float = 30.0
     """Seconds that a write may make no progress before its connection is reset. nginx's
     ``send_timeout`` is 60 s; a phone that changes networks is back within 30."""
 
-    keep_alive_probes = (60, 10, 3)
+    keep_alive_probes: tuple[int, int, int] = (60, 10, 3)
     """Seconds of silence before TCP asks whether the peer is there, seconds between two
     questions, and questions before it is given up: a peer that lost its power is noticed
     in 90 s. The kernel's own figures (7200, 75, 9) take two hours."""
@@ -73,7 +73,7 @@ class ServerConfig(Config):
     """The path that answers 200 while the server is ready and 503 from the moment that it
     is told to stop, e.g. ``"/readyz"``; None for none."""
 
-    lame_duck = 0.0
+    lame_duck: float = 0.0
     """Seconds to go on accepting after the server was told to stop, with `readyz` at 503:
     the time that a load balancer needs to look there."""
 

@@ -36,7 +36,7 @@ from flowstream.sources._threads import thread_limiter
 
 __all__ = ["follow"]
 
-logger = logging.getLogger("flowstream")
+logger: logging.Logger = logging.getLogger("flowstream")
 
 
 class Follow(Resumable):

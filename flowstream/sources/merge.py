@@ -22,7 +22,7 @@ from flowstream.sources._wrapper import shared
 
 __all__ = ["merge"]
 
-logger = logging.getLogger("flowstream")
+logger: logging.Logger = logging.getLogger("flowstream")
 
 
 def merge(*sources: SourceLike) -> Source:

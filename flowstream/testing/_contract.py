@@ -17,7 +17,7 @@ class Headers(Mapping[str, str]):
     """
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self.raw = tuple(raw)
+        self.raw: tuple[tuple[bytes, bytes], ...] = tuple(raw)
         self._values: dict[str, str] = {}
         for name, value in self.raw:
             key, text = name.decode("latin-1"), value.decode("latin-1")
