@@ -8,7 +8,7 @@ the latter takes three times as long to make, and one is made for each item.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 _FORBIDDEN = ("\n", "\r", "\0")
 
@@ -88,7 +88,7 @@ class Event:
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
-    __hash__ = None  # type: ignore[assignment]  # mutable data inside: not a dict key
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # Python sets it to None: mutable data inside: not a dict key
 
 
 def copied(event: Event, *, id: str | None) -> Event:

@@ -65,7 +65,7 @@ class Run(Feed):
     Each client reads the replay at its own pace (`CatchUp`), unless it is given another policy.
     """
 
-    policy = CatchUp()
+    policy: Policy = CatchUp()
 
     def __init__(
         self,

@@ -69,7 +69,8 @@ class NoSuchRunError(NotFoundError, KeyError):
     def __init__(self) -> None:
         super().__init__("There is no such run.", code="no_such_run")
 
-    __str__ = Exception.__str__  # not that of KeyError, which shows a repr
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # not that of KeyError, which shows a repr
 
 
 class RunExistsError(PublicError):

@@ -27,10 +27,10 @@ try:
     from starlette.background import BackgroundTask
     from starlette.requests import Request
     from starlette.responses import Response
-except ImportError as error:
+except ImportError as _missing:
     raise MissingExtraError(
         "flowstream.starlette needs Starlette: pip install 'flowstream-trio[starlette]'"
-    ) from error
+    ) from _missing
 
 __all__ = ["SharedBody", "lifespan", "public_error", "response"]
 

@@ -66,7 +66,7 @@ class UIMessages(AnswerEncoder):
             name twice.
     """
 
-    headers = (("x-vercel-ai-ui-message-stream", "v1"),)
+    headers: tuple[tuple[str, str], ...] = (("x-vercel-ai-ui-message-stream", "v1"),)
     besides = '; for a part of your own, Event(value, type="weather") is sent as data-weather'
 
     def __init__(self, *, message_id: str | None = None, names: Mapping[str, str] = {}) -> None:

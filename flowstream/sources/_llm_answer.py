@@ -84,9 +84,9 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
         self._decoder = msgspec.json.Decoder(chunk)
         self.reason: FinishReason | None = None
         self.usage: Usage | None = None
-        self.over = False
+        self.over: bool = False
         self.failure: PublicError | None = None
-        self.begun = False
+        self.begun: bool = False
         self._halves = Halves()
 
     def read(self, event: ServerSentEvent) -> Sequence[ModelEvent]:

@@ -185,7 +185,7 @@ class MessageReader(AnswerReader[MessageEvent]):
         failure = failure_of_reason(reason, reason)
         if failure is not None and self.reason is None:
             raise failure
-        self.reason = _STOP.get(reason, "other")
+        self.reason: FinishReason | None = _STOP.get(reason, "other")
 
     def _take_delta(self, place: int | None, delta: _Delta) -> Sequence[ModelEvent]:
         if delta.text:
@@ -227,7 +227,9 @@ class MessageReader(AnswerReader[MessageEvent]):
         self._created = _latest(usage.get("cache_creation_input_tokens"), self._created)
         self._read_from_cache = _latest(usage.get("cache_read_input_tokens"), self._read_from_cache)
         self._output = _latest(usage.get("output_tokens"), self._output)
-        self.usage = Usage(self._input + self._created + self._read_from_cache, self._output)
+        self.usage: Usage | None = Usage(
+            self._input + self._created + self._read_from_cache, self._output
+        )
 
 
 def _latest(now: Any, before: int) -> int:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -60,11 +60,11 @@ class FileChunks(Source):
         self._part = range(size) if part is None else part
         headers = {"Accept-Ranges": "bytes", **validators}
         if part is not None:
-            self.status = 206 if part else 416
+            self.status: int | None = 206 if part else 416
             span = f"{part.start}-{part.stop - 1}" if part else "*"
             headers["Content-Range"] = f"bytes {span}/{size}"
-        self.headers = tuple(headers.items())
-        self.length = len(self._part)
+        self.headers: Sequence[tuple[str, str]] = tuple(headers.items())
+        self.length: int | None = len(self._part)
 
     async def run(self, out: Outlet) -> None:
         """Send the bytes, chunk by chunk; the file is open for as long.

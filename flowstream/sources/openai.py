@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flowstream._errors import missing_extra
+from flowstream._errors import PublicError, missing_extra
 from flowstream.llm import FinishReason, ModelEvent, Reasoning, Token, Usage
 from flowstream.sources._llm_answer import AnswerReader, ModelAnswer
 from flowstream.sources._llm_client import check_client, check_params, for_one_stream
@@ -178,7 +178,7 @@ class ChatReader(AnswerReader[Chunk]):
         """Note that the upstream said ``[DONE]``, with or without a reason before it."""
         super().done()
         if self.reason is None:
-            self.reason = "other"  # a server that does not say why
+            self.reason: FinishReason | None = "other"  # a server that does not say why
 
     def is_usual(self, chunk: Chunk) -> bool:
         """Return whether it has a choice and no error."""
@@ -191,7 +191,9 @@ class ChatReader(AnswerReader[Chunk]):
     def take(self, chunk: Chunk) -> Sequence[ModelEvent]:
         """Return the events in one chunk."""
         if chunk.usage is not None:  # some servers send it with each chunk; the last is right
-            self.usage = usage_in(chunk.usage, "prompt_tokens", "completion_tokens") or self.usage
+            self.usage: Usage | None = (
+                usage_in(chunk.usage, "prompt_tokens", "completion_tokens") or self.usage
+            )
         events: list[ModelEvent] = []
         for choice in chunk.choices or ():
             if choice.index and number(choice.index):
@@ -222,7 +224,7 @@ class ChatReader(AnswerReader[Chunk]):
         failure = failure_in_stream(error) if error else failure_of_reason(reason, reason)
         if failure is not None:
             if self.reason is None:
-                self.failure = failure
+                self.failure: PublicError | None = failure
         elif reason:
             self.reason = "content_filter" if self._refused else _FINISH.get(reason, "other")
 
@@ -429,9 +431,11 @@ class ResponseReader(AnswerReader[ResponseEvent]):
         return () if piece is None else (piece,)
 
     def _end(self, response: _Response) -> None:
-        self.usage = usage_in(response.usage, "input_tokens", "output_tokens") or self.usage
+        self.usage: Usage | None = (
+            usage_in(response.usage, "input_tokens", "output_tokens") or self.usage
+        )
         incomplete = response.incomplete_details
-        self.reason = self._reason
+        self.reason: FinishReason | None = self._reason
         if incomplete is not None:
             self.reason = _INCOMPLETE.get(incomplete.reason, "other")
         self.over = True

@@ -69,7 +69,7 @@ class StreamClient:
     ) -> None:
         self.status: int | None = None
         """The status code; None until the response has started."""
-        self.headers = Headers()
+        self.headers: Headers = Headers()
         """The response's headers; empty until it has started."""
         self.error: Exception | None = None
         """What the app raised, if it has."""
@@ -395,7 +395,8 @@ class StreamClient:
             raise
         if isinstance(part, Head):
             if not self._closed:
-                self.status, self.headers = part.status, part.headers
+                self.status = part.status
+                self.headers = part.headers
                 self._moved.unpark_all()
         else:
             await self._deliver(part)
