@@ -23,7 +23,15 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -96,7 +104,7 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
             msgspec.MsgspecError: it is not what the API sends.
             PublicError: it says that the upstream failed.
         """
-        if names_failure(event.type):
+        if event.type != "message" and names_failure(event.type):
             raise failure_in_stream(said(event.data), event.type)
         try:
             chunk = self._decoder.decode(event.data)
@@ -126,7 +134,10 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
         """Do the same with an object of the SDK's."""
         as_value = getattr(chunk, "model_dump", None)
         value = chunk if as_value is None else as_value(warnings=False)
-        fitting = fit(value, self._chunk)
+        if isinstance(value, (Mapping, list)):
+            fitting = fit(value, self._chunk)
+        else:  # an object of somebody's who is in between
+            fitting = msgspec.convert(value, self._chunk, strict=False, from_attributes=True)
         if not self.is_usual(fitting):
             return self._read_value(value)
         return self._halves.mend(self.take(fitting))

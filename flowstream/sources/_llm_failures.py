@@ -224,8 +224,12 @@ def error_in(value: object) -> object:
     codes = [value.get(name) for name in ("code", "status", "status_code", "statusCode")]
     if any(_status(code) is not None for code in codes):
         return value
-    message, is_well = value.get("message"), any(str(code) in _WELL for code in codes)
-    return value if isinstance(message, str) and message and not is_well else None
+    message, kind = value.get("message"), value.get("type") or "error"
+    if not isinstance(message, str) or not message or any(str(code) in _WELL for code in codes):
+        return None
+    # An event of a type that nobody knew before may have a message, too.
+    is_failure = names_failure(str(kind)) or _plain(str(kind)) in _STATUS_OF_WORD
+    return value if is_failure or any(codes) else None
 
 
 def said(data: str) -> object:

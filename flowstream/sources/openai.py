@@ -205,12 +205,12 @@ class ChatReader(AnswerReader[Chunk]):
                 self._take_delta(choice.message, events)
             if choice.text:
                 events.append(Token(text_of(choice.text)))
-            if events:
-                self._has_answer = True
             reason = choice.finish_reason
             if reason or choice.error:
                 self._end(reason, choice.error)
-        if self.failure is not None and not events:
+        if events:
+            self._has_answer = True
+        elif self.failure is not None:
             raise self.failure
         return events
 
@@ -241,10 +241,11 @@ class ChatReader(AnswerReader[Chunk]):
         if delta.refusal:
             self._refused = True
             events.append(Token(text_of(delta.refusal)))
-        for place, call in enumerate(delta.tool_calls or ()):
-            self._take_call(call, place > 0, events)
+        if delta.tool_calls:
+            for place, call in enumerate(delta.tool_calls):
+                self._take_call(call, place > 0, events)
         # Some servers send a call in both ways, for older clients.
-        if delta.function_call is not None and not delta.tool_calls:
+        elif delta.function_call is not None:
             self._take_call(_Call(function=delta.function_call), False, events)
 
     def _take_parts(self, content: Any, events: list[ModelEvent]) -> None:

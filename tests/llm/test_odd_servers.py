@@ -24,12 +24,15 @@ from _upstream import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from openai._models import construct_type
+from openai.types.chat import ChatCompletionChunk
 
 from flowstream import OpenAIChunks, PublicError
 from flowstream.decoders import ServerSentEvent
 from flowstream.encoders import AGUI, UIMessages
 from flowstream.llm import Done, ModelEvent, Reasoning, Token, ToolCall, Usage
 from flowstream.sources._llm_loose import UpstreamDecoder
+from flowstream.sources._llm_tool_calls import ToolCalls
 from flowstream.sources.anthropic import MessageReader
 from flowstream.sources.openai import ChatReader, ResponseReader, openai_tokens
 
@@ -150,6 +153,7 @@ async def test_too_much_text_is_said_in_band_as_well(said: Any) -> None:
         choice(error=None),
         choice(error={}),
         {"choices": [], "error": None},
+        {"type": "notice", "message": "the model is loading"},
         {"choices": [], "code": 200, "message": "success"},
         {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}},
         {"choices": [], "prompt_filter_results": [{"index": 0}], "object": "", "id": ""},
@@ -403,6 +407,21 @@ def test_a_call_with_text_reaches_front_ends() -> None:
     assert kinds[-1] == "RUN_FINISHED"
 
 
+def test_many_pieces_cost_little_each() -> None:
+    """Each character of the arguments is looked at once, however often a name is repeated."""
+    calls, scanned = ToolCalls(), 0
+
+    whole = '{"a":"' + "x" * 40_000 + '"}'
+    for start in range(0, len(whole), 4):
+        calls.piece(None, None, "f", whole[start : start + 4])
+        (call,) = calls._calls
+        scanned = max(scanned, sum(map(len, call._left)))
+    assert scanned <= 8
+    event = calls.piece(None, None, "f", "{}")
+    assert event is not None
+    assert event.index == 1
+
+
 # -- loose shapes --------------------------------------------------------------------------
 
 LOOSE: dict[str, tuple[Any, list[ModelEvent]]] = {
@@ -569,6 +588,33 @@ def test_halves_in_ids_and_names_do_no_harm() -> None:
     assert read(ChatReader(), chat_chunk({"tool_calls": [call]})) == [
         ToolCall(0, "{}", "a\ufffd", "\ufffd")
     ]
+
+
+def test_objects_of_the_sdk_are_read_as_loosely() -> None:
+    """Where somebody watches the SDK's stream: lists of parts, halves, text for numbers, errors."""
+    thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]
+    chunks = [
+        chat_chunk({"content": thinking}),
+        chat_chunk({"content": "a" + HIGH}),
+        chat_chunk({"content": LOW}, usage={"prompt_tokens": "3", "completion_tokens": 4.0}),
+        chat_chunk({"tool_calls": [{"index": "0", "function": {"name": "f", "arguments": {}}}]}),
+        chat_chunk({"tool_calls": [CUSTOM[0]]}),
+    ]
+    made = [construct_type(type_=ChatCompletionChunk, value=chunk) for chunk in chunks]
+    for objects in (made, chunks):
+        reader = ChatReader()
+        events = [event for one in objects for event in reader.read_object(one)]
+        assert events == [
+            Reasoning("hm"),
+            Token("a"),
+            Token(EMOJI),
+            ToolCall(0, "{}", "call_0", "f"),
+            ToolCall(1, 'print("', "c1", "code", True),
+        ]
+        assert reader.usage == Usage(3, 4)
+    for bad in (choice("error"), {"object": "error", "message": "x", "code": 500}):
+        with pytest.raises(PublicError):
+            ChatReader().read_object(construct_type(type_=ChatCompletionChunk, value=bad))
 
 
 async def test_half_a_character_at_the_end_is_told() -> None:
