@@ -154,7 +154,7 @@ class Host:
         if stream is not None:
             await stream.deliver(self.send, status, headers, direct=self.direct)
         elif scope["method"] == "HEAD":
-            await _answer_empty(self.send, status, headers)
+            await _answer_empty(self.send, status, response.headers_for(scope, headers))
         else:
             # With the app's own headers: without CORS's, a page of another origin would see
             # a network error, after which an EventSource may come back (WHATWG HTML § 9.2.3).

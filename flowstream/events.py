@@ -38,10 +38,9 @@ from flowstream._event_schemas import Parts, Schema, Shape, shape_of
 from flowstream.abc import Encoder
 from flowstream.encoders import NDJSON, SSE, Frames
 from flowstream.encoders._controls import CONTROL_NAMES, ControlEncoder
+from flowstream.encoders._json import to_json
 
 __all__ = ["Events"]
-
-_to_json = msgspec.json.Encoder().encode
 
 _Data = TypeVar("_Data")
 
@@ -110,7 +109,7 @@ class Events:
         """
         if data.__class__ not in self._tags and not isinstance(data, (dict, msgspec.Raw)):
             raise TypeError(f"it is no event of this stream; {self._expected}")
-        payload = _to_json(data)
+        payload = to_json(data)
         try:
             found = self._read(payload)
         except ValueError as error:
@@ -129,7 +128,7 @@ class Events:
         """
         if self._read_snapshot is not None:
             try:
-                self._read_snapshot(_to_json(data))
+                self._read_snapshot(to_json(data))
             except ValueError as error:
                 raise ValueError(f"{error}; expected a snapshot, {self._snapshot!r}") from error
 
@@ -381,5 +380,5 @@ def _tags(types: tuple[Any, ...]) -> dict[type, str]:
 
 def _plain(schema: Schema) -> Schema:
     """Return it as it will be read again: lists for tuples, text for dates."""
-    plain: Schema = msgspec.json.decode(_to_json(schema))
+    plain: Schema = msgspec.json.decode(to_json(schema))
     return plain

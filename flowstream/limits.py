@@ -85,7 +85,8 @@ class Limits:
     """Seconds from the call of the response; then what is queued is written, for at most
     `stall_timeout` more, and ``reconnect`` and a clean end follow."""
     max_bytes: int | None = None
-    """Body bytes; the event that would pass it is not sent, the stream fails."""
+    """Body bytes, before they are compressed; the event that would pass it is not sent, the
+    stream fails."""
     stall_timeout: float = 30.0
     """Seconds that one write may make no progress. 30 s outlives a Wi-Fi hand-over; nginx's
     ``send_timeout``, which guards the same thing, is 60 s by default."""

@@ -20,6 +20,7 @@ from typing import Any
 from flowstream._errors import MissingExtraError, PublicError
 from flowstream._supervised import SupervisedNursery
 from flowstream.asgi._answers import answer_to
+from flowstream.asgi._compression import gzip_headers, is_gzip
 from flowstream.asgi.receive import Message, Receive, Send, SharedReceive
 from flowstream.asgi.response import StreamResponse
 
@@ -54,7 +55,10 @@ class _Wrapped(Response):
                 message["type"] == "http.response.start"
                 and message["status"] == self._stream_response.status  # not a 204 of its own
             ):
-                message["status"], message["headers"] = self.status_code, self.raw_headers
+                headers = self.raw_headers
+                if is_gzip(message["headers"]):
+                    headers = gzip_headers(headers) or headers
+                message["status"], message["headers"] = self.status_code, headers
             await send(message)
 
         await self._stream_response(scope, receive, send_ours)

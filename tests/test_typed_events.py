@@ -74,7 +74,7 @@ wrong_items = pytest.mark.parametrize(
         (Token(5), r"Expected `str`, got `int` - at `\$.data`; expected Token"),
         (Usage(-1), r"Expected `int` >= 0 - at `\$.tokens`"),
         (Usage(1, cost=float("nan")), r"Expected `float`, got `null` - at `\$.cost`"),
-        (Usage(1, cost=object()), "unsupported"),
+        (Usage(1, cost=object()), "no form for an object"),
         ({"type": "other"}, r"Invalid value 'other' - at `\$.type`"),
         ({"data": "x"}, "missing required field `type`"),
         (Event(Token("x"), type="usage"), "its type is 'usage', but its tag is 'token'"),

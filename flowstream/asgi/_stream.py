@@ -34,6 +34,7 @@ from flowstream._closing import CloseReason, StreamReport
 from flowstream._failure import is_refusal, public, public_of
 from flowstream._timers import Timer, start_timer
 from flowstream.asgi._between import is_known, name_unknown, tell
+from flowstream.asgi._compression import Gzip, gzip_headers
 from flowstream.asgi._connection import Carrier
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
@@ -68,6 +69,7 @@ class Stream:
         direct_write: how a publisher writes to that connection, if it can.
         after: the id that its client saw last, or None.
         app: the framework's app, if the scope has it; for the log.
+        gzip: its client asks for gzip.
 
     Attributes:
         reason: why it ended or is ending, or None.
@@ -82,8 +84,10 @@ class Stream:
         *,
         after: str | None,
         app: object,
+        gzip: bool,
     ) -> None:
         self._plan = plan
+        self._gzip = gzip and plan.compress == "gzip"
         self._carrier = carrier
         self._direct_write = direct_write
         self._app = app
@@ -176,6 +180,8 @@ class Stream:
             return
         if self._carrier is None:
             warn_on_plain_hypercorn(send)
+        coded = gzip_headers(headers) if self._gzip else None
+        self._gzip = coded is not None
         self._not_direct = self._decide_on_direct_writes(send, direct)
         direct_write = None if self._not_direct is not None else self._direct_write
         self._writer = writer = Writer(
@@ -186,10 +192,11 @@ class Stream:
             controls=self._plan.controls,
             max_bytes=self._plan.limits.max_bytes,
             direct_write=direct_write,
+            gzip=Gzip() if self._gzip else None,
         )
         try:
             with self._until_cut_off():
-                await writer.begin(status, headers)
+                await writer.begin(status, coded or headers)
                 self._answered = True
                 self._supply.connect(writer, None if direct_write is None else direct_write.write)
                 if self._aborted:
@@ -260,6 +267,8 @@ class Stream:
         # What goes in front of the first item is perhaps known only when that is encoded.
         if encoder is not plan.encoder or encoder.header():
             return NotDirect.FORMAT
+        if self._gzip:
+            return NotDirect.OTHER_BODY
         if self._direct_write.why_not is not None:
             return self._direct_write.why_not
         if not given and not is_known(send, self._direct_write):

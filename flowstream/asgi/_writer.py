@@ -17,6 +17,7 @@ import trio
 from flowstream._buffer import EventBuffer
 from flowstream._queue import Gap
 from flowstream.abc import Encoder
+from flowstream.asgi._compression import Gzip
 from flowstream.asgi._direct_write import DirectWrite
 from flowstream.asgi.receive import Message, Send
 
@@ -50,7 +51,8 @@ class Writer:
         encoder: writes flowstream's own events.
         supply: has what is to be written while nothing is queued.
         controls: whether they are written.
-        max_bytes: body bytes that may be written.
+        max_bytes: body bytes that may be written, as they are before they are compressed.
+        gzip: compresses what is written; None to write it as it is.
         direct_write: how publishers write past this writer; None if they do not.
 
     Attributes:
@@ -73,6 +75,7 @@ class Writer:
         *,
         controls: bool,
         max_bytes: int | None,
+        gzip: Gzip | None,
         direct_write: DirectWrite | None,
     ) -> None:
         self._send = send
@@ -82,6 +85,8 @@ class Writer:
         self._supply = supply
         self._controls = controls
         self._max_bytes = max_bytes
+        self._gzip = gzip
+        self._plain_bytes = 0  # written, before they were compressed
         self._gaps = 0
         self._announced = 0  # dropped items that the gaps written so far speak of
         self._heartbeat_due = False
@@ -152,7 +157,9 @@ class Writer:
 
     async def end(self) -> None:
         """End the body: all of it is there."""
-        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        rest = b"" if self._gzip is None else self._gzip.finish()
+        await self._put({"type": "http.response.body", "body": rest, "more_body": False})
+        self.bytes += len(rest)
 
     def wrote(self, size: int, items: int, at: float) -> None:
         """Count what was written directly, past this writer, the last at time `at`."""
@@ -178,7 +185,7 @@ class Writer:
     def _allowance(self) -> int:
         if self._max_bytes is None:
             return self._size
-        return max(1, min(self._size, self._max_bytes - self.bytes))
+        return max(1, min(self._size, self._max_bytes - self._plain_bytes))
 
     async def _write_pieces(
         self, pieces: list[bytes | Gap], warning: tuple[int, int] | None
@@ -220,7 +227,7 @@ class Writer:
                     yield self._encoder.control("gap", gap._asdict())  # type: ignore[union-attr]
 
     async def _write_within_bound(self, data: bytes) -> bool:
-        if self._max_bytes is not None and self.bytes + len(data) > self._max_bytes:
+        if self._max_bytes is not None and self._plain_bytes + len(data) > self._max_bytes:
             return False
         await self._write(data)
         return True
@@ -230,14 +237,16 @@ class Writer:
         while start < len(data):
             size = self._size
             piece = data[start : start + size]  # the same object, if it is all of it
-            self.sending = len(piece)
+            body = piece if self._gzip is None else self._gzip.compress(piece)
+            self.sending = len(body)
             if self._direct_write is not None:
-                self._direct_write.hand_over(piece)
+                self._direct_write.hand_over(body)
             try:
                 waited = await self._put(
-                    {"type": "http.response.body", "body": piece, "more_body": True}
+                    {"type": "http.response.body", "body": body, "more_body": True}
                 )
-                self.bytes += len(piece)
+                self.bytes += len(body)
+                self._plain_bytes += len(piece)
             finally:
                 self.sending = 0
             start += len(piece)

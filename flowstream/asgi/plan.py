@@ -18,6 +18,7 @@ from flowstream._closing import StreamReport
 from flowstream._event import Where, check_retry
 from flowstream._subscription import Subscription, SubscriptionManager, check_policy
 from flowstream.abc import Encoder, Policy
+from flowstream.asgi._disposition import attachment
 from flowstream.events import Events
 from flowstream.limits import Buffer, Limits, positive
 from flowstream.policies import Block
@@ -25,6 +26,7 @@ from flowstream.sources import Feed, Source, as_source
 
 Headers = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 OnReconnect = Literal["refuse", "restart"]
+Compression = Literal["gzip"]
 OnClose = Callable[[StreamReport], object]
 
 _STREAM_HEADERS = (
@@ -37,8 +39,10 @@ _STREAM_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 
-STREAM_HEADER_NAMES = frozenset({b"content-type", *(name for name, _ in _STREAM_HEADERS)})
-"""The names of the headers that every stream has, and that make no sense without a body."""
+STREAM_HEADER_NAMES = frozenset(
+    {b"content-type", b"content-disposition", *(name for name, _ in _STREAM_HEADERS)}
+)
+"""The names of the headers that streams have, and that make no sense without a body."""
 
 # The server frames the body and owns the connection (RFC 9110 § 7.6.1, RFC 9113 § 8.2.2);
 # a length or a framing from the app would break it.
@@ -66,6 +70,8 @@ class StreamOptions(TypedDict, total=False):
     limits: Limits
     status: int
     headers: Headers
+    filename: str | None
+    compress: Compression | None
     prime: float | None
     controls: bool
     on_reconnect: OnReconnect
@@ -112,6 +118,8 @@ class Plan:
     limits: Limits
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
+    compress: Compression | None
+    """How it is encoded for the clients that ask for that."""
     prime: float | None
     controls: bool
     on_reconnect: OnReconnect
@@ -138,6 +146,8 @@ def make_plan(
     limits: Limits = Limits(),  # noqa: B008  # frozen
     status: int = 200,
     headers: Headers = (),
+    filename: str | None = None,
+    compress: Compression | None = None,
     prime: float | None = None,
     controls: bool = True,
     on_reconnect: OnReconnect = "refuse",
@@ -175,6 +185,8 @@ def make_plan(
         raise TypeError(f"controls must be True or False, not {_kind(controls)}")
     if direct is not None and not isinstance(direct, bool):
         raise TypeError(f"direct must be True, False or None, not {_kind(direct)}")
+    if compress not in (None, "gzip"):
+        raise ValueError(f"compress must be 'gzip', or None for nothing, not {compress!r}")
     if on_close is not None:
         _check_on_close(on_close)
     after = None
@@ -204,7 +216,8 @@ def make_plan(
     if where is not None and not callable(where):
         raise TypeError(f"where must be a function of an event, not {_kind(where)}")
     policy = Block() if policy is None else policy
-    length = _length(found, encoder, policy)
+    length = None if compress else _length(found, encoder, policy)
+    own = _own_headers(headers, filename, compress)
     return Plan(
         source=found,
         encoder=encoder,
@@ -213,7 +226,8 @@ def make_plan(
         heartbeat=heartbeat,
         limits=limits,
         status=_check_status(_own_status(found) if status == 200 else status),
-        headers=_merge_headers(encoder, found, headers, length),
+        headers=_merge_headers(encoder, found, own, length),
+        compress=compress,
         prime=prime,
         controls=controls and encoder.in_band,
         on_reconnect=on_reconnect,
@@ -255,11 +269,25 @@ def _length(source: Source | Feed, encoder: Encoder, policy: Policy) -> int | No
     return source.length if whole and isinstance(source, Source) else None
 
 
+def _own_headers(
+    given: Headers, filename: str | None, compress: Compression | None
+) -> list[tuple[bytes, bytes]]:
+    """Return the app's headers: those that it gave, and those of its other arguments."""
+    own = [_check_header(pair) for pair in _pairs(given)]
+    if filename is not None:
+        if any(name == b"content-disposition" for name, _ in own):
+            raise ValueError("give filename= or the header Content-Disposition, not both")
+        own.append((b"content-disposition", attachment(filename).encode()))
+    if compress is not None:
+        # Caches, too, have to know that not every client gets the same bytes.
+        own.append((b"vary", b"accept-encoding"))
+    return own
+
+
 def _merge_headers(
-    encoder: Encoder, source: Source | Feed, given: Headers, length: int | None
+    encoder: Encoder, source: Source | Feed, own: list[tuple[bytes, bytes]], length: int | None
 ) -> tuple[tuple[bytes, bytes], ...]:
     """Return all headers: the app's, then of the others' those that it does not set itself."""
-    own = [_check_header(pair) for pair in _pairs(given)]
     theirs = [*encoder.headers, *(source.headers if isinstance(source, Source) else ())]
     base = [
         (b"content-type", encoder.media_type.encode("latin-1")),
@@ -302,7 +330,10 @@ def _raw(text: Any) -> bytes:
     try:
         return text.encode("latin-1")  # as HTTP/1.1 header values are; ASGI wants bytes
     except UnicodeEncodeError:
-        raise ValueError(f"a header must be Latin-1 text, or bytes, not {text!r}") from None
+        raise ValueError(
+            f"a header must be Latin-1 text, or bytes, not {text!r}; for a file's name there is "
+            "filename=..., which writes it as filename*=UTF-8''..."
+        ) from None
 
 
 def _kind(value: object) -> str:

@@ -23,13 +23,12 @@ import msgspec
 
 from flowstream.abc import Encoder
 from flowstream.encoders._controls import wire_names
+from flowstream.encoders._json import to_json, write_json
 from flowstream.llm import Done, FinishReason, ModelEvent, Reasoning, Token, ToolCall, Usage
 
-__all__ = ["AnswerEncoder", "AnswerStream"]
+__all__ = ["AnswerEncoder", "AnswerStream", "to_json"]
 
 MEDIA_TYPE: Final = "text/event-stream; charset=utf-8"
-
-to_json = msgspec.json.Encoder().encode
 
 _MODEL_EVENTS = get_args(ModelEvent)
 _TYPES = frozenset(event.__struct_config__.tag for event in _MODEL_EVENTS)
@@ -107,9 +106,9 @@ class AnswerEncoder(Encoder):
             # can stand only between two tokens, where a space means the same.
             return _OWN + part.replace(b"\n", b" ").replace(b"\r", b" ")
         if event.__class__ is Token:
-            return _TOKEN + to_json(event.data)
+            return _TOKEN + write_json(event.data)
         if event.__class__ is Reasoning:
-            return _REASONING + to_json(event.data)
+            return _REASONING + write_json(event.data)
         if event.__class__ is ToolCall:
             return _CALL + to_json(event)
         return (_USAGE if event.__class__ is Usage else _DONE) + to_json(event)

@@ -14,6 +14,7 @@ from typing import Any
 
 from flowstream._event import check_field, check_retry
 from flowstream.abc import Encoder
+from flowstream.encoders._json import BigIntegers, Encode, JSONWriter
 
 __all__ = ["CONTROL_NAMES", "ControlEncoder", "control_envelope", "wire_names"]
 
@@ -73,24 +74,33 @@ def control_envelope(name: str, body: Any, *, id: str | None, retry: int | None)
 
 
 class ControlEncoder(Encoder):
-    """An encoder whose format carries control events, under names that an app may change.
+    """An encoder of JSON that carries control events, under names that an app may change.
 
-    Equal to, and of the same hash as, any other of its class with the same names: a topic
+    Equal to, and of the same hash as, any other of its class with the same arguments: a topic
     keeps one encoding of an event per distinct encoder.
 
     Args:
         names: control events to rename, e.g. ``{"gap": "lost"}``.
+        encode, big_integers: how values are written, as `JSONWriter` takes them.
 
     Raises:
-        TypeError, ValueError: as `wire_names` does.
+        TypeError, ValueError: as `wire_names` and `JSONWriter` do.
     """
 
     in_band = True
 
-    def __init__(self, *, names: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        *,
+        names: Mapping[str, str] = {},
+        encode: Encode | None = None,
+        big_integers: BigIntegers = "number",
+    ) -> None:
         self._wire_names = wire_names(names)
+        self._json = JSONWriter(encode, big_integers)
+        self._write = self._json.write  # what it raises TypeError for, `rewrite` may still write
         # Once, because a topic looks encodings up by encoder for every event.
-        self._hash = hash((type(self), *sorted(self._wire_names.items())))
+        self._hash = hash((type(self), self._json, *sorted(self._wire_names.items())))
 
     def wire_name(self, control: str) -> str:
         """Return what the control event `control` is called in this stream.
@@ -106,11 +116,13 @@ class ControlEncoder(Encoder):
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self._wire_names == other._wire_names
+        return self._wire_names == other._wire_names and self._json == other._json
 
     def __hash__(self) -> int:
         return self._hash
 
     def __repr__(self) -> str:
         renamed = {old: new for old, new in self._wire_names.items() if old != new}
-        return f"{type(self).__name__}({f'names={renamed}' if renamed else ''})"
+        given = {**({"names": renamed} if renamed else {}), **self._json.options()}
+        shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        return f"{type(self).__name__}({shown})"

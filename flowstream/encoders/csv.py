@@ -9,20 +9,37 @@ The columns of a stream of mappings are those of its first row, because an expor
 database query should not have to name them twice. That is state, and it lives in what
 `start` returns. With columns given there is none, and a `CSV` serves all streams itself.
 
+A cell is written as `str` would, where people read that: a number, a date, a path. What is not
+flat, a list or a model, is JSON in its cell: what `str` makes of it only Python reads.
+
 The format has no comments and no place for a message, so there are no heartbeats and no
 control events, and a stream that ends early is cut instead of ended.
 """
 
 from __future__ import annotations
 
+import base64
+import codecs
 import csv
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import datetime
+import decimal
+import enum
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
 from flowstream.abc import Encoder
+from flowstream.encoders._json import (
+    Encode,
+    JSONWriter,
+    dumped_of,
+    mapping_of,
+    members_of,
+    plain,
+)
 
 __all__ = ["CSV"]
 
@@ -32,12 +49,47 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 the signs, which an East Asian input method types and a spreadsheet there understands."""
 
 
+# Cells that the standard library's writer is given as they are: `str` of them is what people read.
+_FLAT = frozenset(
+    {
+        str,
+        int,
+        float,
+        bool,
+        type(None),
+        decimal.Decimal,
+        datetime.datetime,
+        datetime.date,
+        datetime.time,
+        datetime.timedelta,
+        uuid.UUID,
+    }
+)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_BYTES = (bytes, bytearray, memoryview)
+_NUMBERS_AND_TIMES = (int, float, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta)
+_NESTED = (dict, list, tuple, set, frozenset, msgspec.Struct, msgspec.Raw)
+
+
+class _Layout(NamedTuple):
+    """What a `CSV` was asked for."""
+
+    columns: tuple[str, ...] | None
+    header: bool
+    delimiter: str
+    spreadsheet_safe: bool
+    bom: bool
+    encode: Encode | None
+
+
 class CSV(Encoder):
     """Comma-separated values (``text/csv``, RFC 4180).
 
     A row is a mapping (anything with ``keys()``, as `dict` takes it, so a `sqlite3.Row`,
-    too), a dataclass, a `msgspec.Struct`, or a sequence of cells. A cell is written as `str`
-    would; None as an empty cell. Id, type, key and retry are not sent.
+    too), a dataclass, an attrs object, a Struct, a pydantic model, or a sequence of cells. A cell
+    is written as `str` would; None as an empty cell, an enum's member as its value, bytes in
+    base64, and a list, mapping or object with members as JSON. Id, type, key and retry are not
+    sent.
 
     Args:
         columns: the names of the columns, in order. Left out, they are taken from the first
@@ -49,9 +101,16 @@ class CSV(Encoder):
             as a formula: that begins with ``= + - @``, TAB or CR (OWASP, "CSV Injection"), LF, or
             a full-width form of the four signs. Numbers are left alone, but a *text* like
             ``"-5"`` is changed, so this is for people to open, not for programs to read.
+        bom: whether the body begins with a byte-order mark (EF BB BF). Excel reads a file without
+            one in the code page of its system, where ``Zürich`` is no longer that. Left out, as
+            `spreadsheet_safe` says.
+        encode: a function for cells of the app's own types: given such a cell, it returns what to
+            write in its place, and raises TypeError for any other. It is asked about all but plain
+            `str`, `int`, `float`, `bool` and None, inside of lists and mappings, too.
 
     Raises:
-        TypeError: if `columns` is a single `str`, or `delimiter` is not a `str`.
+        TypeError: if `columns` is a single `str`, `delimiter` is not a `str`, or `encode` is not
+            a function.
         ValueError: if `columns` is empty, has a name twice, or has a lone surrogate in a
             name; or if `delimiter` is not one character, or is a quote, CR, LF or NUL.
     """
@@ -65,6 +124,8 @@ class CSV(Encoder):
         header: bool = True,
         delimiter: str = ",",
         spreadsheet_safe: bool = False,
+        bom: bool | None = None,
+        encode: Encode | None = None,
     ) -> None:
         if isinstance(columns, str):
             raise TypeError("columns must be several names, not one str")
@@ -75,15 +136,15 @@ class CSV(Encoder):
                 f"delimiter must be one character, no quote, CR, LF or NUL: {delimiter!r}"
             )
         delimiter.encode()  # a lone surrogate is refused here instead of at the first row
-        self._columns = None if columns is None else tuple(columns)
-        self._header = header
-        self._delimiter = delimiter
-        self._spreadsheet_safe = spreadsheet_safe
-        self._table = None if self._columns is None else self._new_table()
+        named = None if columns is None else tuple(columns)
+        marked = spreadsheet_safe if bom is None else bom
+        self._layout = _Layout(named, header, delimiter, spreadsheet_safe, marked, encode)
+        first = _Table(self._layout)
+        self._table = None if named is None else first
 
     def start(self) -> Encoder:
         """Return itself if the columns are known, else an encoder that will learn them."""
-        return self if self._table else self._new_table()
+        return self if self._table else _Table(self._layout)
 
     def encode(
         self,
@@ -102,31 +163,23 @@ class CSV(Encoder):
                 cells), or comes without columns after a sequence did; if a sequence is not
                 as long as the columns are many; or if a text has a lone surrogate in it.
         """
-        return (self._table or self._new_table()).encode(data)
+        return (self._table or _Table(self._layout)).encode(data, type=type)
 
     def header(self) -> bytes:
-        """Return the line with the names of the columns, if they are known and wanted."""
-        return self._table.header() if self._table else b""
-
-    def _new_table(self) -> _Table:
-        return _Table(self._columns, self._header, self._delimiter, self._spreadsheet_safe)
-
-    def _value(self) -> tuple[object, ...]:
-        return (self._columns, self._header, self._delimiter, self._spreadsheet_safe)
+        """Return the byte-order mark and the names of the columns, if they are known and wanted."""
+        return (self._table or _Table(self._layout)).header()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CSV):
             return NotImplemented
-        return self._value() == other._value()
+        return self._layout == other._layout
 
     def __hash__(self) -> int:
-        return hash(self._value())
+        return hash(self._layout)
 
     def __repr__(self) -> str:
-        return (
-            f"CSV({self._columns!r}, header={self._header}, delimiter={self._delimiter!r}, "
-            f"spreadsheet_safe={self._spreadsheet_safe})"
-        )
+        columns, *others = zip(_Layout._fields, self._layout, strict=True)
+        return f"CSV({columns[1]!r}, {', '.join(f'{name}={value!r}' for name, value in others)})"
 
 
 class _Table(Encoder):
@@ -134,22 +187,19 @@ class _Table(Encoder):
 
     media_type = CSV.media_type
 
-    def __init__(
-        self,
-        columns: tuple[str, ...] | None,
-        header: bool,
-        delimiter: str,
-        spreadsheet_safe: bool,
-    ) -> None:
-        self._write = csv.writer(_ToBytes(), delimiter=delimiter).writerow
-        self._wants_header = header
-        self._spreadsheet_safe = spreadsheet_safe
+    def __init__(self, layout: _Layout) -> None:
+        self._write = csv.writer(_ToBytes(), delimiter=layout.delimiter).writerow
+        self._layout = layout
+        self._json = JSONWriter(layout.encode)
+        # What is written as it is; the app's hook is asked about the others.
+        self._flat = _FLAT if layout.encode is None else _SCALARS
         self._columns: tuple[Any, ...] = ()
         self._known: frozenset[Any] = frozenset()
-        self._header = b""
+        self._cells_of: Callable[[Any], Any] | None = None  # of a row that has all of them
+        self._header = codecs.BOM_UTF8 if layout.bom else b""
         self._nameless = False
-        if columns is not None:
-            self._learn(columns)
+        if layout.columns is not None:
+            self._learn(layout.columns)
 
     def encode(
         self,
@@ -160,14 +210,22 @@ class _Table(Encoder):
         key: object = None,
         retry: int | None = None,
     ) -> bytes:
+        if isinstance(data, dict):
+            return self._mapping(data)
         if isinstance(data, (list, tuple)):
             return self._sequence(data)
-        if (mapping := _as_mapping(data)) is not None:
-            return self._mapping(mapping)
-        if isinstance(data, Sequence) and not isinstance(data, (str, bytes, bytearray, memoryview)):
-            return self._sequence(data)
+        if type == "progress" and isinstance(data, msgspec.Struct):
+            raise TypeError(
+                "a table has no room for events of progress: publish how far the source is to a "
+                "topic of its own"
+            )
+        row = _as_row(data)
+        if isinstance(row, dict):
+            return self._mapping(row)
+        if isinstance(row, Sequence) and not isinstance(row, (str, *_BYTES)):
+            return self._sequence(row)
         raise TypeError(
-            "a row is expected (a mapping, a sequence, a dataclass or a Struct), "
+            "a row is expected (a mapping, a sequence, a dataclass, a Struct or a model), "
             f"not {data.__class__.__name__}"
         )
 
@@ -180,11 +238,21 @@ class _Table(Encoder):
         known = frozenset(columns)
         if len(known) < len(columns):
             raise ValueError(f"a column is named twice in {columns!r}")
-        if self._wants_header:
-            self._header = self._line(columns)
+        if self._layout.header:
+            self._header += self._line(columns)
         self._columns, self._known = columns, known
+        if len(columns) > 1:  # else `itemgetter` returns the one cell, and no tuple
+            self._cells_of = itemgetter(*columns)
 
     def _mapping(self, row: Mapping[Any, Any]) -> bytes:
+        # Of a plain dict only: others may make up a member that they lack.
+        if row.__class__ is dict and self._cells_of and len(row) == len(self._columns):
+            try:
+                cells = self._cells_of(row)
+            except KeyError:
+                pass  # a cell is missing, and another has no column
+            else:
+                return self._line(cells)
         if not self._columns:
             if self._nameless:
                 # The header would have had to stand before the rows that went out already.
@@ -207,13 +275,40 @@ class _Table(Encoder):
         return self._line(row)
 
     def _line(self, cells: Sequence[Any]) -> bytes:
-        if self._spreadsheet_safe:
+        if not self._flat.issuperset(map(type, cells)):
+            cells = [self._cell(cell) for cell in cells]
+        if self._layout.spreadsheet_safe:
             cells = [
                 "'" + cell if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
                 for cell in cells
             ]
         line: bytes = self._write(cells)
         return line
+
+    def _cell(self, value: Any) -> Any:
+        """Return a cell as something of which `str` makes what people read."""
+        kind = value.__class__
+        if kind in self._flat:
+            return value
+        made = self._json.replaced(value)
+        if made is not value:
+            return self._cell(made)
+        if kind in _FLAT or isinstance(value, str):
+            return value
+        if isinstance(value, enum.Enum):
+            return self._cell(value.value)
+        if isinstance(value, _BYTES):
+            return base64.b64encode(value).decode()
+        if isinstance(value, _NUMBERS_AND_TIMES):
+            return value
+        if not isinstance(value, _NESTED) and members_of(value) is None:
+            try:
+                made = plain(value)
+            except TypeError:
+                return value  # `str` knows
+            if made.__class__ in _FLAT:
+                return made
+        return self._json.rewrite(value).decode()
 
 
 class _ToBytes:
@@ -222,13 +317,14 @@ class _ToBytes:
     write = staticmethod(str.encode)
 
 
-def _as_mapping(row: Any) -> Mapping[Any, Any] | None:
-    """Return `row` by column name, or None if it does not name its cells."""
-    if isinstance(row, dict):
-        return row
-    if isinstance(row, msgspec.Struct):
-        return msgspec.structs.asdict(row)
-    if dataclasses.is_dataclass(type(row)):
-        return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    # After the two above, either of which may have a field that is called "keys".
-    return dict(row) if hasattr(row, "keys") else None
+def _as_row(data: Any) -> Any:
+    """Return `data` as a `dict` by column name, or as it is if it does not name its cells."""
+    if isinstance(data, msgspec.Struct):
+        return msgspec.structs.asdict(data)
+    if (members := members_of(data)) is not None:
+        return members
+    if (dumped := dumped_of(data)) is not data:
+        return dumped
+    # After the others, any of which may have a field that is called "keys".
+    mapping = mapping_of(data)
+    return data if mapping is None else mapping

@@ -24,10 +24,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from flowstream._event import check_field
 from flowstream.encoders._controls import ControlEncoder, control_envelope
+from flowstream.encoders._json import BigIntegers, Encode
 
 __all__ = ["BYTES", "CONTROL", "ENVELOPE", "JSON", "PREFIXES", "Frames"]
 
@@ -36,25 +35,24 @@ BYTES, JSON, ENVELOPE, CONTROL = b"B", b"J", b"E", b"C"
 PREFIXES = (2, 4, 8)
 """The sizes that a length may have, in bytes. One byte would not hold every control event."""
 
-_to_json = msgspec.json.Encoder().encode
-
 
 class Frames(ControlEncoder):
     """Length-prefixed binary frames (``application/vnd.flowstream.frames``).
 
-    Bytes are sent as they are and anything else as JSON by msgspec. An event's id and type
-    go in a frame of their own in front of it; its key and retry are not sent. A client reads
-    them with `flowstream.decoders.FramesDecoder`, or by the table on top of this file.
+    Bytes are sent as they are and anything else as JSON, of the same values as in `NDJSON`. An
+    event's id and type go in a frame of their own in front of it; its key and retry are not
+    sent. A client reads them with `flowstream.decoders.FramesDecoder`, or by the table on top of
+    this file.
 
     Args:
         prefix: bytes of each length: 2, 4 or 8. It bounds the size of an item: with 4,
             the default, to 4 GiB.
         media_type: the value of ``Content-Type``; by default one that names the prefix.
-        names: control events to rename, e.g. ``{"gap": "lost"}``.
+        names, encode, big_integers: as `NDJSON` takes them.
 
     Raises:
         TypeError, ValueError: if `prefix` is none of the three, `media_type` is no ASCII
-            text, or `names` has an unknown key, an unusable name, or the same name twice.
+            text, or one of the others is not what `NDJSON` takes.
     """
 
     def __init__(
@@ -63,8 +61,10 @@ class Frames(ControlEncoder):
         prefix: int = 4,
         media_type: str | None = None,
         names: Mapping[str, str] = {},
+        encode: Encode | None = None,
+        big_integers: BigIntegers = "number",
     ) -> None:
-        super().__init__(names=names)
+        super().__init__(names=names, encode=encode, big_integers=big_integers)
         if prefix not in PREFIXES or isinstance(prefix, bool):
             raise ValueError(f"prefix must be 2, 4 or 8 bytes, not {prefix!r}")
         if media_type is None:
@@ -87,19 +87,19 @@ class Frames(ControlEncoder):
         """Return the frame of one item, behind that of its envelope if it has one.
 
         Raises:
-            TypeError: if `data` is not bytes and msgspec cannot write it as JSON.
+            TypeError: if `data` is not bytes and JSON has no form for something in it.
             ValueError: if it is too long for the prefix, or a text in it has a lone
                 surrogate (then it is a `UnicodeEncodeError`).
         """
         if isinstance(data, (bytes, bytearray, memoryview)):
             frame = self._frame(BYTES, bytes(data))
         else:
-            frame = self._frame(JSON, _to_json(data))
+            frame = self._frame(JSON, self._to_json(data))
         if id is None and type is None:
             return frame
         envelope = {"type": type, "id": id}
         given = {name: value for name, value in envelope.items() if value is not None}
-        return self._frame(ENVELOPE, _to_json(given)) + frame
+        return self._frame(ENVELOPE, self._to_json(given)) + frame
 
     def heartbeat(self) -> bytes:
         """Return a length of 0."""
@@ -115,7 +115,13 @@ class Frames(ControlEncoder):
                 the frame is too long for the prefix.
         """
         envelope = control_envelope(self.wire_name(name), body, id=id, retry=retry)
-        return self._frame(CONTROL, _to_json(envelope))
+        return self._frame(CONTROL, self._to_json(envelope))
+
+    def _to_json(self, value: object) -> bytes:
+        try:
+            return self._write(value)
+        except TypeError:
+            return self._json.rewrite(value)
 
     def _frame(self, kind: bytes, body: bytes) -> bytes:
         length = 1 + len(body)
@@ -127,10 +133,11 @@ class Frames(ControlEncoder):
         if not isinstance(other, Frames) or type(other) is not type(self):
             return NotImplemented
         same = (self._prefix, self.media_type) == (other._prefix, other.media_type)
-        return same and self._wire_names == other._wire_names
+        return same and self._wire_names == other._wire_names and self._json == other._json
 
     def __hash__(self) -> int:
         return hash((self._hash, self._prefix, self.media_type))
 
     def __repr__(self) -> str:
-        return f"Frames(prefix={self._prefix}, media_type={self.media_type!r})"
+        given = {"prefix": self._prefix, "media_type": self.media_type, **self._json.options()}
+        return f"Frames({', '.join(f'{name}={value!r}' for name, value in given.items())})"

@@ -28,11 +28,10 @@ class JSONSequence(NDJSON):
     """A JSON text sequence (``application/json-seq``, RFC 7464): `NDJSON`, with marks.
 
     Args:
-        names: control events to rename, e.g. ``{"gap": "lost"}``.
+        names, encode, big_integers: as `NDJSON` takes them.
 
     Raises:
-        TypeError, ValueError: if `names` has an unknown key, an unusable name, or the same
-            name twice.
+        TypeError, ValueError: as `NDJSON` raises them.
     """
 
     media_type = "application/json-seq"
@@ -49,7 +48,7 @@ class JSONSequence(NDJSON):
         """Return one element: what `NDJSON.encode` returns, behind an RS.
 
         Raises:
-            TypeError: if msgspec cannot write `data` as JSON.
+            TypeError: if JSON has no form for something in `data`.
             ValueError: if a text in it has a lone surrogate (it is a `UnicodeEncodeError`),
                 or if a `msgspec.Raw` in it has an RS, which would end the element.
         """

@@ -19,29 +19,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from flowstream._event import check_field, check_retry
 from flowstream.encoders._controls import ControlEncoder
 
 __all__ = ["SSE"]
 
-_to_json = msgspec.json.Encoder().encode
-
 
 class SSE(ControlEncoder):
     """Server-sent events (``text/event-stream``).
 
-    A `str` is sent as it is and anything else as JSON by msgspec, which knows dataclasses,
-    `msgspec.Struct`, dates, UUIDs, enums and decimals; bytes become base64, and NaN and the
-    infinities ``null``. An event's type is its ``event:`` field; its key is not sent.
+    A `str` is sent as it is and anything else as JSON, of the same values as in `NDJSON`. An
+    event's type is its ``event:`` field; its key is not sent.
 
     Args:
-        names: control events to rename, e.g. ``{"gap": "lost"}``.
+        names, encode, big_integers: as `NDJSON` takes them.
 
     Raises:
-        TypeError, ValueError: if `names` has an unknown key, an unusable name, or the same
-            name twice.
+        TypeError, ValueError: as `NDJSON` raises them.
     """
 
     media_type = "text/event-stream; charset=utf-8"
@@ -59,7 +53,7 @@ class SSE(ControlEncoder):
         """Return the bytes of one event, with the blank line that dispatches it.
 
         Raises:
-            TypeError: if msgspec cannot write `data` as JSON; if `id` or `type` is not a
+            TypeError: if JSON has no form for something in `data`; if `id` or `type` is not a
                 `str`, or `retry` not an `int`.
             ValueError: if `id` or `type` has CR, LF or NUL in it, `retry` is negative, or a
                 text has a lone surrogate in it (then it is a `UnicodeEncodeError`).
@@ -70,7 +64,10 @@ class SSE(ControlEncoder):
             # The characters themselves: format() of an enum member is "Colour.RED".
             text = str.__str__(data)
         else:
-            text = _to_json(data).decode()
+            try:
+                text = self._write(data).decode()
+            except TypeError:
+                text = self._json.rewrite(data).decode()
         # JSON by msgspec is one line, but for msgspec.Raw, which it copies. A break in there
         # is white space between two tokens, so it may be split just as well.
         if "\n" in text or "\r" in text:

@@ -12,6 +12,7 @@ from psycopg import Connection, Rollback, ServerCursor
 from psycopg.rows import TupleRow, tuple_row
 
 from flowstream.sources._postgres_connection import connect, interrupt, told_to_the_client
+from flowstream.sources._postgres_values import is_loading_failure, keep_as_text, rows_as_sent
 from flowstream.sources._rows import Batch, Cursor, Params
 
 _numbers = count(1)
@@ -57,6 +58,7 @@ class PostgresCursor(Cursor):
                 self._transaction.enter_context(connection.transaction())
             name = f"flowstream_{next(_numbers)}"
             cursor = self._cursor = connection.cursor(name, row_factory=tuple_row)
+            keep_as_text(cursor.adapters)
             cursor.execute(self._sql, self._params or None)
         return [column.name for column in cursor.description or ()]
 
@@ -65,10 +67,13 @@ class PostgresCursor(Cursor):
         assert self._cursor is not None
         size = min(self._size, batch.size)
         started = time.monotonic()
-        with told_to_the_client():
-            rows = self._cursor.fetchmany(size)
+        rows: list[TupleRow] = []
+        try:
+            with told_to_the_client():
+                _fetch_into(rows, self._cursor, size)
+        finally:
+            batch.rows.extend(rows)
         taken = time.monotonic() - started
-        batch.rows.extend(rows)
         batch.last = len(rows) < size
         if taken < _QUICK:
             self._size = size * _GROWTH
@@ -98,6 +103,17 @@ class PostgresCursor(Cursor):
         cursor, self._cursor = self._cursor, None
         if cursor is not None:
             cursor.close()
+
+
+def _fetch_into(rows: list[TupleRow], cursor: ServerCursor[TupleRow], size: int) -> None:
+    """Add the next rows to `rows`: those before a failure, too."""
+    before = cursor.pgresult
+    try:
+        rows += cursor.fetchmany(size)
+    except Exception:
+        if not is_loading_failure(cursor, before):
+            raise
+        rows.extend(rows_as_sent(cursor))
 
 
 def _text_bytes(row: TupleRow) -> int:

@@ -230,7 +230,7 @@ def test_a_lone_surrogate_is_a_value_error():
 @pytest.mark.parametrize("start", list("=+-@\t\r\n＝＋－＠"))
 def test_a_formula_becomes_text(start):
     """With spreadsheet_safe no cell or column name begins as a formula does."""
-    encoder = CSV([start + "name"], spreadsheet_safe=True)
+    encoder = CSV([start + "name"], spreadsheet_safe=True, bom=False)
     assert read(encoder.header()) == [["'" + start + "name"]]
     assert read(encoder.encode([start + "1"])) == [["'" + start + "1"]]
     assert read(encoder.encode({start + "name": start})) == [["'" + start]]
@@ -260,7 +260,9 @@ def test_encoders_are_equal_by_their_settings():
     }
     assert len(different) == 5
     assert CSV() != "CSV"
-    assert repr(CSV(["a"])) == "CSV(('a',), header=True, delimiter=',', spreadsheet_safe=False)"
+    assert repr(CSV(["a"])) == (
+        "CSV(('a',), header=True, delimiter=',', spreadsheet_safe=False, bom=False, encode=None)"
+    )
 
 
 @given(st.lists(st.lists(texts, min_size=2, max_size=2)), delimiters)

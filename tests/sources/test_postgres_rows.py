@@ -6,6 +6,8 @@ What is left is asked of the server itself, by another connection. On the real c
 from __future__ import annotations
 
 import csv
+import datetime
+import decimal
 import gc
 import importlib.util
 import io
@@ -443,3 +445,133 @@ async def test_the_example_computes_until_its_client_goes(example, aeventually):
         await aeventually(lambda: cursor_limiter().borrowed_tokens == 1, "it computes")
         client.abort()
         await aeventually(lambda: cursor_limiter().borrowed_tokens == 0, "it does not")
+
+
+# -- values that Python has no type for ----------------------------------------------------------
+
+BEYOND = [
+    ("'infinity'::date", "infinity"),
+    ("'-infinity'::date", "-infinity"),
+    ("'infinity'::timestamp", "infinity"),
+    ("'-infinity'::timestamptz", "-infinity"),
+    ("'0044-03-15 BC'::date", "0044-03-15 BC"),
+    ("'0044-03-15 12:00 BC'::timestamp", "0044-03-15 12:00:00 BC"),
+    ("'10000-01-01'::date", "10000-01-01"),
+    ("'24:00:00'::time", "24:00:00"),
+    ("'24:00:00+02'::timetz", "24:00:00+02"),
+    ("'4000000 years'::interval", "4000000 years"),
+    ("'NaN'::numeric", "NaN"),
+    ("'Infinity'::numeric", "Infinity"),
+    ("'10.0.0.1'::inet", "10.0.0.1"),
+    ("'::ffff:1.2.3.4/100'::inet", "::ffff:1.2.3.4/100"),
+    ("'10.0.0.0/8'::cidr", "10.0.0.0/8"),
+    ("'08:00:2b:01:02:03'::macaddr", "08:00:2b:01:02:03"),
+    ("'[1,5)'::int4range", "[1,5)"),
+    ("'[2024-01-01,infinity]'::daterange", "[2024-01-01,infinity]"),
+    ("'empty'::numrange", "empty"),
+    ("'{[1,3),[5,7)}'::int4multirange", "{[1,3),[5,7)}"),
+    ("B'1010'", "1010"),
+    ("1234.5::money", "$1,234.50"),
+    ("'(1,2)'::point", "(1,2)"),
+    ("'<a>1</a>'::xml", "<a>1</a>"),
+    ("'a fat cat'::tsvector", "'a' 'cat' 'fat'"),
+    ("'ok'::mood", "ok"),
+    ("ROW(1, 'x y')::pair", '(1,"x y")'),
+    ("ARRAY[ROW(1, 'x')::pair]", '{"(1,x)"}'),
+    ("ARRAY['ok']::mood[]", "{ok}"),
+    ("7::positive", 7),
+    ("ARRAY['2024-01-01', 'infinity']::date[]", ["2024-01-01", "infinity"]),
+    ("ARRAY[['infinity'::date], ['2024-01-01'::date]]", [["infinity"], ["2024-01-01"]]),
+    ("ARRAY['24:00:00'::time]", ["24:00:00"]),
+    ("ARRAY['10.0.0.1'::inet]", ["10.0.0.1"]),
+    ("ARRAY['[1,5)'::int4range]", ["[1,5)"]),
+    ("'{\"k\": [1, null]}'::jsonb", {"k": [1, None]}),
+    ("'\\x00ff'::bytea", "AP8="),
+    ("'NaN'::float8", None),
+    ("tstzrange('infinity', NULL)", "[infinity,)"),
+]
+
+
+@pytest.fixture(scope="module")
+def with_types(postgres):
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("SET lc_messages TO 'C'")
+        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'ok')")
+        connection.execute("CREATE TYPE pair AS (a int, b text)")
+        connection.execute("CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
+        yield postgres
+        connection.execute("DROP TYPE mood, pair CASCADE")
+        connection.execute("DROP DOMAIN positive")
+
+
+@pytest.mark.parametrize(("value", "expected"), BEYOND, ids=[value for value, _ in BEYOND])
+async def test_a_value_that_python_lacks_is_what_postgres_writes(with_types, value, expected):
+    """And the rows around it, which came in the same fetch, are there; in each format."""
+    sql = f"SELECT n, CASE WHEN n = 3 THEN {value} END AS v FROM generate_series(1, 6) AS n"
+    answer = await collect(ndjson(postgres_rows(with_types, sql), controls=False))
+    rows = [json.loads(line) for line in answer.body.splitlines()]
+    assert [row["n"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["v"] for row in rows] == [None, None, expected, None, None, None]
+    assert answer.complete
+    events = (await collect(sse(postgres_rows(with_types, sql)))).body.decode()
+    assert events.count("\ndata: ") == 7
+    assert "failed" not in events
+    table = (await collect(flowstream.csv(postgres_rows(with_types, sql)))).body.decode()
+    cells = list(csv.reader(io.StringIO(table, newline="")))
+    assert len(cells) == 7
+    if isinstance(expected, str):
+        assert cells[3] == ["3", expected]
+
+
+async def test_usual_values_beside_one_of_those_are_what_they_were(server, sink):
+    """Only what can't be loaded is text; the next batch is as usual."""
+    sql = """
+        SELECT n, CASE WHEN n = 3 THEN 'infinity' ELSE '2024-01-01' END::date AS day,
+               '2024-01-01T10:00'::timestamp AS at, 1.5::numeric AS price
+        FROM generate_series(1, 40) AS n
+    """
+    await postgres_rows(server.dsn, sql).run(sink)
+    days = [row["day"] for row in sink.items]
+    assert days.pop(2) == "infinity"
+    assert set(days) == {datetime.date(2024, 1, 1)}
+    assert {row["at"] for row in sink.items} == {datetime.datetime(2024, 1, 1, 10)}
+    assert {type(row["price"]) for row in sink.items} == {decimal.Decimal}
+
+
+@pytest.mark.parametrize("style", ["German", "SQL, DMY"])
+async def test_a_session_that_writes_dates_in_its_own_way_is_read(server, sink, style):
+    """psycopg reads ISO only, where there is a zone; the app's connection may write another."""
+    with psycopg.connect(server.dsn, options=f"-c datestyle={style.replace(' ', '')}") as given:
+        await postgres_rows(given, "SELECT '2024-01-02 10:00+00'::timestamptz AS at").run(sink)
+    assert "2024" in str(sink.items[0]["at"])
+
+
+class Upper(psycopg.adapt.Loader):
+    """A loader of an app's own, for ranges of whole numbers."""
+
+    def load(self, data):
+        text = bytes(data).decode()
+        if text == "empty":
+            raise ValueError("no range")
+        return {"range": text}
+
+
+async def test_what_the_app_has_registered_is_left_alone(server, sink):
+    """Its own types stay its own; what it raises is a failure, behind the rows before that."""
+    with psycopg.connect(server.dsn) as connection:
+        connection.adapters.register_loader("int4range", Upper)
+        sql = """
+            SELECT n, CASE WHEN n = 5 THEN 'empty' ELSE '[1,2)' END::int4range AS r
+            FROM generate_series(1, 9) AS n
+        """
+        with pytest.raises(ValueError, match="no range"):
+            await postgres_rows(connection, sql).run(sink)
+    assert sink.items == [{"n": n, "r": {"range": "[1,2)"}} for n in range(1, 5)]
+
+
+async def test_rows_before_a_failure_of_the_server_are_delivered(server, sink):
+    """Those of the fetches before it: the server sends a fetch when it has all of it."""
+    sql = "SELECT n, 10 / (5 - n) AS q FROM generate_series(1, 9) AS n"
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await postgres_rows(server.dsn, sql, batch=1).run(sink)
+    assert [row["n"] for row in sink.items] == [1, 2, 3, 4]

@@ -1,0 +1,92 @@
+"""Content-Disposition: the name under which a browser saves a response.
+
+A header is Latin-1, a name is not. RFC 6266 has two forms for it: ``filename="..."`` for what is
+ASCII, and ``filename*=UTF-8''...`` (RFC 8187) for all else, which every browser of today prefers
+where both are there. The first is kept beside it for other clients: curl reads no other.
+
+The name is often made of something that a user typed. So nothing in it is an error: what would make
+it a path, forge a header, or show another ending than it has is replaced.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from urllib.parse import quote
+
+__all__ = ["attachment"]
+
+# RFC 8187 § 3.2.1, attr-char, but for letters and digits.
+_PLAIN = "!#$&+-.^_`|~"
+
+# Path separators, and what Windows does not have in a name. The colon would begin a stream of it.
+_REPLACED = dict.fromkeys(map(ord, '/\\:*?"<>|'), "_")
+
+# Most file systems bound a name to 255 bytes.
+_MAX_BYTES = 240
+
+_NAMELESS = "download"
+
+
+def attachment(filename: str) -> str:
+    """Return the value of a Content-Disposition that has a browser save a response.
+
+    In place of path separators, quotes and what else no name may have there is an underscore;
+    control characters, and those that change the direction of text, are left out. A name of more
+    than 240 bytes loses the end of its stem, and one of which nothing is left is ``download``.
+
+    Args:
+        filename: the name, of any characters.
+
+    Raises:
+        TypeError: it is not a `str`.
+    """
+    if not isinstance(filename, str):
+        raise TypeError(f"filename must be a str, not {type(filename).__name__}")
+    name = _bounded(_clean(filename)) or _NAMELESS
+    ascii = _ascii(name)
+    value = f'attachment; filename="{ascii}"'
+    if ascii == name:
+        return value
+    return f"{value}; filename*=UTF-8''{quote(name, safe=_PLAIN)}"
+
+
+def _clean(filename: str) -> str:
+    """Return `filename` without what is not for names."""
+    text = str.__str__(filename).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    # Cc are control characters, Zl and Zp ends of lines, Cf what formats: behind an RLO "fdp.exe"
+    # is shown as "exe.pdf".
+    # Joiners make one emoji of two, and letters of some scripts; they change no direction.
+    kept = "".join(
+        character
+        for character in text
+        if character in "\u200c\u200d"
+        or unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp")
+    )
+    # Windows drops blanks and dots at the end; dots at the beginning hide a file, or lead upwards.
+    return kept.translate(_REPLACED).strip().lstrip(".").rstrip(". ")
+
+
+def _bounded(name: str) -> str:
+    """Return `name`, with the end of its stem cut if it is too long."""
+    if len(name.encode()) <= _MAX_BYTES:
+        return name
+    stem, dot, ending = name.rpartition(".")
+    if not stem or len(ending) > 20:
+        stem, dot, ending = name, "", ""
+    room = _MAX_BYTES - len(f"{dot}{ending}".encode())
+    return f"{stem.encode()[:room].decode(errors='ignore')}{dot}{ending}"
+
+
+def _ascii(name: str) -> str:
+    """Return `name` in ASCII: letters without their marks, an underscore for other characters."""
+    letters = (
+        character
+        for character in unicodedata.normalize("NFKD", name)
+        if not unicodedata.combining(character)
+    )
+    # Some clients take "%41" for the letter "A".
+    return "".join(
+        character if character.isascii() and character.isprintable() and character not in '%"\\/'
+        else "_"
+        for character in letters
+    )  # fmt: skip

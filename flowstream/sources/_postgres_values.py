@@ -1,0 +1,120 @@
+"""Values of Postgres that Python has no type for: as the text that Postgres itself writes.
+
+A date may be ``infinity``, or of a year before Christ or after 9999; a time may be ``24:00:00``;
+an interval may be longer than a `timedelta`. psycopg refuses such a value, and with it all rows
+that were fetched together. But the server has sent them, as text. So they are read once more, with
+what can't be loaded left as it came; that costs something only where there is such a value.
+
+Some types psycopg does load, but into objects of its own, or into ones of which not every version
+of Python makes the same text: ranges, and addresses of networks. They are left as text from the
+start. What an app has registered for itself, on its connection or for all, is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.abc import Loader as AnyLoader
+from psycopg.adapt import AdaptersMap, Loader, Transformer
+from psycopg.types import TypeInfo
+from psycopg.types.multirange import MultirangeInfo
+from psycopg.types.range import RangeInfo
+
+__all__ = ["is_loading_failure", "keep_as_text", "rows_as_sent"]
+
+_TEXT = pq.Format.TEXT
+
+# They may stand in an array, of which the result tells only the type of the whole.
+_MOMENTS = ("date", "time", "timetz", "timestamp", "timestamptz", "interval")
+
+
+def keep_as_text(adapters: AdaptersMap) -> None:
+    """Have ranges and addresses left as text, unless the app has a loader of its own for them."""
+    types: list[TypeInfo] = [adapters.types["inet"], adapters.types["cidr"]]
+    types += [info for info in adapters.types if isinstance(info, (RangeInfo, MultirangeInfo))]
+    for info in types:
+        if _is_psycopgs(adapters.get_loader(info.oid, _TEXT)):
+            adapters.register_loader(info.oid, _AsSent)
+
+
+def is_loading_failure(cursor: psycopg.Cursor[Any], before: object) -> bool:
+    """Return whether `cursor` has failed only when it loaded the rows that the server had sent.
+
+    Args:
+        cursor: the one that raised.
+        before: its `pgresult` before that.
+    """
+    result = cursor.pgresult
+    return result is not None and result is not before and result.status == pq.ExecStatus.TUPLES_OK
+
+
+def rows_as_sent(cursor: psycopg.Cursor[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows that `cursor` has fetched, with text for the values that can't be loaded.
+
+    Raises:
+        Exception: what a loader of the app's own raised, behind the rows before that.
+    """
+    result = cursor.pgresult
+    assert result is not None
+    adapters = AdaptersMap(cursor.adapters)
+    oids = {adapters.types[name].oid for name in _MOMENTS}
+    for oid in oids.union(map(result.ftype, range(result.nfields))):
+        loader = adapters.get_loader(oid, _TEXT)
+        if loader is not None and _is_psycopgs(loader):
+            adapters.register_loader(oid, _careful(loader))
+    transformer = Transformer(_Context(adapters, cursor.connection))
+    transformer.set_pgresult(result)
+    for number in range(result.ntuples):
+        row = transformer.load_row(number, tuple)
+        assert row is not None
+        yield row
+
+
+class _Context:
+    """What loaders ask of where they are used."""
+
+    def __init__(self, adapters: AdaptersMap, connection: Any) -> None:
+        self.adapters = adapters
+        self.connection = connection
+
+
+class _AsSent(Loader):
+    """Leaves a value as the text that the server wrote."""
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        connection = None if context is None else context.connection
+        encoding = "utf-8" if connection is None else connection.info.encoding
+        # With no encoding of its own the server sends whatever bytes it was given.
+        self._encoding = "utf-8" if encoding == "ascii" else encoding
+
+    def load(self, data: Buffer) -> Any:
+        return bytes(data).decode(self._encoding, "replace")
+
+
+@cache
+def _careful(inner: type[AnyLoader]) -> type[Loader]:
+    """Return a loader that does what `inner` does, and leaves as text what that refuses."""
+
+    class Careful(_AsSent):
+        def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+            super().__init__(oid, context)
+            self._load = inner(oid, context).load
+
+        def load(self, data: Buffer) -> Any:
+            try:
+                return self._load(data)
+            except Exception:  # noqa: BLE001  # of many kinds; none is for the client
+                return super().load(data)
+
+    return Careful
+
+
+def _is_psycopgs(loader: type[AnyLoader] | None) -> bool:
+    """Return whether `loader` is psycopg's own, in Python or in C."""
+    return loader is not None and loader.__module__.partition(".")[0].startswith("psycopg")
