@@ -1,9 +1,10 @@
 """Every part of Quart and Quart-Trio that is not documented as public, in one place.
 
 Quart-Trio 0.12 runs on Quart 0.22; Quart-Trio 0.13, which needs Python 3.13, on Quart 0.23. The
-two differ in some of these parts. All are named here and checked when this module is imported: a release that changes one is a clear
-error then, not a failed request later. The functions of an app that flowstream wraps pass
-their arguments on as they come, so only what flowstream itself calls is checked by its arguments.
+two differ in some of these parts. All are named here and checked when this module is imported: a
+release that changes one is a clear error then, not a failed request later. The functions of an
+app that flowstream wraps pass their arguments on as they come, so only what flowstream itself
+calls is checked by its arguments.
 """
 
 from __future__ import annotations
