@@ -3,6 +3,8 @@
 Hand `sse`, `ndjson`, `csv` or `raw` a producer; return what they give from a view.
 """
 
+from typing import TYPE_CHECKING
+
 from flowstream._buffer import BufferStatistics
 from flowstream._closing import CloseReason, StreamReport
 from flowstream._errors import (
@@ -17,6 +19,7 @@ from flowstream._errors import (
     UpstreamError,
 )
 from flowstream._event import Event, Where
+from flowstream._lazy import lazy_names
 from flowstream._outlet import Outlet
 from flowstream._subscription import SlowConsumerError, Subscription
 from flowstream.asgi._statistics import StreamStatistics
@@ -54,10 +57,14 @@ from flowstream.runs import (
     RunStatistics,
     TooManyRunsError,
 )
-from flowstream.server import serve
 from flowstream.sources import SourceLike, resumable
 from flowstream.topic import LatestByKey, Replay, Topic, TopicStatistics
 from flowstream.topics import NotAuthorizedError, TooManyTopicsError, Topics, TopicsStatistics
+
+if TYPE_CHECKING:
+    from flowstream.server import serve
+
+__getattr__, __dir__ = lazy_names(__name__, {"serve": "flowstream.server"})
 
 __version__ = "0.1.0"
 

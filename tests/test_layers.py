@@ -18,7 +18,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "flowstream"
 
 LAYERS: dict[str, list[str]] = {
-    "vocabulary": ["abc", "_errors", "_event", "_closing", "limits", "llm"],
+    "vocabulary": ["_lazy", "abc", "_errors", "_event", "_closing", "limits", "llm"],
     "sans-I/O": [
         "policies",
         "_queue",

@@ -15,8 +15,8 @@ a topic                                        subscribed to, in no task of its 
 a `Source` of one's own                        run
 =============================================  ===========================================
 
-Producers that many apps need are here, too. What they need of others is imported when they
-are called, and is an extra:
+Producers that many apps need are here, too. They are imported when they
+are asked for; what they need of others, when they are called, and is an extra:
 
 =================================================  ==========================================
 what                                               extra
@@ -35,6 +35,9 @@ And what shapes a source, by being put around it: `throttle`, `batched`, `merge`
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from flowstream._lazy import lazy_names
 from flowstream.sources._as_source import as_source, resumable
 from flowstream.sources._feed import Feed
 from flowstream.sources._resumable import Resumable
@@ -42,20 +45,37 @@ from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
 from flowstream.sources._threads import thread_limiter
 from flowstream.sources._visits import cursor_limiter
-from flowstream.sources.anthropic import anthropic_tokens
 from flowstream.sources.batched import batched
 from flowstream.sources.checked import checked
-from flowstream.sources.files import file_chunks
 from flowstream.sources.follow import follow
-from flowstream.sources.llama import local_tokens
 from flowstream.sources.merge import merge
-from flowstream.sources.openai import openai_responses, openai_tokens
-from flowstream.sources.postgres import postgres_notifications, postgres_rows
-from flowstream.sources.processes import process_output
 from flowstream.sources.progress import Progress, progress
-from flowstream.sources.sqlite import sqlite_rows
 from flowstream.sources.throttle import throttle
 from flowstream.sources.with_timeout import with_timeout
+
+if TYPE_CHECKING:
+    from flowstream.sources.anthropic import anthropic_tokens
+    from flowstream.sources.files import file_chunks
+    from flowstream.sources.llama import local_tokens
+    from flowstream.sources.openai import openai_responses, openai_tokens
+    from flowstream.sources.postgres import postgres_notifications, postgres_rows
+    from flowstream.sources.processes import process_output
+    from flowstream.sources.sqlite import sqlite_rows
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "anthropic_tokens": "flowstream.sources.anthropic",
+        "file_chunks": "flowstream.sources.files",
+        "local_tokens": "flowstream.sources.llama",
+        "openai_responses": "flowstream.sources.openai",
+        "openai_tokens": "flowstream.sources.openai",
+        "postgres_notifications": "flowstream.sources.postgres",
+        "postgres_rows": "flowstream.sources.postgres",
+        "process_output": "flowstream.sources.processes",
+        "sqlite_rows": "flowstream.sources.sqlite",
+    },
+)
 
 __all__ = [
     # what a source is

@@ -1,0 +1,71 @@
+"""What `import flowstream` loads, and the names that it loads when they are asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from flowstream._lazy import lazy_names
+
+LIMIT = 130
+
+LAZY = [
+    ("flowstream", "serve"),
+    ("flowstream.sources", "openai_tokens"),
+    ("flowstream.sources", "postgres_rows"),
+]
+
+
+def output(program: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.split()
+
+
+def test_importing_flowstream_loads_no_server_and_no_producer() -> None:
+    """Nothing of Hypercorn, nor of a producer that the program doesn't use, is imported."""
+    loaded = output("import sys, flowstream; print(*sys.modules)")
+    roots = {name.split(".")[0] for name in loaded}
+    assert not roots & {"hypercorn", "h11", "h2", "hpack", "wsproto", "priority", "multiprocessing"}
+    assert "flowstream.server" not in loaded
+    for producer in ("openai", "anthropic", "llama", "postgres", "sqlite", "processes", "files"):
+        assert f"flowstream.sources.{producer}" not in loaded
+
+
+def test_importing_flowstream_loads_few_modules_beyond_trios() -> None:
+    """No more than 130 modules, flowstream's own included, come on top of those of Trio."""
+    trios = output("import sys, trio; print(*sys.modules)")
+    beyond = set(output("import sys, flowstream; print(*sys.modules)")) - set(trios)
+    assert len(beyond) <= LIMIT, sorted(beyond)
+
+
+@pytest.mark.parametrize(("package", "name"), LAZY)
+def test_a_lazy_name_is_there_like_any_other(package: str, name: str) -> None:
+    """It can be imported, is listed by `dir`, and is kept once it was loaded."""
+    program = (
+        f"import {package} as p; assert '{name}' in dir(p) and '{name}' not in vars(p);"
+        f"from {package} import {name}; assert vars(p)['{name}'] is {name}; print('fine')"
+    )
+    assert output(program) == ["fine"]
+
+
+@pytest.mark.parametrize("package", ["flowstream", "flowstream.sources"])
+def test_no_lazy_name_is_that_of_a_submodule(package: str) -> None:
+    """A lazy name stays what it is, whatever submodule was imported before it."""
+    module = import_module(package)
+    lazy = set(output(f"import {package} as p; print(*(set(p.__all__) - set(vars(p))))"))
+    submodules = {file.stem for file in Path(module.__path__[0]).iterdir()}
+    assert lazy
+    assert not lazy & submodules
+
+
+def test_a_name_that_is_nowhere_is_an_attribute_error() -> None:
+    """A misspelt name is met as by any module."""
+    look_up, _ = lazy_names("flowstream", {"serve": "flowstream.server"})
+    with pytest.raises(AttributeError, match="module 'flowstream' has no attribute 'srve'"):
+        look_up("srve")
