@@ -135,6 +135,14 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     help="Address to listen on: HOST:PORT.",
 )
 @click.option(
+    "--host",
+    "hosts",
+    metavar="NAME",
+    multiple=True,
+    help="A name or address under which browsers may ask for it, besides localhost. May be given "
+    "more than once.",
+)
+@click.option(
     "--model",
     "model_file",
     metavar="[FILE]",
@@ -143,11 +151,16 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     help="Have a language model of this machine make the text: that of the extra llm-local, "
     "or a GGUF file.",
 )
-def demo(bind: tuple[str, ...], model_file: str | None) -> None:
-    """Serve the demo: real streams to watch, fast and slow."""
+def demo(bind: tuple[str, ...], hosts: tuple[str, ...], model_file: str | None) -> None:
+    """Serve the demo: real streams to watch, fast and slow.
+
+    It answers to localhost only, so that no web page can reach it by a name of its own; --host
+    adds a name of this machine.
+    """
     from flowstream.demo.app import create_app
 
-    app = create_app(model=None if model_file is None else _load_model(model_file))
+    model = None if model_file is None else _load_model(model_file)
+    app = create_app(model=model, hosts=hosts)
     click.echo(f"flowstream demo: open http://{bind[0]}/ in a browser (Ctrl-C to stop)")
     _run(app, streaming_config(bind=list(bind)))
 

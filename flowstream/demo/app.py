@@ -7,7 +7,8 @@ from. There is no build step, and the page loads nothing from elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,24 +16,44 @@ import trio
 from quart import Response, jsonify, request
 from quart_trio import QuartTrio
 
-from flowstream import Conflate, StreamResponse, csv, ndjson, sse
+from flowstream import Conflate, Limits, StreamResponse, csv, ndjson, sse
 from flowstream.quart import Flowstream
-from flowstream.sources import Source
 
 from . import _query, unicode_table
 from . import model as language_model
+from .answers import NoTopicError, add_answers, text_of
+from .feed import TOPIC_POLICIES, Subscriber
 from .flood import POLICIES, Flood
-from .gallery import Gallery, NoRoomError
+from .gallery import Gallery, NoRoomError, Owed
+from .guard import protect
+from .manual import add_manual, pages
 from .model import LanguageModel
 from .system import system
-from .tokens import tokens, topic_names
+from .tokens import topic_names
 
 ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/manual.css": ("manual.css", "text/css; charset=utf-8"),
     **{
         f"/{name}": (name, "text/javascript; charset=utf-8")
-        for name in ("page.js", "client.js", "reader.js", "sse.js", "chart.js", "format.js")
+        for name in (
+            "page.js",
+            "hub.js",
+            "worker.js",
+            "client.js",
+            "account.js",
+            "reader.js",
+            "sse.js",
+            "policies.js",
+            "card.js",
+            "memory.js",
+            "answer.js",
+            "table.js",
+            "commands.js",
+            "chart.js",
+            "format.js",
+        )
     },
     "/uplot/uPlot.min.css": ("uplot/uPlot.min.css", "text/css; charset=utf-8"),
     "/uplot/uPlot.iife.min.js": ("uplot/uPlot.iife.min.js", "text/javascript; charset=utf-8"),
@@ -47,28 +68,40 @@ HEADERS = {
     ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
 """Headers of the page's files: nothing from elsewhere, nothing inline, in nobody's frame."""
 
-MODEL_BUFFER = 16
-"""Tokens of the model that wait for a client: few, so that it can be seen to wait itself."""
+TEXT_BUFFER = 16
+"""Tokens that wait for a client: few, so that a model can be seen to wait itself."""
+
+STALL = Limits(stall_timeout=30)
+"""When a client of the feed that takes nothing is given up."""
 
 HEARTBEAT = 2.0
 """Seconds of silence in the flood before a heartbeat: short, so that one can be watched."""
 
 
-def create_app(gallery: Gallery | None = None, *, model: LanguageModel | None = None) -> QuartTrio:
+def create_app(
+    gallery: Gallery | None = None,
+    *,
+    model: LanguageModel | None = None,
+    hosts: Iterable[str] = (),
+) -> QuartTrio:
     """Return the demo.
 
     Args:
         gallery: what holds its streams; a new one unless given.
         model: what ``/tokens`` is made by; without one it is Python's documentation.
+        hosts: names under which it may be asked for besides those of loopback.
     """
     shown = Gallery() if gallery is None else gallery
     app = QuartTrio(__name__, static_folder=None)
     Flowstream(app)
+    protect(app, hosts, {"/", *pages()})
     _add_page(app)
+    add_manual(app, HEADERS)
     _add_streams(app, shown, model)
     _add_refusals(app)
     return app
@@ -90,9 +123,30 @@ def _add_page(app: QuartTrio) -> None:
 
 
 def _add_streams(app: QuartTrio, gallery: Gallery, model: LanguageModel | None) -> None:
-    def show(response: StreamResponse, policy: str = "block") -> StreamResponse:
+    def show(
+        response: StreamResponse, policy: str = "block", owed: Owed | None = None
+    ) -> StreamResponse:
         client = _query.word(request.args, "client")
-        return gallery.add(response, client=client, path=request.path, policy=policy)
+        path = str(request.url_rule)  # of an answer it has no id: who knows that may stop it
+        return gallery.add(response, client=client, path=path, policy=policy, owed=owed)
+
+    feed = gallery.feed
+
+    @app.before_serving
+    async def begin() -> None:
+        app.nursery.start_soon(feed.publish)
+
+    @app.get("/feed")
+    async def subscribe() -> StreamResponse:
+        asked = Subscriber.parse(request.args)
+        feed.want()
+        since = feed.position(request.headers.get("Last-Event-ID"))
+        response = sse(
+            feed.topic, policy=TOPIC_POLICIES[asked.policy], buffer=asked.buffer, limits=STALL
+        )
+        return show(response, asked.policy, partial(feed.owed, since))
+
+    add_answers(app, show, model)
 
     @app.get("/rows.ndjson")
     async def rows_ndjson() -> StreamResponse:
@@ -120,21 +174,8 @@ def _add_streams(app: QuartTrio, gallery: Gallery, model: LanguageModel | None) 
         return jsonify(known)
 
     @app.get("/tokens")
-    async def text() -> StreamResponse | tuple[Response, int]:
-        if model is not None and "topic" not in request.args:
-            return show(ndjson(_answer(model, request.args), buffer=MODEL_BUFFER))
-        if model is None and "prompt" in request.args:
-            expected = "left out where there is no model (flowstream demo --model has one)"
-            raise _query.BadParameterError("prompt", request.args["prompt"], expected)
-        _query.known(request.args, ("topic", "rate", "client"))
-        topic = request.args.get("topic", "lambda")
-        if topic not in topic_names():
-            message = f"there is no documentation topic {topic[:80]!r}; /topics lists them"
-            return jsonify(error=message), 404
-        rate = _query.number(
-            request.args, "rate", 40, low=0, high=100_000, unit="tokens a second (0: no limit)"
-        )
-        return show(ndjson(tokens(topic, rate or None)))
+    async def text() -> StreamResponse:
+        return show(ndjson(text_of(request.args, model), buffer=TEXT_BUFFER))
 
     @app.get("/flood")
     async def flood() -> StreamResponse:
@@ -160,21 +201,13 @@ def _add_refusals(app: QuartTrio) -> None:
     async def bad_parameter(error: _query.BadParameterError) -> tuple[Response, int]:
         return jsonify(error=str(error), parameter=error.name, expected=error.expected), 400
 
+    @app.errorhandler(NoTopicError)
+    async def no_topic(error: NoTopicError) -> tuple[Response, int]:
+        return jsonify(error=str(error)), 404
+
     @app.errorhandler(NoRoomError)
     async def no_room(error: NoRoomError) -> tuple[Response, int, Mapping[str, str]]:
         return jsonify(error=str(error)), 503, {"Retry-After": "5"}
-
-
-def _answer(model: LanguageModel, arguments: _query.Arguments) -> Source:
-    _query.known(arguments, ("prompt", "max_tokens", "client"))
-    beginning = arguments.get("prompt", language_model.BEGINNING)
-    if len(beginning) > language_model.LONGEST_BEGINNING:
-        expected = f"at most {language_model.LONGEST_BEGINNING} characters"
-        raise _query.BadParameterError("prompt", beginning, expected)
-    low, high = 1, language_model.MAX_TOKENS
-    usual = language_model.USUAL_TOKENS
-    size = _query.whole(arguments, "max_tokens", usual, low=low, high=high, unit="tokens")
-    return model.go_on(beginning, size)
 
 
 async def _table() -> Path:

@@ -85,5 +85,10 @@ class Flood:
         while True:
             await pace.wait()
             n += 1
-            key = str(n % KEYS)
-            yield Event({"n": n, "key": key, "at": time.time(), "pad": padding}, key=key)
+            yield numbered(n, padding)
+
+
+def numbered(n: int, padding: str) -> Event:
+    """Return event number `n`: its number, its key, when it was made, and the padding."""
+    key = str(n % KEYS)
+    return Event({"n": n, "key": key, "at": time.time(), "pad": padding}, key=key)

@@ -8,15 +8,17 @@ frozen statistics alone, which hold no buffer.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from flowstream import Event, StreamResponse
+from flowstream import Event, StreamResponse, StreamStatistics
 
+from .feed import Feed
 from .system import resident_memory
 from .unicode_table import cursors
 
@@ -33,6 +35,10 @@ INTERVAL = 0.25
 """Seconds between two pictures: often enough to look alive."""
 
 
+Owed = Callable[[StreamStatistics], int]
+"""Bytes that a queue without a bound would hold for a client with these statistics."""
+
+
 class NoRoomError(Exception):
     """There are `ROOM` streams already; the view answers 503."""
 
@@ -47,12 +53,15 @@ class Exhibit:
     policy: str
     response: StreamResponse
     made: float
+    owed: Owed | None
+    """What a queue without a bound would hold for its client; None where nobody knows."""
 
 
 class Gallery:
     """Holds at most `room` streams at work and `remembered` that have ended."""
 
     def __init__(self, room: int = ROOM, remembered: int = REMEMBERED) -> None:
+        self.feed = Feed()
         self._room = room
         self._numbers = itertools.count(1)
         self._exhibits: list[Exhibit] = []
@@ -65,7 +74,13 @@ class Gallery:
             raise NoRoomError(f"{self._room} streams are open, which is all the demo has room for")
 
     def add(
-        self, response: StreamResponse, *, client: str | None, path: str, policy: str
+        self,
+        response: StreamResponse,
+        *,
+        client: str | None,
+        path: str,
+        policy: str,
+        owed: Owed | None = None,
     ) -> StreamResponse:
         """Show `response` from now on, and return it.
 
@@ -74,6 +89,7 @@ class Gallery:
             client: what its client calls itself; None for a name of ours.
             path: where it is served.
             policy: the name of its policy.
+            owed: what a queue without a bound would hold for it.
 
         Raises:
             NoRoomError: the gallery is full.
@@ -81,7 +97,8 @@ class Gallery:
         self.check_room()
         number = next(self._numbers)
         name = f"client-{number}" if client is None else client
-        self._exhibits.append(Exhibit(number, name, path, policy, response, trio.current_time()))
+        now = trio.current_time()
+        self._exhibits.append(Exhibit(number, name, path, policy, response, now, owed))
         return response
 
     def picture(self) -> dict[str, Any]:
@@ -90,7 +107,9 @@ class Gallery:
         counted = cursors.statistics()
         running = [_describe(exhibit) for exhibit in self._exhibits]
         return {
+            "time": time.time(),
             "memory": resident_memory(),
+            "published": self.feed.published,
             "cursors": {"open": counted.open, "opened": counted.opened},
             "room": self._room,
             "streams": running + list(self._ended),
@@ -119,6 +138,7 @@ def _describe(exhibit: Exhibit) -> dict[str, Any]:
     return {
         "number": exhibit.number,
         "client": exhibit.client,
+        "owed": exhibit.owed(now) if exhibit.owed is not None else 0,
         "path": exhibit.path,
         "policy": exhibit.policy,
         "state": now.state,

@@ -12,6 +12,7 @@ from flowstream import CloseReason, StreamResponse, sse
 from flowstream.demo import app as app_module
 from flowstream.demo import unicode_table
 from flowstream.demo.app import ASSETS, create_app
+from flowstream.demo.feed import PAD, RATE, TOPIC_POLICIES
 from flowstream.demo.flood import KEYS, POLICIES, Flood
 from flowstream.demo.gallery import Gallery, NoRoomError
 from flowstream.testing import collect, open_stream
@@ -61,6 +62,8 @@ def test_the_page_loads_what_is_served_and_nothing_else():
     """Every file that the page or a script of it names is served by the demo itself."""
     page = (STATIC / "page.html").read_text()
     wanted = set(re.findall(r'(?:src|<link[^>]*? href)="(/[^"]*)"', page))
+    wanted |= set(re.findall(r'SharedWorker\("([^"]+)"', (STATIC / "hub.js").read_text()))
+    wanted |= set(re.findall(r'href="(/[^"]*\.css)"', (STATIC.parent / "manual.py").read_text()))
     for script in STATIC.glob("*.js"):
         wanted |= {f"/{name}" for name in re.findall(r'from "\./([^"]+)"', script.read_text())}
     assert wanted <= set(ASSETS)
@@ -73,10 +76,20 @@ def test_the_page_loads_what_is_served_and_nothing_else():
 
 def test_the_page_offers_every_policy():
     """The page's list of policies and that of the server are the same."""
-    script = (STATIC / "client.js").read_text()
+    script = (STATIC / "policies.js").read_text()
     offered = script.split("export const POLICIES = {")[1].split("};")[0]
-    assert re.findall(r"^  (\w+):", offered, re.M) == list(POLICIES)
-    assert f"const KEYS = {KEYS};" in script
+    assert set(re.findall(r"^  (\w+):", offered, re.M)) == {*POLICIES, *TOPIC_POLICIES}
+    assert f"const KEYS = {KEYS};" in (STATIC / "account.js").read_text()
+    own = f"{{ rate: {RATE:.0f}, pad: {PAD}, stall: 30 }}"
+    assert own in (STATIC / "client.js").read_text()
+
+
+def test_the_page_names_no_other_server():
+    """Not a link, a script or a style of the page leads elsewhere."""
+    for file in STATIC.iterdir():
+        if file.is_file():
+            addresses = set(re.findall(r"""https?://[^\s"'`)]+""", file.read_text()))
+            assert addresses <= {"http://www.w3.org/2000/svg"}, file
 
 
 # The table

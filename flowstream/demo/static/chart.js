@@ -1,8 +1,10 @@
-// A curve of the last so many readings, in the colours of the page.
+// Curves of the last minute, in the colours of the page.
 
 /* global uPlot */
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const SPAN = 60; // seconds at the most
+const SHORTEST = 15; // a curve that has just begun is drawn on a scale of so many
+
 const charts = new Set();
 const resized = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) {
@@ -15,19 +17,13 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 
 export class Chart {
   #plot;
-  #x = [];
-  #y = [];
-  #points;
-  #interval;
-  #box;
 
-  // box: the element to draw in. points: readings kept. interval: seconds between two of them.
-  // top(max): the upper end of the scale. label(value): text on the scale; none without it.
-  constructor(box, { points, interval, top, label }) {
-    this.#box = box;
-    this.#points = points;
-    this.#interval = interval;
+  // box: the element to draw in. colours: names of a colour each, which the page's style gives; there is a
+  // softer one of each, "-soft". top(max): the upper end of the scale. label(value): text on it; none without.
+  constructor(box, { colours, top, label }) {
+    const colour = (name) => getComputedStyle(box).getPropertyValue(name).trim();
     const axis = {
+      show: Boolean(label),
       stroke: () => colour("--muted"),
       grid: { stroke: () => colour("--line"), width: 1 },
       ticks: { show: false },
@@ -38,44 +34,39 @@ export class Chart {
     this.#plot = new uPlot(
       {
         width: width || 300,
-        height: height || 60,
+        height: height || 40,
         legend: { show: false },
         cursor: { show: false },
-        padding: label ? [6, 16, 0, 0] : [2, 0, 0, 0],
+        padding: label ? [6, 16, 0, 0] : [2, 0, 2, 0],
         scales: {
-          x: { time: false, range: () => this.#span() },
+          x: { time: false, range: (_, low, high) => [high - Math.min(SPAN, Math.max(SHORTEST, high - low)), high] },
           y: { range: (_, __, max) => [0, top(max ?? 0)] },
         },
         axes: [
+          { ...axis, size: 20, splits: ends, values: (u, splits) => splits.map((x) => ago(x - u.scales.x.max)) },
           {
             ...axis,
-            show: Boolean(label),
-            size: 22,
-            values: (u, splits) => {
-              const now = u.scales.x.max;
-              return splits.map((x) => (x === now ? "now" : `${Math.round(x - now)} s`));
-            },
-            splits: (u) => [1, 0.5, 0].map((part) => u.scales.x.max - part * (u.scales.x.max - u.scales.x.min)),
-          },
-          {
-            ...axis,
-            show: Boolean(label),
-            size: 58,
+            size: 54,
             splits: (u) => [0, 0.5, 1].map((part) => part * u.scales.y.max),
             values: (_, splits) => splits.map((value) => label?.(value) ?? ""),
           },
         ],
         series: [
           {},
-          {
-            stroke: () => colour("--accent"),
-            fill: () => colour("--accent-soft"),
-            width: 1.5,
+          ...colours.map((name, index) => ({
+            stroke: () => colour(name),
+            fill: index ? undefined : () => colour(`${name}-soft`),
+            width: 2,
             points: { show: false },
-          },
+          })),
         ],
+        // What a curve is above the one before it.
+        bands: colours.slice(1).map((name, index) => ({
+          series: [index + 2, index + 1],
+          fill: () => colour(`${name}-soft`),
+        })),
       },
-      [[], []],
+      [[], ...colours.map(() => [])],
       box,
     );
     box.chart = this;
@@ -83,21 +74,9 @@ export class Chart {
     resized.observe(box);
   }
 
-  add(x, y) {
-    this.#x.push(x);
-    this.#y.push(y);
-    if (this.#x.length > this.#points) {
-      this.#x.shift();
-      this.#y.shift();
-    }
-    this.#plot.setData([this.#x, this.#y]);
-  }
-
-  // A short curve is drawn wide: it need not fill its minutes before it can be seen.
-  #span() {
-    const last = this.#x.at(-1) ?? 0;
-    const seen = last - (this.#x[0] ?? 0);
-    return [last - Math.max(seen, (this.#points * this.#interval) / 4), last];
+  // times: seconds. curves: for each colour as many values.
+  draw(times, curves) {
+    this.#plot.setData([times, ...curves]);
   }
 
   resize(width, height) {
@@ -107,10 +86,7 @@ export class Chart {
   redraw() {
     this.#plot.redraw(false, true);
   }
-
-  remove() {
-    charts.delete(this);
-    resized.unobserve(this.#box);
-    this.#plot.destroy();
-  }
 }
+
+const ends = ({ scales: { x } }) => [x.min, x.max];
+const ago = (seconds) => (seconds ? `${Math.round(seconds)} s` : "now");

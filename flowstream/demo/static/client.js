@@ -1,249 +1,218 @@
-// One client: a card on the page and a real connection that reads at the card's speed.
+// One client: a real connection that reads at the speed it is set to. No part of it is drawn
+// here, so that it can live in a worker and be shown by several tabs.
 //
-// What the server says of the client (buffer, dropped, parked) comes from its statistics; what
-// the client says (received, missed) from the bytes that it has read itself. The card puts the
-// two side by side, and does the sum that must come out.
+//   connecting ─► open ─► cut, paused or lost ─► connecting, with its Last-Event-ID
+//                  └────► ended: the server gave it up, and somebody has to say "again"
 
-import { Chart } from "./chart.js";
-import { bytes, count, seconds } from "./format.js";
+import { Account } from "./account.js";
+import { BUFFER } from "./policies.js";
 import { SlowReader } from "./reader.js";
 import { EventParser } from "./sse.js";
-
-const KEYS = 8; // keys of the flood's events, in turn
-
-export const POLICIES = {
-  block: "The producer waits for room. Nothing is dropped; a slow client slows its own producer, nobody else’s.",
-  drop_oldest: "The oldest queued event goes. The client gets the newest run there is.",
-  drop_newest: "The arriving event goes. The client gets an old but unbroken run, then a gap.",
-  sample_every: "Once the buffer is full, only each tenth event gets in, until it is half empty.",
-  sample_interval: "Once the buffer is full, only the newest event of each half second gets in, until it is half empty.",
-  conflate: "The newest event of each of eight keys is kept, in the key’s place: at most eight are queued.",
-  disconnect: "A full buffer ends the stream. The client may come back when it can keep up.",
-};
-
-// Bytes of padding in an event, so that a client that reads slowly is felt within seconds:
-// Chromium alone takes in 2 MB ahead of the reader.
-const PAD = 12000;
 
 // Bytes a second, from the slider's left end to its right one.
 export const SPEEDS = [0, 64e3, 128e3, 256e3, 512e3, 1e6, 2e6, 4e6, Infinity];
 export const FULL_SPEED = SPEEDS.length - 1;
 
-const speedText = (speed) =>
-  speed === 0 ? "stalled" : speed === Infinity ? "full speed" : `${bytes(speed)}/s`;
+const OWN_PRODUCER = { rate: 200, pad: 12000, stall: 30 }; // of a client that blocks
+const RETRY = 1500; // ms until a lost connection is made again
+const GIVEN_UP = ["stalled", "slow_consumer"]; // why the server ends a client for good
 
 export class Client {
-  #part = {};
-  #card;
-  #chart;
-  #reader = new SlowReader();
-  #abort = new AbortController();
-  #options;
-  #onchange;
-  #connected = true;
-  #outcome = null; // how it ended, seen from here
+  name;
+  #policy;
+  #step = FULL_SPEED;
+  #reader;
+  #account;
+  #abort = null;
+  #timer = 0;
+  #connections = 0;
+  #id = ""; // what it calls itself to the server; another one for each connection
+  #phase = "idle";
+  #until = 0; // when a cut is over, in ms
+  #lastId = null;
+  #newest = null; // when the newest event received was made, in the server's time
+  #why = ""; // what ended it, or keeps it away
   #server = null; // what the server said of it last
+  #comeback = null; // {away, replayed, missed, asked, settled}
+  #away = 0; // since when it is cut, in ms; 0 if it isn't
 
-  #received = 0;
-  #missed = 0;
-  #gaps = 0;
-  #heartbeats = 0;
-  #opened = false;
-  #last = 0;
-  #at = null; // when the newest event received was made
-  #newest = new Map(); // newest number received, by key
-  #sumFailed = null;
-
-  // options: id, name, policy, buffer, rate, stall, speed (an index of SPEEDS).
-  // onchange() is called when its connection has ended; onremove(client) when it is to go.
-  constructor(template, options, onchange, onremove) {
-    this.#options = options;
-    this.#onchange = onchange;
-    this.#card = template.content.firstElementChild.cloneNode(true);
-    for (const element of this.#card.querySelectorAll("[data-part]")) {
-      this.#part[element.dataset.part] = element;
-    }
-    const { name, policy, buffer, rate } = options;
-    const title = this.#card.querySelector("h3");
-    title.id = `title-${options.id}`;
-    title.textContent = `${name} · ${policy}`;
-    this.#card.setAttribute("aria-labelledby", title.id);
-    this.#card.dataset.policy = policy;
-    const pace = rate > 0 ? `${count(rate)} events a second` : "as many events as possible";
-    this.#part.what.textContent = `${pace}, ${count(buffer)} items of buffer. ${POLICIES[policy]}`;
-
-    const slider = this.#part.speed;
-    slider.max = SPEEDS.length - 1;
-    slider.value = options.speed;
-    slider.id = `speed-${options.id}`;
-    this.#card.querySelector("label").htmlFor = slider.id;
-    slider.addEventListener("input", () => this.#setSpeed(Number(slider.value)));
-    this.#setSpeed(options.speed);
-
-    this.#part.abort.setAttribute("aria-label", `Abort client ${name}`);
-    this.#part.abort.addEventListener("click", () => this.#abort.abort());
-    this.#part.remove.setAttribute("aria-label", `Remove client ${name}`);
-    this.#part.remove.addEventListener("click", () => {
-      this.#abort.abort();
-      onremove(this);
-    });
+  constructor(name, policy) {
+    this.name = name;
+    this.#policy = policy;
+    this.#account = new Account(policy === "conflate");
   }
 
-  get id() {
-    return this.#options.id;
-  }
-
-  // Whether it takes one of the browser's connections.
-  get connected() {
-    return this.#connected;
-  }
-
-  // Put the card into `parent` and connect.
-  start(parent) {
-    parent.append(this.#card);
-    this.#chart = new Chart(this.#part.chart, { points: 240, interval: 0.25, top: () => 100 });
+  start() {
+    if (["connecting", "open"].includes(this.#phase)) return;
+    clearTimeout(this.#timer);
     this.#run();
   }
 
-  remove() {
-    this.#chart.remove();
-    this.#card.remove();
+  // Be away for so long; 0 for as long as nobody calls start().
+  cut(seconds, phase = "cut") {
+    clearTimeout(this.#timer);
+    this.#leave(phase);
+    this.#until = performance.now() + seconds * 1000;
+    if (seconds) this.#timer = setTimeout(() => this.start(), seconds * 1000);
   }
 
-  // Take in what the server says of this client (null: nothing), and draw. now: seconds.
-  update(server, now) {
-    this.#server = server ?? this.#server;
-    this.#drawState();
-    this.#drawServer(now);
-    this.#drawClient();
+  set speed(step) {
+    this.#step = step;
+    if (this.#reader) this.#reader.speed = SPEEDS[step];
+  }
+
+  get policy() {
+    return this.#policy;
+  }
+
+  // Become another client: what was counted is counted anew.
+  set policy(policy) {
+    this.cut(0);
+    this.#policy = policy;
+    this.#forget();
+    this.start();
+  }
+
+  // Begin again after the server gave it up: as a client that comes back, with its id.
+  again() {
+    this.#phase = "idle";
+    this.start();
+  }
+
+  // Take in what the server says. now: the server's time, in seconds.
+  update(picture, now) {
+    const found = picture.streams.find(({ client }) => client === this.#id);
+    if (found) this.#server = found;
+    if (GIVEN_UP.includes(found?.reason) && ["lost", "open"].includes(this.#phase)) {
+      clearTimeout(this.#timer);
+      this.#leave("ended", found.reason);
+    }
+    return this.snapshot(picture, now);
+  }
+
+  // All that there is to show, as a plain object.
+  snapshot(picture, now) {
+    const { received, missed, failed } = this.#account;
+    const published = Math.max(this.#published(picture), received + missed);
+    const live = this.#phase === "open" ? this.#server : null;
+    return {
+      name: this.name,
+      policy: this.#policy,
+      step: this.#step,
+      phase: this.#phase,
+      why: this.#why,
+      back: this.#phase === "cut" ? Math.max(0, (this.#until - performance.now()) / 1000) : 0,
+      published,
+      received,
+      missed,
+      inFlight: published - received - missed,
+      adds: failed === null,
+      behind: this.#newest === null ? null : Math.max(0, now - this.#newest),
+      queued: live?.buffer.items ?? 0,
+      room: BUFFER,
+      parked: live?.sending_for ?? 0,
+      comeback: this.#comeback?.settled ? this.#comeback : null,
+    };
+  }
+
+  #published(picture) {
+    if (this.#policy !== "block") {
+      return this.#account.first === null ? 0 : picture.published - this.#account.first;
+    }
+    return this.#server ? this.#server.items + this.#server.dropped + this.#server.buffer.items : 0;
+  }
+
+  #forget() {
+    this.#account = new Account(this.#policy === "conflate");
+    this.#lastId = this.#newest = this.#server = this.#comeback = null;
+  }
+
+  #leave(phase, why = "") {
+    if (this.#phase === "open" || this.#phase === "connecting") this.#away = performance.now();
+    this.#phase = phase;
+    this.#why = why;
+    this.#abort?.abort();
+    this.#abort = null;
   }
 
   async #run() {
-    const { id, policy, buffer, rate, stall } = this.#options;
-    const query = new URLSearchParams({ policy, buffer, rate, stall, pad: PAD, client: id });
-    const { signal } = this.#abort;
+    const abort = (this.#abort = new AbortController());
+    const { signal } = abort;
+    this.#phase = "connecting";
+    this.#connections += 1;
+    this.#id = `${this.name}-${SESSION}-${this.#connections}`;
+    this.#server = null;
+    if (this.#policy === "block") this.#forget(); // its producer ended with its connection
+    if (this.#lastId !== null) this.#beginComeback();
+    const reader = (this.#reader = new SlowReader());
+    reader.speed = SPEEDS[this.#step];
     try {
-      const response = await fetch(`/flood?${query}`, { signal, cache: "no-store" });
+      const headers = this.#lastId === null ? {} : { "Last-Event-ID": this.#lastId };
+      const response = await fetch(this.#url(), { signal, headers, cache: "no-store" });
       if (!response.ok) {
         const { error } = await response.json().catch(() => ({}));
         throw new Error(error ?? `the server answered ${response.status}`);
       }
+      this.#phase = "open";
       const parser = new EventParser(
         (event) => this.#take(event),
-        () => this.#comment(),
+        () => {},
       );
-      await this.#reader.run(response, (piece) => parser.feed(piece), signal);
-      this.#outcome ??= "the server ended it";
+      await reader.run(response, (piece) => parser.feed(piece), signal);
+      if (!signal.aborted) this.#lose("the stream ended");
     } catch (error) {
-      if (signal.aborted) this.#outcome = "aborted";
       // A TypeError is how fetch reports that the connection failed.
-      else this.#outcome = error instanceof TypeError ? "connection lost" : error.message;
+      if (!signal.aborted) this.#lose(error instanceof TypeError ? "" : error.message);
     }
-    this.#connected = false;
-    this.#part.abort.disabled = true;
-    this.#part.speed.disabled = true;
-    this.#onchange();
   }
 
-  #setSpeed(index) {
-    this.#reader.speed = SPEEDS[index];
-    const text = speedText(SPEEDS[index]);
-    this.#part["speed-text"].value = text;
-    this.#part.speed.setAttribute("aria-valuetext", text);
+  #lose(why) {
+    this.#leave("lost", why);
+    this.#timer = setTimeout(() => this.start(), RETRY);
   }
 
-  #comment() {
-    // The first comment opens the stream; those after it are heartbeats.
-    if (this.#opened) this.#heartbeats += 1;
-    this.#opened = true;
+  #url() {
+    const query = { policy: this.#policy, buffer: BUFFER, client: this.#id };
+    const own = this.#policy === "block";
+    return `/${own ? "flood" : "feed"}?${new URLSearchParams(own ? { ...query, ...OWN_PRODUCER } : query)}`;
   }
 
-  #take({ type, data }) {
-    this.#opened = true;
+  #take({ type, data, id }) {
+    if (id) this.#lastId = id;
     if (type === "message") this.#takeEvent(JSON.parse(data));
-    else if (type === "gap") {
-      this.#gaps += 1;
-      this.#missed += JSON.parse(data).missed;
-    } else if (type === "end" || type === "reconnect") this.#outcome = JSON.parse(data).reason;
-    else if (type === "failed") this.#outcome = JSON.parse(data).message;
+    else if (type === "gap") this.#takeGap(JSON.parse(data).missed);
+    else if (type === "failed") this.#leave("ended", JSON.parse(data).message);
   }
 
-  #takeEvent({ n, key, at }) {
-    this.#received += 1;
-    this.#last = Math.max(this.#last, n);
-    this.#at = Math.max(this.#at ?? 0, at);
-    this.#newest.set(key, n);
-    if (!this.#sumHolds()) this.#sumFailed ??= n;
+  #takeEvent(event) {
+    this.#account.take(event);
+    this.#newest = Math.max(this.#newest ?? 0, event.at);
+    const back = this.#comeback;
+    if (!back || back.settled) return;
+    if (event.at < back.asked) back.replayed += 1;
+    else back.settled = true;
   }
 
-  // How many events there were, up to what was received.
-  get #target() {
-    if (this.#options.policy !== "conflate") return this.#last;
-    // Keys overtake one another: each of them has its own last number.
-    let target = 0;
-    for (const [key, n] of this.#newest) target += Math.ceil((n - (Number(key) || KEYS)) / KEYS) + 1;
-    return target;
-  }
-
-  #sumHolds() {
-    const sum = this.#received + this.#missed;
-    // With fewer places than keys an event may wait behind a gap of another key's.
-    if (this.#options.policy === "conflate" && this.#options.buffer < KEYS) return sum <= this.#last;
-    return sum === this.#target;
-  }
-
-  #drawState() {
-    const badge = this.#part.state;
-    const reason = this.#server?.reason;
-    const parked = this.#server?.sending_for ?? 0;
-    let state = "open";
-    let text = "open";
-    if (reason) [state, text] = ["ended", `closed: ${reason}`];
-    else if (!this.#connected) [state, text] = ["ended", this.#outcome];
-    else if (!this.#server) [state, text] = ["waiting", "connecting …"];
-    else if (parked >= 1) [state, text] = ["parked", `send parked ${seconds(parked)}`];
-    if (reason) this.#card.dataset.reason = reason;
-    badge.dataset.state = state;
-    set(badge, text);
-  }
-
-  #drawServer(now) {
-    const server = this.#server;
-    if (!server) return;
-    const { buffer } = server;
-    const open = server.state !== "closed";
-    const level = Math.min(100, 100 * Math.max(buffer.items / buffer.max_items, buffer.bytes / buffer.max_bytes));
-    const part = this.#part;
-    set(part["level-text"], `${count(buffer.items)} of ${count(buffer.max_items)} items, ${bytes(buffer.bytes)}`);
-    part.meter.setAttribute("aria-valuenow", Math.round(level));
-    part.fill.style.width = `${level}%`;
-    part.fill.dataset.state = level >= 99 ? "full" : level >= 75 ? "high" : "fine";
-    if (open) this.#chart.add(now, level);
-    set(part.sent, count(server.items));
-    set(part.dropped, count(server.dropped));
-    set(part.parked, open ? seconds(server.sending_for) : "–");
-    set(part.longest, seconds(server.longest_wait));
-  }
-
-  #drawClient() {
-    const part = this.#part;
-    set(part.received, count(this.#received));
-    set(part.missed, count(this.#missed));
-    set(part.gaps, count(this.#gaps));
-    set(part.heartbeats, count(this.#heartbeats));
-    if (this.#at !== null && this.#connected) {
-      set(part.behind, seconds(Math.max(0, Date.now() / 1000 - this.#at)));
+  #takeGap(missed) {
+    if (missed === null) {
+      // The server is another one than it was, and numbers anew.
+      this.#account = new Account(this.#policy === "conflate");
+      this.#comeback = null;
+      return;
     }
-    if (!this.#received) return;
-    const sum = `${count(this.#received)} received + ${count(this.#missed)} missed`;
-    const fine = this.#sumFailed === null;
-    part.sum.dataset.state = fine ? "good" : "bad";
-    if (!fine) set(part.sum, `✗ ${sum}, which does not add up since event ${count(this.#sumFailed)}`);
-    else if (this.#options.policy === "conflate") set(part.sum, `✓ ${sum} = all, by key`);
-    else set(part.sum, `✓ ${sum} = event no. ${count(this.#received + this.#missed)}`);
+    this.#account.gap(missed);
+    if (this.#comeback && !this.#comeback.settled) this.#comeback.missed += missed;
   }
+
+  #beginComeback() {
+    this.#account.comeBack();
+    const away = (performance.now() - this.#away) / 1000;
+    this.#comeback = { away, replayed: 0, missed: 0, asked: Date.now() / 1000 - Client.offset, settled: false };
+  }
+
+  // The browser's clock, less the server's, in seconds.
+  static offset = 0;
 }
 
-function set(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
+// Several browsers may be here: their clients have different names.
+const SESSION = Math.random().toString(36).slice(2, 7);
