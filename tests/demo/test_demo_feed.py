@@ -14,7 +14,7 @@ from flowstream.testing import collect, open_lifespan, open_stream
 
 
 @pytest.fixture
-async def app(autojump_clock):
+async def app():
     """The demo, started, with a slow feed of small events."""
     gallery = Gallery()
     gallery.feed = Feed(rate=20, pad=100)
@@ -32,7 +32,7 @@ async def read(client, count):
     return [await client.next_event() for _ in range(count)]
 
 
-async def test_all_clients_share_one_publisher(app):
+async def test_all_clients_share_one_publisher(app, autojump_clock):
     """Two clients that come at different times get the same events from then on, by number."""
     async with open_stream(app, "/feed") as one:
         first = await read(one, 100)
@@ -44,7 +44,7 @@ async def test_all_clients_share_one_publisher(app):
     assert [body(event)["n"] for event in first] == list(range(1, 101))
 
 
-async def test_it_stops_when_nobody_listens(app):
+async def test_it_stops_when_nobody_listens(app, autojump_clock):
     """Half a minute after the last client it publishes no more; the next one wakes it."""
     feed = app.gallery.feed
     async with open_stream(app, "/feed") as client:
@@ -59,7 +59,7 @@ async def test_it_stops_when_nobody_listens(app):
         client.abort()
 
 
-async def test_a_short_cut_is_replayed_and_a_long_one_is_a_gap(app):
+async def test_a_short_cut_is_replayed_and_a_long_one_is_a_gap(app, autojump_clock):
     """A client that comes back in time misses nothing, and else is told how much."""
     async with open_stream(app, "/feed") as stays:
         for away, missed in ((1, 0), (REPLAY.items / 20 + 5, 1)):
@@ -80,11 +80,12 @@ async def test_a_short_cut_is_replayed_and_a_long_one_is_a_gap(app):
         stays.abort()
 
 
-async def test_an_unbounded_queue_would_hold_what_was_published_and_not_sent(app):
+async def test_an_unbounded_queue_would_hold_what_was_published_and_not_sent(app, autojump_clock):
     """For a stalled client that is all since it came; for one that reads, nothing."""
-    async with open_stream(app, "/feed?client=slow", window=0), open_stream(
-        app, "/feed?client=fast"
-    ) as fast:
+    async with (
+        open_stream(app, "/feed?client=slow", window=0),
+        open_stream(app, "/feed?client=fast") as fast,
+    ):
         events = await read(fast, 400)
         shown = {entry["client"]: entry for entry in app.gallery.picture()["streams"]}
         size = sum(len(event.data) for event in events)
@@ -116,7 +117,7 @@ def test_no_client_can_hold_the_publisher():
     ("query", "expected"),
     [("policy=block", "one of drop_oldest"), ("buffer=0", "from 1 to 10000"), ("rate=9", "policy")],
 )
-async def test_a_bad_parameter_of_the_feed_is_a_400(app, query, expected):
+async def test_a_bad_parameter_of_the_feed_is_a_400(app, autojump_clock, query, expected):
     """The answer says what was expected."""
     response = await collect(app, f"/feed?{query}")
     assert response.status == 400
@@ -132,7 +133,7 @@ async def ask(app, query):
     return json.loads(response.body)["id"]
 
 
-async def test_an_answer_goes_on_without_its_page(app):
+async def test_an_answer_goes_on_without_its_page(app, autojump_clock):
     """Who attaches later gets it from the beginning, and its end."""
     assert "lambda" in topic_names()
     id = await ask(app, "topic=lambda&rate=10")
@@ -146,7 +147,7 @@ async def test_an_answer_goes_on_without_its_page(app):
     assert b'{"reason":"completed"}' in response.body
 
 
-async def test_an_answer_is_stopped_for_all(app):
+async def test_an_answer_is_stopped_for_all(app, autojump_clock):
     """DELETE ends it with the reason `stopped`; its id is shown to nobody else."""
     id = await ask(app, "topic=lambda&rate=1")
     async with open_stream(app, f"/answers/{id}") as client:
@@ -158,7 +159,7 @@ async def test_an_answer_is_stopped_for_all(app):
     assert body(last) == {"reason": "stopped"}
 
 
-async def test_there_is_room_for_a_few_answers(app):
+async def test_there_is_room_for_a_few_answers(app, autojump_clock):
     """The ninth is refused, and an unknown one is a 404."""
     for _ in range(8):
         await ask(app, "topic=lambda&rate=1")
@@ -170,7 +171,7 @@ async def test_there_is_room_for_a_few_answers(app):
 # The manual
 
 
-async def test_the_documentation_is_served_and_nothing_beside_it(app):
+async def test_the_documentation_is_served_and_nothing_beside_it(app, autojump_clock):
     """Pages are HTML whose markup is escaped; what is not in docs/ is a 404."""
     page = await collect(app, "/docs/tutorial.md")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -182,7 +183,7 @@ async def test_the_documentation_is_served_and_nothing_beside_it(app):
         assert (await collect(app, path)).status == 404
 
 
-async def test_without_markdown_it_the_documentation_is_text(app, monkeypatch):
+async def test_without_markdown_it_the_documentation_is_text(app, autojump_clock, monkeypatch):
     """What is installed decides how it looks, not whether it is there."""
     monkeypatch.setattr("flowstream.demo.manual.find_spec", lambda name: None)
     page = await collect(app, "/docs/index.md")

@@ -9,8 +9,17 @@ from flowstream.testing import collect
 
 @pytest.mark.parametrize(
     "host",
-    ["", "localhost", "LocalHost:8000", "localhost.:8000", "demo.localhost:1", "127.0.0.1:8000"]
-    + ["127.1.2.3", "[::1]:8000", "[::1]"],
+    [
+        "",
+        "localhost",
+        "LocalHost:8000",
+        "localhost.:8000",
+        "demo.localhost:1",
+        "127.0.0.1:8000",
+        "127.1.2.3",
+        "[::1]:8000",
+        "[::1]",
+    ],
 )
 def test_it_answers_to_the_names_of_loopback(host):
     """Every name that can only mean this machine is one of its own."""
@@ -19,9 +28,21 @@ def test_it_answers_to_the_names_of_loopback(host):
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"]
-    + ["10.0.0.1:8000", "[::2]", "localhost:80:80", "a@localhost", "localhost/", "[::1]x", ":8000"]
-    + ["0.0.0.0:8000", "evillocalhost"],
+    [
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "10.0.0.1:8000",
+        "[::2]",
+        "localhost:80:80",
+        "a@localhost",
+        "localhost/",
+        "[::1]x",
+        ":8000",
+        "0.0.0.0:8000",
+        "evillocalhost",
+    ],
 )
 def test_it_does_not_answer_to_another_name(host):
     """A name that somebody else may have made to mean this machine is foreign."""

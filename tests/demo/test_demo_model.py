@@ -177,7 +177,7 @@ SERVED = """
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_page_shows_each_token_as_it_comes(served, eventually):
-    """Behind the beginning that was typed; Abort closes the model's answer."""
+    """Behind the beginning that was typed; Stop closes the model's answer."""
     from playwright.sync_api import expect, sync_playwright
 
     url = served(textwrap.dedent(SERVED)).url
@@ -191,13 +191,13 @@ def test_the_page_shows_each_token_as_it_comes(served, eventually):
         expect(page.get_by_label("A text, for Slow to go on with")).to_have_value(BEGINNING)
         expect(page.locator("#topic")).to_be_hidden()
         page.locator("#prompt").fill("Once <b>")
-        page.locator("#tokens-button").click()
+        page.locator("#ask-button").click()
         text = page.locator("#text")
         for count in range(3, 6):
             expect(text).to_have_text("Once <b>" + " word" * count)
             assert page.request.get(f"{url}/allow").text() == "busy"
-        page.locator("#tokens-button").click()
-        expect(page.locator("#tokens-state")).to_contain_text("cancelled")
+        page.locator("#stop-button").click()
+        expect(page.locator("#answer-state")).to_contain_text("cancelled")
         eventually(lambda: page.request.get(f"{url}/allow").text() == "closed", "a free model")
         assert said == []
         browser.close()
