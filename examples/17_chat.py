@@ -5,7 +5,7 @@
 
 The answer is a run: it belongs to the chat and not to the connection. A page that comes back
 attaches to it again, and gets all of it. If none comes for ten seconds the answer is given up,
-and costs nothing more. The page is in 17_chat.html: an EventSource and two fetches.
+and costs nothing more. The page is in 17_chat.html: an EventSource and a few fetches.
 """
 
 import uuid

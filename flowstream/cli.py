@@ -77,7 +77,8 @@ def main() -> None:
     "-w",
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes that serve the app.  [default: 1]",
+    help="Processes that serve the app, under a supervisor that replaces them on SIGHUP without "
+    "refusing anybody; 1 is enough for that.  [default: one process without a supervisor]",
 )
 @click.option("--certfile", metavar="FILE", help="Certificate, for TLS and HTTP/2.")
 @click.option("--keyfile", metavar="FILE", help="The certificate's private key.")
@@ -111,8 +112,8 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     MODULE is a module, found in the current directory first, or a file; APP the name of the
     app in it, "app" if it is left out, or of a function that makes it: "create_app()".
     """
-    config = _make_config(config_file, options)
-    if config.workers > 1 or config.use_reloader:
+    config, supervised = _make_config(config_file, options)
+    if supervised:
         _run_workers(app, config)
         return
     try:
@@ -175,15 +176,19 @@ def _load_model(file: str) -> Any:
         raise click.ClickException(f"cannot load the model: {error}") from error
 
 
-def _make_config(file: str | None, options: dict[str, Any]) -> ServerConfig:
-    """Return the configuration of a file, and of options where they are given."""
+def _make_config(file: str | None, options: dict[str, Any]) -> tuple[ServerConfig, bool]:
+    """Return the configuration of a file and of options, and whether a supervisor is asked for.
+
+    Whoever says how many workers there are wants one, if it is for a single worker: that too is
+    replaced on SIGHUP by one that is ready.
+    """
     given = {name: value for name, value in options.items() if value is not None}
     given["bind"] = list(options["bind"])
     if not given["bind"]:
         del given["bind"]
     try:
-        settings = read_config_file(file) if file else {}
-        config = checked(streaming_config(**(settings | given)))
+        settings = (read_config_file(file) if file else {}) | given
+        config = checked(streaming_config(**settings))
     except ConfigFileError as error:
         raise click.BadParameter(str(error), param_hint="--config") from error
     except (TypeError, ValueError) as error:
@@ -196,7 +201,7 @@ def _make_config(file: str | None, options: dict[str, Any]) -> ServerConfig:
         _ = config.log
     except Exception as error:
         raise click.ClickException(f"cannot set up logging: {error}") from error
-    return config
+    return config, "workers" in settings or config.use_reloader
 
 
 def _about_tls(config: ServerConfig, error: Exception) -> str:

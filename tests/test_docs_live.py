@@ -6,12 +6,14 @@ import contextlib
 import http.client
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,3 +207,126 @@ def test_the_fetch_reader_reads_a_stream(upstream: int) -> None:
     )
     assert done.stdout == "1\n2\n3\n", done.stderr
     assert done.returncode == 0
+
+
+# A restart, seen from a page behind nginx
+
+TICKER = """
+import os
+import trio
+from quart_trio import QuartTrio
+from flowstream import Topic, sse
+from flowstream.quart import Flowstream
+
+app = QuartTrio(__name__)
+Flowstream(app)
+ticker = Topic("ticker")
+
+async def tick():
+    while True:
+        await ticker.publish(os.getpid())
+        await trio.sleep(0.05)
+
+@app.before_serving
+async def begin():
+    app.nursery.start_soon(tick)
+
+@app.get("/ticker")
+async def stream():
+    return sse(ticker, retry=100)
+
+@app.get("/page")
+async def page():
+    return "<!doctype html><title>a</title>"
+"""
+
+LISTEN = """() => {
+  window.pids = [];
+  window.native = new EventSource("/ticker");
+  native.onmessage = ({ data }) => pids.push(data);
+  window.followed = [];
+  const note = ({ data }) => followed.push(data);
+  window.stop = follow("/ticker", (source) => { source.onmessage = note; });
+}"""
+
+
+@contextlib.contextmanager
+def ticking(directory: Path, port: int, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Serve `TICKER` on a port."""
+    (directory / "ticker.py").write_text(TICKER)
+    flowstream = str(Path(sys.executable).parent / "flowstream")
+    command = (flowstream, "serve", "ticker:app", "--bind", f"127.0.0.1:{port}", *options)
+    with subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            while "Running on" not in (line := process.stderr.readline()):
+                assert line, "the server ended"
+            yield process
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
+@contextlib.contextmanager
+def page_behind_nginx(directory: Path, upstream: int) -> Iterator[Any]:
+    """Open a page of headless Chromium behind nginx, with the client that the page shows."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    location = shown("behind-a-proxy.md", "```nginx").replace(
+        "127.0.0.1:8000", f"127.0.0.1:{upstream}"
+    )
+    config, port = directory / "nginx.conf", free_port()
+    config.write_text(CONFIG.format(directory=directory, port=port, location=location))
+    command = (nginx_command(), "-p", str(directory), "-e", "stderr", "-c", str(config))
+    with running(*command, cwd=directory, ready=""), sync_playwright() as playwright:
+        wait_for(port)
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/page")
+        page.add_script_tag(content=shown("behind-a-proxy.md", "```js"))
+        page.evaluate(LISTEN)
+        yield page
+        browser.close()
+
+
+@pytest.mark.browser
+def test_a_restart_closes_an_eventsource_for_good_and_the_documented_client_goes_on(
+    tmp_path: Path,
+) -> None:
+    """After a 502 the browser's own gives up; the page's client finds the new server."""
+    upstream = free_port()
+    with contextlib.ExitStack() as stack:
+        with ticking(tmp_path, upstream) as old:
+            page = stack.enter_context(page_behind_nginx(tmp_path, upstream))
+            page.wait_for_function("pids.length > 3 && followed.length > 3")
+            first = page.evaluate("followed[0]")
+            assert int(first) == old.pid
+        page.wait_for_function("native.readyState === EventSource.CLOSED")  # the 502
+        with ticking(tmp_path, upstream) as new:
+            page.wait_for_function(f"followed.at(-1) === '{new.pid}'")
+            assert page.evaluate("native.readyState") == 2
+            assert page.evaluate("pids.at(-1)") == str(old.pid)
+
+
+@pytest.mark.browser
+def test_a_supervised_single_worker_hands_over_without_a_502(tmp_path: Path) -> None:
+    """With `--workers 1` SIGHUP brings a new process, and no EventSource is ever closed."""
+    upstream = free_port()
+    with (
+        ticking(tmp_path, upstream, "--workers", "1") as supervisor,
+        page_behind_nginx(tmp_path, upstream) as page,
+    ):
+        page.wait_for_function("pids.length > 3")
+        old = page.evaluate("pids[0]")
+        assert int(old) != supervisor.pid
+        for _ in range(2):
+            supervisor.send_signal(signal.SIGHUP)
+            page.wait_for_function(f"pids.at(-1) !== '{old}'")
+            old = page.evaluate("pids.at(-1)")
+        assert page.evaluate("new Set(pids).size") == 3
+        assert page.evaluate("native.readyState") == 1

@@ -197,6 +197,8 @@ def test_the_page_shows_each_token_as_it_comes(served, eventually):
             expect(text).to_have_text("Once <b>" + " word" * count)
             assert page.request.get(f"{url}/allow").text() == "busy"
         page.locator("#stop-button").click()
+        expect(page.locator("#answer-state")).to_contain_text("Stopping")
+        page.request.get(f"{url}/allow")  # it ends with the token at hand
         expect(page.locator("#answer-state")).to_contain_text("cancelled")
         eventually(lambda: page.request.get(f"{url}/allow").text() == "closed", "a free model")
         assert said == []

@@ -115,3 +115,75 @@ async def test_a_chat_that_was_left_is_given_up(chat, server, browse):
         assert await run.wait() is CloseReason.CLIENT_DISCONNECTED
     assert trio.current_time() - left < 3
     assert key not in chat.runs
+
+
+async def test_a_long_answer_scrolls_along_and_stop_stays_in_view(chat, server, in_chromium):
+    """The end of the answer and the stop button are on the screen, until the reader scrolls up."""
+    url = await server(chat.app)
+
+    def session(page):
+        page.set_viewport_size({"width": 390, "height": 500})
+        page.goto(url)
+        page.fill("#question", "typesmethods")
+        page.click("form button")
+        page.wait_for_function("document.documentElement.scrollTop > 200")
+        at_end = "innerHeight + scrollY > document.documentElement.scrollHeight - 60"
+        assert page.evaluate(at_end)
+        box = page.locator("#stop").bounding_box()
+        assert 0 <= box["y"] < 450
+        page.evaluate("scrollTo(0, 50)")
+        wait_for_words(page, len(text(page).split(" ")) + 20)
+        assert page.evaluate("scrollY") == 50
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        page.click("#stop")
+
+    await in_chromium(session)
+
+
+async def test_the_page_says_what_a_502_is_and_comes_back(chat, server, in_chromium):
+    """While a proxy answers for the server the page says so; afterwards it shows the answer."""
+    url = await server(chat.app)
+
+    def session(page):
+        away = []
+
+        def answer(route):
+            away.append(route.request.method)
+            route.fulfill(status=502, body="<h1>Bad Gateway</h1>")
+
+        page.goto(url)
+        page.route("**/chats", answer)
+        page.click("form button")
+        page.wait_for_function("document.body.dataset.state.includes('(502)')")
+        assert "Ask again in a moment." in page.text_content("#state")
+        page.unroute("**/chats")
+        page.fill("#question", "lambda")
+        page.click("form button")
+        wait_for_words(page, 5)
+        page.route("**/chats/*", answer)
+        page.reload()
+        page.wait_for_function("document.body.dataset.state.includes('Trying again')")
+        assert "(502)" in page.text_content("#state")
+        page.unroute("**/chats/*")
+        wait_for_words(page, 5)
+        page.wait_for_function("document.body.dataset.state === 'completed'")
+        page.evaluate("location.hash = 'unknown'")
+        page.reload()
+        page.wait_for_function("document.body.dataset.state.includes('no such chat')")
+
+    await in_chromium(session)
+
+
+async def test_an_answer_is_never_markup(chat, server, in_chromium):
+    """What looks like HTML in an answer is shown, not obeyed."""
+    url = await server(chat.app)
+
+    def session(page):
+        page.goto(url)
+        page.fill("#question", "<img src=x onerror=document.title=1>")
+        page.click("form button")
+        page.wait_for_function("document.body.dataset.state === 'completed'")
+        assert "<img" in text(page)
+        assert page.locator("#answer *").count() == 0
+
+    await in_chromium(session)

@@ -22,7 +22,10 @@ export class Answer {
       event.preventDefault();
       this.#ask();
     });
-    $("stop-button").addEventListener("click", () => fetch(this.#path(), { method: "DELETE" }));
+    $("stop-button").addEventListener("click", () => {
+      fetch(this.#path(), { method: "DELETE" }).catch(() => {}); // the page says elsewhere that the server has gone
+      this.#say(`${this.#words()}. Stopping …`);
+    });
     $("reload-button").addEventListener("click", () => location.reload());
     // A hidden tab does without: the browser has few connections, and the run does not mind.
     document.addEventListener("visibilitychange", () => {

@@ -33,7 +33,7 @@ export class Card {
     speed.max = SPEEDS.length - 1;
     speed.id = `speed-${name}`;
     this.#card.querySelector("label").htmlFor = speed.id;
-    this.#card.querySelector("label").setAttribute("aria-label", `Client ${name} reads at`);
+    speed.setAttribute("aria-label", `Client ${name} reads at`);
     speed.addEventListener("input", () => {
       this.#showSpeed(Number(speed.value));
       send("speed", { step: Number(speed.value) });
