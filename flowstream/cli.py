@@ -179,16 +179,16 @@ def _load_model(file: str) -> Any:
 def _make_config(file: str | None, options: dict[str, Any]) -> tuple[ServerConfig, bool]:
     """Return the configuration of a file and of options, and whether a supervisor is asked for.
 
-    Whoever says how many workers there are wants one, if it is for a single worker: that too is
-    replaced on SIGHUP by one that is ready.
+    `--workers` asks for one, with a single worker too: that is replaced on SIGHUP by one that is
+    ready.
     """
     given = {name: value for name, value in options.items() if value is not None}
     given["bind"] = list(options["bind"])
     if not given["bind"]:
         del given["bind"]
     try:
-        settings = (read_config_file(file) if file else {}) | given
-        config = checked(streaming_config(**settings))
+        settings = read_config_file(file) if file else {}
+        config = checked(streaming_config(**(settings | given)))
     except ConfigFileError as error:
         raise click.BadParameter(str(error), param_hint="--config") from error
     except (TypeError, ValueError) as error:
@@ -201,7 +201,7 @@ def _make_config(file: str | None, options: dict[str, Any]) -> tuple[ServerConfi
         _ = config.log
     except Exception as error:
         raise click.ClickException(f"cannot set up logging: {error}") from error
-    return config, "workers" in settings or config.use_reloader
+    return config, "workers" in given or config.workers > 1 or config.use_reloader
 
 
 def _about_tls(config: ServerConfig, error: Exception) -> str:

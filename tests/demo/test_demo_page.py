@@ -50,12 +50,16 @@ def served(port):
     assert "Traceback" not in log
 
 
-@pytest.fixture
-def port():
-    """A free port of this machine."""
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def port():
+    """A free port of this machine."""
+    return free_port()
 
 
 @pytest.fixture(scope="module")
