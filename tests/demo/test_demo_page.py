@@ -1,5 +1,6 @@
 """The page in a real browser, against a real server: what a visitor does and sees."""
 
+import json
 import re
 import shutil
 import signal
@@ -182,6 +183,22 @@ def test_a_client_is_stalled_and_let_go(browser, port):
             expect(shown(card(page, name), "sum")).to_have_attribute("data-adds", "true")
 
 
+def test_the_account_holds_when_keys_overtake_one_another(browser, port):
+    """What a first event replaced is counted; an event that is lost is found out."""
+    script = """async (lost) => {
+      const { Account } = await import("/account.js");
+      const account = new Account(true);
+      account.gap(1);  // 4, which 12 took the place of
+      const came = [12, 5, 6, 7, 8, 9, 10, 11, 13].filter((n) => n !== lost);
+      for (const n of came) account.take({ n, key: String(n % 8) });
+      for (let n = 14; n < 40; n += 1) account.take({ n, key: String(n % 8) });
+      return [account.first, account.received + account.missed, account.failed !== null];
+    }"""
+    with served(port), visit(browser, port) as page:
+        assert page.evaluate(script, None) == [3, 36, False]
+        assert page.evaluate(script, 10) == [3, 35, True]
+
+
 def test_a_cut_is_made_up_for_or_announced(browser, port):
     """Cut for a second, a client gets what it missed; cut for eight, it is told how much."""
     with served(port), visit(browser, port) as page:
@@ -315,3 +332,32 @@ def test_a_server_that_goes_is_noticed_and_one_that_comes_back_is_found(browser,
         expect(page.locator("#server-state")).to_have_text("live", timeout=PATIENCE)
         expect(shown(card(page, "A"), "state")).to_have_text("keeps up", timeout=PATIENCE)
     context.close()
+
+
+def test_a_hidden_page_lets_go_of_its_streams_and_says_so(browser, port):
+    """When nobody can see it, it has no connection; seen again, it goes on and counts the gap."""
+    script = """
+      delete globalThis.SharedWorker;  // which would wait 20 s for another tab to be looked at
+      let hidden = false;
+      Object.defineProperty(document, "hidden", { get: () => hidden });
+      globalThis.hide = (value) => {
+        hidden = value;
+        document.dispatchEvent(new Event("visibilitychange"));
+      };
+    """
+    with served(port), visit(browser, port, script) as page:
+        above(card(page, "A"), "received", 50)
+        page.evaluate("hide(true)")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/streams") as pictures:
+
+            def streams():
+                while not (line := pictures.readline()).startswith(b"data:"):
+                    pass
+                return [one["path"] for one in json.loads(line[5:])["streams"] if not one["reason"]]
+
+            until(lambda: streams() == ["/streams"], "its streams to end")  # the test's own
+        received = number(card(page, "A"), "received")
+        page.evaluate("hide(false)")
+        above(card(page, "A"), "received", received + 100)
+        expect(page.locator("#server-state")).to_have_text("live")
+        expect(shown(card(page, "A"), "sum")).to_have_attribute("data-adds", "true")

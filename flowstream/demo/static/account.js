@@ -22,7 +22,8 @@ export class Account {
   }
 
   take({ n, key }) {
-    this.first ??= n - 1 - this.missed;
+    // What is missed before the first event was older: of its own key, where keys are conflated.
+    this.first ??= n - 1 - this.missed * (this.#byKey ? KEYS : 1);
     this.received += 1;
     this.#last = Math.max(this.#last, n);
     this.#newest.set(Number(key), n);

@@ -76,7 +76,7 @@ export class Card {
     set(part.flight, count(client.inFlight));
     part.sum.dataset.adds = client.adds;
     set(part.said, saidOf(client) ?? explained);
-    part.said.dataset.news = saidOf(client) !== null;
+    part.said.dataset.news = client.adds ? saidOf(client) !== null : "bad";
     part.meter.setAttribute("aria-valuemax", client.room);
     part.meter.setAttribute("aria-valuenow", client.queued);
     part.fill.style.width = `${Math.min(100, (100 * client.queued) / client.room)}%`;
