@@ -142,7 +142,8 @@ async def test_known_middleware(home, middleware, trial, caplog):
     caplog.set_level(logging.INFO, "flowstream")
     app = home(trial.make, middleware=KNOWN[middleware])
     head = await trial.run(app, ORIGIN, "Accept-Encoding: gzip")
-    assert trial.direct == EVENTS
+    compressed = b"content-encoding: gzip" in head.lower()  # as older Starlettes do with SSE
+    assert trial.direct == (0 if compressed else EVENTS)
     assert not said_of_direct_writes(caplog)
     if middleware in ("cors", "all"):
         assert b"access-control-allow-origin" in head.lower()
