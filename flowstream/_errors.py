@@ -46,7 +46,7 @@ class EncodingError(FlowstreamError, ValueError):
     """
 
 
-def unencodable(data: object, error: Exception) -> EncodingError:
+def unencodable(data: object, error: BaseException) -> EncodingError:
     """Return the error for an item that a format refused with `error`."""
     return EncodingError(f"an item of type {type(data).__qualname__} cannot be encoded: {error}")
 

@@ -1,7 +1,14 @@
-"""What an exception of a producer is, and what the client may know of it.
+"""What an exception of an app's code is, and what the client may know of it.
 
 Under Trio one exception is often several: whatever leaves a nursery is a group, and a
 producer that is cancelled while it fails raises both in one.
+
+Three exceptions go through whatever is around them: `trio.Cancelled`, which its cancel scope
+takes, and KeyboardInterrupt and SystemExit, which end the program. Any other is a failure of
+the code that raised it, also one that does not derive from Exception:
+`asyncio.CancelledError` from a library that uses asyncio in a thread, a GeneratorExit, the
+PanicException of an extension written in Rust. To let these go on would end the server, and
+with it the streams of everybody.
 """
 
 from __future__ import annotations
@@ -13,24 +20,33 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream._errors import EncodingError, PublicError
 
+_ENDS_THE_PROGRAM = (KeyboardInterrupt, SystemExit)
 
-def split(error: BaseException) -> tuple[BaseException | None, Exception | None]:
+
+def split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """Split what a producer raised into its cancellation and its failure.
 
-    What is neither (KeyboardInterrupt, SystemExit) is left where it is, and both parts are
-    None.
+    If KeyboardInterrupt or SystemExit is in it, both parts are None: it is to be raised again
+    as it is.
     """
-    if isinstance(error, trio.Cancelled):
-        return error, None
     if isinstance(error, Exception):
         return None, error
+    if any(isinstance(leaf, _ENDS_THE_PROGRAM) for leaf in _leaves(error)):
+        return None, None
+    if isinstance(error, trio.Cancelled):
+        return error, None
     if isinstance(error, BaseExceptionGroup):
-        cancelled, rest = error.split(trio.Cancelled)
-        if rest is None:
-            return cancelled, None
-        if isinstance(rest, Exception):
-            return cancelled, rest
-    return None, None
+        return error.split(trio.Cancelled)
+    return None, error
+
+
+def passes(error: BaseException) -> bool:
+    """Return whether `error` is to be raised again: there is more in it than a failure.
+
+    For ``except BaseException`` around a call of the app's code.
+    """
+    cancelled, failure = split(error)
+    return cancelled is not None or failure is None
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -26,6 +26,7 @@ from typing import Any
 import trio
 
 from flowstream._errors import unencodable
+from flowstream._failure import passes
 from flowstream._history import History, Published
 from flowstream._members import NEVER, Group, Member, Round
 from flowstream._queue import Outcome
@@ -255,7 +256,10 @@ class Fanout:
             chunk = b""
             try:
                 frames = self._frames(group, batch)
-            except Exception:  # noqa: BLE001  # theirs alone who want what cannot be encoded
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
+                # Theirs alone who want what cannot be encoded.
                 frames = self._frames_or_errors(group, batch)
             else:
                 if group.encoder is not None:
@@ -357,7 +361,10 @@ class Fanout:
         for published in batch:
             try:
                 frames += self._frames(group, [published])
-            except Exception as error:  # noqa: BLE001  # raised for who wants it
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
+                # Raised for who wants it.
                 frames.append(error)
         return frames
 
@@ -365,15 +372,18 @@ class Fanout:
         """Put what a subscriber wants of a batch into its buffer, under its policy."""
         for place, (published, frame) in enumerate(zip(batch, frames, strict=True)):
             if member.rereads and not (
-                isinstance(frame, Exception) or member.queue.has_room(len(frame))
+                isinstance(frame, BaseException) or member.queue.has_room(len(frame))
             ):
                 self.put_behind(member)
                 return
             try:
                 outcome = self._offer_one(member, published, frame)
-            except Exception as error:  # noqa: BLE001  # theirs alone
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
+                # Theirs alone.
                 member.sink.fail(error)
-                return
+                return  # noqa: ASYNC104  # see `passes`
             if outcome is Outcome.ADMITTED or outcome is Outcome.DROPPED:
                 # One at a time: a joined stream's other topics say in their ids what it has.
                 member.number = published.number
@@ -390,7 +400,7 @@ class Fanout:
         event = published.event
         if member.where is not None and not member.where(event):
             return Outcome.DROPPED
-        if isinstance(frame, Exception):
+        if isinstance(frame, BaseException):
             raise unencodable(event.data, frame) from frame
         bare: Any = None
         if member.keyed:
@@ -416,9 +426,12 @@ class Fanout:
             while is_due():
                 try:
                     outcome = self._offer_one(member, *left[0])
-                except Exception as error:  # noqa: BLE001  # theirs alone
+                except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                    if passes(error):
+                        raise
+                    # Theirs alone.
                     member.sink.fail(error)
-                    return
+                    return  # noqa: ASYNC104  # see `passes`
                 if outcome is Outcome.WAIT and member.buffer.room.waiting:
                     self.put_behind(member)  # another topic's publisher waits for this stream
                 elif outcome is Outcome.WAIT:
@@ -437,4 +450,4 @@ class Fanout:
 
 
 def _size(frames: list[Any]) -> int:
-    return sum(len(frame) for frame in frames if not isinstance(frame, Exception))
+    return sum(len(frame) for frame in frames if not isinstance(frame, BaseException))

@@ -69,7 +69,7 @@ class _JoinedSubscriber:
         self._epochs = [feed.epoch for feed in feeds]
         self._open = len(feeds)
         # Why the first of them ended that was not complete.
-        self._ending: tuple[CloseReason, Exception | None] = (CloseReason.COMPLETED, None)
+        self._ending: tuple[CloseReason, BaseException | None] = (CloseReason.COMPLETED, None)
         self._sink = sink
         self._turn = 0  # the place whose past is looked at first
         self._places: list[Subscriber] = []
@@ -149,7 +149,7 @@ class _JoinedSubscriber:
             for place_index, place in enumerate(self._places)
         )
 
-    def _ended(self, reason: CloseReason, error: Exception | None) -> None:
+    def _ended(self, reason: CloseReason, error: BaseException | None) -> None:
         self._open -= 1
         if self._ending[0] is CloseReason.COMPLETED:
             self._ending = (reason, error)
@@ -160,7 +160,9 @@ class _JoinedSubscriber:
 class _Part:
     """The stream, as one of several feeds knows it."""
 
-    def __init__(self, sink: Sink, ended: Callable[[CloseReason, Exception | None], None]) -> None:
+    def __init__(
+        self, sink: Sink, ended: Callable[[CloseReason, BaseException | None], None]
+    ) -> None:
         self._sink = sink
         self._has_ended = False
         self._tell_ended = ended
@@ -179,7 +181,7 @@ class _Part:
         self._sink.close(reason)
 
     def feed_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
     ) -> None:
         """End the stream if the others have ended, too."""
         if not self._has_ended:

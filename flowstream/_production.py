@@ -105,7 +105,7 @@ class Production:
         with trio.move_on_after(self._cleanup_timeout, shield=True):
             await self._publisher.finish(told, self._error)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         if self.reason is None:
             self.reason = CloseReason.ERROR
             logger.error("%s failed", self.name, exc_info=error)

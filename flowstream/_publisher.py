@@ -6,7 +6,6 @@ be half done. Delivery follows, in the order of the history, whoever does it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream._errors import outside_event_loop, unencodable
 from flowstream._event import Event
+from flowstream._failure import passes
 from flowstream._fanout import Fanout
 from flowstream._history import History, Published, Replay
 from flowstream._snapshots import Snapshots
@@ -56,7 +56,7 @@ class Publisher:
         self.snapshots: Snapshots | None = None
         self.published = 0
         self.last_publish = -math.inf
-        self.ending: tuple[CloseReason, Exception | None] | None = None
+        self.ending: tuple[CloseReason, BaseException | None] | None = None
         self.token: trio.lowlevel.TrioToken | None = None
 
     # -- publishing ------------------------------------------------------------------------
@@ -118,9 +118,11 @@ class Publisher:
         encoder = self.fanout.encoder or _DEFAULT_ENCODER
         try:
             published.frame(encoder)
-        except Exception as error:
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
             if not self._is_carried_elsewhere(published, encoder):
-                raise unencodable(event.data, error) from error
+                raise unencodable(event.data, error) from error  # noqa: ASYNC104  # see `passes`
         if nowait and self.fanout.full(published.weight):
             raise trio.WouldBlock
         history.append(published)
@@ -133,9 +135,13 @@ class Publisher:
     async def _wait_for_readers(self, event: Event) -> None:
         """**Wait** until nobody that is waited for would lose anything to `event`."""
         size = _ID_BYTES
-        with contextlib.suppress(Exception):  # `_commit` says what is wrong with it
-            encoder = self.fanout.encoder or _DEFAULT_ENCODER
+        encoder = self.fanout.encoder or _DEFAULT_ENCODER
+        try:
             size += len(Published(0, event, 0.0).encode(encoder))
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
+            # `_commit` says what is wrong with it.
         await self.fanout.readers.wait(size)
 
     def _is_carried_elsewhere(self, published: Published, but: Encoder) -> bool:
@@ -143,8 +149,12 @@ class Publisher:
         for encoder in self.fanout.encoders:
             encoder = encoder or _DEFAULT_ENCODER
             if encoder != but:
-                with contextlib.suppress(Exception):
+                try:
                     published.frame(encoder)
+                except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                    if passes(error):
+                        raise
+                else:
                     return True
         return False
 
@@ -165,7 +175,7 @@ class Publisher:
     # -- the end ---------------------------------------------------------------------------
 
     async def finish(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
     ) -> None:
         """Take no more events; subscribers get what they have not got yet, and end.
 

@@ -17,6 +17,7 @@ import trio
 
 from flowstream._errors import PublicError
 from flowstream._event import Event
+from flowstream._failure import passes
 from flowstream._history import History, Missing
 from flowstream.limits import whole
 
@@ -160,10 +161,12 @@ class FromApp:
                 data = data.data
             flight.result = AsOf(self._history, number, data)
             return flight.result
-        except Exception as error:
+        except BaseException as error:
+            if passes(error):
+                raise
             flight.failed = True
             logger.exception("a snapshot function failed")
-            raise _failure() from error
+            raise _failure() from error  # noqa: ASYNC104  # see `passes`
         finally:
             self._flight = None
             flight.landed.set()

@@ -18,6 +18,7 @@ from typing import Any
 import trio
 
 from flowstream._event import Event
+from flowstream._failure import passes
 from flowstream._fanout import Fanout
 from flowstream._history import History, Missing, Published, lost_id
 from flowstream._members import Member
@@ -175,9 +176,9 @@ class Subscriber:
                     pieces.append(frame)
                     size += len(frame)
                     last = published.id
-            except Exception:
-                if pieces:
-                    break  # these first: the next call meets it again
+            except BaseException as error:
+                if pieces and not passes(error):
+                    break  # these first: the next call meets it again  # noqa: ASYNC104  # see `passes`
                 raise
             member.number = published.number
         if last is not None:
@@ -230,8 +231,10 @@ class Subscriber:
 
         try:
             return snapshot.frame((encoder, self._controls), encode) if self._shared else encode()
-        except Exception as error:
-            raise unusable("%s", error) from error
+        except BaseException as error:
+            if passes(error):
+                raise
+            raise unusable("%s", error) from error  # noqa: ASYNC104  # see `passes`
 
     def _settle(self) -> None:
         """Be pushed to from now on, if nothing is left to pull."""

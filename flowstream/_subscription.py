@@ -47,8 +47,8 @@ class Subscription:
         self.buffer: EventBuffer = EventBuffer(bounds, policy)
         self._subscriber: Subscriber | None = None
         self._taken: list[Event] = []
-        self._error: Exception | None = None
-        self._last_error: Exception | None = None  # raised when everything was taken
+        self._error: BaseException | None = None
+        self._last_error: BaseException | None = None  # raised when everything was taken
 
     def start(self, subscriber: Subscriber) -> None:
         """Begin: the topic has given it its place."""
@@ -96,14 +96,14 @@ class Subscription:
         """End it: it is too slow."""
         self.fail(SlowConsumerError("the subscription's buffer was full"))
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End it with `error`."""
         if self._error is None:
             self._error = error
         self.end()
 
     def feed_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
     ) -> None:
         """End it when everything was taken; with `error`, if there is one."""
         self._last_error = error

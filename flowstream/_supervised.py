@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 from flowstream._errors import other_event_loop
-from flowstream._failure import explain_asyncio
+from flowstream._failure import explain_asyncio, passes
 
 logger = logging.getLogger("flowstream")
 
@@ -91,7 +91,9 @@ class SupervisedNursery:
     async def _run(self, job: Job) -> None:
         try:
             await job.run()
-        except Exception as error:
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
             explain_asyncio(error)
             logger.exception("%s failed", job.name)
         finally:

@@ -15,6 +15,8 @@ from itertools import count
 
 import trio
 
+from flowstream._failure import passes
+
 logger = logging.getLogger("flowstream")
 
 Look = Callable[[float], float]
@@ -108,7 +110,9 @@ class _Timers:
                 continue
             try:
                 again = look(now)
-            except Exception:
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
                 logger.exception("a timer failed")
                 again = math.inf
             if again < math.inf:

@@ -36,6 +36,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._errors import PublicError, other_event_loop
+from flowstream._failure import passes
 from flowstream._quart_host import HOST, Host, Hosted, Streams, host_of_request
 from flowstream._quart_internals import (
     ClientGone,
@@ -104,6 +105,7 @@ class Flowstream:
         patched.make_response = _converting(app.make_response)
         patched.finalize_request = _delivering(app.finalize_request)
         patched.full_dispatch_request = _finishing(app.full_dispatch_request)
+        patched.add_background_task = _contained(app)
         patched.asgi_http_class = _connection_class(app.asgi_http_class, self)
         patched.asgi_lifespan_class = _lifespan_class(app.asgi_lifespan_class)
 
@@ -244,6 +246,28 @@ def _raising_oserror(send: Send) -> Send:
             raise BrokenPipeError("the client has gone") from error
 
     return send_or_oserror
+
+
+def _contained(app: QuartTrio) -> Callable[..., None]:
+    """Return `app.add_background_task`, for tasks whose failure may be no Exception.
+
+    Quart gives an Exception to `handle_background_exception`. Anything else would end the
+    app's nursery, and with it the app.
+    """
+    add = app.add_background_task
+
+    def add_background_task(func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        async def run() -> None:
+            try:
+                await app.ensure_async(func)(*args, **kwargs)
+            except BaseException as error:
+                if isinstance(error, Exception) or passes(error):
+                    raise
+                raise RuntimeError(f"a background task raised {error!r}") from error  # noqa: ASYNC104  # see `passes`
+
+        add(run)
+
+    return add_background_task
 
 
 _STATUS: dict[type[Exception], type[HTTPException]] = {

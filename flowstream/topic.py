@@ -20,6 +20,7 @@ import trio
 
 from flowstream._closing import CloseReason
 from flowstream._event import Event, Where
+from flowstream._failure import passes
 from flowstream._history import Replay
 from flowstream._joined import Joined
 from flowstream._publisher import Publisher
@@ -306,7 +307,9 @@ class Topic(Feed):
             body = {"topic": self.name, "subscribers": self.subscribers}
             try:
                 self._presence._publisher.publish_soon(Event(body, type=event, key=self.name))
-            except Exception:
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
                 # Who comes and goes here has no part in what others do there.
                 logger.exception("the presence topic of %r failed", self.name)
 

@@ -31,7 +31,7 @@ import trio
 
 from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason, StreamReport
-from flowstream._failure import is_refusal, public, public_of
+from flowstream._failure import is_refusal, passes, public, public_of
 from flowstream._timers import Timer, start_timer
 from flowstream.asgi._between import is_known, name_unknown, tell
 from flowstream.asgi._compression import Gzip, gzip_headers
@@ -213,7 +213,9 @@ class Stream:
                     self._tell_of_direct_writes()
         except _GONE:
             self.abort(CloseReason.CLIENT_DISCONNECTED)
-        except Exception as error:
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
             self.failed(error, "writer")
             self.abort(CloseReason.ERROR)
             if not self._answered:
@@ -377,7 +379,7 @@ class Stream:
         """End it at once: the client is too slow."""
         self.abort(CloseReason.SLOW_CONSUMER)
 
-    def failed(self, error: Exception, who: str) -> None:
+    def failed(self, error: BaseException, who: str) -> None:
         """Note why there will be no more events; the client is told at the end of those."""
         if self.reason is None:
             self.reason = CloseReason.ERROR
@@ -392,7 +394,7 @@ class Stream:
             )
 
     def supply_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
     ) -> None:
         """Write what there is, and end for this reason; an `error` was logged elsewhere."""
         if self.reason is None and reason is not CloseReason.COMPLETED:
@@ -517,5 +519,7 @@ class Stream:
         if self._plan.on_close is not None:
             try:
                 self._plan.on_close(report)
-            except Exception:
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
                 logger.exception("on_close of %s failed", self._path)

@@ -17,6 +17,7 @@ import trio
 from flowstream._buffer import EventBuffer
 from flowstream._buffer_outlet import BufferOutlet
 from flowstream._closing import CloseReason
+from flowstream._failure import passes
 from flowstream._flag import Flag
 from flowstream._queue import Gap
 from flowstream._subscription import SlowConsumerError
@@ -39,11 +40,11 @@ class Consumer(Protocol):
     def give_up(self) -> None:
         """End at once: the client is too slow."""
 
-    def failed(self, error: Exception, who: str) -> None:
+    def failed(self, error: BaseException, who: str) -> None:
         """Hear that there will be no more events because of `error`."""
 
     def supply_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
     ) -> None:
         """Hear that there will be no more events, and why; `error` was logged elsewhere."""
 
@@ -152,7 +153,9 @@ class Pump:
         with trio.move_on_after(self._cleanup_timeout, shield=True):
             try:
                 await self._source.discard()
-            except Exception:
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
                 logger.exception("the source of %s failed while it was closed", self._path)
 
     async def _run(self) -> None:
@@ -171,7 +174,7 @@ class Pump:
             self.ended.set()
             self._consumer.supply_ended()
 
-    def _failed(self, failure: Exception) -> None:
+    def _failed(self, failure: BaseException) -> None:
         if isinstance(failure, SlowConsumerError):
             self._consumer.give_up()  # a subscription's own policy did
         else:
@@ -244,9 +247,11 @@ class Tap:
             plan = self._plan
             terms = Terms(plan.policy, self._after, plan.where, plan.controls)
             subscriber = self._feed.join(self, self._encoder, terms)
-        except Exception as error:  # noqa: BLE001  # the client is told, and the log
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
             self.fail(error)
-            return
+            return  # noqa: ASYNC104  # see `passes`
         self._subscriber = subscriber
         if self._stopped:
             subscriber.leave()  # it was ended while it joined
@@ -269,9 +274,11 @@ class Tap:
         assert self._subscriber is not None
         try:
             return await self._subscriber.pull(limit)
-        except Exception as error:  # noqa: BLE001  # the client is told, and the log
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
             self.fail(error)
-            return []
+            return []  # noqa: ASYNC104  # see `passes`
 
     def tally(self) -> None:
         """Count what the feed wrote directly since the last time."""
@@ -292,7 +299,7 @@ class Tap:
         """End the stream: its client is too slow."""
         self._consumer.give_up()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End the stream: its events can't be made."""
         self._consumer.failed(error, "topic")
         self._consumer.close(CloseReason.ERROR)
@@ -302,7 +309,7 @@ class Tap:
         self._consumer.close(reason)
 
     def feed_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
     ) -> None:
         """End the stream when its client was given all there is."""
         if not self.ended.is_set():

@@ -15,6 +15,7 @@ import trio
 
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError, StreamUsedError, other_event_loop
+from flowstream._failure import passes
 from flowstream.abc import Encoder
 from flowstream.asgi._answers import answer_to, is_handled
 from flowstream.asgi._compression import accepts_gzip, gzip_headers
@@ -89,14 +90,16 @@ class StreamResponse:
         if not listens and not stream.has_tasks:
             await self._deliver(stream, send, None)  # an idle client of a topic: 1.5 KB less
             return
-        failure: Exception | None = None
+        failure: BaseException | None = None
         async with trio.open_nursery() as nursery:
             if listens:
                 nursery.start_soon(_listen, stream, receive)
             try:
                 await self._deliver(stream, send, nursery)
-            except Exception as error:  # noqa: BLE001  # raised below
-                failure = error
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
+                failure = error  # raised below
             finally:
                 nursery.cancel_scope.cancel()
         if failure is not None:

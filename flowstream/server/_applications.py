@@ -110,8 +110,10 @@ class Applications(TaskGroup):
             cancelled, failure = split(error)
             if failure is not None and not _is_quiet(failure):
                 await config.log.exception("Error in ASGI Framework")  # noqa: ASYNC102
-            if cancelled is not None or failure is None:
+            if failure is None:
                 raise
+            if cancelled is not None:
+                raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
         finally:
             inbox.close()
             sending.end()
@@ -167,8 +169,8 @@ class _Send:
             self.direct_write.end()
 
 
-def _is_quiet(failure: Exception) -> bool:
+def _is_quiet(failure: BaseException) -> bool:
     """Whether nothing has failed, but that the client left."""
-    if isinstance(failure, ExceptionGroup):
+    if isinstance(failure, BaseExceptionGroup):
         return failure.split(ClientGoneError)[1] is None
     return isinstance(failure, ClientGoneError)

@@ -28,7 +28,7 @@ from typing import Any
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._failure import first_of
+from flowstream._failure import first_of, split
 from flowstream.asgi._connection import STATE_KEY, Carried
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.server._applications import Applications
@@ -191,10 +191,14 @@ class Connection(TCPServer):
                 self._connections.discard(self)
                 self._end(CloseReason.CLIENT_DISCONNECTED)
                 await self._close()  # noqa: ASYNC102  # it shields itself, under the deadline
-        except* OSError:
-            pass
-        except* Exception as group:  # noqa: BLE001  # logged
-            _log(group)
+        except BaseException as error:  # noqa: ASYNC103  # but for failures, which are logged
+            cancelled, failure = split(error)
+            if failure is None:
+                raise
+            if not isinstance(first_of(failure), OSError):
+                _log(failure)
+            if cancelled is not None:
+                raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
 
     async def protocol_send(self, event: TransportEvent) -> None:
         """Carry out what the protocol wants of the transport."""

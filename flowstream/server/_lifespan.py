@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from flowstream._failure import ASYNCIO_HINT, first_of, wants_asyncio
+from flowstream._failure import ASYNCIO_HINT, first_of, passes, wants_asyncio
 from flowstream.server._hypercorn import (
     ASGIWrapper,
     Lifespan,
@@ -100,6 +100,21 @@ def _with_lifespan(app: Any) -> Any:
             if wants_asyncio(str(first_of(error))):
                 logger.warning("the app's lifespan failed: %s. %s", first_of(error), ASYNCIO_HINT)
             raise
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
+            # An Exception at startup may say that the app has no lifespan; this does not.
+            logger.error("the app's lifespan failed", exc_info=error)
+            first = first_of(error)
+            message = f"{type(first).__name__}: {first}"
+            phase = "shutdown" if "lifespan.startup" in answered else "startup"
+            if f"lifespan.{phase}" in answered:
+                told = RuntimeError(f"the app's lifespan failed: {message}")
+                raise told from error  # noqa: ASYNC104  # see `passes`
+            if f"lifespan.{phase}" not in asked:
+                await receive()  # noqa: ASYNC102  # nothing is cancelled: see `passes`
+            await send({"type": f"lifespan.{phase}.failed", "message": message})  # noqa: ASYNC102
+            return  # noqa: ASYNC104  # see `passes`
         for phase in ("lifespan.startup", "lifespan.shutdown"):
             if phase not in asked:
                 await receive()

@@ -42,14 +42,14 @@ class Sink(Protocol):
     def give_up(self) -> None:
         """End it: its client is too slow."""
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End it: events cannot be made for it."""
 
     def close(self, reason: CloseReason) -> None:
         """End it when what is queued is written, for this reason."""
 
     def feed_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: Exception | None = None
+        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
     ) -> None:
         """End it when it was given all there is: no more events will come.
 

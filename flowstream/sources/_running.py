@@ -22,7 +22,7 @@ async def run_to_end(
     cleanup_timeout: float,
     *,
     name: str,
-    failed: Callable[[Exception], None],
+    failed: Callable[[BaseException], None],
 ) -> None:
     """Run `source` into `out`; once `scope` is cancelled, cancel it once and shield its cleanup.
 
@@ -47,7 +47,7 @@ async def run_to_end(
             )
 
 
-async def _run(source: Source, out: Outlet, failed: Callable[[Exception], None]) -> None:
+async def _run(source: Source, out: Outlet, failed: Callable[[BaseException], None]) -> None:
     try:
         await source.run(out)
     except BaseException as error:  # noqa: ASYNC103  # but for failures, which are told

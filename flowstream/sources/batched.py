@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from flowstream._event import Event
+from flowstream._failure import passes
 from flowstream._outlet import Outlet
 from flowstream.limits import positive, whole
 from flowstream.sources._relay import Relay
@@ -69,11 +70,13 @@ class _Batched(Wrapper):
         await run_together([work], beside=late)
 
     async def _run(self, relay: Relay, batcher: _Batcher) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             await self._inner.run(relay)
-        except Exception as error:  # noqa: BLE001  # raised below
-            failure = error
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
+            failure = error  # raised below
         # What came before a failure is delivered before it is told.
         try:
             await batcher.flush()

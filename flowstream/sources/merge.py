@@ -11,6 +11,7 @@ import logging
 from functools import partial
 
 from flowstream._errors import SourceError
+from flowstream._failure import passes
 from flowstream._outlet import Outlet
 from flowstream.sources._as_source import as_source
 from flowstream.sources._feed import Feed
@@ -71,11 +72,13 @@ class _Merged(Source):
         Raises:
             Exception: what the first one raised; that of others is logged.
         """
-        failure: Exception | None = None
+        failure: BaseException | None = None
         for source in self._sources:
             try:
                 await source.discard()
-            except Exception as error:
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
                 if failure is not None:
                     logger.exception("a merged source failed while it was closed")
                 failure = failure or error
