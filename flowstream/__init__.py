@@ -3,7 +3,9 @@
 Hand `sse`, `ndjson`, `csv` or `raw` a producer; return what they give from a view.
 """
 
-from typing import TYPE_CHECKING
+# Annotations of public classes name these, and are looked up here (see `__module__` below).
+from collections.abc import Callable, Hashable, Mapping  # noqa: F401
+from typing import TYPE_CHECKING, ClassVar, Literal  # noqa: F401
 
 from flowstream._buffer import BufferStatistics
 from flowstream._closing import CloseReason, StreamReport
@@ -22,6 +24,7 @@ from flowstream._event import Event, Where
 from flowstream._lazy import lazy_names
 from flowstream._outlet import Outlet
 from flowstream._subscription import SlowConsumerError, Subscription
+from flowstream.abc import Policy  # noqa: F401
 from flowstream.asgi._statistics import StreamStatistics
 from flowstream.asgi.plan import StreamOptions
 from flowstream.asgi.receive import SharedReceive
@@ -143,3 +146,10 @@ __all__ = [
     "RunExistsError",
     "TooManyRunsError",
 ]
+
+# What is public says where: in tracebacks, in a repr, and to tools that make documentation.
+for _name in __all__:
+    _public = globals().get(_name)
+    if getattr(_public, "__module__", "").startswith(f"{__name__}."):
+        _public.__module__ = __name__
+del _name, _public

@@ -1,8 +1,10 @@
 """The public face: names and keywords that apps rely on do not change by accident."""
 
 import inspect
+import pickle
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -110,8 +112,7 @@ SIGNATURES = {
     "Replay": "(items=1000, seconds=inf, bytes=8388608)",
     "LatestByKey": "(keys=10000)",
     "resumable": "(function)",
-    "Topics": "(factory=<class 'flowstream.topic.Topic'>, *, idle=60.0, limit=10000, "
-    "authorize=None)",
+    "Topics": "(factory=<class 'flowstream.Topic'>, *, idle=60.0, limit=10000, authorize=None)",
     "Runs": "(grace=30.0, *, replay=Replay(items=10000, seconds=inf, bytes=1048576), "
     "max_running=1000, keep=60.0, max_kept=1000, cleanup_timeout=5.0)",
     "Block": "(timeout=None)",
@@ -208,6 +209,16 @@ def test_every_public_name_has_a_docstring(name, member):
     assert doc
     # A dataclass without a docstring gets its own signature for one.
     assert not doc.startswith(f"{name}(")
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - ALIASES))
+def test_a_public_name_says_where_it_is_public(name):
+    """Its module is `flowstream`, where its annotations can be looked up, too."""
+    member = getattr(flowstream, name)
+    assert member.__module__ == "flowstream"
+    if inspect.isclass(member):
+        typing.get_type_hints(member)
+        assert pickle.loads(pickle.dumps(member)) is member
 
 
 @pytest.mark.parametrize("module", ["flowstream", "flowstream.testing"])
