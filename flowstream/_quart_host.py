@@ -19,6 +19,7 @@ from quart import request
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import carrier_of
+from flowstream.asgi._live import Live
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.receive import Send
 from flowstream.asgi.response import StreamResponse
@@ -104,7 +105,7 @@ def _as_text(name: bytes, value: bytes) -> tuple[str, str]:
     return sys.intern(name.decode(*_CODEC).title()), sys.intern(value.decode(*_CODEC))
 
 
-class Host:
+class Host(Live):
     """What one request's connection knows of the stream it serves."""
 
     def __init__(

@@ -27,6 +27,8 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, cast
 
+from flowstream.asgi._live import Live
+
 DIRECT_WRITE_KEY = "flowstream.direct_write"
 """Where a request's state has its `DirectWrite`."""
 
@@ -58,7 +60,7 @@ class NotDirect(StrEnum):
     ENDED = "the response has ended"
 
 
-class DirectWrite:
+class DirectWrite(Live):
     """The direct writes to one response on one HTTP/1.1 connection.
 
     Args:
@@ -174,12 +176,6 @@ class DirectWrite:
         self._fd = self._socket if whole and self._free else -1
 
     # It lives in the request's state, which middleware may copy: there is one of it all the same.
-
-    def __copy__(self) -> DirectWrite:
-        return self
-
-    def __deepcopy__(self, memo: object) -> DirectWrite:
-        return self
 
 
 def direct_write_of(scope: Mapping[str, Any]) -> DirectWrite:

@@ -31,6 +31,7 @@ from flowstream._closing import CloseReason
 from flowstream._failure import first_of, split
 from flowstream.asgi._connection import STATE_KEY, Carried
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
+from flowstream.asgi._live import Live
 from flowstream.server._applications import Applications
 from flowstream.server._connections import Connections
 from flowstream.server._context import IdleTask
@@ -59,7 +60,7 @@ _NOT_THROUGH_TLS = DirectWrite.impossible(NotDirect.ENCRYPTED)
 _NOT_WITHOUT_CHUNKS = DirectWrite.impossible(NotDirect.HTTP_VERSION)
 
 
-class Connection(TCPServer):
+class Connection(Live, TCPServer):
     """One client's connection.
 
     Args:

@@ -8,11 +8,12 @@ from typing import Any
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import Carried, Carrier
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
+from flowstream.asgi._live import Live
 
 _NONE = DirectWrite.impossible(NotDirect.HTTP_VERSION)  # frames share the connection
 
 
-class Link:
+class Link(Live):
     """One HTTP/2 stream, as the response on it sees it.
 
     Args:
