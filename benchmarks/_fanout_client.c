@@ -5,6 +5,7 @@
  * It is told what to do line by line on stdin, and answers each with one line of JSON:
  *
  *   open N PATH     N more connections that ask for PATH ("-": that ask for nothing)
+ *                   the answer counts those whose first read had an event behind the head
  *   stall N         the first N are not read any more
  *   expect E S      reads until each of the others has had E events more, for S seconds at most
  *
@@ -36,7 +37,7 @@ struct client {
 };
 
 static struct client *clients;
-static long count, stalled, wanted, short_of, answered;
+static long count, stalled, wanted, short_of, answered, whole;
 static int poller, port;
 static char buffer[STAMP + READ];
 static unsigned *samples; /* latencies, in units of 100 ns */
@@ -70,6 +71,7 @@ static void take(struct client *c) {
         }
         c->has_head = 1;
         answered++;
+        if (memchr(data, '~', size)) whole++;
     }
     memcpy(buffer, c->tail, STAMP);
     end = data + size;
@@ -122,7 +124,7 @@ static void open_some(long n, const char *path) {
     }
     while (answered < count) turn(1000);
     for (long long until = now() + 100000000; now() < until;) turn(10);
-    printf("{\"clients\": %ld}\n", count);
+    printf("{\"clients\": %ld, \"whole\": %ld}\n", count, whole);
 }
 
 static void stall(long n) {

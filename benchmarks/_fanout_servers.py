@@ -1,9 +1,11 @@
 """The Python servers of `fanout.py`, each run in a process of its own.
 
-``python _fanout_servers.py SIDE`` listens on a free port of 127.0.0.1, prints one line of
-JSON (``{"port": ..., "about": ...}``) and serves until it is killed.
+``python _fanout_servers.py SIDE`` (``flowstream-HOME`` or ``sse-starlette``) listens on
+a free port of 127.0.0.1, prints one line of JSON
+(``{"port": ..., "about": ...}``) and serves until it is killed.
 
 * ``GET /events`` streams what is published.
+* ``GET /statistics`` tells of flowstream's direct writes.
 * ``GET /publish?events=N&rate=R&how=H`` publishes N events, R a second or (0) without a pause,
   and answers when all were handed on. The answer to ``&ticks=1`` has how late a ticker in the
   same event loop was meanwhile, in seconds.
@@ -18,7 +20,8 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
-from _servers import serve_trio, serve_uvicorn, versions
+from _homes import HOMES, versions
+from _servers import serve_trio, serve_uvicorn
 
 PADDING = "x" * 79
 TICK = 0.005  # seconds between two ticks
@@ -44,8 +47,8 @@ async def answer(send: Any, value: object) -> None:
 # Trio sides
 
 
-class FlowstreamApp:
-    """A topic, in a bare ASGI app."""
+class Fanout:
+    """A topic, and the views that stream it and publish to it."""
 
     def __init__(self) -> None:
         import flowstream
@@ -54,26 +57,30 @@ class FlowstreamApp:
         # A stalled client is to stay for as long as the others are measured.
         self.limits = flowstream.Limits(stall_timeout=3600)
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    def views(self) -> dict[str, Any]:
+        return {"/events": self.events, "/publish": self.ask, "/statistics": self.statistics}
+
+    async def events(self, given: dict[str, str]) -> Any:
         import flowstream
 
-        if scope["type"] != "http":
-            raise RuntimeError("HTTP only")
-        if scope["path"] == "/events":
-            block = flowstream.Block(timeout=60) if scope["query_string"] else None
-            response = flowstream.sse(self.topic, limits=self.limits, policy=block)
-            await response(scope, receive, send)
-            return
+        block = flowstream.Block(timeout=60) if given else None
+        return flowstream.sse(self.topic, limits=self.limits, policy=block)
+
+    async def ask(self, given: dict[str, str]) -> list[float]:
         import trio
 
-        given = query(scope)
         ticks: list[float] = []
         async with trio.open_nursery() as nursery:
             if given.get("ticks"):
                 nursery.start_soon(tick, ticks)
             await self.publish(int(given["events"]), float(given["rate"]), given["how"])
             nursery.cancel_scope.cancel()
-        await answer(send, ticks)
+        return ticks
+
+    async def statistics(self, given: dict[str, str]) -> dict[str, int]:
+        """Return what was delivered, and how much of that by direct writes."""
+        moment = self.topic.statistics()
+        return {"deliveries": moment.deliveries, "direct": moment.direct_deliveries}
 
     async def publish(self, events: int, rate: float, how: str) -> None:
         import trio
@@ -100,27 +107,10 @@ async def tick(ticks: list[float]) -> None:
         ticks.append(trio.current_time() - due)
 
 
-def flowstream_topic() -> None:
-    """Serve `sse(topic)` in a bare ASGI app."""
-    serve_trio(FlowstreamApp(), versions("flowstream", "hypercorn", "trio"))
-
-
-def flowstream_quart() -> None:
-    """Serve `sse(topic)` from a Quart-Trio view."""
-    from quart_trio import QuartTrio
-
-    import flowstream
-    from flowstream.quart import Flowstream
-
-    app = QuartTrio(__name__)
-    Flowstream(app)
-    topic = flowstream.Topic("events")
-
-    @app.get("/events")
-    async def events() -> Any:
-        return flowstream.sse(topic)
-
-    serve_trio(app, versions("flowstream", "quart-trio", "hypercorn", "trio"))
+def flowstream_in(home: str) -> None:
+    """Serve `sse(topic)` in one of the homes."""
+    app, about = HOMES[home](Fanout().views())
+    serve_trio(app, about)
 
 
 # asyncio side
@@ -171,11 +161,9 @@ def sse_starlette() -> None:
     serve_uvicorn(SseStarletteApp(), versions("sse-starlette", "starlette"))
 
 
-SIDES = {
-    "flowstream": flowstream_topic,
-    "flowstream-quart": flowstream_quart,
-    "sse-starlette": sse_starlette,
-}
-
 if __name__ == "__main__":
-    SIDES[sys.argv[1]]()
+    side = sys.argv[1]
+    if side == "sse-starlette":
+        sse_starlette()
+    else:
+        flowstream_in(side.removeprefix("flowstream-"))

@@ -41,7 +41,7 @@ const modes = { generator, framed, loop };
 
 const server = http.createServer(async (request, response) => {
   response.writeHead(200, { 'Content-Type': 'text/event-stream; charset=utf-8' });
-  await modes[mode](response, Number(request.url.slice(1)));
+  await modes[mode](response, Number(request.url.split('=')[1]));
   response.end();
 });
 

@@ -1,7 +1,8 @@
 """The Python servers that the benchmarks measure, each run in a process of its own.
 
 ``python _servers.py SIDE`` listens on a free port of 127.0.0.1, prints one line of JSON
-(``{"port": ..., "about": ...}``) and serves until it is killed. ``GET /N`` streams N events.
+(``{"port": ..., "about": ...}``) and serves until it is killed.
+``GET /stream?events=N`` streams N events.
 
 The peers are as cheap as their frameworks allow: bytes that were put together beforehand,
 no routing, no access log, no ids to count. Only flowstream's side formats each event.
@@ -13,9 +14,11 @@ import json
 import socket
 import sys
 from collections.abc import AsyncIterator
-from importlib.metadata import version
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
+
+from _homes import HOMES, versions
 
 PAYLOAD = "x" * 99 + "~"
 """100 characters; the tilde occurs nowhere else on the wire, so counting it counts events."""
@@ -29,12 +32,8 @@ def announce(port: int, about: str) -> None:
 
 
 def wanted(scope: dict[str, Any]) -> int:
-    """Return the number of events that the request's path asks for."""
-    return int(scope["path"][1:])
-
-
-def versions(*names: str) -> str:
-    return ", ".join(f"{name} {version(name)}" for name in names)
+    """Return the number of events that the request asks for."""
+    return int(scope["query_string"].partition(b"=")[2])
 
 
 # Trio sides
@@ -60,18 +59,19 @@ def serve_trio(app: Any, about: str, *, plain: bool = False) -> None:
     trio.run(main)
 
 
-def flowstream_sse() -> None:
-    """Serve `flowstream.sse()` of an async generator that yields plain text."""
+def flowstream_in(home: str) -> None:
+    """Serve `flowstream.sse()` of an async generator that yields plain text, in one home."""
     import flowstream
 
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def stream(given: dict[str, str]) -> Any:
         async def events() -> AsyncIterator[str]:
-            for _ in range(wanted(scope)):
+            for _ in range(int(given["events"])):
                 yield PAYLOAD
 
-        await flowstream.sse(events())(scope, receive, send)
+        return flowstream.sse(events())
 
-    serve_trio(app, versions("flowstream", "hypercorn", "trio"))
+    app, about = HOMES[home]({"/stream": stream})
+    serve_trio(app, about)
 
 
 def hypercorn_plain() -> None:
@@ -136,7 +136,7 @@ def sse_starlette() -> None:
 
 
 SIDES = {
-    "flowstream": flowstream_sse,
+    **{f"flowstream-{home}": partial(flowstream_in, home) for home in HOMES},
     "starlette": starlette_raw,
     "hypercorn": hypercorn_plain,
     "sse-starlette": sse_starlette,
