@@ -16,9 +16,14 @@ belong to a scope inside the producer, as every `trio.sleep` has one, are let th
 
 One delivery is made in another place. `trio.lowlevel.checkpoint`, which is what a task that
 need not wait comes to, waits inside a cancelled scope of its own. A shield raised while
-Cancelled is on its way out of there would make that scope swallow it; raised any later, it
-would come too late for the first await of the cleanup. So a producer that is in a
-checkpoint is given its Cancelled one step before that scope.
+Cancelled is on its way out of there would make that scope swallow it. So a producer that is in
+a checkpoint is given its Cancelled one step before that scope.
+
+Whether it is in a checkpoint is read from the interpreter, in _await_chain.py. Where that can't
+be told, the shield is raised later: this Cancelled passes through, and the shield is there
+before the next await begins, which is the first of the cleanup. That is right unless the
+Cancelled was that of a scope behind a shield of the producer's own, which had been cancelled
+before the await began. Then the producer goes on, and is cancelled for good at the deadline.
 
 Inside a nursery that the producer opened Trio's ordinary rules apply, to its body and to
 its children: a shield around it would have the nursery take the Cancelled for its own and
@@ -30,18 +35,17 @@ by `run_sheltered`: whatever cancels it, the stream or the wrapper, does so once
 from __future__ import annotations
 
 import contextvars
-import gc
-import itertools
 import math
 import types
 import weakref
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import outcome
 import trio
 
 from flowstream.limits import Limits
+from flowstream.sources import _await_chain
 
 
 class _Cleanup:
@@ -118,50 +122,92 @@ async def _run_told_once(
     may_be_cancelled: Callable[[], bool],
     whole: _Cleanup,
 ) -> bool:
-    task = trio.lowlevel.current_task()
-    outside = set(task.child_nurseries)
-    told = False
-    with trio.CancelScope() as cleanup:
+    _await_chain.warn_if_unreadable()
+    with trio.CancelScope() as scope:
+        await _watch(coroutine, _Shelter(coroutine, scope, may_be_cancelled, whole))
+    return scope.cancelled_caught
 
-        def is_in_nursery() -> bool:
-            opened = set(task.child_nurseries) - outside
-            return any(nursery not in _transparent for nursery in opened)
 
-        def is_due() -> bool:
-            # Seen from here: behind a shield of the producer's own it is not told yet.
-            due = not told and may_be_cancelled()
-            return due and trio.current_effective_deadline() == -math.inf and not is_in_nursery()
+class _Shelter:
+    """The scope around a producer, which is shielded once the producer is told.
 
-        def shield() -> None:
-            nonlocal told
-            if is_due():
-                cleanup.shield = True
-                # Behind the shield it is cancelled still: this Cancelled is that of a scope
-                # of its own, perhaps inside a shield of its own. Behind ours that scope
-                # takes it, and sees nothing of another. Ours is to come.
-                told = trio.current_effective_deadline() != -math.inf
-                if told:
-                    cleanup.deadline = whole.deadline()
+    Args:
+        coroutine: the producer.
+        scope: the scope.
+        may_be_cancelled: whether what is around the scope is cancelled, so far as is known.
+        whole: how long it may clean up for.
+    """
 
-        def unshield() -> None:
-            if cleanup.shield and not told:
-                cleanup.shield = False
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        scope: trio.CancelScope,
+        may_be_cancelled: Callable[[], bool],
+        whole: _Cleanup,
+    ) -> None:
+        self._coroutine = coroutine
+        self._scope = scope
+        self._may_be_cancelled = may_be_cancelled
+        self._whole = whole
+        self._task = trio.lowlevel.current_task()
+        self._outside = set(self._task.child_nurseries)
+        self._told = False
+        self._passing = False  # a Cancelled that may be ours is on its way out of a scope
+        self._begun_cancelled = False  # the await that it is in
 
-        await _watch(coroutine, is_due, shield, unshield)
-    return cleanup.cancelled_caught
+    def is_due(self) -> bool:
+        """Return whether the producer is to be told, at the await that it is in."""
+        if self._told or not self._may_be_cancelled():
+            return False
+        # Seen from here: behind a shield of the producer's own it is not told yet.
+        return _is_cancelled() and not self._is_in_nursery()
+
+    def must_be_told_now(self) -> bool:
+        """Return whether it must be told here, since a scope of Trio's own comes next."""
+        return self.is_due() and bool(_await_chain.is_in_checkpoint(self._coroutine))
+
+    def on_cancelled(self) -> None:
+        """Raise the shield, if the Cancelled that is about to be thrown in is ours."""
+        if not self.is_due():
+            return
+        self._scope.shield = True
+        # Behind the shield it is cancelled still: this Cancelled is that of a scope of its own,
+        # perhaps inside a shield of its own. Behind ours that scope takes it, and sees nothing
+        # of another. Ours is to come.
+        if not _is_cancelled():
+            self._tell()
+        elif self._begun_cancelled and _await_chain.is_in_checkpoint(self._coroutine) is None:
+            self._scope.shield = False
+            self._passing = True
+
+    def on_await(self) -> None:
+        """Raise the shield if that had to wait; lower it if it was raised for another scope."""
+        if self._told:
+            return
+        if self._passing and self.is_due():
+            self._scope.shield = True
+            self._tell()
+            return
+        if self._scope.shield:
+            self._scope.shield = False
+        self._begun_cancelled = self._may_be_cancelled() and _is_cancelled()
+
+    def _tell(self) -> None:
+        self._told = True
+        self._scope.deadline = self._whole.deadline()
+
+    def _is_in_nursery(self) -> bool:
+        opened = set(self._task.child_nurseries) - self._outside
+        return any(nursery not in _transparent for nursery in opened)
+
+
+def _is_cancelled() -> bool:
+    return trio.current_effective_deadline() == -math.inf
 
 
 @types.coroutine
-def _watch(
-    coroutine: Coroutine[Any, Any, None],
-    is_due: Callable[[], bool],
-    on_cancelled: Callable[[], None],
-    on_await: Callable[[], None],
-) -> Generator[Any, Any, None]:
-    """Await `coroutine`, calling `on_cancelled` before each Cancelled that goes into it.
-
-    And `on_await` before each of its awaits that come to the scheduler.
-    """
+def _watch(coroutine: Coroutine[Any, Any, None], shelter: _Shelter) -> Generator[Any, Any, None]:
+    """Await `coroutine`; tell `shelter` of each await, and of each Cancelled before it goes in."""
     thrown: BaseException | None = None
     value: Any = None
     while True:
@@ -169,45 +215,19 @@ def _watch(
             trap = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
         except StopIteration:
             return
-        on_await()
+        shelter.on_await()
         try:
             value, thrown = (yield trap), None
-            if is_due() and _is_in_checkpoint(coroutine):
+            if shelter.must_be_told_now():
                 yield from _be_cancelled().__await__()
         except BaseException as error:  # noqa: BLE001, ASYNC103  # passed on
             thrown = error
             if isinstance(error, trio.Cancelled):
-                on_cancelled()
+                shelter.on_cancelled()
         else:
             if isinstance(value, outcome.Error) and isinstance(value.error, trio.Cancelled):
-                on_cancelled()
+                shelter.on_cancelled()
 
 
 async def _be_cancelled() -> None:
     await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.SUCCEEDED)
-
-
-_CHECKPOINT = (
-    trio.lowlevel.checkpoint.__code__,
-    trio.lowlevel.cancel_shielded_checkpoint.__code__,
-)
-
-
-def _is_in_checkpoint(coroutine: Coroutine[Any, Any, None]) -> bool:
-    """Return whether it is suspended in a `trio.lowlevel.checkpoint`, before its scope."""
-    codes = (getattr(awaited, "cr_code", None) for awaited in _chain(coroutine))
-    return _CHECKPOINT in itertools.pairwise(codes)
-
-
-def _chain(awaited: Any) -> Iterator[Any]:
-    """Give a suspended coroutine, what it awaits, what that awaits, and so on."""
-    while awaited is not None:
-        yield awaited
-        for name in ("cr_await", "ag_await", "gi_yieldfrom"):
-            if hasattr(awaited, name):
-                awaited = getattr(awaited, name)
-                break
-        else:
-            # A step of an async generator does not say which; the garbage collector knows.
-            inner = gc.get_referents(awaited)
-            awaited = next((one for one in inner if hasattr(one, "ag_await")), None)

@@ -11,14 +11,25 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from flowstream.sources import as_source
+from flowstream.sources import _await_chain, as_source
 from flowstream.sources._shielding import run_cancelled_once
 
 CLEANUP = 5.0
+
+
+@pytest.fixture(autouse=True, params=["interpreter read", "interpreter not read"])
+def _interpreter(request):
+    """Every test holds too where the internals of the interpreter can't be read."""
+    with pytest.MonkeyPatch.context() as patch:
+        assert _await_chain.readable
+        patch.setattr(_await_chain, "_warned", True)
+        if request.param == "interpreter not read":
+            patch.setattr(_await_chain, "readable", False)
+        yield
 
 
 class Run:
@@ -381,7 +392,7 @@ async def test_an_error_thrown_in_from_outside_reaches_the_producer():
     st.integers(0, 8).map(lambda seconds: seconds + 0.5),  # never on the stroke of a step
     st.lists(st.sampled_from([0.25, 1.0, 2.0]), max_size=4),
 )
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whenever_the_cancel_comes_cleanup_runs_in_full_or_to_its_deadline(steps, when, cleanup):
     """Whatever the producer is doing at that moment, each step of its cleanup that ends
     within the five seconds is taken, and it is reported as overrun only past them."""

@@ -2,6 +2,7 @@
 
 import io
 import sqlite3
+from contextlib import closing
 
 import pytest
 from anthropic import AsyncAnthropic
@@ -29,9 +30,14 @@ def openai(client):
     return openai_tokens(client, **ASKED)
 
 
+def rows_of_a_cursor():
+    with closing(sqlite3.connect(":memory:")) as connection:
+        sqlite_rows(connection.cursor(), "SELECT 1")
+
+
 CASES = {
     "rows of a cursor": (
-        lambda: sqlite_rows(sqlite3.connect(":memory:").cursor(), "SELECT 1"),
+        rows_of_a_cursor,
         TypeError,
         r"database must be a path or a sqlite3\.Connection, not a Cursor",
     ),
