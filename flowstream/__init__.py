@@ -3,11 +3,10 @@
 Hand `sse`, `ndjson`, `csv` or `raw` a producer; return what they give from a view.
 """
 
-# Annotations of public classes name these, and are looked up here (see `__module__` below).
+# Annotations of public classes name these, and are looked up here: see _lazy.py.
 from collections.abc import Callable, Hashable, Mapping  # noqa: F401
 from typing import TYPE_CHECKING, ClassVar, Literal  # noqa: F401
 
-from flowstream._buffer import BufferStatistics
 from flowstream._closing import CloseReason, StreamReport
 from flowstream._errors import (
     DecodingError,
@@ -21,53 +20,117 @@ from flowstream._errors import (
     UpstreamError,
 )
 from flowstream._event import Event, Where
-from flowstream._lazy import lazy_names
-from flowstream._outlet import Outlet
-from flowstream._subscription import SlowConsumerError, Subscription
+from flowstream._lazy import lazy_names, name_publicly
 from flowstream.abc import Policy  # noqa: F401
-from flowstream.asgi._statistics import StreamStatistics
-from flowstream.asgi.plan import StreamOptions
-from flowstream.asgi.receive import SharedReceive
-from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
-from flowstream.encoders import (
-    AGUI,
-    CSV,
-    NDJSON,
-    SSE,
-    Frames,
-    JSONSequence,
-    OpenAIChunks,
-    Raw,
-    UIMessages,
-)
-from flowstream.events import Events
 from flowstream.limits import Buffer, Limits
-from flowstream.policies import (
-    Block,
-    CatchUp,
-    Conflate,
-    Disconnect,
-    DropNewest,
-    DropOldest,
-    Sample,
-)
-from flowstream.runs import (
-    NoSuchRunError,
-    Run,
-    RunExistsError,
-    Runs,
-    RunsStatistics,
-    RunStatistics,
-    TooManyRunsError,
-)
-from flowstream.sources import SourceLike, resumable
-from flowstream.topic import LatestByKey, Replay, Topic, TopicStatistics
-from flowstream.topics import NotAuthorizedError, TooManyTopicsError, Topics, TopicsStatistics
 
 if TYPE_CHECKING:
+    from flowstream._buffer import BufferStatistics
+    from flowstream._outlet import Outlet
+    from flowstream._subscription import SlowConsumerError, Subscription
+    from flowstream.asgi._statistics import StreamStatistics
+    from flowstream.asgi.plan import StreamOptions
+    from flowstream.asgi.receive import SharedReceive
+    from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
+    from flowstream.encoders import (
+        AGUI,
+        CSV,
+        NDJSON,
+        SSE,
+        Frames,
+        JSONSequence,
+        OpenAIChunks,
+        Raw,
+        UIMessages,
+    )
+    from flowstream.events import Events
+    from flowstream.policies import (
+        Block,
+        CatchUp,
+        Conflate,
+        Disconnect,
+        DropNewest,
+        DropOldest,
+        Sample,
+    )
+    from flowstream.runs import (
+        NoSuchRunError,
+        Run,
+        RunExistsError,
+        Runs,
+        RunsStatistics,
+        RunStatistics,
+        TooManyRunsError,
+    )
     from flowstream.server import serve
+    from flowstream.sources import SourceLike, resumable
+    from flowstream.topic import LatestByKey, Replay, Topic, TopicStatistics
+    from flowstream.topics import NotAuthorizedError, TooManyTopicsError, Topics, TopicsStatistics
 
-__getattr__, __dir__ = lazy_names(__name__, {"serve": "flowstream.server"})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AGUI": "flowstream.encoders.ag_ui",
+        "Block": "flowstream.policies",
+        "BufferStatistics": "flowstream._buffer",
+        "CSV": "flowstream.encoders.csv",
+        "CatchUp": "flowstream.policies",
+        "Conflate": "flowstream.policies",
+        "Disconnect": "flowstream.policies",
+        "DropNewest": "flowstream.policies",
+        "DropOldest": "flowstream.policies",
+        "Events": "flowstream.events",
+        "Frames": "flowstream.encoders.frames",
+        "JSONSequence": "flowstream.encoders.json_seq",
+        "LatestByKey": "flowstream._snapshots",
+        "NDJSON": "flowstream.encoders.ndjson",
+        "NoSuchRunError": "flowstream.runs",
+        "NotAuthorizedError": "flowstream.topics",
+        "OpenAIChunks": "flowstream.encoders.openai_chunks",
+        "Outlet": "flowstream._outlet",
+        "Raw": "flowstream.encoders.raw",
+        "Replay": "flowstream._history",
+        "Run": "flowstream._run",
+        "RunExistsError": "flowstream.runs",
+        "RunStatistics": "flowstream._run",
+        "Runs": "flowstream.runs",
+        "RunsStatistics": "flowstream.runs",
+        "SSE": "flowstream.encoders.sse",
+        "Sample": "flowstream.policies",
+        "SharedReceive": "flowstream.asgi.receive",
+        "SlowConsumerError": "flowstream._subscription",
+        "SourceLike": "flowstream.sources._source_like",
+        "StreamOptions": "flowstream.asgi.plan",
+        "StreamResponse": "flowstream.asgi.response",
+        "StreamStatistics": "flowstream.asgi._statistics",
+        "Subscription": "flowstream._subscription",
+        "TooManyRunsError": "flowstream.runs",
+        "TooManyTopicsError": "flowstream.topics",
+        "Topic": "flowstream.topic",
+        "TopicStatistics": "flowstream.topic",
+        "Topics": "flowstream.topics",
+        "TopicsStatistics": "flowstream.topics",
+        "UIMessages": "flowstream.encoders.ui_messages",
+        "csv": "flowstream.asgi.response",
+        "ndjson": "flowstream.asgi.response",
+        "raw": "flowstream.asgi.response",
+        "resumable": "flowstream.sources._as_source",
+        "serve": "flowstream.server",
+        "sse": "flowstream.asgi.response",
+        "stream": "flowstream.asgi.response",
+    },
+    submodules=(
+        "asgi",
+        "encoders",
+        "events",
+        "policies",
+        "runs",
+        "server",
+        "sources",
+        "topic",
+        "topics",
+    ),
+)
 
 __version__ = "0.1.0"
 
@@ -147,9 +210,4 @@ __all__ = [
     "TooManyRunsError",
 ]
 
-# What is public says where: in tracebacks, in a repr, and to tools that make documentation.
-for _name in __all__:
-    _public = globals().get(_name)
-    if getattr(_public, "__module__", "").startswith(f"{__name__}."):
-        _public.__module__ = __name__
-del _name, _public
+name_publicly(__name__, globals(), __all__)

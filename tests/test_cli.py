@@ -190,7 +190,7 @@ def test_a_builtin_may_be_an_app(run, module):
         ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
         ("def go():\n    1 / 0\ngo()", "ZeroDivisionError: division by zero"),
         ("def f(:", "SyntaxError: invalid syntax"),
-        ("from flowstream import sse\nsse('a')", "flowstream._errors.SourceError: a str"),
+        ("from flowstream import sse\nsse('a')", "flowstream.SourceError: a str"),
     ],
 )
 def test_a_module_that_fails_to_import(run, module, text, error):

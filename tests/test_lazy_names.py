@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+import flowstream
 from flowstream._lazy import lazy_names
 
-LIMIT = 130
+LIMITS = {"import flowstream": 12, "from flowstream import sse": 105}
 
 LAZY = [
     ("flowstream", "serve"),
+    ("flowstream", "sse"),
+    ("flowstream", "Topic"),
+    ("flowstream.encoders", "AGUI"),
+    ("flowstream.sources", "follow"),
     ("flowstream.sources", "openai_tokens"),
     ("flowstream.sources", "postgres_rows"),
 ]
@@ -37,11 +42,32 @@ def test_importing_flowstream_loads_no_server_and_no_producer() -> None:
         assert f"flowstream.sources.{producer}" not in loaded
 
 
-def test_importing_flowstream_loads_few_modules_beyond_trios() -> None:
-    """No more than 130 modules, flowstream's own included, come on top of those of Trio."""
+@pytest.mark.parametrize("program", LIMITS)
+def test_importing_flowstream_loads_few_modules_beyond_trios(program: str) -> None:
+    """A few modules, flowstream's own included, come on top of those of Trio."""
     trios = output("import sys, trio; print(*sys.modules)")
-    beyond = set(output("import sys, flowstream; print(*sys.modules)")) - set(trios)
-    assert len(beyond) <= LIMIT, sorted(beyond)
+    beyond = set(output(f"{program}; import sys; print(*sys.modules)")) - set(trios)
+    assert len(beyond) <= LIMITS[program], sorted(beyond)
+
+
+@pytest.mark.parametrize("name", sorted(set(flowstream.__all__) - {"SourceLike", "Where"}))
+def test_a_public_name_says_so_when_it_is_the_only_one_asked_for(name: str) -> None:
+    """Its module is `flowstream`, and its annotations can be looked up, whatever else is loaded."""
+    program = (
+        f"import typing; from flowstream import {name} as one;"
+        "isinstance(one, type) and typing.get_type_hints(one); print(one.__module__)"
+    )
+    assert output(program) == ["flowstream"]
+
+
+def test_submodules_are_attributes_without_being_imported() -> None:
+    """`flowstream.topics.Topics` works after `import flowstream` alone; a listed one exists."""
+    submodules = "abc asgi encoders events limits policies runs server sources topic topics"
+    program = (
+        "import flowstream;"
+        f"print(*[getattr(flowstream, name).__name__ for name in '{submodules}'.split()])"
+    )
+    assert output(program) == [f"flowstream.{name}" for name in submodules.split()]
 
 
 @pytest.mark.parametrize(("package", "name"), LAZY)
@@ -54,7 +80,7 @@ def test_a_lazy_name_is_there_like_any_other(package: str, name: str) -> None:
     assert output(program) == ["fine"]
 
 
-@pytest.mark.parametrize("package", ["flowstream", "flowstream.sources"])
+@pytest.mark.parametrize("package", ["flowstream", "flowstream.encoders", "flowstream.sources"])
 def test_no_lazy_name_is_that_of_a_submodule(package: str) -> None:
     """A lazy name stays what it is, whatever submodule was imported before it."""
     module = import_module(package)

@@ -47,13 +47,13 @@ from flowstream.sources._threads import thread_limiter
 from flowstream.sources._visits import cursor_limiter
 from flowstream.sources.batched import batched
 from flowstream.sources.checked import checked
-from flowstream.sources.follow import follow
 from flowstream.sources.merge import merge
 from flowstream.sources.progress import Progress, progress
 from flowstream.sources.throttle import throttle
 from flowstream.sources.with_timeout import with_timeout
 
 if TYPE_CHECKING:
+    from flowstream.sources._follow import follow
     from flowstream.sources.anthropic import anthropic_tokens
     from flowstream.sources.files import file_chunks
     from flowstream.sources.llama import local_tokens
@@ -67,6 +67,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "anthropic_tokens": "flowstream.sources.anthropic",
         "file_chunks": "flowstream.sources.files",
+        "follow": "flowstream.sources._follow",
         "local_tokens": "flowstream.sources.llama",
         "openai_responses": "flowstream.sources.openai",
         "openai_tokens": "flowstream.sources.openai",
