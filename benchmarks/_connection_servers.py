@@ -3,7 +3,8 @@
 ``python _connection_servers.py SIDE`` (``flowstream-HOME`` or ``sse-starlette``) listens on a
 free port of 127.0.0.1, prints one line of JSON (``{"port": ..., "about": ...}``) and serves until
 it is killed. ``GET /first`` streams one event and then nothing; ``GET /idle`` streams a topic to
-which nobody publishes, behind a first comment.
+which nobody publishes, behind a first comment. ``GET /publish`` has one event published to it, and
+``GET /statistics`` tells which way it went (`_counted.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
+from _counted import CountedTopic
 from _homes import HOMES, versions
 from _servers import PAYLOAD, serve_trio, serve_uvicorn
 
@@ -22,7 +24,7 @@ def flowstream_in(home: str) -> None:
 
     import flowstream
 
-    topic = flowstream.Topic("events")
+    counted = CountedTopic()
 
     async def first(given: dict[str, str]) -> Any:
         async def events() -> AsyncIterator[str]:
@@ -32,9 +34,18 @@ def flowstream_in(home: str) -> None:
         return flowstream.sse(events())
 
     async def idle(given: dict[str, str]) -> Any:
-        return flowstream.sse(topic)
+        return counted.stream()
 
-    app, about = HOMES[home]({"/first": first, "/idle": idle})
+    async def publish(given: dict[str, str]) -> None:
+        await counted.topic.publish(PAYLOAD)
+
+    views = {
+        "/first": first,
+        "/idle": idle,
+        "/publish": publish,
+        "/statistics": counted.statistics,
+    }
+    app, about = HOMES[home](views)
     serve_trio(app, about)
 
 

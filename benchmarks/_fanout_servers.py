@@ -5,7 +5,7 @@ a free port of 127.0.0.1, prints one line of JSON
 (``{"port": ..., "about": ...}``) and serves until it is killed.
 
 * ``GET /events`` streams what is published.
-* ``GET /statistics`` tells of flowstream's direct writes.
+* ``GET /statistics`` tells of flowstream's direct writes (`_counted.py`).
 * ``GET /publish?events=N&rate=R&how=H`` publishes N events, R a second or (0) without a pause,
   and answers when all were handed on. The answer to ``&ticks=1`` has how late a ticker in the
   same event loop was meanwhile, in seconds.
@@ -20,6 +20,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
+from _counted import CountedTopic
 from _homes import HOMES, versions
 from _servers import serve_trio, serve_uvicorn
 
@@ -53,18 +54,23 @@ class Fanout:
     def __init__(self) -> None:
         import flowstream
 
-        self.topic = flowstream.Topic("events")
+        self.counted = CountedTopic()
+        self.topic = self.counted.topic
         # A stalled client is to stay for as long as the others are measured.
         self.limits = flowstream.Limits(stall_timeout=3600)
 
     def views(self) -> dict[str, Any]:
-        return {"/events": self.events, "/publish": self.ask, "/statistics": self.statistics}
+        return {
+            "/events": self.events,
+            "/publish": self.ask,
+            "/statistics": self.counted.statistics,
+        }
 
     async def events(self, given: dict[str, str]) -> Any:
         import flowstream
 
         block = flowstream.Block(timeout=60) if given else None
-        return flowstream.sse(self.topic, limits=self.limits, policy=block)
+        return self.counted.stream(limits=self.limits, policy=block)
 
     async def ask(self, given: dict[str, str]) -> list[float]:
         import trio
@@ -76,11 +82,6 @@ class Fanout:
             await self.publish(int(given["events"]), float(given["rate"]), given["how"])
             nursery.cancel_scope.cancel()
         return ticks
-
-    async def statistics(self, given: dict[str, str]) -> dict[str, int]:
-        """Return what was delivered, and how much of that by direct writes."""
-        moment = self.topic.statistics()
-        return {"deliveries": moment.deliveries, "direct": moment.direct_deliveries}
 
     async def publish(self, events: int, rate: float, how: str) -> None:
         import trio

@@ -1,10 +1,12 @@
 """The two sides of `rows.py`, each in a process of its own.
 
 ``python _rows_sides.py loop DATABASE LIBRARY FILE`` reads all flights in a plain loop, writes
-them to a file, and prints what it took. ``python _rows_sides.py serve SQLITE DSN`` prints its
-port and serves until it is killed: ``/sqlite`` and ``/postgres`` are all flights,
-``/sqlite/computing`` and ``/postgres/computing`` a query that computes for hours, and
+them to a file, and prints what it took. ``python _rows_sides.py HOME SQLITE DSN`` prints its
+port and serves in one of four homes until it is killed: ``/sqlite`` and ``/postgres`` are all
+flights, ``/sqlite/computing`` and ``/postgres/computing`` a query that computes for hours, and
 ``/figures`` what the event loop has spent and how long it was held up since that was last asked.
+``/figures?watch=1`` begins to look at that: a task wakes every five milliseconds until the next
+``/figures``, and never while another home's server is measured.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from typing import Any
 
 import msgspec
 import psycopg
+import trio
+from _homes import HOMES
+from _servers import serve_trio
 from psycopg.rows import dict_row
 
 BATCH = 500
@@ -75,53 +80,57 @@ def loop(database: str, library: str, path: str) -> None:
 # Ours
 
 
-def serve(database: str, dsn: str) -> None:
-    """Serve the flights."""
-    import trio
+class Watch:
+    """Sees how long the event loop is held up, while somebody wants to know."""
 
+    def __init__(self) -> None:
+        self._wanted = trio.Event()
+        self._worst = 0.0
+
+    async def run(self) -> None:
+        """Wake every `TICK` while it is wanted; until cancelled."""
+        while True:
+            await self._wanted.wait()
+            due = trio.current_time() + TICK
+            await trio.sleep_until(due)
+            self._worst = max(self._worst, trio.current_time() - due)
+
+    async def figures(self, given: dict[str, str]) -> dict[str, float]:
+        """Answer a request: seconds of CPU so far, and of the longest stall since the last."""
+        worst, self._worst = self._worst, 0.0
+        if not given:
+            self._wanted = trio.Event()
+        else:
+            self._wanted.set()
+        return {"cpu": time.thread_time(), "worst": worst}
+
+
+def serve(home: str, database: str, dsn: str) -> None:
+    """Serve the flights in one of the homes."""
     import flowstream
-    from flowstream.server import streaming_config
     from flowstream.sources.postgres import postgres_rows
     from flowstream.sources.sqlite import sqlite_rows
 
-    late = [0.0]
+    def rows_of(source: Callable[..., Any], place: str, sql: str) -> Any:
+        async def view(given: dict[str, str]) -> Any:
+            return flowstream.ndjson(source(place, sql, batch=BATCH), controls=False)
 
-    async def tick() -> None:
-        while True:
-            due = trio.current_time() + TICK
-            await trio.sleep_until(due)
-            late.append(trio.current_time() - due)
+        return view
 
-    def response(path: str) -> Any:
-        name = path.strip("/")
-        sql = COMPUTING.get(name.removesuffix("/computing"), "") if "/" in name else FLIGHTS
-        source: Any
-        if name.startswith("sqlite"):
-            source = sqlite_rows(database, sql, batch=BATCH)
-        else:
-            source = postgres_rows(dsn, sql, batch=BATCH)
-        return flowstream.ndjson(source, controls=False)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] != "/figures":
-            await response(scope["path"])(scope, receive, send)
-            return
-        late.sort()
-        figures = {"cpu": time.thread_time(), "worst": late[-1], "ticks": len(late)}
-        late[:] = [0.0]
-        body = json.dumps(figures).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": body})
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(tick)
-            config = streaming_config(bind=["127.0.0.1:0"], loglevel="ERROR")
-            addresses = await nursery.start(flowstream.serve, app, config)
-            print(addresses[0].rsplit(":", 1)[1], flush=True)
-
-    trio.run(main)
+    watch = Watch()
+    views = {
+        "/figures": watch.figures,
+        "/sqlite": rows_of(sqlite_rows, database, FLIGHTS),
+        "/postgres": rows_of(postgres_rows, dsn, FLIGHTS),
+    }
+    for name, sql in COMPUTING.items():
+        to = (sqlite_rows, database) if name == "sqlite" else (postgres_rows, dsn)
+        views[f"/{name}/computing"] = rows_of(*to, sql)
+    serve_trio(*HOMES[home](views), beside=watch.run)
 
 
 if __name__ == "__main__":
-    {"loop": loop, "serve": serve}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "loop":
+        loop(*sys.argv[2:])
+    else:
+        serve(*sys.argv[1:])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -39,8 +39,17 @@ def wanted(scope: dict[str, Any]) -> int:
 # Trio sides
 
 
-def serve_trio(app: Any, about: str, *, plain: bool = False) -> None:
-    """Serve `app` by flowstream, or by plain Hypercorn's Trio worker, over HTTP/1.1."""
+def serve_trio(
+    app: Any,
+    about: str,
+    *,
+    plain: bool = False,
+    beside: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve `app` by flowstream, or by plain Hypercorn's Trio worker, over HTTP/1.1.
+
+    `beside` is a task that runs in the same event loop.
+    """
     import hypercorn.trio
     import trio
 
@@ -53,6 +62,8 @@ def serve_trio(app: Any, about: str, *, plain: bool = False) -> None:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
+            if beside is not None:
+                nursery.start_soon(beside)
             addresses = await nursery.start(serve, app, config)
             announce(int(addresses[0].rsplit(":", 1)[1]), about)
 

@@ -18,6 +18,8 @@ How it is measured:
 * Memory is the growth of the resident set while streams open on a topic without events,
   divided by their number, behind a hundred that make what is there once.
 * Every round has new servers. The order of the sides rotates, and ratios are taken within a round.
+* One event is published to the idle streams at the end, and how many got it by a direct write is
+  printed: what is idle is to be ready for that.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from _counted import Taken, ask, taken
 from _homes import HOME_LABELS
 from fanout import clients, compiled, cpu_seconds, resident
 from single_stream import pinned, spread
@@ -46,6 +49,7 @@ OURS = {f"flowstream-{home}": f"flowstream, {name}" for home, name in HOME_LABEL
 LABELS = {**OURS, "sse-starlette": "sse-starlette, uvicorn+uvloop", "node": "Node http"}
 COST_BARS = {"flowstream-bare": 0.5, "flowstream-quart": 0.9}
 RATIO_BARS = {"flowstream-bare": 0.6, "flowstream-quart": 1.1}
+TAKEN: dict[str, Taken] = {}  # of the last round: which way an event to idle streams went
 MEMORY_BARS = {"flowstream-bare": 20.0, "flowstream-quart": 22.0}
 
 
@@ -97,6 +101,9 @@ def measure(side: str, program: Path, options: argparse.Namespace) -> tuple[Samp
         them.tell(f"open {options.idle} /idle")
         time.sleep(0.5)
         memory = resident(pid) - memory
+        if side in OURS:
+            ask(port, "/publish")
+            TAKEN[side] = taken(port)
     milliseconds = cpu / options.connections * 1e3
     share = whole / options.connections
     return Sample(side, milliseconds, share, memory / options.idle / 1e3), about
@@ -187,6 +194,9 @@ def main() -> int:
                     flush=True,
                 )
     missed = show(samples)
+    print("\nan event to the idle streams")
+    for side, way in TAKEN.items():
+        print(f"{LABELS[side]:34}{way}")
     print()
     for side, text in about.items():
         print(f"{side:22} {text}")
@@ -195,6 +205,7 @@ def main() -> int:
         result = {
             "about": about,
             "missed": missed,
+            "taken": {side: asdict(way) for side, way in TAKEN.items()},
             "samples": [asdict(sample) for sample in samples],
         }
         options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -47,6 +47,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from _counted import Taken, ask, taken
 from _homes import HOME_LABELS
 from single_stream import pinned, spread
 
@@ -79,7 +80,7 @@ RATE = 10
 PEERS = {"nchan": 0.95, "sse-starlette": 0.3, "node": 1.0}
 BARS = {"paced": PEERS, "flat": PEERS}
 ABOUT: dict[str, str] = {}
-DIRECT: dict[str, float] = {}  # of the last round: which share of the deliveries
+TAKEN: dict[str, Taken] = {}  # of the last round: which way the deliveries went
 NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 NCHAN_CONF = """
 daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log warn;
@@ -129,45 +130,24 @@ class Server:
         self, events: int, rate: float = 0, how: str = "publish", ticks: bool = False
     ) -> Any:
         """Publish events, `rate` a second or without a pause; return what the ticker saw."""
+        if self.side == "nchan":
+            return self._post(events, rate)
+        path = f"/publish?events={events}&rate={rate}&how={how}" + "&ticks=1" * ticks
+        return ask(self.port, path)
+
+    def _post(self, events: int, rate: float) -> None:
+        head = b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.settimeout(300)
-            if self.side == "nchan":
-                self._post(connection, events, rate)
-                return None
-            path = f"/publish?events={events}&rate={rate}&how={how}" + "&ticks=1" * ticks
-            connection.sendall(
-                f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-            )
-            answer = b""
-            while data := connection.recv(1 << 16):
-                answer += data
-            body = answer.partition(b"\r\n\r\n")[2]
-            return json.loads(body) if self.side.startswith("flowstream") else None
-
-    def direct_share(self) -> float | None:
-        """Return which share of its deliveries were direct writes; None for another's server."""
-        if self.side not in OURS:
-            return None
-        with socket.create_connection(("127.0.0.1", self.port)) as connection:
-            connection.settimeout(30)
-            connection.sendall(b"GET /statistics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            answer = b""
-            while data := connection.recv(1 << 16):
-                answer += data
-        counted = json.loads(answer.partition(b"\r\n\r\n")[2])
-        return float(counted["direct"] / max(1, counted["deliveries"]))
-
-    def _post(self, connection: socket.socket, events: int, rate: float) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        head = b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-        start = time.monotonic()
-        for n in range(events):
-            connection.sendall(head + f"{PADDING}{time.monotonic_ns():020d}~".encode())
-            answer = connection.recv(1 << 16)
-            if not answer.startswith((b"HTTP/1.1 201", b"HTTP/1.1 202")):
-                raise SystemExit(f"nchan answered {answer[:60]!r}")
-            if rate:
-                time.sleep(max(0, start + (n + 1) / rate - time.monotonic()))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            start = time.monotonic()
+            for n in range(events):
+                connection.sendall(head + f"{PADDING}{time.monotonic_ns():020d}~".encode())
+                answer = connection.recv(1 << 16)
+                if not answer.startswith((b"HTTP/1.1 201", b"HTTP/1.1 202")):
+                    raise SystemExit(f"nchan answered {answer[:60]!r}")
+                if rate:
+                    time.sleep(max(0, start + (n + 1) / rate - time.monotonic()))
 
 
 @contextmanager
@@ -328,8 +308,8 @@ def sweep(side: str, count: int, program: Path, options: argparse.Namespace) -> 
         events = max(34, options.deliveries // count // 17 * 17)
         measure(at, them, "warm", count, max(10, events // 4))
         samples.append(measure(at, them, "flat", count, events))
-        if (share := at.direct_share()) is not None:
-            DIRECT[f"{side}, {count:,} clients"] = share
+        if side in OURS:
+            TAKEN[f"{side}, {count:,} clients"] = taken(at.port)
         if side in OURS and not few:
             samples.append(measure(at, them, "nowait", count, events))
         if count == options.clients:
@@ -610,8 +590,8 @@ def main() -> int:
                 report.figures[f"ticker {how}"] = values
                 print(f"{how:32}{value * 1e3:6.1f} ms  {report.judge(how, value * 1e3, 20)}")
     print()
-    for name, share in DIRECT.items():
-        print(f"{name:40}{share:8.1%} of the deliveries were direct writes")
+    for name, way in TAKEN.items():
+        print(f"{name:40}{way}")
     for side, text in ABOUT.items():
         print(f"{side:22} {text}")
     print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
@@ -620,7 +600,7 @@ def main() -> int:
             "python": platform.python_version(),
             "cores": os.cpu_count(),
             "about": ABOUT,
-            "direct": DIRECT,
+            "taken": {name: asdict(way) for name, way in TAKEN.items()},
             "figures": report.figures,
             "missed": report.missed,
             "samples": [asdict(sample) for sample in samples],

@@ -4,8 +4,8 @@ One server process for each way to send it, on a core of its own, a client that 
 as it can on another, HTTP/1.1 without TLS:
 
 * ``loop``: ``while data := file.read(65536): socket.sendall(data)``, and nothing else;
-* ``file_chunks``: ``raw(file_chunks(...))`` in bare ASGI, on flowstream's server;
-* ``starlette``: `FileResponse`, and ``quart``: `send_file`, on the same server.
+* ``file_chunks-HOME``: ``raw(file_chunks(...))`` in each of four homes, on flowstream's server;
+* Starlette's `FileResponse` and Quart's `send_file`, on the same server.
 
 Each round takes all ways one after the other. The file is in the page cache. Memory is by how much
 the highest resident set of the server's process, as the kernel has it, grew with the file.
@@ -14,6 +14,7 @@ the highest resident set of the server's process, as the kernel has it, grew wit
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import statistics
@@ -25,46 +26,49 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import trio
+from _homes import HOMES, versions
+from _servers import announce, serve_trio
 
-import flowstream
-from flowstream.server import streaming_config
-
-WAYS = ("loop", "file_chunks", "starlette", "quart")
+FILE_RESPONSE, SEND_FILE = "Starlette FileResponse", "Quart send_file"
+WAYS = ("loop", *(f"file_chunks-{home}" for home in HOMES), FILE_RESPONSE, SEND_FILE)
 
 
-def make_app(way: str, path: str) -> Any:
-    """Return an app that sends the file in this way."""
-    if way == "file_chunks":
+def make_app(way: str, path: str) -> tuple[Any, str]:
+    """Return an app that sends the file in this way, and what it is made with."""
+    if way.startswith("file_chunks-"):
+        import flowstream
         from flowstream.sources import file_chunks
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await flowstream.raw(file_chunks(path, scope))(scope, receive, send)
+        async def download(given: dict[str, str]) -> Any:
+            return flowstream.raw(file_chunks(path))
 
-        return app
-    if way == "starlette":
+        return HOMES[way.removeprefix("file_chunks-")]({"/": download})
+    if way == FILE_RESPONSE:
         from starlette.responses import FileResponse
 
         async def starlette(scope: Any, receive: Any, send: Any) -> None:
             await FileResponse(path)(scope, receive, send)
 
-        return starlette
+        return starlette, versions("starlette")
     from quart import send_file
     from quart_trio import QuartTrio
 
+    from flowstream.quart import Flowstream
+
     quart = QuartTrio(__name__)
+    Flowstream(quart)
 
     @quart.get("/")
     async def view() -> Any:
         return await send_file(path)
 
-    return quart
+    return quart, versions("quart")
 
 
 def loop(path: str) -> None:
     """Serve the file with nothing in between."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        print(listening.getsockname()[1], flush=True)
+        announce(listening.getsockname()[1], "a loop")
         while True:
             connection, _ = listening.accept()
             with connection, open(path, "rb") as file:
@@ -73,14 +77,6 @@ def loop(path: str) -> None:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length)
                 while data := file.read(65536):
                     connection.sendall(data)
-
-
-async def serve(way: str, path: str) -> None:
-    """Serve the file until the process is ended."""
-    async with trio.open_nursery() as nursery:
-        config = streaming_config(bind=["127.0.0.1:0"], errorlog=None, accesslog=None)
-        (url,) = await nursery.start(flowstream.serve, make_app(way, path), config)
-        print(url.rpartition(":")[2], flush=True)
 
 
 def fetch(port: int) -> tuple[int, float]:
@@ -114,7 +110,7 @@ def measure(way: str, path: str) -> tuple[float, float, float]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            port = int(server.stdout.readline())
+            port = json.loads(server.stdout.readline())["port"]
             process = psutil.Process(server.pid)
             process.cpu_affinity(cores[:1])
             psutil.Process().cpu_affinity(cores[-1:])
@@ -130,15 +126,15 @@ def measure(way: str, path: str) -> tuple[float, float, float]:
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=1024, help="MiB of the file")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=512, help="MiB of the file; default: 512")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--serve", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--path", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve == "loop":
         loop(given.path)
     elif given.serve:
-        trio.run(serve, given.serve, given.path)
+        serve_trio(*make_app(given.serve, given.path))
     else:
         with tempfile.NamedTemporaryFile() as file:
             for _ in range(given.size):

@@ -1,15 +1,16 @@
 """Tokens of a language model through flowstream, against the bare loop over the SDK's stream.
 
-The bars: through flowstream come at least 98 % of the tokens per second that a bare
-``async for chunk in stream`` over the `openai` SDK reads; and the upstream sees its connection
-closed within 50 ms of the client's abort, whatever the answer is doing at the time.
+The bars, in each of four homes: through flowstream come at least 98 % of the tokens per second
+that a bare ``async for chunk in stream`` over the `openai` SDK reads; and the upstream sees its
+connection closed within 50 ms of the client's abort, whatever the answer is doing at the time.
 
 How it is measured:
 
 * Three processes and real sockets: an upstream that has its chunks ready made, one chunk of
   HTTP for each token, and sends as fast as it can or at a pace; flowstream's server with
-  `openai_tokens` in it; and this one, which is the client. The bare loop is a fourth, which
-  reads from the same upstream, and does nothing with the tokens but look at them.
+  `openai_tokens` in it, one for each home, of which the others are idle; and this one, which is
+  the client. The bare loop is one more, which reads from the same upstream, and does nothing
+  with the tokens but look at them.
 * Tokens per second of wall time, from the request to the end of the answer. Both sides run in
   each round, in alternating order, after a warm-up; the ratio is taken within a round.
 * The SDK brings a hundred thousand objects, and a full garbage collection looks at all of them:
@@ -38,10 +39,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from _homes import HOME_LABELS, HOMES
+from _servers import serve_trio
+
 RESET = struct.pack("ii", 1, 0)
+LOOP = "bare loop"
 RATIO_BAR, ABORT_BAR = 0.98, 0.05
 
 
@@ -132,37 +139,27 @@ def answer(connection: socket.socket, model: str) -> None:
 # -- the sides -----------------------------------------------------------------------------
 
 
-def run_flowstream(upstream: str) -> None:
-    """Serve the upstream's answers; the path is the model."""
+def run_flowstream(home: str, upstream: str) -> None:
+    """Serve the upstream's answers in one home; the query names the model."""
     import openai
-    import trio
 
     import flowstream
-    from flowstream.server import streaming_config
     from flowstream.sources.openai import openai_tokens
 
     client = openai.AsyncOpenAI(api_key="none", base_url=f"{upstream}/v1")
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            source = openai_tokens(client, model=scope["path"][1:], messages=[])
-            await flowstream.ndjson(source)(scope, receive, send)
+    async def answer(given: dict[str, str]) -> Any:
+        source = openai_tokens(client, model=given["model"], messages=[])
+        return flowstream.ndjson(source)
 
-    async def main() -> None:
-        config = streaming_config(bind=["127.0.0.1:0"], errorlog=None)
-        async with trio.open_nursery() as nursery:
-            (url,) = await nursery.start(serving, config)
-            gc.collect()
-            gc.freeze()
-            print(json.dumps({"port": int(url.rpartition(":")[2])}), flush=True)
+    async def freeze() -> None:
+        gc.collect()
+        gc.freeze()
 
-    async def serving(config: Any, task_status: Any) -> None:
-        await flowstream.serve(app, config, task_status=task_status)
-
-    trio.run(main)
+    serve_trio(*HOMES[home]({"/": answer}), beside=freeze)
 
 
-def run_bare(upstream: str) -> None:
+def run_loop(upstream: str) -> None:
     """Read the answer of each model that comes on stdin, in a bare loop; say how long it took."""
     import openai
     import trio
@@ -245,7 +242,7 @@ def process(*arguments: str) -> Iterator[Process]:
 
 def ask(port: int, model: str) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port))
-    connection.sendall(f"GET /{model} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+    connection.sendall(f"GET /?model={model} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
     return connection
 
 
@@ -263,23 +260,32 @@ def read_through_flowstream(flow: Process, model: str) -> dict[str, Any]:
     return {"count": count, "took": time.perf_counter() - began, "cpu": flow.cpu - cpu}
 
 
-def compare(flow: Process, bare: Process, model: str, rounds: int) -> list[dict[str, float]]:
-    """Return for each round the tokens per second of both sides, and their ratio."""
-    sides: dict[str, Callable[[], dict[str, Any]]] = {
-        "flowstream": lambda: read_through_flowstream(flow, model),
-        "bare": lambda: bare.tell(model),
-    }
+def compare(
+    flows: dict[str, Process], loop: Process, model: str, rounds: int
+) -> list[dict[str, dict[str, float]]]:
+    """Return for each round and side tokens per second, CPU, and the ratio to the bare loop."""
+    sides: dict[str, Callable[[], dict[str, Any]]] = {LOOP: lambda: loop.tell(model)}
+    for home, flow in flows.items():
+        sides[home] = partial(read_through_flowstream, flow, model)
     results = []
     for number in range(rounds):
-        order = list(sides) if number % 2 else list(sides)[::-1]
+        turn = number % len(sides)
+        order = [*sides][turn:] + [*sides][:turn]
         got = {side: sides[side]() for side in order}
         counts = {side: one["count"] for side, one in got.items()}
         if len(set(counts.values())) > 1:
             raise SystemExit(f"the sides have not read the same: {counts}")
         rates = {side: one["count"] / one["took"] for side, one in got.items()}
-        micros = {f"{side} cpu": one["cpu"] / one["count"] * 1e6 for side, one in got.items()}
-        ratio = rates["flowstream"] / rates["bare"]
-        results.append({"round": number, **rates, **micros, "ratio": ratio})
+        results.append(
+            {
+                side: {
+                    "rate": rates[side],
+                    "micros": one["cpu"] / one["count"] * 1e6,
+                    "ratio": rates[side] / rates[LOOP],
+                }
+                for side, one in got.items()
+            }
+        )
     return results
 
 
@@ -323,59 +329,74 @@ def ask_upstream(port: int, model: str) -> socket.socket:
 
 def table(name: str, values: list[float], unit: str) -> str:
     low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{name:<42} {low:>10.3g} {middle:>10.3g} {high:>10.3g} {unit}"
+    return f"{name:<52} {low:>10.3g} {middle:>10.3g} {high:>10.3g} {unit}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--tokens", type=int, default=30_000)
-    parser.add_argument("--aborts", type=int, default=200)
+    parser.add_argument("--aborts", type=int, default=100, help="of each kind in each home")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
-    parser.add_argument("--run", choices=["upstream", "flowstream", "bare"], help=argparse.SUPPRESS)
+    parser.add_argument("--homes", nargs="+", choices=HOMES, default=list(HOMES))
+    parser.add_argument("--run", choices=["upstream", "loop", *HOMES], help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run == "upstream":
         return run_upstream()
+    if options.run == "loop":
+        return run_loop(options.url)
     if options.run:
-        return {"flowstream": run_flowstream, "bare": run_bare}[options.run](options.url)
+        return run_flowstream(options.run, options.url)
     missed = False
     samples: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(process("--run", "upstream"))
         url = f"http://127.0.0.1:{upstream.first['port']}"
-        flow = stack.enter_context(process("--run", "flowstream", "--url", url))
-        bare = stack.enter_context(process("--run", "bare", "--url", url))
-        compare(flow, bare, "1000:0", 1)
-        print(f"{'':<42} {'min':>10} {'median':>10} {'max':>10}")
+        flows = {
+            home: stack.enter_context(process("--run", home, "--url", url))
+            for home in options.homes
+        }
+        loop = stack.enter_context(process("--run", "loop", "--url", url))
+        compare(flows, loop, "1000:0", 1)
+        print(f"{'':<52} {'min':>10} {'median':>10} {'max':>10}")
         for name, model in [
             (f"flood of {options.tokens} tokens", f"{options.tokens}:0"),
             ("300 tokens, 200 a second", "300:200"),
         ]:
-            results = samples[name] = compare(flow, bare, model, options.rounds)
-            for side in ("flowstream", "bare"):
-                print(table(f"{name}, {side}", [one[side] for one in results], "tokens/s"))
-                cpu = [one[f"{side} cpu"] for one in results]
-                print(table(f"{name}, {side}", cpu, "µs of CPU a token"))
-            ratios = [one["ratio"] for one in results]
-            met = statistics.median(ratios) >= RATIO_BAR
-            missed |= not met
-            print(table(f"{name}, ratio", ratios, f"bar {RATIO_BAR}: {'met' if met else 'MISSED'}"))
-        print(f"{'':<42} {'median':>10} {'99th':>10} {'max':>10}")
-        for kind in KINDS:
-            count = options.aborts // 5 if kind == "client stalled" else options.aborts
-            delays = samples[kind] = sorted(abort(flow, upstream, kind) for _ in range(count))
+            results = samples[name] = compare(flows, loop, model, options.rounds)
+            for side in (LOOP, *flows):
+
+                def values(what: str, side: str = side, results: Any = results) -> list[float]:
+                    return [of_round[side][what] for of_round in results]
+
+                title = f"{name}, {HOME_LABELS.get(side, side)}"
+                print(table(title, values("rate"), "tokens/s"))
+                print(table(title, values("micros"), "µs of CPU a token"))
+                if side != LOOP:
+                    met = statistics.median(values("ratio")) >= RATIO_BAR
+                    missed |= not met
+                    verdict = f"bar {RATIO_BAR}: {'met' if met else 'MISSED'}"
+                    print(table(f"{title} / {LOOP}", values("ratio"), verdict))
+        print(f"{'':<52} {'median':>10} {'99th':>10} {'max':>10}")
+        nobody = "nobody in between"
+        for kind, home in [*product([one for one in KINDS if one != nobody], flows), (nobody, "")]:
+            count = max(1, options.aborts // 5) if kind == "client stalled" else options.aborts
+            flow = flows.get(home, upstream)
+            delays = sorted(abort(flow, upstream, kind) for _ in range(count))
+            samples[f"{kind}, {home}"] = delays
             high = delays[math.ceil(count * 0.99) - 1]
             met = high <= ABORT_BAR
             bar = f"ms, bar {ABORT_BAR * 1000:.0f}: {'met' if met else 'MISSED'}"
-            if kind == "nobody in between":
+            if kind == nobody:
                 bar = "ms: what the machine itself does"
             else:
                 missed |= not met
             millis = [delay * 1000 for delay in (statistics.median(delays), high, delays[-1])]
             cells = " ".join(f"{one:>10.3g}" for one in millis)
-            print(f"{f'abort {kind} ({count})':<42} {cells} {bar}")
+            title = f"abort {kind} ({count})" + (f", {HOME_LABELS[home]}" if home else "")
+            print(f"{title:<52} {cells} {bar}")
     if options.json:
         options.json.write_text(json.dumps(samples, indent=1))
     raise SystemExit(1 if missed and options.check else 0)

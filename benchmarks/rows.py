@@ -1,6 +1,7 @@
 """Rows of a database: a real table streamed to a client, against a plain loop to a file.
 
-336,776 flights of 19 columns, out of SQLite and out of Postgres. The bars:
+336,776 flights of 19 columns, out of SQLite and out of Postgres. The bars, in
+each of four homes:
 
 * at least 60 % of the rows per second of ``for row in cursor: file.write(json(row))``;
 * at most 1 µs a row more CPU than that loop, in the thread of the event loop;
@@ -16,7 +17,8 @@ cursor on the server. Ours goes through the real server, over HTTP/1.1, to ``cur
 row of the table is a line, and the count is checked.
 
 Each round runs the sides one after the other, and a ratio is between two of one round. The loop
-has the machine to itself, the server shares it with its client.
+has the machine to itself, the server shares it with its client; the other homes' servers sleep.
+Memory is measured once in each home, in one round or another.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from http.client import HTTPConnection
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from _counted import ask
 from _flights import CACHE, FLIGHTS, archive, into_postgres, into_sqlite
+from _homes import HOME_LABELS, HOMES
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "sources"))
@@ -76,16 +80,17 @@ class Sample:
 
 
 class Server:
-    """Ours, in a process."""
+    """Ours in one home, in a process."""
 
-    def __init__(self, database: Path, dsn: str) -> None:
+    def __init__(self, home: str, database: Path, dsn: str) -> None:
+        self.home = home
         self.process = subprocess.Popen(
-            [sys.executable, str(SIDES), "serve", str(database), dsn],
+            [sys.executable, str(SIDES), home, str(database), dsn],
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
+        self.port = json.loads(self.process.stdout.readline())["port"]
 
     def close(self) -> None:
         """End it."""
@@ -105,11 +110,9 @@ class Server:
         connection.sendall(head.encode())
         return connection
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self, *, watch: bool = False) -> dict[str, Any]:
         """Return what its event loop has spent, and how long it was held up since the last."""
-        with contextlib.closing(HTTPConnection("127.0.0.1", self.port)) as connection:
-            connection.request("GET", "/figures")
-            return dict(json.load(connection.getresponse()))
+        return dict(ask(self.port, "/figures?watch=1" if watch else "/figures"))
 
 
 def count_rows(connection: socket.socket, *, pause: Callable[[int], None] = lambda _: None) -> int:
@@ -136,10 +139,18 @@ def curl(url: str) -> int:
     return int(counted.stdout)
 
 
+def warm_up(server: Server, database: str) -> None:
+    """Read some megabytes, so that what is made once is there, and leave."""
+    with server.ask(database) as connection:
+        got = 0
+        while got < 10_000_000 and (data := connection.recv(1 << 18)):
+            got += len(data)
+
+
 def read_ours(server: Server, database: str, round_: int) -> Sample:
-    server.figures()
-    time.sleep(2)
-    before = server.figures()
+    server.figures(watch=True)
+    time.sleep(1)
+    before = server.figures(watch=True)
     started = time.perf_counter()
     rows = curl(f"http://127.0.0.1:{server.port}/{database}")
     wall = time.perf_counter() - started
@@ -147,7 +158,7 @@ def read_ours(server: Server, database: str, round_: int) -> Sample:
     check_count(rows, database)
     cpu = (after["cpu"] - before["cpu"]) / rows * 1e6
     stall, idle = after["worst"] * 1e3, before["worst"] * 1e3
-    return Sample(database, "flowstream", round_, rows / wall, cpu, stall, idle)
+    return Sample(database, server.home, round_, rows / wall, cpu, stall, idle)
 
 
 def run_loop(database: str, place: str, library: str, round_: int, directory: Path) -> Sample:
@@ -247,31 +258,37 @@ def show(title: str, values: list[float], bar: str, *, least: bool = False) -> b
 
 
 def report(
-    samples: list[Sample], memory: dict[str, list[float]], aborts: dict[str, list[float]]
+    homes: list[str],
+    samples: list[Sample],
+    memory: dict[str, list[float]],
+    aborts: dict[str, list[float]],
 ) -> bool:
     """Print all figures; return whether every bar is met."""
     met = []
     for database in ("sqlite", "postgres"):
         own = {
             side: [s for s in samples if (s.database, s.side) == (database, side)]
-            for side in ("flowstream", *LIBRARIES)
+            for side in (*LIBRARIES, *homes)
         }
         print(f"\n{database:20}{'rows/s':>12}{'µs CPU a row':>16}   (medians)")
         for side, taken in own.items():
-            label = "flowstream" if side == "flowstream" else f"loop with {side}"
+            label = HOME_LABELS.get(side, f"loop with {side}")
             rate, cpu = (
                 statistics.median(getattr(s, n) for s in taken) for n in ("per_second", "cpu")
             )
             print(f"  {label:18}{rate:12,.0f}{cpu:16.2f}")
-        for library in LIBRARIES:
-            pairs = list(zip(own["flowstream"], own[library], strict=True))
+        for home, library in product(homes, LIBRARIES):
+            pairs = list(zip(own[home], own[library], strict=True))
             speed = [ours.per_second / loop.per_second for ours, loop in pairs]
             more = [ours.cpu - loop.cpu for ours, loop in pairs]
-            met.append(show(f"  speed, of the loop with {library}", speed, "speed", least=True))
-            met.append(show(f"  µs a row more than the loop with {library}", more, "cpu"))
-        met.append(show("  longest stall in ms", [s.stall for s in own["flowstream"]], "stall"))
-        low, median, high = spread([s.idle for s in own["flowstream"]])
-        print(f"{'  the same, of an idle server':58}{median:9.2f}  ({low:.2f} to {high:.2f})")
+            name = f"  {HOME_LABELS[home]}, "
+            met.append(show(f"{name}speed, of the loop with {library}", speed, "speed", least=True))
+            met.append(show(f"{name}µs a row more than the loop with {library}", more, "cpu"))
+        for home in homes:
+            stalls = [s.stall for s in own[home]]
+            met.append(show(f"  {HOME_LABELS[home]}, longest stall in ms", stalls, "stall"))
+        low, median, high = spread([s.idle for home in homes for s in own[home]])
+        print(f"{'  the same, of idle servers':58}{median:9.2f}  ({low:.2f} to {high:.2f})")
     print("\nmemory, MB more")
     met += [show(f"  {name}", values, "memory") for name, values in memory.items()]
     print("\nms from a client's end to the query's, in the database's eyes")
@@ -282,7 +299,8 @@ def report(
 def main() -> int:
     """Run the rounds, print the figures; 1 if `--check` was asked for and a bar is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--homes", nargs="+", choices=HOMES, default=list(HOMES))
     parser.add_argument("--archive", type=Path, default=CACHE, help="directory of the archive")
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
@@ -299,21 +317,33 @@ def main() -> int:
         into_sqlite(source, table)
         into_postgres(source, dsn)
         places = {"sqlite": str(table), "postgres": dsn}
-        with contextlib.closing(Server(table, dsn)) as server:
-            for database in places:  # warm
-                read_ours(server, database, -1)
+        with contextlib.ExitStack() as stack:
+            servers = [
+                stack.enter_context(contextlib.closing(Server(home, table, dsn)))
+                for home in options.homes
+            ]
+            for server, database in product(servers, places):
+                warm_up(server, database)
             for round_ in range(options.rounds):
+                turn = round_ % len(servers)
                 for database, place in places.items():
-                    taken = [run_loop(database, place, one, round_, directory) for one in LIBRARIES]
-                    samples += [*taken, read_ours(server, database, round_)]
-                for database in places:
-                    for client in ("fast", "slow", "stalled"):
+                    samples += [
+                        run_loop(database, place, one, round_, directory) for one in LIBRARIES
+                    ]
+                    samples += [
+                        read_ours(server, database, round_)
+                        for server in servers[turn:] + servers[:turn]
+                    ]
+                for server in servers[round_ :: options.rounds]:
+                    for database, client in product(places, ("fast", "slow", "stalled")):
                         grown = growth(server, database, client)
-                        memory.setdefault(f"{database}, {client} client", []).append(grown)
-                for path in ABORTS:
-                    aborts.setdefault(path, []).append(abort(server, table, dsn, path))
+                        name = f"{HOME_LABELS[server.home]}, {database}, {client} client"
+                        memory.setdefault(name, []).append(grown)
+                for server, path in product(servers, ABORTS):
+                    took = abort(server, table, dsn, path)
+                    aborts.setdefault(f"{HOME_LABELS[server.home]}, {path}", []).append(took)
                 print(f"round {round_ + 1} of {options.rounds}", file=sys.stderr)
-        met = report(samples, memory, aborts)
+        met = report(options.homes, samples, memory, aborts)
     print(f"\nPython {platform.python_version()}, psycopg {psycopg.__version__}")
     if options.json:
         written = {"rows": [asdict(s) for s in samples], "memory": memory, "aborts": aborts}

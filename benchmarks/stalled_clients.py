@@ -1,8 +1,9 @@
 """A client that reads nothing, and what it costs the server and everybody else.
 
-For each slow-consumer policy: a server process; four clients of a paced stream (100 events
-per second, each carrying the time at which it was made); and one client that asks for an
-endless stream from a producer that never pauses, and then reads nothing at all.
+In each of four homes, for each slow-consumer policy: a server process; four clients of a
+paced stream (100 events per second, each carrying the time at which it was made); and one
+client that asks for an endless stream from a producer that never pauses, and then reads
+nothing at all.
 
 Two things are to be shown:
 
@@ -27,6 +28,8 @@ How it is measured:
   long as the client is stalled. That is the hard case and the default; `--rate` has it
   make so many events a second instead, which tells the cost of the stalled client from
   that of a producer that computes all the time.
+* By default four policies are measured, of which one waits, one drops, one merges and one cuts;
+  ``--all`` takes the others, too.
 """
 
 from __future__ import annotations
@@ -43,17 +46,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import urlencode
 
 import psutil
 import trio
+from _homes import HOME_LABELS, HOMES
+from _servers import serve_trio
+from single_stream import pinned
 
 import flowstream
 from flowstream import Block, Conflate, Disconnect, DropNewest, DropOldest, Event, Sample
 from flowstream.decoders import SSEDecoder
-from flowstream.server import streaming_config
 
 POLICIES: dict[str, Callable[[], flowstream.abc.Policy]] = {
     "Block()": Block,
@@ -65,6 +71,7 @@ POLICIES: dict[str, Callable[[], flowstream.abc.Policy]] = {
     "Conflate()": Conflate,
     "Disconnect()": Disconnect,
 }
+DEFAULT = ["Block()", "DropOldest()", "Conflate()", "Disconnect()"]
 BUFFER = flowstream.Buffer(items=256, bytes=1 << 20)
 ITEM = "x" * 4096  # 256 of them fill the buffer in items and in bytes
 RATE = 100  # events per second of the paced stream
@@ -76,17 +83,24 @@ MEGABYTE = 1_000_000
 # The server
 
 
-async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Serve ``/paced`` and ``/endless?policy=NAME&rate=EVENTS_PER_SECOND`` (0: no pause)."""
+async def paced(given: dict[str, str]) -> Any:
+    """Stream `RATE` events a second, each with the time at which it was made."""
 
-    async def paced() -> AsyncIterator[str]:
+    async def events() -> AsyncIterator[str]:
         due = trio.current_time()
         while True:
             due += 1 / RATE
             await trio.sleep_until(due)
             yield str(time.monotonic_ns())
 
-    async def endless(rate: float) -> AsyncIterator[Event]:
+    return flowstream.sse(events())
+
+
+async def endless(given: dict[str, str]) -> Any:
+    """Stream ``rate`` events a second (0: without a pause) under ``policy``."""
+    rate = float(given["rate"])
+
+    async def events() -> AsyncIterator[Event]:
         n = 0
         while True:
             n += 1
@@ -94,58 +108,37 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
             if rate and n % BURST == 0:
                 await trio.sleep(BURST / rate)
 
-    if scope["path"] == "/paced":
-        response = flowstream.sse(paced())
-    else:
-        query = parse_qs(scope["query_string"].decode())
+    return flowstream.sse(
+        events(),
+        policy=POLICIES[given["policy"]](),
+        buffer=BUFFER,
         # No stall_timeout within the measurement: it would end what is to be measured.
-        response = flowstream.sse(
-            endless(float(query["rate"][0])),
-            policy=POLICIES[query["policy"][0]](),
-            buffer=BUFFER,
-            limits=flowstream.Limits(stall_timeout=3600),
-        )
-    await response(scope, receive, send)
+        limits=flowstream.Limits(stall_timeout=3600),
+    )
 
 
-async def serve() -> None:
+def serve(home: str) -> None:
+    """Serve both in one of the homes."""
     logging.getLogger("flowstream").setLevel("ERROR")  # slow consumers are expected here
-    config = streaming_config(bind=["127.0.0.1:0"], loglevel="ERROR")
-    async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(flowstream.serve, app, config)
-        print(addresses[0].rsplit(":", 1)[1], flush=True)
+    serve_trio(*HOMES[home]({"/paced": paced, "/endless": endless}))
 
 
 @contextmanager
-def server() -> Iterator[tuple[psutil.Process, int]]:
+def server(home: str) -> Iterator[tuple[psutil.Process, int]]:
     """Run a server of its own for one policy; give its process and its port."""
     with pinned(0):
         process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, "--serve", home], stdout=subprocess.PIPE, text=True
         )
     try:
         assert process.stdout is not None
-        port = process.stdout.readline()
-        if not port:
+        line = process.stdout.readline()
+        if not line:
             raise SystemExit("the server did not start")
-        yield psutil.Process(process.pid), int(port)
+        yield psutil.Process(process.pid), json.loads(line)["port"]
     finally:
         process.kill()
         process.communicate()
-
-
-@contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Stay on one core for a while; what is started meanwhile inherits that."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {sorted(before)[core % len(before)]})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 # The clients
@@ -205,8 +198,9 @@ class Latency:
 
 @dataclass(frozen=True)
 class Result:
-    """What one policy did; resident memory in bytes."""
+    """What one policy did in one home; resident memory in bytes."""
 
+    home: str
     policy: str
     rss_before: int
     rss_early: int
@@ -234,11 +228,11 @@ class Result:
         return faults
 
 
-async def measure(policy: str, seconds: float, baseline: float, rate: float) -> Result:
-    """Measure one policy on a server of its own."""
+async def measure(home: str, policy: str, options: argparse.Namespace) -> Result:
+    """Measure one policy in one home, on a server of its own."""
     # On the other core: a client that shares the one of a server that always computes waits
     # for its time slice, 3 ms and more, and takes that for latency.
-    with server() as (process, port), pinned(1):
+    with server(home) as (process, port), pinned(1):
         readers = [PacedReader() for _ in range(READERS)]
 
         def gathered() -> list[tuple[int, float]]:
@@ -252,14 +246,15 @@ async def measure(policy: str, seconds: float, baseline: float, rate: float) -> 
                 nursery.start_soon(reader.run, port)
             await trio.sleep(1)
             gathered()  # the first second is a warm-up
-            await trio.sleep(baseline)
+            await trio.sleep(options.baseline)
             alone = Latency.of(gathered())
             before = early = peak = process.memory_info().rss
             stalled = await trio.open_tcp_stream("127.0.0.1", port)
             async with stalled:
-                await stalled.send_all(request(f"/endless?policy={policy}&rate={rate}"))
+                query = urlencode({"policy": policy, "rate": options.rate})
+                await stalled.send_all(request(f"/endless?{query}"))
                 begin = trio.current_time()
-                while (passed := trio.current_time() - begin) < seconds:
+                while (passed := trio.current_time() - begin) < options.seconds:
                     await trio.sleep(0.1)
                     rss = process.memory_info().rss
                     peak = max(peak, rss)
@@ -268,19 +263,20 @@ async def measure(policy: str, seconds: float, baseline: float, rate: float) -> 
                 beside = Latency.of(gathered())
                 late = process.memory_info().rss
             nursery.cancel_scope.cancel()
-    return Result(policy, before, early, late, max(peak, late), alone, beside)
+    return Result(home, policy, before, early, late, max(peak, late), alone, beside)
 
 
-HEAD = f"{'':22}{'resident memory, MB':^34}{'latency of the others, ms':^42}"
+HEAD = f"{'':34}{'resident memory, MB':^34}{'latency of the others, ms':^42}"
 COLUMNS = (
-    f"{'policy':22}{'before':>8}{'2 s':>8}{'end':>8}{'growth':>10}"
+    f"{'home':12}{'policy':22}{'before':>8}{'2 s':>8}{'end':>8}{'growth':>10}"
     f"{'p50':>9}{'p99':>7}   {'p50':>9}{'p99':>7}{'ratio':>7}"
 )
 
 
 def row(result: Result) -> str:
     memory = [result.rss_before, result.rss_early, result.rss_late]
-    line = f"{result.policy:22}" + "".join(f"{value / MEGABYTE:8.1f}" for value in memory)
+    line = f"{HOME_LABELS[result.home]:12}{result.policy:22}"
+    line += "".join(f"{value / MEGABYTE:8.1f}" for value in memory)
     line += f"{result.growth / MEGABYTE:+10.2f}"
     line += f"{result.alone.p50:9.2f}{result.alone.p99:7.2f} ->"
     line += f"{result.beside.p50:9.2f}{result.beside.p99:7.2f}"
@@ -290,25 +286,28 @@ def row(result: Result) -> str:
 def main() -> int:
     """Measure policy by policy, print the table; 1 if `--check` finds a missed bar."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
-    parser.add_argument("--seconds", type=float, default=10, help="of the stall; default: 10")
+    parser.add_argument("--homes", nargs="+", choices=HOMES, default=list(HOMES))
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=DEFAULT)
+    parser.add_argument("--all", action="store_true", help="all policies")
+    parser.add_argument("--seconds", type=float, default=8, help="of the stall; default: 8")
     parser.add_argument("--baseline", type=float, default=5, help="seconds without it")
     parser.add_argument("--rate", type=float, default=0, help="events/s of the endless producer")
     parser.add_argument("--slack", type=float, default=5, help="ms that p99 may grow anyway")
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=HOMES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if min(options.seconds, options.baseline) < 3:
         parser.error("--seconds and --baseline must be at least 3")
     if options.serve:
-        trio.run(serve)
+        serve(options.serve)
         return 0
     print(HEAD, COLUMNS, sep="\n", flush=True)
     results, missed = [], False
     with pinned(1):
-        for policy in options.policies:
-            result = trio.run(measure, policy, options.seconds, options.baseline, options.rate)
+        policies = list(POLICIES) if options.all else options.policies
+        for policy, home in product(policies, options.homes):
+            result = trio.run(measure, home, policy, options)
             results.append(result)
             faults = result.faults(options.slack)
             missed = missed or bool(faults)
