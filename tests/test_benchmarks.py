@@ -39,36 +39,22 @@ def load(name):
 homes, counted = load("_homes"), load("_counted")
 
 
-def needs(name):
-    """Return the programs of the benchmarks that one imports or runs, and theirs, and itself."""
-    found, left = set(), [name]
-    while left:
-        current = left.pop()
-        found.add(current)
-        for node in ast.walk(ast.parse(PROGRAMS[current].read_text())):
-            if isinstance(node, ast.ImportFrom):
-                other = f"{node.module}.py"
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                other = node.value  # HERE / "_servers.py"
-            else:
-                continue
-            if other in PROGRAMS and other not in found:
-                left.append(other)
-    return found
-
-
 def takes_all_homes(name):
-    """Whether a program takes its apps from `_homes.HOMES`."""
-    return any(
+    """Whether a benchmark, or a program that it runs, takes its apps from `_homes.HOMES`."""
+    nodes = list(ast.walk(ast.parse(PROGRAMS[name].read_text())))
+    if any(
         isinstance(node, ast.Subscript) and getattr(node.value, "id", None) == "HOMES"
-        for node in ast.walk(ast.parse(PROGRAMS[name].read_text()))
-    )
+        for node in nodes
+    ):
+        return True
+    named = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    return any(takes_all_homes(other) for other in PROGRAMS if other != name and other in named)
 
 
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if not name.startswith("_")])
 def test_every_benchmark_that_serves_does_in_four_homes(name):
     """A benchmark takes what it serves from `_homes.HOMES`, or is named here with a reason."""
-    assert any(map(takes_all_homes, needs(name))) != (name in WITHOUT)
+    assert takes_all_homes(name) != (name in WITHOUT)
 
 
 def test_there_are_four_homes():
@@ -132,6 +118,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_program_serves_in_each_home(name):
     """Each program that a benchmark runs starts in all homes and answers a request."""
@@ -151,5 +138,6 @@ def test_a_program_serves_in_each_home(name):
             with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
                 got = b""
                 while expected not in got:
-                    assert (line := answer.readline()), got
+                    line = answer.readline()
+                    assert line, got
                     got += line
