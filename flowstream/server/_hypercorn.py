@@ -30,7 +30,7 @@ try:
     from hypercorn.events import Closed, RawData, Updated
     from hypercorn.events import Event as TransportEvent
     from hypercorn.protocol import ProtocolWrapper
-    from hypercorn.protocol.events import Body, Data, EndBody, Request, StreamClosed
+    from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, StreamClosed
     from hypercorn.protocol.events import Event as StreamEvent
     from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol, StreamBuffer
     from hypercorn.protocol.h11 import (
@@ -85,6 +85,7 @@ __all__ = [
     "ProtocolWrapper",
     "RawData",
     "Request",
+    "Response",
     "Sockets",
     "StatsdLogger",
     "StreamBuffer",
@@ -153,6 +154,7 @@ _METHODS: dict[type, dict[str, str]] = {
         "stream_send": "event",
         "_create_stream": "request",
         "_send_error_response": "status_code",
+        "_send_h11_event": "event",
     },
     H11WSConnection: {"__init__": "h11_connection"},
     H2Protocol: {
@@ -186,6 +188,7 @@ _METHODS: dict[type, dict[str, str]] = {
     RawData: {"__init__": "data address"},
     Updated: {"__init__": "idle"},
     Request: {"__init__": "stream_id headers http_version method raw_path state"},
+    Response: {"__init__": "stream_id headers status_code"},
     Body: {"__init__": "stream_id data"},
     Data: {"__init__": "stream_id data"},
     EndBody: {"__init__": "stream_id"},
