@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import signal
 import sys
 from functools import partial
@@ -21,7 +23,11 @@ from flowstream.server._loading import (
     keep_what_is_loaded,
     load_app,
 )
-from flowstream.server._settings import checked
+from flowstream.server._log_handlers import FORMATS
+from flowstream.server._process_log import ProcessLog
+from flowstream.server._settings import LEVELS, checked
+
+logger = logging.getLogger("flowstream.server")
 
 # What Hypercorn raises for an address that it cannot listen on.
 _BAD_ADDRESS = (OSError, ValueError, OverflowError)
@@ -37,6 +43,7 @@ _FOREIGN = {
     "--ssl-certfile": "write --certfile FILE",
     "--ssl-keyfile": "write --keyfile FILE",
     "--timeout-graceful-shutdown": "write --graceful-timeout SECONDS",
+    "--log-config": 'write logconfig = "FILE" into the file of --config',
     "--factory": "write MODULE:create_app(), with the parentheses",
     "--app-dir": "name the file itself, path/to/file.py:app",
     "--worker-class": "leave it out, all workers run on Trio",
@@ -87,6 +94,17 @@ def main() -> None:
 )
 @click.option("--access-log", "accesslog", metavar="FILE", help="Access log; '-' for stdout.")
 @click.option(
+    "--log-level",
+    "loglevel",
+    type=click.Choice([level.lower() for level in LEVELS], case_sensitive=False),
+    help="The least that is logged.  [default: info]",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    help="How the log is written; json is one object a line.  [default: text]",
+)
+@click.option(
     "--graceful-timeout",
     type=click.FloatRange(min=0),
     help="Seconds that streams may go on after they were told of the shutdown.  "
@@ -113,17 +131,46 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     app in it, "app" if it is left out, or of a function that makes it: "create_app()".
     """
     config, supervised = _make_config(config_file, options)
-    if supervised:
-        _run_workers(app, config)
-        return
+    with ProcessLog(config) as log:
+        try:
+            if supervised:
+                log.begin()
+                _run_workers(app, config)
+            else:
+                _load_and_run(app, config, log)
+        except click.UsageError:
+            raise
+        except click.ClickException as error:
+            if config.log_format != "json":
+                raise
+            cause = error.__cause__ if isinstance(error, _NotServedError) else None
+            logger.critical("%s", error.format_message(), exc_info=cause)
+            raise SystemExit(error.exit_code) from None
+
+
+def _load_and_run(app: str, config: ServerConfig, log: ProcessLog) -> None:
     try:
         found = load_app(app)
     except AppNotFoundError as error:
         raise click.BadParameter(str(error), param_hint="MODULE:APP") from error
     except Exception as error:
-        raise _explained(error, app) from error
+        trace, reason = explain(error, app)
+        raise _NotServedError(reason, trace) from error
     keep_what_is_loaded()
+    log.begin()
     _run(found, config)
+
+
+class _NotServedError(click.ClickException):
+    """The app's module has failed; its traceback is shown first."""
+
+    def __init__(self, reason: str, trace: str) -> None:
+        super().__init__(reason)
+        self._trace = trace
+
+    def show(self, file: Any = None) -> None:
+        click.echo(self._trace, file=file, err=True, nl=False)
+        super().show(file)
 
 
 @main.command(cls=_Command)
@@ -162,8 +209,11 @@ def demo(bind: tuple[str, ...], hosts: tuple[str, ...], model_file: str | None) 
 
     model = None if model_file is None else _load_model(model_file)
     app = create_app(model=model, hosts=hosts)
-    click.echo(f"flowstream demo: open http://{bind[0]}/ in a browser (Ctrl-C to stop)")
-    _run(app, streaming_config(bind=list(bind)))
+    config = streaming_config(bind=list(bind))
+    with ProcessLog(config):  # which is not told to begin: a page of the demo has many streams
+        with contextlib.suppress(OSError):  # nobody reads it
+            click.echo(f"flowstream demo: open http://{bind[0]}/ in a browser (Ctrl-C to stop)")
+        _run(app, config)
 
 
 def _load_model(file: str) -> Any:
@@ -212,12 +262,6 @@ def _about_tls(config: ServerConfig, error: Exception) -> str:
         except OSError as unreadable:
             return f"cannot read {path!r}: {unreadable.strerror}"
     return f"cannot use certificate {config.certfile!r} with key {config.keyfile!r}: {error}"
-
-
-def _explained(error: BaseException, app: str) -> click.ClickException:
-    trace, reason = explain(error, app)
-    click.echo(trace, err=True, nl=False)
-    return click.ClickException(reason)
 
 
 def _cannot_listen(config: ServerConfig, error: BaseException) -> click.ClickException:

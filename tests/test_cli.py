@@ -269,7 +269,10 @@ def test_wrong_options(run, module, arguments, message, code):
         ("keep_alive_probes = [1]", "keep_alive_probes must be three whole numbers"),
         ("worker_class = 'asyncio'", "worker_class must be 'trio'"),
         ("daemon = true", "the setting 'daemon' has no effect under flowstream serve"),
-        ("loglevel = 'LOUD'", "cannot set up logging: Unknown level: 'Level LOUD'"),
+        (
+            "loglevel = 'LOUD'",
+            "loglevel must be one of debug, info, warning, error, critical, not 'LOUD'",
+        ),
     ],
 )
 def test_a_wrong_configuration_file(run, module, text, message):

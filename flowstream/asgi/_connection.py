@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from flowstream._closing import CloseReason
+from flowstream._closing import CloseReason, StreamReport
 from flowstream.asgi._direct_write import DirectWrite
 
 STATE_KEY = "flowstream.connection"
+
+ENTRY_KEY = "flowstream.access_entry"
 
 WORKERS_KEY = "flowstream.workers"
 """Where the lifespan's and each request's state say how many processes serve the app: what it
@@ -53,6 +55,22 @@ class Carrier(Protocol):
     def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
         """Return the direct writes to the response to this request, possible or not."""
         ...
+
+
+class Entry(Protocol):
+    """The line of a request in the access log, as the stream that answers it knows it."""
+
+    def begin_stream(self) -> None:
+        """Hear that a stream answers the request."""
+
+    def end_stream(self, report: StreamReport, direct_bytes: int) -> None:
+        """Hear how it ended, and what publishers have written to its connection directly."""
+
+
+def entry_of(scope: Mapping[str, Any]) -> Entry | None:
+    """Return this request's line in the access log, if there is one."""
+    state = scope.get("state")
+    return None if state is None else cast("Entry | None", state.get(ENTRY_KEY))
 
 
 def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:

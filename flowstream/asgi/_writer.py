@@ -19,7 +19,6 @@ from flowstream._queue import Gap
 from flowstream.abc import Encoder
 from flowstream.asgi._compression import Gzip
 from flowstream.asgi._direct_write import DirectWrite
-from flowstream.asgi._head import Head
 from flowstream.asgi.receive import Message, Send
 
 # Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write
@@ -51,7 +50,6 @@ class Writer:
         buffer: where the items come from.
         encoder: writes flowstream's own events.
         supply: has what is to be written while nothing is queued.
-        head: that of the response, released when there is nothing to write with it.
         controls: whether they are written.
         max_bytes: body bytes that may be written, as they are before they are compressed.
         gzip: compresses what is written; None to write it as it is.
@@ -59,7 +57,7 @@ class Writer:
 
     Attributes:
         items, bytes, heartbeats: what was handed to the server.
-        direct_items: those of the items that publishers wrote directly.
+        direct_items, direct_bytes: those of them that publishers wrote directly.
         sending: bytes that are being handed over.
         unsent: items that were taken from the buffer and not (yet) handed over.
         first_item: time at which the first item was handed over, or None.
@@ -74,7 +72,6 @@ class Writer:
         buffer: EventBuffer,
         encoder: Encoder,
         supply: _Backlog,
-        head: Head,
         *,
         controls: bool,
         max_bytes: int | None,
@@ -86,7 +83,6 @@ class Writer:
         self._buffer = buffer
         self._encoder = encoder
         self._supply = supply
-        self._head = head
         self._controls = controls
         self._max_bytes = max_bytes
         self._gzip = gzip
@@ -94,10 +90,10 @@ class Writer:
         self._gaps = 0
         self._announced = 0  # dropped items that the gaps written so far speak of
         self._heartbeat_due = False
-        self._opening = b""  # what goes out in front of the next bytes
         self._size = WRITE_SIZE
         self.items = 0
         self.direct_items = 0
+        self.direct_bytes = 0
         self.bytes = 0
         self.sending = 0
         self.heartbeats = 0
@@ -111,9 +107,13 @@ class Writer:
         """Write the status line and the headers."""
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
 
-    def open(self, retry: int | None) -> None:
-        """Have `run` write what the format begins with, so that client and proxies see bytes."""
-        self._opening = self._encoder.opening(retry)
+    async def open(self, retry: int | None) -> bool:
+        """Write what the format begins with, so that client and proxies see bytes.
+
+        Returns:
+            False if that would have passed `max_bytes`, else True.
+        """
+        return await self._write_within_bound(self._encoder.opening(retry))
 
     async def run(self) -> bool:
         """Write what there is, until the buffer is empty.
@@ -140,11 +140,6 @@ class Writer:
                 pieces = await self._supply.pull(self._allowance())
                 if pieces and not await self._write_pieces(pieces, None):
                     return False
-            elif self._opening:
-                if not await self._write_within_bound(b""):
-                    return False
-            elif self._head.is_wanted:
-                await self._head.release()  # others run meanwhile, and may have filled the buffer
             else:
                 more = False
         if self.items or not buffer.finished:
@@ -171,6 +166,7 @@ class Writer:
         """Count what was written directly, past this writer, the last at time `at`."""
         self.items += items
         self.direct_items += items
+        self.direct_bytes += size
         self.bytes += size
         self.last_write = max(self.last_write, at)
         if self.first_item is None:
@@ -191,8 +187,7 @@ class Writer:
     def _allowance(self) -> int:
         if self._max_bytes is None:
             return self._size
-        left = self._max_bytes - self._plain_bytes - len(self._opening)
-        return max(1, min(self._size, left))
+        return max(1, min(self._size, self._max_bytes - self._plain_bytes))
 
     async def _write_pieces(
         self, pieces: list[bytes | Gap], warning: tuple[int, int] | None
@@ -234,19 +229,12 @@ class Writer:
                     yield self._encoder.control("gap", gap._asdict())  # type: ignore[union-attr]
 
     async def _write_within_bound(self, data: bytes) -> bool:
-        if self._max_bytes is not None:
-            left = self._max_bytes - self._plain_bytes - len(self._opening)
-            if left < 0:
-                self._opening = b""
-            if left < len(data):
-                await self._write(b"")  # the opening by itself may fit
-                return False
+        if self._max_bytes is not None and self._plain_bytes + len(data) > self._max_bytes:
+            return False
         await self._write(data)
         return True
 
     async def _write(self, data: bytes) -> None:
-        if self._opening:
-            data, self._opening = self._opening + data, b""
         start = 0
         while start < len(data):
             size = self._size

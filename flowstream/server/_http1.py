@@ -1,6 +1,4 @@
-"""HTTP/1.1: Hypercorn's, with our WebSocket in it, heads that wait for a body, and no tunnels.
-
-A stream's head is held until the first of its body is there, and both are one write (`Head`).
+"""HTTP/1.1: Hypercorn's, with our WebSocket in it, and without tunnels.
 
 A CONNECT asks a proxy for a tunnel (RFC 9110 § 9.3.6). Hypercorn hands it to the application
 like any request; an answer of 200 then makes h11 change over to the tunnel, the body is more
@@ -9,19 +7,20 @@ than it lets through, and the traceback of that is the application's.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import h11
 
-from flowstream.asgi._head import HEAD_KEY, Head
+from flowstream.server._access_entry import Logged, keeps_access, log_unread
+from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hypercorn import (
     Closed,
     H11Protocol,
     H11WSConnection,
-    RawData,
+    HTTPStream,
     Request,
 )
-from flowstream.server._websocket import WebSocket
+from flowstream.server._websocket import LoggedWebSocket, WebSocket
 
 _STREAM_ID = 1
 
@@ -29,43 +28,31 @@ _STREAM_ID = 1
 class HTTP1(H11Protocol):
     """One HTTP/1.1 connection."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._held = b""
-        self._head = self.connection_state[HEAD_KEY] = Head(self._write_head)
-
-    async def _send_h11_event(self, event: Any) -> None:
-        # Hypercorn's, but for the head that is held.
-        try:
-            data = self.connection.send(event)
-        except h11.LocalProtocolError:
-            if self.connection.their_state != h11.ERROR:
-                raise
-            return
-        if self._head.is_wanted and type(event) is h11.Response:
-            self._held, self._head.is_held = data, True
-            return
-        if self._head.is_held:
-            data, self._held, self._head.is_held = self._held + data, b"", False
-        await self.send(RawData(data))
-
-    async def _write_head(self) -> None:
-        data, self._held, self._head.is_held = self._held, b"", False
-        await self.send(RawData(data))
-
     async def _create_stream(self, request: h11.Request) -> None:
         if request.method == b"CONNECT":
-            await self._send_error_response(501)
+            await super()._send_error_response(501)
+            await log_unread(self.config, self.client, self.ssl, 501, request)
             await self.send(Closed())
         elif _asks_for_websocket(request):
-            await self._open_websocket(request)
+            kind = LoggedWebSocket if keeps_access(self.config) else WebSocket
+            self.connection = H11WSConnection(cast(h11.Connection, self.connection))
+            await self._open(kind, request)
         else:
-            await super()._create_stream(request)
+            await self._open(LoggedExchange if keeps_access(self.config) else HTTPStream, request)
 
-    async def _open_websocket(self, request: h11.Request) -> None:
+    async def _send_error_response(self, status_code: int) -> None:
+        stream = self.stream
+        if isinstance(stream, Logged):  # what was to be its body is no HTTP
+            stream.entry.head(status_code, [])
+            stream.entry.complete()
+        await super()._send_error_response(status_code)
+        if stream is None:
+            await log_unread(self.config, self.client, self.ssl, status_code)
+
+    async def _open(self, kind: type[HTTPStream | WebSocket], request: h11.Request) -> None:
         # Hypercorn's, but for the class.
         raw = self.config.h11_pass_raw_headers
-        self.stream = WebSocket(
+        self.stream = kind(
             self.app,
             self.config,
             self.context,
@@ -76,13 +63,12 @@ class HTTP1(H11Protocol):
             self.stream_send,
             _STREAM_ID,
         )
-        self.connection = H11WSConnection(cast(h11.Connection, self.connection))
         await self.stream.handle(
             Request(
                 stream_id=_STREAM_ID,
                 headers=request.headers.raw_items() if raw else list(request.headers),
                 http_version=request.http_version.decode(),
-                method="GET",
+                method=request.method.decode("ascii").upper(),
                 raw_path=request.target,
                 state=self.connection_state,
             )

@@ -29,6 +29,7 @@ try:
     from hypercorn.config import Config, Sockets
     from hypercorn.events import Closed, RawData, Updated
     from hypercorn.events import Event as TransportEvent
+    from hypercorn.logging import AccessLogAtoms, Logger
     from hypercorn.protocol import ProtocolWrapper
     from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, StreamClosed
     from hypercorn.protocol.events import Event as StreamEvent
@@ -65,6 +66,7 @@ __all__ = [
     "ASGIHTTPState",
     "ASGIWebsocketState",
     "ASGIWrapper",
+    "AccessLogAtoms",
     "Body",
     "BufferCompleteError",
     "Closed",
@@ -82,6 +84,7 @@ __all__ = [
     "LifespanFailureError",
     "LifespanState",
     "LifespanTimeoutError",
+    "Logger",
     "ProtocolWrapper",
     "RawData",
     "Request",
@@ -118,6 +121,12 @@ _METHODS: dict[type, dict[str, str]] = {
         "response_headers": "protocol",
         "set_statsd_logger_class": "statsd_logger",
     },
+    Logger: {
+        "__init__": "config",
+        "access": "request response request_time",
+        "atoms": "request response request_time",
+    },
+    AccessLogAtoms: {"__init__": "request response request_time"},
     Lifespan: {
         "__init__": "app config state",
         "handle_lifespan": "task_status",
@@ -154,7 +163,6 @@ _METHODS: dict[type, dict[str, str]] = {
         "stream_send": "event",
         "_create_stream": "request",
         "_send_error_response": "status_code",
-        "_send_h11_event": "event",
     },
     H11WSConnection: {"__init__": "h11_connection"},
     H2Protocol: {
@@ -187,8 +195,8 @@ _METHODS: dict[type, dict[str, str]] = {
     },
     RawData: {"__init__": "data address"},
     Updated: {"__init__": "idle"},
-    Request: {"__init__": "stream_id headers http_version method raw_path state"},
     Response: {"__init__": "stream_id headers status_code"},
+    Request: {"__init__": "stream_id headers http_version method raw_path state"},
     Body: {"__init__": "stream_id data"},
     Data: {"__init__": "stream_id data"},
     EndBody: {"__init__": "stream_id"},
@@ -217,6 +225,7 @@ _ATTRIBUTES: dict[type, str] = {
     Lifespan: "shutdown supported",
     WorkerContext: "event_class terminate terminated",
     TCPServer: "app config context idle_task send_lock state stream",
+    Logger: "access_log_format access_logger error_logger",
     H11Protocol: "app client config connection connection_state context keep_alive_requests send "
     "server ssl stream task_group",
     H2Protocol: "app client closed config connection connection_state context has_data "

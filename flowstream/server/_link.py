@@ -20,6 +20,9 @@ class Link(Live):
         connection: what carries all streams of the connection.
         reset: called to have this one reset.
         has_body: whether the request's headers were not the end of it.
+
+    Attributes:
+        reason: why it ended before the response did, or None.
     """
 
     def __init__(self, connection: Carrier, reset: Callable[[], None], *, has_body: bool) -> None:
@@ -27,7 +30,7 @@ class Link(Live):
         self._reset = reset
         self._has_body = has_body
         self._carried: tuple[Carried, ...] = ()
-        self._ended: CloseReason | None = None
+        self.reason: CloseReason | None = None
 
     @property
     def is_attached(self) -> bool:
@@ -38,8 +41,8 @@ class Link(Live):
         """Tell `stream` when it is reset, the connection ends or the server shuts down."""
         self._connection.attach(stream)
         self._carried += (stream,)
-        if self._ended is not None:
-            stream.abort(self._ended)
+        if self.reason is not None:
+            stream.abort(self.reason)
 
     def detach(self, stream: Carried) -> None:
         """Tell `stream` nothing more."""
@@ -48,7 +51,7 @@ class Link(Live):
 
     def abort(self, reason: CloseReason) -> None:
         """Reset this stream; the others of the connection go on."""
-        if self._ended is None:
+        if self.reason is None:
             self.end(reason)
             self._reset()
 
@@ -62,8 +65,8 @@ class Link(Live):
 
     def end(self, reason: CloseReason) -> None:
         """Tell the response that it is over."""
-        if self._ended is None:
-            self._ended = reason
+        if self.reason is None:
+            self.reason = reason
         for stream in self._carried:
             self.detach(stream)
-            stream.abort(self._ended)
+            stream.abort(self.reason)

@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from flowstream.asgi._connection import WORKERS_KEY
+from flowstream.server._access_log import AccessLog, StatsdAccessLog
 from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
 from flowstream.server._context import Context
@@ -79,6 +80,8 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
     check()
     _warn_of_bare_quart(app)
     settings = ServerConfig() if config is None else checked(config)
+    if settings.logger_class is AccessLog and settings.statsd_host is not None:
+        settings.logger_class, settings._log = StatsdAccessLog, None
     settings.set_statsd_logger_class(StatsdLogger)
     if settings.quic_bind:
         check_quic()

@@ -13,7 +13,11 @@ from types import new_class
 from typing import Any, cast
 
 from flowstream.limits import positive, whole
-from flowstream.server._hypercorn import Config
+from flowstream.server._access_log import FORMAT, AccessLog
+from flowstream.server._hypercorn import Config, Logger
+from flowstream.server._log_handlers import FORMATS
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 # What users of other servers write, and what they mean here.
 _FOREIGN = {
@@ -39,6 +43,15 @@ class ServerConfig(Config):
 
     worker_class = "trio"
     """The only one there is here: Hypercorn's asyncio cannot run flowstream's streams."""
+
+    logger_class = AccessLog
+    """Escapes what clients send, and knows of more atoms."""
+
+    access_log_format = FORMAT
+    """Hypercorn's, with the seconds that a request took and how a stream ended."""
+
+    log_format: str = "text"
+    """How the log is written: ``"text"``, or ``"json"`` for one object a line."""
 
     backlog = 2048
     """Connections that may wait to be accepted. Hypercorn's 100 are few when a thousand
@@ -125,6 +138,11 @@ def checked(config: Config) -> ServerConfig:
     if config.max_requests is not None:
         whole("max_requests", config.max_requests, unit="requests")
     _check_probes(config.keep_alive_probes)
+    if config.log_format not in FORMATS:
+        raise ValueError(f"log_format must be 'text' or 'json', not {config.log_format!r}")
+    level = config.loglevel
+    if not isinstance(level, str) or level.upper() not in LEVELS:
+        raise ValueError(f"loglevel must be one of {', '.join(LEVELS).lower()}, not {level!r}")
     readyz = config.readyz
     if readyz is not None and not (isinstance(readyz, str) and readyz.startswith("/")):
         raise ValueError(f"readyz must be a path that begins with /, not {readyz!r}")
@@ -145,6 +163,8 @@ def _adopted(config: Config) -> ServerConfig:
         kind = cast(type[ServerConfig], own)
     result = kind.__new__(kind)
     vars(result).update(vars(config))
+    if type(result._log) is Logger:
+        result._log = None  # ours is made in its place
     return result
 
 

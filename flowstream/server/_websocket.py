@@ -12,6 +12,7 @@ What is different from ``hypercorn.protocol.ws_stream.WSStream``, and why:
 
 from __future__ import annotations
 
+from flowstream.server._access_entry import Logged
 from flowstream.server._hypercorn import (
     ASGIWebsocketState,
     Body,
@@ -46,3 +47,7 @@ class WebSocket(WSStream):
 
     async def _leave(self) -> None:
         await self.send(StreamClosed(stream_id=self.stream_id))
+
+
+class LoggedWebSocket(Logged, WebSocket):  # type: ignore[misc]  # it fits either of Hypercorn's
+    """One that the access log tells of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -13,11 +14,15 @@ from typing import Any
 
 import trio
 
+from flowstream._failure import first_of
 from flowstream.server._code_watch import CodeWatch
 from flowstream.server._job import CODE_CHANGED, Job
 from flowstream.server._lifeline import Lifeline
 from flowstream.server._loading import explain, files_in, keep_what_is_loaded, load_app
+from flowstream.server._process_log import ProcessLog
 from flowstream.server._serving import serve
+
+logger = logging.getLogger("flowstream.server")
 
 READY = b"+"
 """What a worker reports when it accepts connections; anything else is why it never will."""
@@ -40,11 +45,19 @@ def main() -> int:
     if job.reload:
         # A .pyc is taken for current if its source has the same size and the same second.
         sys.dont_write_bytecode = True
+    with ProcessLog(job.config()) as log:
+        return _load_and_run(job, lifeline, sockets, started, log)
+
+
+def _load_and_run(
+    job: Job, lifeline: Lifeline, sockets: Any, started: float, log: ProcessLog
+) -> int:
     try:
         app = load_app(job.app)
     except Exception as error:  # noqa: BLE001  # shown
         return _fail(job, error, started)
     keep_what_is_loaded()
+    log.begin()
     worker = _Worker(app, job, lifeline, started)
     try:
         return trio.run(worker.run, sockets)
@@ -117,8 +130,12 @@ def _report(job: Job, text: bytes) -> None:
 def _fail(job: Job, error: Exception, started: float) -> int:
     """Say why the app cannot be served; if it is watched, wait until it has changed."""
     trace, reason = explain(error, job.app)
-    sys.stderr.write(trace)
-    sys.stderr.flush()
+    if job.config().log_format == "json":
+        logger.critical("%s", reason, exc_info=first_of(error) if trace else None)
+    else:
+        with contextlib.suppress(OSError):  # nobody reads it
+            sys.stderr.write(trace)
+            sys.stderr.flush()
     _report(job, reason.encode(errors="replace"))
     if not job.reload:
         return 1

@@ -1,0 +1,132 @@
+"""How a line of the log looks, and the handlers for standard output and standard error.
+
+The console stands back: it takes only what no handler of the app's own takes, however and
+whenever that was put there. So a line is shown once, and in the way that its owner wants.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+FORMATS = ("text", "json")
+
+_TEXT = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
+_TIME = "[%Y-%m-%d %H:%M:%S %z]"
+# A terminal acts on these. Line ends and tabs are a traceback's own.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What every record has: anything else was given as `extra`.
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+
+
+class TextFormatter(logging.Formatter):
+    """Lines in Hypercorn's format, with nothing in them that a terminal acts on."""
+
+    def __init__(self) -> None:
+        super().__init__(_TEXT, _TIME)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and a traceback below it."""
+        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", super().format(record))
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, process, `extra` and exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object."""
+        at = datetime.fromtimestamp(record.created, UTC)
+        found: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        if record.exc_info:
+            found["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            found["exception"] = record.exc_text
+        if record.stack_info:
+            found["stack"] = record.stack_info
+        known = _STANDARD | found.keys()
+        extra = {name: each for name, each in vars(record).items() if name not in known}
+        try:
+            return json.dumps(found | extra, default=str, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):  # a key that is no text, nan, a cycle
+            plain = {name: _plain(value) for name, value in extra.items()}
+            return json.dumps(found | plain)
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, str)) else repr(value)
+
+
+def formatter(log_format: str) -> logging.Formatter:
+    """Return what makes lines of `log_format`, one of `FORMATS`."""
+    return JSONFormatter() if log_format == "json" else TextFormatter()
+
+
+class Standard(logging.Handler):
+    """Writes to what is the process's standard output or standard error at the moment.
+
+    If that is closed there is nobody to tell, and nothing happens.
+    """
+
+    def __init__(self, name: Literal["stdout", "stderr"], log_format: str) -> None:
+        super().__init__()
+        self._standard = name
+        self.setFormatter(formatter(log_format))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, in one piece."""
+        try:
+            text = f"{self.format(record)}\n"
+        except Exception:  # noqa: BLE001  # shown
+            self.handleError(record)
+            return
+        stream = getattr(sys, self._standard)
+        try:
+            encoding = getattr(stream, "encoding", None) or "utf-8"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # there is none, nobody reads it, or it is closed
+
+
+class Console(Standard):
+    """Writes to standard error what no other handler takes."""
+
+    def __init__(self, log_format: str) -> None:
+        super().__init__("stderr", log_format)
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Write the record, unless somebody else does."""
+        return False if self._is_for_another(record.name) else super().handle(record)
+
+    def _is_for_another(self, name: str) -> bool:
+        logger: logging.Logger | None = logging.getLogger(None if name == "root" else name)
+        seen_self = False
+        while logger is not None:
+            for handler in logger.handlers:
+                if handler is self:
+                    seen_self = True
+                elif isinstance(handler, Console):
+                    if seen_self:  # the outer one of two
+                        return True
+                elif not isinstance(handler, logging.NullHandler):
+                    return True
+            logger = logger.parent if logger.propagate else None
+        return False
+
+
+class LogFile(logging.FileHandler):
+    """Appends to a file."""
+
+    def __init__(self, path: str, log_format: str) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(formatter(log_format))
