@@ -78,6 +78,8 @@ class HTTP1(H11Protocol):
 
 
 def _asks_for_websocket(request: h11.Request) -> bool:
+    if not any(name == b"upgrade" for name, _ in request.headers):  # nearly always
+        return False
     # As Hypercorn decides it, which would take what we let pass: as text, whose white space
     # has more characters than that of bytes.
     fields = {name: value.decode("latin-1").strip().lower() for name, value in request.headers}
