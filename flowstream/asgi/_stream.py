@@ -38,6 +38,7 @@ from flowstream.asgi._compression import Gzip, gzip_headers
 from flowstream.asgi._connection import Carrier, Entry
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
+from flowstream.asgi._head import Head
 from flowstream.asgi._logging import log_report, printable
 from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
 from flowstream.asgi._statistics import StreamStatistics
@@ -68,6 +69,7 @@ class Stream:
         carrier: the connection that carries it, if it is one of flowstream's server.
         direct_write: how a publisher writes to that connection, if it can.
         entry: the request's line in the access log, if there is one.
+        head: that of the response.
         after: the id that its client saw last, or None.
         app: the framework's app, if the scope has it; for the log.
         gzip: its client asks for gzip.
@@ -83,6 +85,7 @@ class Stream:
         carrier: Carrier | None,
         direct_write: DirectWrite,
         entry: Entry | None,
+        head: Head,
         *,
         after: str | None,
         app: object,
@@ -95,6 +98,7 @@ class Stream:
         self._entry = entry
         if entry is not None:
             entry.begin_stream()
+        self._head = head
         self._app = app
         self._not_direct: NotDirect | None = NotDirect.NOT_BEGUN
         self._told: NotDirect | None = NotDirect.NOT_BEGUN  # as the log has it
@@ -194,6 +198,7 @@ class Stream:
             self._buffer,
             self._encoder,
             self._supply,
+            self._head,
             controls=self._plan.controls,
             max_bytes=self._plan.limits.max_bytes,
             direct_write=direct_write,
@@ -201,12 +206,16 @@ class Stream:
         )
         try:
             with self._until_cut_off():
+                self._head.hold()  # until the writer has nothing more to write
                 await writer.begin(status, coded or headers)
                 self._answered = True
                 self._supply.connect(writer, None if direct_write is None else direct_write.write)
                 if self._aborted:
                     return
-                await self._write(writer, await writer.open(self._plan.retry))
+                writer.open(self._plan.retry)
+                if self._supply.has_task:
+                    await self._let_it_begin()
+                await self._write(writer, True)
             self._tell_of_direct_writes()
             while not (self._parted or self._cut_off):
                 # An idle stream is here, without a scope, which would take 0.8 KB.
@@ -226,6 +235,19 @@ class Stream:
             if not self._answered:
                 self._logged_elsewhere = True  # by the framework
                 raise
+        finally:
+            await self._head.release()  # noqa: ASYNC102  # what is written is shielded
+
+    async def _let_it_begin(self) -> None:
+        """Let the producer's task run to where it waits for the first time.
+
+        What it has made by then goes out with the head. Two passes: in the first of them the
+        event loop may take the two tasks in either order.
+        """
+        buffer = self._buffer
+        for _ in range(2):
+            if not (buffer.queue.offered or buffer.finished):
+                await trio.lowlevel.checkpoint()
 
     async def finish(self) -> None:
         """Wait until the producer has cleaned up, then make the report.

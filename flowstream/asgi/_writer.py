@@ -19,6 +19,7 @@ from flowstream._queue import Gap
 from flowstream.abc import Encoder
 from flowstream.asgi._compression import Gzip
 from flowstream.asgi._direct_write import DirectWrite
+from flowstream.asgi._head import Head
 from flowstream.asgi.receive import Message, Send
 
 # Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write
@@ -50,6 +51,7 @@ class Writer:
         buffer: where the items come from.
         encoder: writes flowstream's own events.
         supply: has what is to be written while nothing is queued.
+        head: that of the response, released when there is nothing to write with it.
         controls: whether they are written.
         max_bytes: body bytes that may be written, as they are before they are compressed.
         gzip: compresses what is written; None to write it as it is.
@@ -72,6 +74,7 @@ class Writer:
         buffer: EventBuffer,
         encoder: Encoder,
         supply: _Backlog,
+        head: Head,
         *,
         controls: bool,
         max_bytes: int | None,
@@ -83,6 +86,7 @@ class Writer:
         self._buffer = buffer
         self._encoder = encoder
         self._supply = supply
+        self._head = head
         self._controls = controls
         self._max_bytes = max_bytes
         self._gzip = gzip
@@ -90,6 +94,7 @@ class Writer:
         self._gaps = 0
         self._announced = 0  # dropped items that the gaps written so far speak of
         self._heartbeat_due = False
+        self._opening = b""  # what goes out in front of the next bytes
         self._size = WRITE_SIZE
         self.items = 0
         self.direct_items = 0
@@ -107,13 +112,9 @@ class Writer:
         """Write the status line and the headers."""
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def open(self, retry: int | None) -> bool:
-        """Write what the format begins with, so that client and proxies see bytes.
-
-        Returns:
-            False if that would have passed `max_bytes`, else True.
-        """
-        return await self._write_within_bound(self._encoder.opening(retry))
+    def open(self, retry: int | None) -> None:
+        """Have `run` write what the format begins with, so that client and proxies see bytes."""
+        self._opening = self._encoder.opening(retry)
 
     async def run(self) -> bool:
         """Write what there is, until the buffer is empty.
@@ -140,6 +141,11 @@ class Writer:
                 pieces = await self._supply.pull(self._allowance())
                 if pieces and not await self._write_pieces(pieces, None):
                     return False
+            elif self._opening:
+                if not await self._write_within_bound(b""):
+                    return False
+            elif self._head.is_wanted:
+                await self._head.release()  # others run meanwhile, and may have filled the buffer
             else:
                 more = False
         if self.items or not buffer.finished:
@@ -187,7 +193,8 @@ class Writer:
     def _allowance(self) -> int:
         if self._max_bytes is None:
             return self._size
-        return max(1, min(self._size, self._max_bytes - self._plain_bytes))
+        left = self._max_bytes - self._plain_bytes - len(self._opening)
+        return max(1, min(self._size, left))
 
     async def _write_pieces(
         self, pieces: list[bytes | Gap], warning: tuple[int, int] | None
@@ -229,12 +236,19 @@ class Writer:
                     yield self._encoder.control("gap", gap._asdict())  # type: ignore[union-attr]
 
     async def _write_within_bound(self, data: bytes) -> bool:
-        if self._max_bytes is not None and self._plain_bytes + len(data) > self._max_bytes:
-            return False
+        if self._max_bytes is not None:
+            left = self._max_bytes - self._plain_bytes - len(self._opening)
+            if left < 0:
+                self._opening = b""
+            if left < len(data):
+                await self._write(b"")  # the opening by itself may fit
+                return False
         await self._write(data)
         return True
 
     async def _write(self, data: bytes) -> None:
+        if self._opening:
+            data, self._opening = self._opening + data, b""
         start = 0
         while start < len(data):
             size = self._size

@@ -1,4 +1,6 @@
-"""HTTP/1.1: Hypercorn's, with our WebSocket in it, and without tunnels.
+"""HTTP/1.1: Hypercorn's, with our WebSocket in it, heads that wait for a body, and no tunnels.
+
+A stream's head is held until the first of its body is there, and both are one write (`Head`).
 
 A CONNECT asks a proxy for a tunnel (RFC 9110 § 9.3.6). Hypercorn hands it to the application
 like any request; an answer of 200 then makes h11 change over to the tunnel, the body is more
@@ -7,10 +9,11 @@ than it lets through, and the traceback of that is the application's.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import h11
 
+from flowstream.asgi._head import HEAD_KEY, Head
 from flowstream.server._access_entry import Logged, keeps_access, log_unread
 from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hypercorn import (
@@ -18,6 +21,7 @@ from flowstream.server._hypercorn import (
     H11Protocol,
     H11WSConnection,
     HTTPStream,
+    RawData,
     Request,
 )
 from flowstream.server._websocket import LoggedWebSocket, WebSocket
@@ -27,6 +31,30 @@ _STREAM_ID = 1
 
 class HTTP1(H11Protocol):
     """One HTTP/1.1 connection."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._held = b""
+        self._head = self.connection_state[HEAD_KEY] = Head(self._write_head)
+
+    async def _send_h11_event(self, event: Any) -> None:
+        # Hypercorn's, but for the head that is held.
+        try:
+            data = self.connection.send(event)
+        except h11.LocalProtocolError:
+            if self.connection.their_state != h11.ERROR:
+                raise
+            return
+        if self._head.is_wanted and type(event) is h11.Response:
+            self._held, self._head.is_held = data, True
+            return
+        if self._head.is_held:
+            data, self._held, self._head.is_held = self._held + data, b"", False
+        await self.send(RawData(data))
+
+    async def _write_head(self) -> None:
+        data, self._held, self._head.is_held = self._held, b"", False
+        await self.send(RawData(data))
 
     async def _create_stream(self, request: h11.Request) -> None:
         if request.method == b"CONNECT":

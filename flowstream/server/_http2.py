@@ -31,6 +31,7 @@ from hyperframe.frame import GoAwayFrame
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._head import HEAD_KEY, Head
 from flowstream.server._access_entry import keeps_access
 from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hypercorn import (
@@ -45,6 +46,7 @@ from flowstream.server._hypercorn import (
     HTTPStream,
     RawData,
     Request,
+    Response,
     StreamClosed,
     StreamEvent,
     TransportEvent,
@@ -90,6 +92,8 @@ class HTTP2(H2Protocol):
         self._at_work = 0  # applications: some outlast their streams
         self._links: dict[int, Link] = {}
         self._uploads: dict[int, Upload] = {}
+        self._holding = False  # what h2 has made waits for what comes behind it
+        self._held: dict[int, Head] = {}  # by their streams
         self._credit = 0  # of the connection's window
         self._patience = Patience()
         self._last_request = 0
@@ -110,14 +114,37 @@ class HTTP2(H2Protocol):
         try:
             if isinstance(event, StreamClosed):
                 await self._finish(event.stream_id)
-            elif isinstance(event, (Body, Data)) and len(event.data) > LOW_WATER:
+                return
+            self._take_along(event.stream_id)
+            if isinstance(event, (Body, Data)) and len(event.data) > LOW_WATER:
                 for start in range(0, len(event.data), LOW_WATER):
                     piece = event.data[start : start + LOW_WATER]
                     await super().stream_send(type(event)(stream_id=event.stream_id, data=piece))
+            elif isinstance(event, Response):
+                await self._send_head(event)
             else:
                 await super().stream_send(event)
         except trio.TooSlowError:
             await self._stalled(event.stream_id)
+
+    async def _send_head(self, event: Response) -> None:
+        stream = self.streams.get(event.stream_id)
+        head = None if stream is None else stream.scope["state"].get(HEAD_KEY)
+        if head is None or not head.is_wanted:
+            await super().stream_send(event)
+            return
+        # h2 keeps it until anything of the connection is written, which is when its turn comes.
+        self._held[event.stream_id] = head
+        head.is_held = self._holding = True
+        try:
+            await super().stream_send(event)
+        finally:
+            self._holding = False
+
+    def _take_along(self, stream_id: int) -> None:
+        """Leave a head that is held to the sending task, which has more of its stream to send."""
+        if head := self._held.pop(stream_id, None):
+            head.is_held = False
 
     async def reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
         """Send RST_STREAM and release whoever waits to write to the stream."""
@@ -185,7 +212,7 @@ class HTTP2(H2Protocol):
     async def _flush(self) -> None:
         # Shielded: frames that h2 has made have to go out, or its HPACK table is no longer
         # the client's.
-        if data := self.connection.data_to_send():
+        if not self._holding and (data := self.connection.data_to_send()):
             with trio.CancelScope(shield=True):
                 await self.send(RawData(data))
 
@@ -318,7 +345,9 @@ class HTTP2(H2Protocol):
                 http_version="2",
                 method=method,
                 raw_path=fields[b":path"],
-                state=ConnectionState({**self.connection_state, STATE_KEY: link}),
+                state=ConnectionState(
+                    {**self.connection_state, STATE_KEY: link, HEAD_KEY: Head(self._flush)}
+                ),
             )
         )
         if not stream.closed:
@@ -402,6 +431,7 @@ class HTTP2(H2Protocol):
         if link := self._links.pop(stream_id, None):
             link.end(CloseReason.CLIENT_DISCONNECTED)
         self._uploads.pop(stream_id, None)
+        self._take_along(stream_id)
         await super()._close_stream(stream_id)
         if buffer := self.stream_buffers.get(stream_id):
             await buffer.close()

@@ -163,6 +163,7 @@ _METHODS: dict[type, dict[str, str]] = {
         "stream_send": "event",
         "_create_stream": "request",
         "_send_error_response": "status_code",
+        "_send_h11_event": "event",
     },
     H11WSConnection: {"__init__": "h11_connection"},
     H2Protocol: {
@@ -195,8 +196,8 @@ _METHODS: dict[type, dict[str, str]] = {
     },
     RawData: {"__init__": "data address"},
     Updated: {"__init__": "idle"},
-    Response: {"__init__": "stream_id headers status_code"},
     Request: {"__init__": "stream_id headers http_version method raw_path state"},
+    Response: {"__init__": "stream_id headers status_code"},
     Body: {"__init__": "stream_id data"},
     Data: {"__init__": "stream_id data"},
     EndBody: {"__init__": "stream_id"},
