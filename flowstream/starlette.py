@@ -13,7 +13,7 @@ request's body while it streams needs `SharedBody` around the app.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -50,6 +50,10 @@ class _Wrapped(Response):
         self.body = b""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if gzip_headers(self.raw_headers) is None:
+            # The app says itself how the body is encoded, so the stream is not to be.
+            scope = {**scope, "headers": _without_accept_encoding(scope["headers"])}
+
         async def send_ours(message: Message) -> None:
             if (
                 message["type"] == "http.response.start"
@@ -64,6 +68,10 @@ class _Wrapped(Response):
         await self._stream_response(scope, receive, send_ours)
         if self.background is not None:
             await self.background()
+
+
+def _without_accept_encoding(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in headers if pair[0].lower() != b"accept-encoding"]
 
 
 def response(stream_response: StreamResponse) -> Response:

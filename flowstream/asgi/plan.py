@@ -197,6 +197,11 @@ def make_plan(
         buffer = source.buffer if buffer == _ITEMS else buffer
         source = source.feed
     found = as_source(source)
+    if isinstance(found, Source) and found.typed and not encoder.in_band:
+        raise TypeError(
+            f"{type(encoder).__name__} has no room for the events of progress(): give it "
+            "tell=function, which is called with each in their place"
+        )
     if isinstance(source, Subscription):
         if policy is not None:
             raise TypeError("a subscription has its policy already: give it to subscribe()")

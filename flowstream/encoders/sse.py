@@ -58,9 +58,10 @@ class SSE(ControlEncoder):
             ValueError: if `id` or `type` has CR, LF or NUL in it, `retry` is negative, or a
                 text has a lone surrogate in it (then it is a `UnicodeEncodeError`).
         """
-        if data.__class__ is str:
+        kind = data.__class__
+        if kind is str:
             text = data
-        elif isinstance(data, str):
+        elif kind is not dict and isinstance(data, str):
             # The characters themselves: format() of an enum member is "Colour.RED".
             text = str.__str__(data)
         else:

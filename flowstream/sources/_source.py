@@ -28,6 +28,9 @@ class Source(abc.ABC):
     no policy drops any. A source that makes more or fewer fails its stream.
     """
 
+    typed: bool = False
+    """Whether it sends events of a type of its own, for which a table has no room."""
+
     @abc.abstractmethod
     async def run(self, out: Outlet) -> None:
         """Put all items into `out`, and release what the items came from, however it ends.

@@ -7,7 +7,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
+from typing import Any
 from urllib.parse import quote
 
 from flowstream._errors import NotFoundError, SourceError, UpstreamError
@@ -22,6 +24,9 @@ _BUSY_STEP = 0.02
 # Rows that are fetched without looking whether the thread is late, which saves a tenth of the
 # time. One, while they come slowly: the next might be long in coming.
 _QUICK_STEP = 32
+
+# What `sqlite3` says of text that is not UTF-8; it has no code for it.
+_NOT_UTF8 = "Could not decode to UTF-8"
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -43,6 +48,7 @@ class SQLiteCursor(Cursor):
         self._cursor: sqlite3.Cursor | None = None
         self._interrupted = False
         self._step = 1
+        self._text_factory: Any = None  # of the app's connection, if it was replaced
 
     def open(self) -> Sequence[str]:
         """Open the database and run the query to its first row."""
@@ -79,7 +85,9 @@ class SQLiteCursor(Cursor):
                 rows.extend(islice(cursor, step - 1))
                 left -= step
         except sqlite3.OperationalError as error:
-            raise _public(error) from error
+            if not self._reads_on(error):
+                raise _public(error) from error
+            return
         self._step = 1 if batch.late else _QUICK_STEP
 
     def interrupt(self, attempt: int) -> None:
@@ -93,8 +101,25 @@ class SQLiteCursor(Cursor):
         cursor, self._cursor = self._cursor, None
         if cursor is not None:
             cursor.close()  # ends the statement, which holds a lock on the database
-        if self._path is not None and self._connection is not None:
-            self._connection.close()
+        if self._connection is not None:
+            if self._text_factory is not None:
+                self._connection.text_factory = self._text_factory
+            if self._path is not None:
+                self._connection.close()
+
+    def _reads_on(self, error: sqlite3.OperationalError) -> bool:
+        """Return whether the row that failed can be read now, with U+FFFD in its text.
+
+        SQLite does not check that text is UTF-8. The cursor stays at the row, so the next fetch
+        begins with it.
+        """
+        connection = self._connection
+        if connection is None or self._text_factory or not str(error).startswith(_NOT_UTF8):
+            return False
+        logger.warning("an SQLite database has text that is not UTF-8; it is sent with U+FFFD")
+        self._text_factory = connection.text_factory
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        return True
 
     def _execute(self, cursor: sqlite3.Cursor) -> None:
         """Run the query to its first row; wait while others write, if the database is ours."""

@@ -24,6 +24,7 @@ class Wrapper(Source):
 
     def __init__(self, inner: Source, *, alike: bool) -> None:
         self._inner = inner
+        self.typed = inner.typed
         if alike:
             self.status = inner.status
             self.headers = inner.headers
@@ -42,6 +43,7 @@ class _ResumableWrapper(Resumable):
         self._wrapper = wrapper
         wrapped = wrapper(inner)
         self.status, self.headers, self.length = wrapped.status, wrapped.headers, wrapped.length
+        self.typed = wrapped.typed
 
     def resumed(self, after: str | None) -> Source:
         """Return the source for one client, wrapped."""

@@ -7,8 +7,9 @@ is in the order in which it happened.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
@@ -48,6 +49,7 @@ def progress(
     every: float = 1.0,
     total: float | None = None,
     key: Hashable = "progress",
+    tell: Callable[[Progress], object] | None = None,
 ) -> Source:
     """Return `source` with events of type ``progress`` between its items.
 
@@ -66,6 +68,9 @@ def progress(
         every: seconds between its events, at least; 1 by default.
         total: how many items there will be, if that is known.
         key: what its events are about, for `Conflate`; two of them in one stream need two.
+        tell: a function that is given each `Progress` in the place of the events, which are then
+            not sent: for a table or raw bytes, which have no room for them. It must not wait;
+            ``topic.publish_nowait`` is one.
 
     Raises:
         SourceError: `source` is no source of one client.
@@ -79,12 +84,23 @@ def progress(
         if not 0 <= total < math.inf:
             raise ValueError(f"total must be 0 or more items, and finite, not {total!r}")
     hash(key)
-    return wrap(source, "progress", lambda inner: _Progress(inner, every, total, key))
+    if tell is not None and (not callable(tell) or inspect.iscoroutinefunction(tell)):
+        raise TypeError("tell must be a plain function of a Progress: nobody would await it")
+    return wrap(source, "progress", lambda inner: _Progress(inner, every, total, key, tell))
 
 
 class _Progress(Wrapper):
-    def __init__(self, inner: Source, every: float, total: float | None, key: Hashable) -> None:
-        super().__init__(inner, alike=False)
+    def __init__(
+        self,
+        inner: Source,
+        every: float,
+        total: float | None,
+        key: Hashable,
+        tell: Callable[[Progress], object] | None,
+    ) -> None:
+        super().__init__(inner, alike=tell is not None)
+        self.typed = tell is None or inner.typed
+        self._tell = tell
         self._every = every
         self._total = total
         self._key = key
@@ -94,18 +110,25 @@ class _Progress(Wrapper):
         meter = _Meter(self._total, self._key)
         every = self._every
 
+        async def tell_how_far(*, essential: bool = False) -> None:
+            event = meter.event(essential=essential)
+            if self._tell is None:
+                await out.send(event)
+            else:
+                self._tell(event.data)
+
         async def send(item: Any) -> None:
             await out.send(item)
             meter.count(item)
             if meter.is_due(every):
-                await out.send(meter.event())
+                await tell_how_far()
 
         def send_nowait(item: Any) -> None:
             out.send_nowait(item)
             meter.count(item)  # told of behind the next item that can wait
 
         await self._inner.run(Relay(send, out.statistics, send_nowait))
-        await out.send(meter.event(essential=True))
+        await tell_how_far(essential=True)
 
 
 class _Meter:

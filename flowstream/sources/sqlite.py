@@ -46,6 +46,9 @@ def sqlite_rows(
     Raises:
         TypeError, ValueError: an argument is not what is said above.
 
+    Text that is not UTF-8 is sent with U+FFFD in the place of what can't be read, and logged. (On
+    a connection of the app's, its own ``text_factory`` decides.)
+
     A stream fails with `NotFoundError` if there is no file at the path, with `UpstreamError`
     (503) if others keep the database locked for 5 s, and with what `sqlite3` raises
     otherwise, for a query that can't be read or a file that is no database.

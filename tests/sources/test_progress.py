@@ -7,9 +7,9 @@ import json
 import pytest
 import trio
 
-from flowstream import Conflate, Event, resumable, sse
+from flowstream import Conflate, Event, csv, raw, resumable, sse
 from flowstream._errors import PublicError
-from flowstream.sources import Progress, progress
+from flowstream.sources import Progress, progress, with_timeout
 from flowstream.testing import collect, open_stream
 
 
@@ -157,3 +157,36 @@ def test_wrong_arguments_are_refused_at_the_call(wrong):
     """Times and totals are more than 0, a key can be looked up."""
     with pytest.raises((TypeError, ValueError), match=r"every|total|unhashable"):
         progress([1], **wrong)
+
+
+async def test_a_table_tells_a_function(autojump_clock):
+    """The rows are all that is sent, and whoever else wants to know is told how far they are."""
+    heard = []
+
+    async def rows():
+        for n in range(3):
+            await trio.sleep(1)
+            yield [n]
+
+    answer = await collect(csv(progress(rows, every=1, total=3, tell=heard.append)))
+    assert answer.body == b"0\r\n1\r\n2\r\n"
+    assert [(told.items, told.total) for told in heard] == [(1, 3), (2, 3), (3, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("make", [csv, raw])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_format_without_room_for_it_refuses_it_at_the_call(make, wrapped):
+    """With what to write instead."""
+    source = progress([[1]])
+    with pytest.raises(TypeError, match="tell=function"):
+        make(with_timeout(source, between=60) if wrapped else source)
+
+
+def test_a_function_that_would_have_to_be_awaited_is_refused():
+    """Nobody would."""
+
+    async def tell(_):
+        """Wait."""
+
+    with pytest.raises(TypeError, match="tell must be a plain function"):
+        progress([1], tell=tell)

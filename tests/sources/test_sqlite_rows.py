@@ -526,3 +526,35 @@ async def test_a_row_costs_little_more_than_in_a_plain_loop(tmp_path, new_sink):
     # Rows of two cells: the row itself costs next to nothing. A tracer that counts lines, as
     # coverage does, sees more of ours than of the loop.
     assert min(ratios) < (6 if sys.gettrace() is None else 15)
+
+
+BROKEN = """SELECT 1 AS n, 'Köln' AS t UNION ALL SELECT 2, CAST(x'fc41' AS TEXT)
+            UNION ALL SELECT 3, 'a' || char(0) || 'b'
+            UNION ALL SELECT 4, CAST(x'f0' AS TEXT)"""
+
+
+@pytest.mark.parametrize("batch", [1, 2, 500])
+async def test_text_that_is_not_utf_8_is_sent_with_its_place_marked(database, sink, caplog, batch):
+    """SQLite does not check text: all rows come, and the log says it once."""
+    await sqlite_rows(database, BROKEN, tuples=True, batch=batch).run(sink)
+    assert sink.items == [(1, "Köln"), (2, "\ufffdA"), (3, "a\0b"), (4, "\ufffd")]
+    assert caplog.text.count("text that is not UTF-8") == 1
+
+
+async def test_a_connection_of_the_apps_has_its_own_text_factory_back(connection, sink):
+    """What was set for the stream is unset with it."""
+    await sqlite_rows(connection, BROKEN, tuples=True).run(sink)
+    assert len(sink.items) == 4
+    assert connection.text_factory is str
+
+
+async def test_a_converter_that_fails_loses_no_row_before_it(database, caplog):
+    """The rows before it are delivered, then the failure is told."""
+    with closing(sqlite3.connect(database, check_same_thread=False, detect_types=2)) as connection:
+        sqlite3.register_converter("flowstream_number", int)
+        sql = """SELECT 1 AS 'n [flowstream_number]' UNION ALL SELECT 2 UNION ALL SELECT 'x'"""
+        answer = await collect(ndjson(sqlite_rows(connection, sql)))
+    one, two, failed = map(json.loads, answer.body.splitlines())
+    assert [list(one.values()), list(two.values())] == [[1], [2]]
+    assert failed["data"]["code"] == "internal"
+    assert "invalid literal" in caplog.text

@@ -1,5 +1,6 @@
 """Starlette on Trio: a route returns a stream as it returns any other response."""
 
+import gzip
 import runpy
 import sys
 
@@ -255,3 +256,18 @@ async def test_runs_have_a_lifespan_on_starlette(autojump_clock):
                 assert [(await client.next_event()).data for _ in range(2)] == ["0", "1"]
         assert not ended
     assert ended
+
+
+@pytest.mark.parametrize("own", [None, "br"])
+async def test_an_encoding_of_the_apps_own_is_left_alone(own):
+    """A body that the app has encoded is not compressed once more, nor called what it is not."""
+
+    async def view(request):
+        made = response(raw([b"body"], compress="gzip"))
+        if own is not None:
+            made.headers["content-encoding"] = own
+        return made
+
+    answer = await collect(starlette(view), headers={"Accept-Encoding": "gzip"})
+    assert answer.headers["content-encoding"] == (own or "gzip")
+    assert (answer.body if own else gzip.decompress(answer.body)) == b"body"
