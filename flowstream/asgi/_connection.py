@@ -76,4 +76,5 @@ def entry_of(scope: Mapping[str, Any]) -> Entry | None:
 def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:
     """Return what carries this request, if flowstream's own server serves it."""
     state = scope.get("state")
-    return None if state is None else cast("Carrier | None", state.get(STATE_KEY))
+    # Under another server it is whatever that or some middleware made of it.
+    return cast("Carrier | None", state.get(STATE_KEY)) if isinstance(state, Mapping) else None

@@ -175,14 +175,12 @@ class DirectWrite(Live):
         self._whole = whole
         self._fd = self._socket if whole and self._free else -1
 
-    # It lives in the request's state, which middleware may copy: there is one of it all the same.
-
 
 def direct_write_of(scope: Mapping[str, Any]) -> DirectWrite:
     """Return the direct writes to this request's response, possible or not."""
     state = scope.get("state")
-    found = None if state is None else cast("DirectWrite | None", state.get(DIRECT_WRITE_KEY))
-    return _NOT_OURS if found is None else found
+    found = state.get(DIRECT_WRITE_KEY) if isinstance(state, Mapping) else None
+    return _NOT_OURS if found is None else cast("DirectWrite", found)
 
 
 def _is_chunked(head: Mapping[str, Any]) -> bool:

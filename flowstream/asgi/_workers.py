@@ -18,7 +18,8 @@ logger = logging.getLogger("flowstream")
 
 def warn_of_workers(scope: Mapping[str, Any]) -> None:
     """Warn, once in a process, if it is one of several that serve the app."""
-    count = (scope.get("state") or {}).get(WORKERS_KEY, 1)
+    state = scope.get("state")
+    count = state.get(WORKERS_KEY, 1) if isinstance(state, Mapping) else 1
     if count > 1:
         _warn(count)
 
