@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+import threading
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,12 @@ from flowstream.server._loading import (
 from flowstream.server._log_handlers import FORMATS
 from flowstream.server._process_log import ProcessLog
 from flowstream.server._settings import LEVELS, checked
+from flowstream.server._stopping import (
+    Deadline,
+    StopSignals,
+    end_the_process,
+    shutdown_bound,
+)
 
 logger = logging.getLogger("flowstream.server")
 
@@ -290,8 +297,10 @@ def _run_workers(app: str, config: ServerConfig) -> None:
 
 def _run(app: Any, config: ServerConfig) -> None:
     listening = trio.Event()
+    deadline = Deadline(lambda: shutdown_bound(config), end_the_process)
+    threads = set(threading.enumerate())
     try:
-        trio.run(_serve_until_signal, app, config, listening)
+        trio.run(_serve_until_signal, app, config, listening, deadline)
     except Exception as error:
         cause = first_of(error)
         if isinstance(cause, (LifespanFailureError, LifespanTimeoutError)):
@@ -301,20 +310,19 @@ def _run(app: Any, config: ServerConfig) -> None:
             # come out of it before it listens, since it keeps the app's own errors to itself.
             raise _cannot_listen(config, cause) from error
         raise
+    finally:
+        # Python waits for the app's own threads before it exits: under the deadline, too.
+        if all(thread.daemon for thread in set(threading.enumerate()) - threads):
+            deadline.met()
 
 
-async def _serve_until_signal(app: Any, config: ServerConfig, listening: trio.Event) -> None:
+async def _serve_until_signal(
+    app: Any, config: ServerConfig, listening: trio.Event, deadline: Deadline
+) -> None:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)  # unless nohup(1) says that it does not matter
-    with trio.open_signal_receiver(*numbers) as signals:
-
-        async def signalled() -> None:
-            await anext(signals)
-            # Whatever holds up the server's end: a second signal is not caught.
-            for number in numbers:
-                signal.signal(number, signal.SIG_DFL)
-
+    with StopSignals(numbers, deadline, final=True) as stop:
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(serve, app, config, shutdown_trigger=signalled))
+            await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait))
             listening.set()

@@ -8,6 +8,7 @@ to hear of the disconnect in the other way, from ``receive()``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import trio
 from flowstream._failure import split
 from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._direct_write import DIRECT_WRITE_KEY, DirectWrite
+from flowstream.asgi._logging import printable
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
     ASGIWebsocketState,
@@ -61,6 +63,7 @@ class Applications(TaskGroup):
     ) -> Callable[[Any], Awaitable[None]]:
         """Start an application; return what hands it the client's messages."""
         inbox = Inbox(scope["type"], config.max_app_queue_size)
+        inbox.scope, inbox.since = scope, time.monotonic()
         if self._half_closed:
             inbox.half_close()
         super().spawn(self._serve, app, config, scope, inbox, send)
@@ -73,6 +76,13 @@ class Applications(TaskGroup):
         Hypercorn's pings of a WebSocket, for one, sleep on for an interval after its end.
         """
         super().spawn(self._in_background, func, args)
+
+    def requests(self) -> list[str]:
+        """Return the requests that are being answered, in words for the log.
+
+        Works in any thread.
+        """
+        return [_in_words(inbox) for inbox in list(self._inboxes)]
 
     def half_close(self) -> None:
         """Tell every application that its client has nothing more to send."""
@@ -167,6 +177,15 @@ class _Send:
         """Have nothing written directly to this response any more."""
         if self.direct_write is not None:
             self.direct_write.end()
+
+
+def _in_words(inbox: Inbox) -> str:
+    """Return which request it is: never its query, which may hold a token."""
+    scope = inbox.scope
+    host, port = (*(scope.get("client") or ()), "", "")[:2]
+    method = scope.get("method", "WEBSOCKET")
+    age = time.monotonic() - inbox.since
+    return f"{method} {printable(scope['path'])} from {host}:{port}, for {age:.1f} s"
 
 
 def _is_quiet(failure: BaseException) -> bool:

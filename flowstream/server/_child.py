@@ -68,8 +68,10 @@ class Child:
         self._scope.cancel()
 
     def kill(self) -> None:
-        """Kill the process."""
-        if self._process is not None and self._process.returncode is None:
+        """Kill the process; if it is yet to start, as soon as it has."""
+        if self._process is None:
+            self.killed = not self.over.is_set()
+        elif self._process.returncode is None:
             self.killed = True
             self._process.kill()
 
@@ -124,10 +126,11 @@ class Child:
             self.settled.set()
 
     async def _end_in_time(self, process: trio.Process) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await trio.sleep(self._patience)
-        self._process = process
+        self._process = process  # it may not have been told yet that it has started
+        if not self.killed:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            await trio.sleep(self._patience)
         self.kill()
 
 

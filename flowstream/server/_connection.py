@@ -156,6 +156,10 @@ class Connection(Live, TCPServer):
         if self._speaking and self.reason is None:
             self._task_group.spawn(self.protocol.say_goodbye)
 
+    def requests(self) -> list[str]:
+        """Return the requests that are being answered, in words for the log."""
+        return self._task_group.requests() if self._speaking else []
+
     # -- for protocols and applications ----------------------------------------------------
 
     @property

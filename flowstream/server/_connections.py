@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Protocol
 
 from flowstream._closing import CloseReason
@@ -11,6 +12,7 @@ from flowstream.server._hangup import HangupWatch
 class _Member(Protocol):
     def say_goodbye(self) -> None: ...
     def abort(self, reason: CloseReason) -> None: ...
+    def requests(self) -> list[str]: ...
 
 
 class Connections:
@@ -29,6 +31,7 @@ class Connections:
         self.write_timeout = write_timeout
         self.closing = False
         self._open: set[_Member] = set()
+        _all.add(self)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -41,6 +44,10 @@ class Connections:
         """Forget a connection that has ended."""
         self._open.discard(connection)
 
+    def requests(self) -> list[str]:
+        """Return what is being answered, in words for the log."""
+        return [one for connection in list(self._open) for one in connection.requests()]
+
     def say_goodbye(self) -> None:
         """Have every stream send its farewell and end, those that are yet to come as well."""
         self.closing = True
@@ -51,3 +58,14 @@ class Connections:
         """Reset every connection."""
         for connection in list(self._open):
             connection.abort(CloseReason.SHUTDOWN)
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def at_work() -> list[str]:
+    """Return what all servers of this process are answering, in words for the log.
+
+    Works in any thread, also while the event loop is stuck.
+    """
+    return [one for connections in list(_all) for one in connections.requests()]

@@ -32,6 +32,9 @@ class Inbox:
     Args:
         kind: ``"http"`` or ``"websocket"``.
         limit: messages that may wait to be received.
+
+    Attributes:
+        scope: the application's, and since when it runs (``time.monotonic``); for the log.
     """
 
     __slots__ = (
@@ -45,10 +48,14 @@ class Inbox:
         "_messages",
         "_size",
         "_times_told",
+        "scope",
+        "since",
     )
 
     def __init__(self, kind: str, limit: int) -> None:
         self._default = _DISCONNECTS[kind]
+        self.scope: Any = None
+        self.since: float = 0.0
         self._limit = limit
         self._messages: list[Message] = []  # few: a deque would take ten times the memory
         self._size = 0  # of what they carry, in bytes or characters

@@ -55,7 +55,8 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
 ) -> None:
     """Serve `app` inside a Trio program, until it is told to stop or cancelled.
 
-    ``await nursery.start(flowstream.serve, app)`` returns the addresses once it listens.
+    ``await nursery.start(flowstream.serve, app)`` returns the addresses once it listens; none
+    if it was told to stop before, which cancels the app's startup.
     When `shutdown_trigger` returns it shuts down in stages, in at most ``lame_duck`` +
     ``graceful_timeout`` seconds and what the app's lifespan takes; when it is cancelled, at
     once. Cleanup that the app shields from cancellation comes on top.
@@ -87,18 +88,41 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
         check_quic()
     state: LifespanState = {WORKERS_KEY: settings.workers}
     lifespan = AppLifespan(app, settings, state)
+    told = trio.Event()
     async with trio.open_nursery() as lifespan_nursery:
-        await lifespan_nursery.start(lifespan.handle_lifespan)
-        await lifespan.wait_for_startup()
-        announce = sockets is None
-        service = _Service(app, settings, state, lifespan)
-        await service.run(
-            sockets or open_sockets(settings), announce, shutdown_trigger, task_status
-        )
-        if service.lifespan_failed:
-            raise LifespanFailureError("serving", "it ended; the log says why")
-        await lifespan.wait_for_shutdown()
+        if shutdown_trigger is not None:
+            lifespan_nursery.start_soon(_tell, told, shutdown_trigger)
+        if await _started(lifespan, lifespan_nursery, told):
+            announce = sockets is None
+            service = _Service(app, settings, state, lifespan)
+            await service.run(sockets or open_sockets(settings), announce, told.wait, task_status)
+            if service.lifespan_failed:
+                raise LifespanFailureError("serving", "it ended; the log says why")
+            await lifespan.wait_for_shutdown()
+        else:
+            logger.info("told to stop before the app had started: its startup is cancelled")
+            task_status.started([])
         lifespan_nursery.cancel_scope.cancel()
+
+
+async def _started(lifespan: AppLifespan, nursery: trio.Nursery, told: trio.Event) -> bool:
+    """Start the app, in `nursery`; return whether it has started before it was told to stop."""
+    starting = trio.CancelScope()
+    nursery.start_soon(_cancel, starting, told)
+    with starting:
+        await nursery.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+    return not starting.cancelled_caught
+
+
+async def _tell(told: trio.Event, trigger: Trigger) -> None:
+    await trigger()
+    told.set()
+
+
+async def _cancel(scope: trio.CancelScope, told: trio.Event) -> None:
+    await told.wait()
+    scope.cancel()
 
 
 def _warn_of_bare_quart(app: Any) -> None:

@@ -34,14 +34,12 @@ from flowstream.server._hypercorn import Sockets, repr_socket_addr
 from flowstream.server._job import CODE_CHANGED, Job, descriptors, settings_of
 from flowstream.server._listening import open_sockets
 from flowstream.server._settings import ServerConfig, checked
+from flowstream.server._stopping import shutdown_bound
 
 # A worker that dies young is started again after a pause that doubles each time.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 _YOUNG = 30.0
-
-# What a worker may take beyond what its own deadlines allow: to notice, and to exit.
-_MARGIN = 1.0
 
 
 class WorkersError(Exception):
@@ -79,9 +77,7 @@ class Supervisor:
                 "to any worker"
             )
         settings_of(config)  # so that what cannot travel is refused here
-        self._patience = (
-            config.lame_duck + config.graceful_timeout + config.shutdown_timeout + _MARGIN
-        )
+        self._patience = shutdown_bound(config)
         self._children: set[Child] = set()
         self._seats: list[_Seat] = []
         self._replacing = trio.CancelScope()

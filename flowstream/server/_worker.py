@@ -21,6 +21,12 @@ from flowstream.server._lifeline import Lifeline
 from flowstream.server._loading import explain, files_in, keep_what_is_loaded, load_app
 from flowstream.server._process_log import ProcessLog
 from flowstream.server._serving import serve
+from flowstream.server._stopping import (
+    Deadline,
+    StopSignals,
+    log_what_holds_on,
+    shutdown_bound,
+)
 
 logger = logging.getLogger("flowstream.server")
 
@@ -31,6 +37,9 @@ READY = b"+"
 # farewell, and then its app to shut down.
 _ORPHANS_GRACE = 0.8
 _ORPHANS_SHUTDOWN = 0.5
+
+# So long before the supervisor kills a worker, that logs what holds it up.
+_WORDS = 0.5
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -76,44 +85,40 @@ class _Worker:
         self._lifeline = lifeline
         self._started = started
         self._config = job.config()
-        self._told = trio.Event()
         self._status = 0
         self.ready = False
 
     async def run(self, sockets: Any) -> int:
         """Serve until told to stop; return the exit status."""
-        how: dict[str, Any] = {"sockets": sockets, "shutdown_trigger": self._told.wait}
+        # The supervisor is about to kill it then, and can't know what holds it up.
+        deadline = Deadline(lambda: shutdown_bound(self._config) - _WORDS, log_what_holds_on)
         token = trio.lowlevel.current_trio_token()
-        self._lifeline.when_cut(lambda: _run_soon(token, self._hurry))
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
+        with StopSignals(_SIGNALS, deadline, final=False) as self._stop:
+            self._lifeline.when_cut(lambda: _run_soon(token, self._hurry))
+            how: dict[str, Any] = {"sockets": sockets, "shutdown_trigger": self._stop.wait}
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey, signals)
                 async with trio.open_nursery() as server:
-                    await server.start(partial(serve, self._app, self._config, **how))
-                    self.ready = True
-                    _report(self._job, READY)
-                    if self._job.reload:
+                    addresses = await server.start(partial(serve, self._app, self._config, **how))
+                    if addresses:
+                        self.ready = True
+                        _report(self._job, READY)
+                    if addresses and self._job.reload:
                         nursery.start_soon(self._watch)
                 nursery.cancel_scope.cancel()
+        deadline.met()
         return self._status
-
-    async def _obey(self, signals: Any) -> None:
-        # Only the first one counts: systemd, for one, sends SIGTERM to every process of a
-        # unit, the supervisor passes on its own, and that is no second word.
-        async for _ in signals:
-            self._told.set()
 
     async def _watch(self) -> None:
         await CodeWatch(self._started).wait()
         self._status = CODE_CHANGED
-        self._told.set()
+        self._stop.tell()
 
     def _hurry(self) -> None:
         """Shut down in the time that an orphan has. (A shutdown under way is cut short.)"""
         self._config.lame_duck = 0.0
         self._config.graceful_timeout = min(self._config.graceful_timeout, _ORPHANS_GRACE)
         self._config.shutdown_timeout = min(self._config.shutdown_timeout, _ORPHANS_SHUTDOWN)
-        self._told.set()
+        self._stop.tell()
 
 
 def _run_soon(token: trio.lowlevel.TrioToken, function: Any) -> None:
