@@ -257,9 +257,16 @@ async def test_who_goes_before_its_first_snapshot_gets_one_next_time():
     """An event of another topic does not say that the snapshot was seen."""
     a, b = Topic("a", snapshot=LatestByKey()), Topic("b")
     await a.publish(1, key="k")
-    async with open_stream(sse([a, b]), window=0) as client:
-        await client.wait_blocked()
-        await b.publish("b0")
+
+    async def app(scope, receive, send):
+        async def publish_and_send(message):
+            if message["type"] == "http.response.start":
+                b.publish_nowait("b0")  # before the stream has pulled the snapshot
+            await send(message)
+
+        await sse([a, b])(scope, receive, publish_and_send)
+
+    async with open_stream(app) as client:
         event = await client.next_event()
     assert event.data == "b0"
     async with open_stream(sse([b, a]), headers=resuming(event.id)) as client:
