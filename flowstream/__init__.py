@@ -64,7 +64,15 @@ if TYPE_CHECKING:
     )
     from flowstream.server import serve
     from flowstream.sources import SourceLike, resumable
-    from flowstream.topic import LatestByKey, Replay, Topic, TopicStatistics
+    from flowstream.topic import (
+        Feeder,
+        FeederStatistics,
+        LatestByKey,
+        Replay,
+        Retry,
+        Topic,
+        TopicStatistics,
+    )
     from flowstream.topics import NotAuthorizedError, TooManyTopicsError, Topics, TopicsStatistics
 
 __getattr__, __dir__ = lazy_names(
@@ -80,6 +88,8 @@ __getattr__, __dir__ = lazy_names(
         "DropNewest": "flowstream.policies",
         "DropOldest": "flowstream.policies",
         "Events": "flowstream.events",
+        "Feeder": "flowstream.topic",
+        "FeederStatistics": "flowstream.topic",
         "Frames": "flowstream.encoders.frames",
         "JSONSequence": "flowstream.encoders.json_seq",
         "LatestByKey": "flowstream._snapshots",
@@ -90,6 +100,7 @@ __getattr__, __dir__ = lazy_names(
         "Outlet": "flowstream._outlet",
         "Raw": "flowstream.encoders.raw",
         "Replay": "flowstream._history",
+        "Retry": "flowstream._retry",
         "Run": "flowstream._run",
         "RunExistsError": "flowstream.runs",
         "RunStatistics": "flowstream._run",
@@ -159,6 +170,9 @@ __all__ = [
     "resumable",
     "Subscription",
     "TopicStatistics",
+    "Retry",
+    "Feeder",
+    "FeederStatistics",
     "Topics",
     "TopicsStatistics",
     # runs

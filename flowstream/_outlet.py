@@ -73,6 +73,17 @@ class Outlet(abc.ABC):
             trio.BrokenResourceError: the stream is over.
         """
 
+    def reject(self, error: Exception) -> None:
+        """Say that one item could not be made, as when a message can't be read.
+
+        A stream fails with it. In `Topic.publish_from` it is counted and logged, and this
+        returns: the producer goes on with the next item.
+
+        Raises:
+            Exception: `error`, where one bad item is the end.
+        """
+        raise error
+
     @abc.abstractmethod
     def statistics(self) -> BufferStatistics:
         """Return how full the client's buffer is and what became of what was sent."""

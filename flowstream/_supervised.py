@@ -18,7 +18,7 @@ from typing import Protocol
 
 import trio
 
-from flowstream._errors import other_event_loop
+from flowstream._errors import asyncio_runs, other_event_loop
 from flowstream._failure import explain_asyncio, passes
 
 logger = logging.getLogger("flowstream")
@@ -98,6 +98,16 @@ class SupervisedNursery:
             logger.exception("%s failed", job.name)
         finally:
             self._jobs.discard(job)
+
+
+def before_startup(what: str) -> RuntimeError:
+    """Return the error for `what`, which needs a nursery and is called where Trio does not run."""
+    if asyncio_runs():
+        return other_event_loop()
+    return RuntimeError(
+        f"{what} was called where Trio does not run: call it when the app starts, in Quart's "
+        "before_serving or in Starlette's lifespan, and not in a thread"
+    )
 
 
 def prefer(nursery: SupervisedNursery | None) -> None:

@@ -19,19 +19,32 @@ from typing import Any, cast
 import trio
 
 from flowstream._closing import CloseReason
+from flowstream._errors import SourceError
 from flowstream._event import Event, Where
 from flowstream._failure import passes
+from flowstream._feeder import FeedCounts, Feeder, FeederStatistics, check_feed_arguments
 from flowstream._history import Replay
 from flowstream._joined import Joined
 from flowstream._publisher import Publisher
+from flowstream._retry import Retry
 from flowstream._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
 from flowstream._subscriber import Subscriber
 from flowstream._subscription import SubscriptionManager
+from flowstream._supervised import before_startup, supervised_nursery
 from flowstream.abc import Encoder, Policy
 from flowstream.limits import Buffer
+from flowstream.sources._anew import SourceMaker, first_and_next
 from flowstream.sources._feed import Feed, Sink, Terms
 
-__all__ = ["LatestByKey", "Replay", "Topic", "TopicStatistics"]
+__all__ = [
+    "Feeder",
+    "FeederStatistics",
+    "LatestByKey",
+    "Replay",
+    "Retry",
+    "Topic",
+    "TopicStatistics",
+]
 
 logger: logging.Logger = logging.getLogger("flowstream")
 
@@ -61,6 +74,12 @@ class TopicStatistics:
     one reads of the past are not counted, nor those that its policy or filter left out."""
     direct_deliveries: int
     """Those among them that were written to the client's connection directly."""
+    feeders: int
+    """Tasks of `Topic.publish_from` that feed it now."""
+    feed_failures: int
+    """Times that one of them failed so far. It began anew if it may."""
+    bad_items: int
+    """Items of theirs that were left out so far, because they could not be made or published."""
 
 
 class Topic(Feed):
@@ -101,6 +120,8 @@ class Topic(Feed):
         self._publisher = Publisher(f"the topic {name!r}", replay, self._count_changed)
         self._publisher.snapshots = self._make_snapshots(snapshot)
         self._presence = presence
+        self._feeders: set[Feeder] = set()
+        self._fed = FeedCounts()  # by all its feeders, those that have ended included
 
     # -- publishing ------------------------------------------------------------------------
 
@@ -203,6 +224,71 @@ class Topic(Feed):
                 ) from None
         return trio.from_thread.run(publish, trio_token=token)
 
+    def publish_from(
+        self,
+        source: SourceMaker,
+        *,
+        retry: Retry | None = Retry(),  # noqa: B008  # a frozen value
+        cleanup_timeout: float = 5.0,
+    ) -> Feeder:
+        """Start a task that publishes each item of `source`, and that outlives failures.
+
+        It runs in the nursery that `Flowstream(app)` keeps open while the app is served, so it is
+        to be called when the app starts: in Quart's ``before_serving``, or inside
+        ``flowstream.starlette.lifespan``. It disturbs nobody else when it fails.
+
+        **Emits** what an `Event` says besides its data, too. **Backpressures** as `publish` does.
+        **Completes** when the source does, when the topic is closed, when the app shuts down,
+        and by `Feeder.stop`. When the source fails the log has the traceback, and the source is
+        run anew after a wait. An item that can't be published, or that the source rejects
+        (`Outlet.reject`), is left out. Both are counted in `statistics`.
+
+        Args:
+            source: a generator function, a producer function, or a function of no arguments
+                that returns what one client could be streamed: it is called for each run, and
+                for the first one at once. A list, or a source that can be run again, such as
+                `postgres_notifications`.
+            retry: how long to wait after a failure. None for one run only; then a generator
+                or a channel will do.
+            cleanup_timeout: seconds that the source may take to end once it is told to.
+
+        Returns:
+            What stops it and tells how it is doing. It need not be kept.
+
+        Raises:
+            SourceError: `source` is none, or is used up by one run and there is a `retry`.
+            RuntimeError: there is no `Flowstream` to run it in, or Trio does not run here.
+            trio.ClosedResourceError: the topic is closed.
+            TypeError, ValueError: another argument is not what is said above.
+            Exception: what a function raised that was to return a source.
+        """
+        check_feed_arguments(retry, cleanup_timeout)
+        if not trio.lowlevel.in_trio_run():
+            raise before_startup("publish_from")
+        nursery = supervised_nursery()
+        if self.closed:
+            raise trio.ClosedResourceError(f"the topic {self.name!r} takes no more events")
+        first, later = first_and_next(source)
+        if retry is not None and later is None:
+            raise SourceError(
+                f"this {type(source).__name__} is used up by one run, and could not begin anew "
+                "after a failure: hand over the function that makes it, without calling it "
+                "(`publish_from(items)`, or `publish_from(lambda: items(argument))`), or say "
+                "retry=None to run it once"
+            )
+        feeder = Feeder(
+            self.name,
+            self._publisher,
+            (first, later),
+            retry,
+            cleanup_timeout,
+            self._fed,
+            self._feeders.discard,
+        )
+        nursery.start(feeder)
+        self._feeders.add(feeder)
+        return feeder
+
     # -- subscribing -----------------------------------------------------------------------
 
     def subscribe(
@@ -250,8 +336,10 @@ class Topic(Feed):
         """Take no more events, and end the subscribers.
 
         Without a `reason` each gets what it has not got yet and ends with `completed`; with
-        one it ends at once, with that. **Waits** until what was published is delivered.
+        one it ends at once, with that. **Waits** until what was published is delivered. What
+        feeds it (`publish_from`) is told to stop, and not waited for.
         """
+        self._stop_feeders()
         if reason is None:
             await self._publisher.finish()
         else:
@@ -264,6 +352,7 @@ class Topic(Feed):
 
     def close_idle(self) -> None:
         """Take no more events; for a topic without subscribers."""
+        self._stop_feeders()
         self._publisher.close(CloseReason.COMPLETED)
 
     @property
@@ -300,7 +389,14 @@ class Topic(Feed):
             closed=self.closed,
             deliveries=fanout.direct + fanout.queued,
             direct_deliveries=fanout.direct,
+            feeders=len(self._feeders),
+            feed_failures=self._fed.failures,
+            bad_items=self._fed.bad_items,
         )
+
+    def _stop_feeders(self) -> None:
+        for feeder in list(self._feeders):
+            feeder.shut_down()
 
     def _count_changed(self, event: str) -> None:
         if self._presence is not None and not self._presence.closed:

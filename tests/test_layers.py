@@ -18,7 +18,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "flowstream"
 
 LAYERS: dict[str, list[str]] = {
-    "vocabulary": ["_lazy", "abc", "_errors", "_event", "_closing", "limits", "llm"],
+    "vocabulary": ["_lazy", "abc", "_errors", "_event", "_closing", "limits", "llm", "_retry"],
     "sans-I/O": [
         "policies",
         "_queue",
@@ -50,6 +50,7 @@ LAYERS: dict[str, list[str]] = {
         "_publisher",
         "_supervised",
         "_production",
+        "_feeder",
         "_run",
         "runs",
         "_snapshots",

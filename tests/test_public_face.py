@@ -34,6 +34,9 @@ NAMES = [
     "resumable",
     "Subscription",
     "TopicStatistics",
+    "Retry",
+    "Feeder",
+    "FeederStatistics",
     "Topics",
     "TopicsStatistics",
     "Runs",
@@ -111,6 +114,7 @@ SIGNATURES = {
     "presence=None)",
     "Replay": "(items=1000, seconds=inf, bytes=8388608)",
     "LatestByKey": "(keys=10000)",
+    "Retry": "(first=1.0, longest=60.0)",
     "resumable": "(function)",
     "Topics": "(factory=<class 'flowstream.Topic'>, *, idle=60.0, limit=10000, authorize=None)",
     "Runs": "(grace=30.0, *, replay=Replay(items=10000, seconds=inf, bytes=1048576), "

@@ -138,6 +138,28 @@ def _from_function(function: Callable[..., Any]) -> Source:
     raise SourceError(f"the function {_name(function)} is no source of items; {_EXPECTED}")
 
 
+def is_called_for_a_source(given: Any) -> bool:
+    """Return whether `given` is a function of no arguments that returns a source, perhaps.
+
+    No generator function is meant, nor a producer function: these are sources themselves.
+    """
+    if isinstance(given, (type, Source, Feed, Feeds)) or not callable(given):
+        return False
+    if any(hasattr(given, name) for name in ("__aiter__", "__iter__")):
+        return False
+    called = given if inspect.isroutine(given) else _unwrapped(given)
+    if (
+        inspect.isasyncgenfunction(called)
+        or inspect.isgeneratorfunction(called)
+        or inspect.iscoroutinefunction(called)
+    ):
+        return False
+    try:
+        return _takes(inspect.signature(given))
+    except ValueError:  # a builtin whose signature Python does not know
+        return False
+
+
 def _unwrapped(function: Callable[..., Any]) -> Any:
     """Return the function behind a partial, or the ``__call__`` of a callable object."""
     while isinstance(function, functools.partial):

@@ -19,13 +19,15 @@ from flowstream.sources._visits import Visited, Visits
 
 
 class Notifications(Source):
-    """The payloads of one channel.
+    """The payloads of one channel; each run makes a connection of its own.
 
     Args:
         dsn: of the database.
         channel: its name.
         load: what makes an item of a payload.
     """
+
+    repeatable = True
 
     def __init__(self, dsn: str, channel: str, load: Callable[[str], Any]) -> None:
         self._dsn = dsn
@@ -40,7 +42,12 @@ class Notifications(Source):
             connection = await visits.run(listening.open)
             while True:
                 for payload in _arrived(connection):
-                    await out.send(self._load(payload))
+                    try:
+                        item = self._load(payload)
+                    except Exception as error:  # noqa: BLE001  # who takes the items decides
+                        out.reject(error)
+                        continue
+                    await out.send(item)
                 await trio.lowlevel.wait_readable(connection.fileno())
         finally:
             await visits.end()  # noqa: ASYNC102  # shields itself, see _visits.py

@@ -25,19 +25,23 @@ class Relay(Outlet):
         statistics: what `statistics` returns: that of the outlet behind, most often.
         take_nowait: the same without waiting; raises `trio.WouldBlock` where it would. None
             if that can't be.
+        reject: told of an item that could not be made: `reject` of the outlet behind. None
+            if it is raised in the producer.
     """
 
-    __slots__ = ("_statistics", "_take", "_take_nowait")
+    __slots__ = ("_reject", "_statistics", "_take", "_take_nowait")
 
     def __init__(
         self,
         take: Callable[[Any], Awaitable[None]],
         statistics: Callable[[], BufferStatistics],
         take_nowait: Callable[[Any], None] | None = None,
+        reject: Callable[[Exception], None] | None = None,
     ) -> None:
         self._take = take
         self._statistics = statistics
         self._take_nowait = _would_block if take_nowait is None else take_nowait
+        self._reject = super().reject if reject is None else reject
 
     async def send(self, item: Any) -> None:
         """Hand on one item."""
@@ -50,6 +54,10 @@ class Relay(Outlet):
     def send_nowait(self, item: Any) -> None:
         """Hand on one item, or raise `trio.WouldBlock`."""
         self._take_nowait(item)
+
+    def reject(self, error: Exception) -> None:
+        """Tell the outlet behind of an item that could not be made."""
+        self._reject(error)
 
     def statistics(self) -> BufferStatistics:
         """Return that of the outlet behind."""

@@ -13,7 +13,10 @@ from flowstream._outlet import Outlet
 
 
 class Source(abc.ABC):
-    """A producer that can be run once, or closed without having run."""
+    """A producer that can be run once, or closed without having run.
+
+    One that is `repeatable` can be run again after that.
+    """
 
     status: int | None = None
     """The HTTP status of its stream, unless the app says another; None for the usual 200."""
@@ -30,6 +33,9 @@ class Source(abc.ABC):
 
     typed: bool = False
     """Whether it sends events of a type of its own, for which a table has no room."""
+
+    repeatable: bool = False
+    """Whether `run` may be called again when it has ended: each call begins anew."""
 
     @abc.abstractmethod
     async def run(self, out: Outlet) -> None:

@@ -64,7 +64,7 @@ class _Batched(Wrapper):
     async def run(self, out: Outlet) -> None:
         """Run the inner source, and send what it sends in lists."""
         batcher = _Batcher(out, self._max_items)
-        relay = Relay(batcher.add, out.statistics, batcher.add_nowait)
+        relay = Relay(batcher.add, out.statistics, batcher.add_nowait, out.reject)
         work = partial(self._run, relay, batcher)
         late = None if self._max_wait is None else partial(batcher.flush_late, self._max_wait)
         await run_together([work], beside=late)

@@ -53,4 +53,4 @@ class _Checked(Wrapper):
         def send_nowait(item: Any) -> None:
             out.send_nowait(check(item))
 
-        await self._inner.run(Relay(send, out.statistics, send_nowait))
+        await self._inner.run(Relay(send, out.statistics, send_nowait, out.reject))

@@ -80,15 +80,20 @@ def postgres_notifications(
 
     **Emits** what is notified after the stream began. **Backpressures**: what a slow client
     has not taken waits in the server's queue, which all of its databases share; so give the
-    stream a policy that drops, or publish into a `Topic` what one such source says. **Completes**
+    stream a policy that drops, or feed a `Topic` from one such source. **Completes**
     never: it fails with `UpstreamError` (503, ``database_unavailable``, retryable) when the
     connection is lost. It does not connect again by itself, because nobody knows what was
-    notified meanwhile; the client, or the app, comes back and looks.
+    notified meanwhile; the client comes back and looks.
+
+    To feed a topic, write ``topic.publish_from(postgres_notifications(...))``: it connects
+    again when the connection is lost, and leaves out a payload that `load` refuses.
 
     Args:
         dsn: a DSN or URL, to be connected to when the stream begins.
         channel: its name, as it is: it is quoted.
-        load: makes an item of a payload, such as `json.loads`; left out, items are the text.
+        load: makes an item of a payload, such as `json.loads`; left out, items are the text. A
+            payload that it refuses fails a stream; `Topic.publish_from` counts it, logs it
+            and goes on.
 
     Raises:
         MissingExtraError: psycopg is not installed.

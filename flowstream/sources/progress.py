@@ -127,7 +127,7 @@ class _Progress(Wrapper):
             out.send_nowait(item)
             meter.count(item)  # told of behind the next item that can wait
 
-        await self._inner.run(Relay(send, out.statistics, send_nowait))
+        await self._inner.run(Relay(send, out.statistics, send_nowait, out.reject))
         await tell_how_far(essential=True)
 
 

@@ -64,7 +64,7 @@ class _Throttled(Wrapper):
             out.send_nowait(item)
             turns.take(trio.current_time())
 
-        await self._inner.run(Relay(send, out.statistics, send_nowait))
+        await self._inner.run(Relay(send, out.statistics, send_nowait, out.reject))
 
 
 class _Turns:

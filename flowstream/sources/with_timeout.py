@@ -77,7 +77,7 @@ class _Timed(Wrapper):
             watch.stop()
             watch.go_on()
 
-        relay = Relay(send, out.statistics, send_nowait)
+        relay = Relay(send, out.statistics, send_nowait, out.reject)
         await run_together([partial(self._inner.run, relay)], beside=watch.run)
 
 

@@ -16,6 +16,7 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
@@ -172,6 +173,60 @@ def _wait_until_up(dsn: str, server: subprocess.Popen[bytes], log: Path) -> None
             time.sleep(0.02)
         else:
             return
+
+
+@contextlib.contextmanager
+def restartable(dsn: str) -> Iterator[Restartable]:
+    """Give what stops and starts the server at `dsn`, one of our own; it is stopped at the end."""
+    server = Restartable(dsn)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class Restartable:
+    """Stops and starts a server that `postgres_server` has made. Its methods **block**."""
+
+    def __init__(self, dsn: str) -> None:
+        with psycopg.connect(dsn) as connection:
+            row = connection.execute("SHOW data_directory").fetchone()
+        assert row is not None
+        self._data = Path(row[0])
+        self._account = self._data.owner() if os.geteuid() == 0 else None
+        # The file's first line is the process of the server, whose program's neighbour we need.
+        process = (self._data / "postmaster.pid").read_text().split()[0]
+        self._control = Path(f"/proc/{process}/exe").readlink().with_name("pg_ctl")
+        self._runs = True
+
+    def stop(self) -> None:
+        """Stop it: connections are cut, and new ones are refused."""
+        if self._runs:
+            self._runs = False
+            self._do("stop", "--mode=fast")
+
+    def start(self) -> None:
+        """Start it with the options that it had, and wait until it is up."""
+        self._do("start", f"--log={self._data / 'log'}")
+        self._runs = True
+
+    def _do(self, command: str, option: str) -> None:
+        options = (self._data / "postmaster.opts").read_text()
+        arguments = [self._control, command, f"--pgdata={self._data}", "--wait", option]
+        if command == "start":
+            # Its options, as the server wrote them down: the program, then each in quotes.
+            given = shlex.split(options)[1:]
+            rest = [one for n, one in enumerate(given) if "-D" not in given[max(0, n - 1) : n + 1]]
+            arguments.append(f"--options={shlex.join(rest)}")
+        subprocess.run(
+            arguments,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=self._account,
+            cwd=self._data,
+            timeout=60,
+        )
 
 
 class Sessions:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 
 import pytest
 import trio
-from _postgres import Sessions, refused_dsn
+from _postgres import VARIABLE, Sessions, postgres_server, refused_dsn, restartable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowstream import DropOldest, sse
+from flowstream import DropOldest, Retry, Topic, sse
+from flowstream.quart import Flowstream
 from flowstream.sources.postgres import postgres_notifications
 from flowstream.testing import collect, open_stream
 
@@ -23,6 +25,18 @@ class Channels(Sessions):
         """Wait until one of our connections has run a LISTEN."""
         with trio.fail_after(10):
             while not self.ask("state = 'idle' AND query LIKE 'LISTEN%%'"):  # noqa: ASYNC110
+                await trio.sleep(0.002)
+
+    def is_heard(self, channel):
+        """Return whether any connection has run a LISTEN for it."""
+        query = "SELECT 1 FROM pg_stat_activity WHERE state = 'idle' AND query = %s"
+        return self.view.execute(query, [f'LISTEN "{channel}"']).fetchall()
+
+    @staticmethod
+    async def wait_until_failed(topic, times):
+        """Wait until what feeds `topic` has failed so many times."""
+        with trio.fail_after(10):
+            while topic.statistics().feed_failures < times:  # noqa: ASYNC110  # there is no event
                 await trio.sleep(0.002)
 
     def notify(self, channel, *payloads):
@@ -154,6 +168,62 @@ async def test_a_payload_that_cannot_be_loaded_fails_the_stream(channels, sink):
             failures.append(error)
     assert failures
     await channels.wait_until([])
+
+
+async def test_a_payload_that_cannot_be_loaded_is_left_out_of_a_topic(channels, caplog):
+    """One that is no JSON, between good ones: counted, logged, and the connection stays."""
+    topic = Topic("jobs")
+    async with Flowstream(), topic.subscribe() as events:
+        topic.publish_from(postgres_notifications(channels.dsn, "jobs", load=json.loads))
+        await channels.listened_to()
+        (session,) = channels.ask("true", "pid")
+        channels.notify("jobs", "1", "{", "2", "nonsense", "3")
+        with trio.fail_after(10):
+            assert [(await anext(events)).data for _ in range(3)] == [1, 2, 3]
+        assert channels.ask("true", "pid") == [session]
+    statistics = topic.statistics()
+    assert (statistics.bad_items, statistics.feed_failures) == (2, 0)
+    assert "made a bad item" in caplog.text
+    await channels.wait_until([])
+
+
+async def test_a_topic_is_fed_again_when_the_connection_was_lost(channels):
+    """The source that was handed over is run anew, and connects."""
+    topic = Topic("jobs")
+    source = postgres_notifications(channels.dsn, "jobs")
+    async with Flowstream(), topic.subscribe() as events:
+        topic.publish_from(source, retry=Retry(first=0.01, longest=0.1))
+        for number in range(3):
+            await channels.listened_to()
+            channels.notify("jobs", str(number))
+            with trio.fail_after(10):
+                assert (await anext(events)).data == str(number)
+            channels.end_sessions()
+            await channels.wait_until_failed(topic, number + 1)
+    await channels.wait_until([])
+
+
+async def test_a_topic_is_fed_again_after_a_restart_of_the_server():
+    """It is away for a while and refuses; when it is there again, so is the topic."""
+    if VARIABLE in os.environ:
+        pytest.skip("restarts a server of its own only")
+    with postgres_server() as dsn, restartable(dsn) as server:
+        topic = Topic("jobs")
+        async with Flowstream(), topic.subscribe() as events:
+            source = postgres_notifications(dsn, "jobs", load=json.loads)
+            topic.publish_from(source, retry=Retry(first=0.01, longest=0.1))
+            for number in range(2):
+                with closing(Channels(dsn)) as channels, trio.fail_after(20):
+                    while not channels.is_heard("jobs"):  # noqa: ASYNC110  # there is no event
+                        await trio.sleep(0.01)
+                    channels.notify("jobs", "{", str(number))
+                    assert (await anext(events)).data == number
+                if number == 0:
+                    await trio.to_thread.run_sync(server.stop)
+                    failures = topic.statistics().feed_failures
+                    await Channels.wait_until_failed(topic, failures + 2)
+                    await trio.to_thread.run_sync(server.start)
+    assert topic.statistics().bad_items == 2
 
 
 @pytest.mark.parametrize(

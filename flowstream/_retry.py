@@ -1,0 +1,66 @@
+"""Retry: how long to wait before something that failed is tried again.
+
+Exponential back-off with full jitter: each wait is drawn evenly from 0 to a ceiling, which
+doubles with each failure in a row. Servers that lost the same database at the same moment
+would otherwise all come back to it at the same moment, again and again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flowstream.limits import positive
+
+# Draws a number from 0 to 1. Tests put another one here.
+draw: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long to wait before each new try.
+
+    Raises:
+        TypeError, ValueError: a value is not what is said below.
+    """
+
+    first: float = 1.0
+    """Seconds that the first wait takes at the most. Each wait takes a random part of its
+    maximum, which doubles with each failure in a row."""
+    longest: float = 60.0
+    """Seconds that any wait takes at the most. A try that lasted at least this long has
+    worked: the failure after it counts as the first."""
+
+    def __post_init__(self) -> None:
+        for name in ("first", "longest"):
+            positive(name, getattr(self, name), unit="seconds")
+            if getattr(self, name) == math.inf:
+                raise ValueError(f"{name} must be finite: nothing would ever be tried again")
+        if self.longest < self.first:
+            raise ValueError(
+                f"longest must be at least first, {self.first} seconds, not {self.longest}"
+            )
+
+
+class Backoff:
+    """The failures in a row of one thing, and the waits between them.
+
+    Attributes:
+        failures: how many there were in a row.
+    """
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self._ceiling = retry.first
+        self.failures = 0
+
+    def fail(self, lasted: float) -> float:
+        """Count a failure of a try that lasted so many seconds; return the seconds to wait."""
+        if lasted >= self._retry.longest:
+            self.failures, self._ceiling = 0, self._retry.first
+        wait = draw() * self._ceiling
+        self.failures += 1
+        self._ceiling = min(2 * self._ceiling, self._retry.longest)
+        return wait
