@@ -200,7 +200,7 @@ class Feeder:
             await self._publisher.publish(_as_event(item))
         except trio.ClosedResourceError:
             self.shut_down()
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()  # noqa: ASYNC120  # Cancelled, as in any stop
             raise _refusal() from None
         except (EncodingError, TypeError, ValueError) as error:
             self._reject(error)

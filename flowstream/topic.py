@@ -265,7 +265,7 @@ class Topic(Feed):
         check_feed_arguments(retry, cleanup_timeout)
         if not trio.lowlevel.in_trio_run():
             raise before_startup("publish_from")
-        nursery = supervised_nursery()
+        supervised = supervised_nursery()
         if self.closed:
             raise trio.ClosedResourceError(f"the topic {self.name!r} takes no more events")
         first, later = first_and_next(source)
@@ -285,7 +285,7 @@ class Topic(Feed):
             self._fed,
             self._feeders.discard,
         )
-        nursery.start(feeder)
+        supervised.start(feeder)
         self._feeders.add(feeder)
         return feeder
 

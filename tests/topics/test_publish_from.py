@@ -156,7 +156,14 @@ async def test_a_flood_of_bad_items_is_a_few_lines_and_starves_nobody(flow, auto
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: throttle(s, per_second=1000), lambda s: batched(s, 1, None)]
+    "wrap",
+    [
+        lambda source: source,
+        lambda source: throttle(source, per_second=1000),
+        lambda source: batched(source, 1, None),
+        lambda source: with_timeout(source, between=60),
+    ],
+    ids=["bare", "throttle", "batched", "with_timeout"],
 )
 async def test_a_producer_rejects_what_it_cannot_read(flow, autojump_clock, wrap):
     """Also inside what shapes it."""

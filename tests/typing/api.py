@@ -20,6 +20,7 @@ from flowstream import (
     Limits,
     Outlet,
     Replay,
+    Retry,
     Run,
     Runs,
     Sample,
@@ -154,6 +155,7 @@ def sources(rows: Iterable[dict[str, int]], channel: trio.MemoryReceiveChannel[i
     options: StreamOptions = {"buffer": 3, "where": where}
     sse(prices.subscribe(), **options)
     sse(throttle(iter(rows), per_second=1))
+    prices.publish_from(lambda: throttle(tokens, per_second=1), retry=Retry(first=2))
     assert given
 
 
