@@ -70,7 +70,7 @@ class Entry(Protocol):
 def entry_of(scope: Mapping[str, Any]) -> Entry | None:
     """Return this request's line in the access log, if there is one."""
     state = scope.get("state")
-    return None if state is None else cast("Entry | None", state.get(ENTRY_KEY))
+    return cast("Entry | None", state.get(ENTRY_KEY)) if isinstance(state, Mapping) else None
 
 
 def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:

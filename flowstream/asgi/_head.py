@@ -52,7 +52,7 @@ class Head(Live):
 def head_of(scope: Mapping[str, Any]) -> Head:
     """Return the head of the response to this request; under other servers none is held."""
     state = scope.get("state")
-    found = None if state is None else cast("Head | None", state.get(HEAD_KEY))
+    found = cast("Head | None", state.get(HEAD_KEY)) if isinstance(state, Mapping) else None
     return Head(_nothing_held) if found is None else found
 
 

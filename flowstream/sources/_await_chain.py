@@ -12,6 +12,7 @@ import gc
 import itertools
 import logging
 import platform
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from typing import Any
 
@@ -111,6 +112,9 @@ def _try() -> bool:
         (_shielded(), False),
     ]
     right = True
+    # Imported inside Trio, its hooks would take these generators for a program's own.
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
     for coroutine, expected in tried:
         try:
             coroutine.send(None)  # up to what Trio is asked for, which needs no Trio that runs
@@ -120,6 +124,7 @@ def _try() -> bool:
             right = False
         finally:
             coroutine.close()
+    sys.set_asyncgen_hooks(*hooks)
     return right
 
 

@@ -347,7 +347,8 @@ async def test_a_send_that_was_given_up_leaves_no_hole(autojump_clock: MockClock
     """A token that a producer did not wait for takes nothing with it that the next one needs."""
 
     async def answer(out: Any) -> None:
-        await out.send(Event("first", type="note"))
+        for note in ("on its way", "in the buffer"):
+            await out.send(Event(note, type="note"))
         for word in ("never ", "sent "):
             with trio.move_on_after(1):
                 await out.send(word)
@@ -362,7 +363,7 @@ async def test_a_send_that_was_given_up_leaves_no_hole(autojump_clock: MockClock
         client.resume()
         body = await client.read_all()
     assert kinds(body) == [
-        *("start", "data-note", "start-step", "text-start", "text-delta", "text-end"),
+        *("start", "data-note", "data-note", "start-step", "text-start", "text-delta", "text-end"),
         *("finish-step", "finish"),
     ]
     assert b'"delta":"but this"' in body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import types
 
@@ -213,3 +214,20 @@ async def test_not_read_a_timeout_behind_an_own_shield_ends_at_the_deadline(
         assert await run_cancelled_once(produce(scope), scope, 5)
     assert log == [5]
     assert trio.current_time() == 5
+
+
+def test_it_may_be_imported_inside_trio() -> None:
+    """Trying itself leaves nothing behind for Trio to finish, nor a word on stderr."""
+    program = (
+        "import gc, trio\n"
+        "async def main():\n"
+        "    import flowstream.sources._await_chain as chain\n"
+        "    gc.collect()\n"
+        "    await trio.lowlevel.checkpoint()\n"
+        "    print(chain.readable)\n"
+        "trio.run(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from unittest.mock import patch
 
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -564,6 +565,7 @@ async def run_world(setting, program, books=None, most=8):
 FLOOD = (Publish(250), Pause(0), Publish(250), Publish(120, "nowait"), Publish(100, "cancelled"))
 
 
+@pytest.mark.timeout(180)
 def test_what_a_client_gets_and_its_gaps_are_all_that_was_published():
     """For every client and policy, through stalls, drops and resumes: nothing lost quietly."""
     published = 0
