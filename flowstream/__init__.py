@@ -5,7 +5,7 @@ Hand `sse`, `ndjson`, `csv` or `raw` a producer; return what they give from a vi
 
 # Annotations of public classes name these, and are looked up here: see _lazy.py.
 from collections.abc import Callable, Hashable, Mapping  # noqa: F401
-from typing import TYPE_CHECKING, ClassVar, Literal  # noqa: F401
+from typing import TYPE_CHECKING, Any, ClassVar, Literal  # noqa: F401
 
 from flowstream._closing import CloseReason, StreamReport
 from flowstream._errors import (
@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     )
     from flowstream.topics import NotAuthorizedError, TooManyTopicsError, Topics, TopicsStatistics
 
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {

@@ -83,7 +83,7 @@ class Feeder:
         counts: FeedCounts,
         ended: Callable[[Feeder], None],
     ) -> None:
-        self.name = f"what feeds the topic {topic!r}"
+        self.name: str = f"what feeds the topic {topic!r}"
         self._topic = topic
         self._publisher = publisher
         # The one for the first run, and the one for each run after it.

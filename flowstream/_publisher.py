@@ -51,11 +51,11 @@ class Publisher:
 
     def __init__(self, name: str, replay: Replay, changed: Callable[[str], None]) -> None:
         self._name = name
-        self.history = History(replay, trio.current_time)
-        self.fanout = Fanout(self.history, changed)
+        self.history: History = History(replay, trio.current_time)
+        self.fanout: Fanout = Fanout(self.history, changed)
         self.snapshots: Snapshots | None = None
-        self.published = 0
-        self.last_publish = -math.inf
+        self.published: int = 0
+        self.last_publish: float = -math.inf
         self.ending: tuple[CloseReason, BaseException | None] | None = None
         self.token: trio.lowlevel.TrioToken | None = None
 

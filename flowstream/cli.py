@@ -34,7 +34,7 @@ from flowstream.server._stopping import (
     shutdown_bound,
 )
 
-logger = logging.getLogger("flowstream.server")
+logger: logging.Logger = logging.getLogger("flowstream.server")
 
 # What Hypercorn raises for an address that it cannot listen on.
 _BAD_ADDRESS = (OSError, ValueError, OverflowError)

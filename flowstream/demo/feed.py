@@ -75,8 +75,8 @@ class Feed:
     """
 
     def __init__(self, rate: float = RATE, pad: int = PAD) -> None:
-        self.topic = Topic("feed", replay=REPLAY)
-        self.published = 0
+        self.topic: Topic = Topic("feed", replay=REPLAY)
+        self.published: int = 0
         self._rate = rate
         self._padding = "." * pad
         self._wanted = trio.Event()

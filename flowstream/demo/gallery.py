@@ -61,7 +61,7 @@ class Gallery:
     """Holds at most `room` streams at work and `remembered` that have ended."""
 
     def __init__(self, room: int = ROOM, remembered: int = REMEMBERED) -> None:
-        self.feed = Feed()
+        self.feed: Feed = Feed()
         self._room = room
         self._numbers = itertools.count(1)
         self._exhibits: list[Exhibit] = []

@@ -1,6 +1,7 @@
 """Encoders: events in, bytes of one wire format out. One file a format, no I/O."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from flowstream._lazy import lazy_names
 from flowstream.encoders.csv import CSV
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from flowstream.encoders.openai_chunks import OpenAIChunks
     from flowstream.encoders.ui_messages import UIMessages
 
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {

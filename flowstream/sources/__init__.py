@@ -35,7 +35,8 @@ And what shapes a source, by being put around it: `throttle`, `batched`, `merge`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from flowstream._lazy import lazy_names
 from flowstream.sources._as_source import as_source, resumable
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from flowstream.sources.processes import process_output
     from flowstream.sources.sqlite import sqlite_rows
 
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {

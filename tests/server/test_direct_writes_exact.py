@@ -226,7 +226,11 @@ def test_they_are_exact_at_home(home):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    wraps=st.lists(st.sampled_from([*SEEN, *UNSEEN]), max_size=3),
+    # Which of two ends a body meets that was joined on its way depends on the time; what ends
+    # twice is tried by itself.
+    wraps=st.lists(
+        st.sampled_from([name for name in [*SEEN, *UNSEEN] if name != "ends twice"]), max_size=3
+    ),
     said=st.booleans(),
     home=st.sampled_from([*HOMES]),
     kind=st.sampled_from([*KINDS]),
