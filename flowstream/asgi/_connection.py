@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from flowstream._closing import CloseReason, StreamReport
 from flowstream.asgi._direct_write import DirectWrite
+from flowstream.asgi._live import in_state
 
 STATE_KEY = "flowstream.connection"
 
@@ -69,12 +70,9 @@ class Entry(Protocol):
 
 def entry_of(scope: Mapping[str, Any]) -> Entry | None:
     """Return this request's line in the access log, if there is one."""
-    state = scope.get("state")
-    return cast("Entry | None", state.get(ENTRY_KEY)) if isinstance(state, Mapping) else None
+    return cast("Entry | None", in_state(scope, ENTRY_KEY))
 
 
 def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:
     """Return what carries this request, if flowstream's own server serves it."""
-    state = scope.get("state")
-    # Under another server it is whatever that or some middleware made of it.
-    return cast("Carrier | None", state.get(STATE_KEY)) if isinstance(state, Mapping) else None
+    return cast("Carrier | None", in_state(scope, STATE_KEY))

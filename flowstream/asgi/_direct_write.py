@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, cast
 
-from flowstream.asgi._live import Live
+from flowstream.asgi._live import Live, in_state
 
 DIRECT_WRITE_KEY = "flowstream.direct_write"
 """Where a request's state has its `DirectWrite`."""
@@ -178,9 +178,8 @@ class DirectWrite(Live):
 
 def direct_write_of(scope: Mapping[str, Any]) -> DirectWrite:
     """Return the direct writes to this request's response, possible or not."""
-    state = scope.get("state")
-    found = state.get(DIRECT_WRITE_KEY) if isinstance(state, Mapping) else None
-    return _NOT_OURS if found is None else cast("DirectWrite", found)
+    found = cast("DirectWrite | None", in_state(scope, DIRECT_WRITE_KEY))
+    return _NOT_OURS if found is None else found
 
 
 def _is_chunked(head: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from flowstream.asgi._live import Live
+from flowstream.asgi._live import Live, in_state
 
 HEAD_KEY = "flowstream.head"
 """Where a request's state has its `Head`."""
@@ -51,8 +51,7 @@ class Head(Live):
 
 def head_of(scope: Mapping[str, Any]) -> Head:
     """Return the head of the response to this request; under other servers none is held."""
-    state = scope.get("state")
-    found = cast("Head | None", state.get(HEAD_KEY)) if isinstance(state, Mapping) else None
+    found = cast("Head | None", in_state(scope, HEAD_KEY))
     return Head(_nothing_held) if found is None else found
 
 

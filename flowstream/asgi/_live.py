@@ -1,7 +1,8 @@
-"""What objects of ours in a request's scope are when middleware copies it."""
+"""Objects of ours in a request's scope: how they are found, and what they are in its copies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 
@@ -22,3 +23,12 @@ class Live:
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         return type(None), ()
+
+
+def in_state(scope: Mapping[str, Any], key: str) -> Any:
+    """Return what the request's state has under `key`, or None.
+
+    Under another server the state is whatever that server, or some middleware, made of it.
+    """
+    state = scope.get("state")
+    return state.get(key) if isinstance(state, Mapping) else None

@@ -12,15 +12,15 @@ from functools import cache
 from typing import Any
 
 from flowstream.asgi._connection import WORKERS_KEY
+from flowstream.asgi._live import in_state
 
 logger = logging.getLogger("flowstream")
 
 
 def warn_of_workers(scope: Mapping[str, Any]) -> None:
     """Warn, once in a process, if it is one of several that serve the app."""
-    state = scope.get("state")
-    count = state.get(WORKERS_KEY, 1) if isinstance(state, Mapping) else 1
-    if count > 1:
+    count = in_state(scope, WORKERS_KEY)
+    if count is not None and count > 1:
         _warn(count)
 
 
