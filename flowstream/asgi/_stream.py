@@ -25,7 +25,9 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import trio
 
@@ -33,14 +35,15 @@ from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason, StreamReport
 from flowstream._failure import is_refusal, passes, public, public_of
 from flowstream._timers import Timer, start_timer
-from flowstream.asgi._between import is_known, name_unknown, tell
-from flowstream.asgi._compression import Gzip, gzip_headers
-from flowstream.asgi._connection import Carrier, Entry
+from flowstream.asgi._compression import Gzip, accepts_gzip, gzip_headers
+from flowstream.asgi._connection import carrier_of, entry_of
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
-from flowstream.asgi._direct_write import DirectWrite, NotDirect
-from flowstream.asgi._head import Head
+from flowstream.asgi._direct_write import direct_write_of
+from flowstream.asgi._head import head_of
 from flowstream.asgi._logging import log_report, printable
+from flowstream.asgi._permit import Permit
 from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
+from flowstream.asgi._request import last_event_id
 from flowstream.asgi._statistics import StreamStatistics
 from flowstream.asgi._supply import open_supply
 from flowstream.asgi._writer import Writer, jittered
@@ -65,44 +68,22 @@ class Stream:
 
     Args:
         plan: what it is to be.
-        path: the request's path, for the log; never the query, which may hold a token.
-        carrier: the connection that carries it, if it is one of flowstream's server.
-        direct_write: how a publisher writes to that connection, if it can.
-        entry: the request's line in the access log, if there is one.
-        head: that of the response.
-        after: the id that its client saw last, or None.
-        app: the framework's app, if the scope has it; for the log.
-        gzip: its client asks for gzip.
+        scope: the request's. Of its path the log has no query, which may hold a token.
 
     Attributes:
         reason: why it ended or is ending, or None.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        path: str,
-        carrier: Carrier | None,
-        direct_write: DirectWrite,
-        entry: Entry | None,
-        head: Head,
-        *,
-        after: str | None,
-        app: object,
-        gzip: bool,
-    ) -> None:
+    def __init__(self, plan: Plan, scope: Mapping[str, Any]) -> None:
         self._plan = plan
-        self._gzip = gzip and plan.compress == "gzip"
-        self._carrier = carrier
-        self._direct_write = direct_write
-        self._entry = entry
-        if entry is not None:
-            entry.begin_stream()
-        self._head = head
-        self._app = app
-        self._not_direct: NotDirect | None = NotDirect.NOT_BEGUN
-        self._told: NotDirect | None = NotDirect.NOT_BEGUN  # as the log has it
-        self._path = printable(path)
+        self._gzip = plan.compress == "gzip" and accepts_gzip(scope)
+        self._carrier = carrier_of(scope)
+        self._permit = Permit(direct_write_of(scope), scope.get("app"))
+        self._entry = entry_of(scope)
+        if self._entry is not None:
+            self._entry.begin_stream()
+        self._head = head_of(scope)
+        self._path = printable(scope.get("path", ""))
         self._start = trio.current_time()
         self._epoch = secrets.token_hex(4)
         self._encoder = plan.encoder.start()
@@ -110,6 +91,7 @@ class Stream:
         numbered = self._encoder.automatic_ids and not isinstance(plan.source, Feed)
         prefix = f"{self._epoch}." if numbered else None
         self._buffer = EventBuffer(plan.buffer, plan.policy, prefix)
+        after = last_event_id(scope) or plan.after
         self._supply = open_supply(
             plan, self._buffer, self._encoder, self, path=self._path, after=after
         )
@@ -191,8 +173,7 @@ class Stream:
             warn_on_plain_hypercorn(send)
         coded = gzip_headers(headers) if self._gzip else None
         self._gzip = coded is not None
-        self._not_direct = self._decide_on_direct_writes(send, direct)
-        direct_write = None if self._not_direct is not None else self._direct_write
+        direct_write = self._permit.decide(self._plan, self._encoder, send, direct, gzip=self._gzip)
         self._writer = writer = Writer(
             send,
             self._buffer,
@@ -216,7 +197,7 @@ class Stream:
                 if self._supply.has_task:
                     await self._let_it_begin()
                 await self._write(writer, True)
-            self._tell_of_direct_writes()
+            self._permit.tell(self._path, parted=self._parted)
             while not (self._parted or self._cut_off):
                 # An idle stream is here, without a scope, which would take 0.8 KB.
                 self._writing = None
@@ -224,7 +205,7 @@ class Stream:
                 if not self._cut_off:
                     with self._until_cut_off():
                         await self._write(writer, True)
-                    self._tell_of_direct_writes()
+                    self._permit.tell(self._path, parted=self._parted)
         except _GONE:
             self.abort(CloseReason.CLIENT_DISCONNECTED)
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
@@ -278,52 +259,6 @@ class Stream:
         policy = self._plan.policy
         keeps_all = policy.rereads or isinstance(policy, Block)
         return keeps_all and not self._plan.controls and self._buffer.queue.gaps > 0
-
-    # -- direct writes ---------------------------------------------------------------------
-
-    def _decide_on_direct_writes(self, send: Send, direct: bool | None) -> NotDirect | None:
-        """Return why publishers are not to write directly; None if nothing is in the way yet."""
-        plan, encoder = self._plan, self._encoder
-        given = direct if plan.direct is None else plan.direct
-        if not isinstance(plan.source, Feed):
-            return NotDirect.NO_PUBLISHER
-        if given is False:
-            return NotDirect.SWITCHED_OFF
-        if plan.where is not None:
-            return NotDirect.FILTER
-        if plan.limits.max_bytes is not None:
-            return NotDirect.MAX_BYTES
-        # What goes in front of the first item is perhaps known only when that is encoded.
-        if encoder is not plan.encoder or encoder.header():
-            return NotDirect.FORMAT
-        if self._gzip:
-            return NotDirect.OTHER_BODY
-        if self._direct_write.why_not is not None:
-            return self._direct_write.why_not
-        if not given and not is_known(send, self._direct_write):
-            tell(name_unknown(send, self._app))
-            return NotDirect.BETWEEN
-        return None
-
-    @property
-    def _why_not_direct(self) -> NotDirect | None:
-        why_not = self._not_direct or self._direct_write.why_not
-        return None if why_not is NotDirect.ENDED and self._parted else why_not
-
-    def _tell_of_direct_writes(self) -> None:
-        """Write into the log whether there are direct writes, when that has changed."""
-        why_not = self._why_not_direct
-        if why_not is self._told or why_not is NotDirect.ENDED:
-            return
-        self._told = why_not
-        if why_not is None:
-            logger.debug("stream %s: publishers write to its connection directly", self._path)
-        else:
-            logger.debug(
-                "stream %s: publishers do not write to its connection directly: %s",
-                self._path,
-                why_not.value,
-            )
 
     # -- how it ends -----------------------------------------------------------------------
 
@@ -384,6 +319,7 @@ class Stream:
         buffer = self._buffer.statistics()
         since = None if writer is None else writer.sending_since
         sending_for = 0.0 if since is None else now - since
+        why_not = self._permit.why_not(parted=self._parted)
         return StreamStatistics(
             state="open",
             reason=self.reason,
@@ -397,7 +333,7 @@ class Stream:
             sending_for=sending_for,
             buffer=buffer,
             direct_items=writer.direct_items if writer else 0,
-            why_not_direct=why_not.value if (why_not := self._why_not_direct) else None,
+            why_not_direct=why_not.value if why_not else None,
         )
 
     # -- what the supply calls -------------------------------------------------------------

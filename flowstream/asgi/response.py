@@ -19,9 +19,7 @@ from flowstream._failure import passes
 from flowstream.abc import Encoder
 from flowstream.asgi._answers import answer_to, is_handled
 from flowstream.asgi._compression import accepts_gzip, gzip_headers
-from flowstream.asgi._connection import carrier_of, entry_of
-from flowstream.asgi._direct_write import direct_write_of
-from flowstream.asgi._head import head_of
+from flowstream.asgi._connection import carrier_of
 from flowstream.asgi._request import is_final, last_event_id
 from flowstream.asgi._statistics import StreamStatistics, new_statistics
 from flowstream.asgi._stream import Stream
@@ -170,17 +168,7 @@ class StreamResponse:
         if not trio.lowlevel.in_trio_run():
             raise other_event_loop()
         self._used = True
-        self._stream = stream = Stream(
-            self._plan,
-            scope.get("path", ""),
-            carrier_of(scope),
-            direct_write_of(scope),
-            entry_of(scope),
-            head_of(scope),
-            after=last_event_id(scope) or self._plan.after,
-            app=scope.get("app"),
-            gzip=accepts_gzip(scope),
-        )
+        self._stream = stream = Stream(self._plan, scope)
         if scope.get("method") == "HEAD" or self._returns_in_vain(scope):
             await stream.refuse()
             return None
