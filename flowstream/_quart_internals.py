@@ -27,6 +27,7 @@ __all__ = [
     "check_parameters",
     "choose_shape",
     "handle_http_exception",
+    "note_departure",
 ]
 
 TRIED = ("Quart 0.22.0 with Quart-Trio 0.12.0", "Quart 0.23.1 with Quart-Trio 0.13.0")
@@ -93,6 +94,16 @@ def choose_shape(owner: type[Any]) -> Callable[[Any, HTTPException], Awaitable[A
         return await app.handle_http_exception(context._get_current_object(), error)
 
     return handle_in_context if parameters == with_context else handle
+
+
+def note_departure(connection: Any, request: Any) -> None:
+    """Do what `handle_messages` does at a disconnect before it cancels the request.
+
+    Quart 0.22 does nothing; 0.23 has what then sends or reads the body raise.
+    """
+    connection._disconnected = True
+    if hasattr(request.body, "disconnect"):
+        request.body.disconnect()
 
 
 for _name in WRAPPED:

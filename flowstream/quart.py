@@ -37,7 +37,16 @@ from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._errors import PublicError, other_event_loop
 from flowstream._failure import passes
-from flowstream._quart_host import HOST, Host, Hosted, Streams, host_of_request
+from flowstream._quart_host import (
+    HOST,
+    Departure,
+    Host,
+    Hosted,
+    Listening,
+    Streams,
+    host_of_request,
+    is_silent,
+)
 from flowstream._quart_internals import (
     ClientGone,
     TrioASGIHTTPConnection,
@@ -45,6 +54,7 @@ from flowstream._quart_internals import (
 )
 from flowstream._supervised import SupervisedNursery, prefer
 from flowstream.asgi._answers import answer_to
+from flowstream.asgi._connection import carrier_of
 from flowstream.asgi.receive import Receive, Send
 from flowstream.asgi.response import StreamResponse
 from flowstream.topics import NotAuthorizedError, TooManyTopicsError
@@ -179,57 +189,64 @@ def _lifespan_class(base: type[Any]) -> type[Any]:
 
 def _connection_class(base: type[Any], owner: Flowstream) -> type[Any]:
     """Return Quart-Trio's connection class with streams in it."""
+    is_plain = all(
+        getattr(base, name) is getattr(TrioASGIHTTPConnection, name)
+        for name in ("__call__", "handle_messages")
+    )
 
     class FlowstreamHTTPConnection(base):  # type: ignore[misc]  # whatever the app chose
+        _listening: Listening | None = None
+
         async def handle_messages(
             self, nursery: trio.Nursery, request: Request, receive: Receive
         ) -> None:
+            listening = self._listening
+            assert listening is not None
+
             async def receive_and_tell() -> MutableMapping[str, Any]:
-                self._listen_on()
+                listening.check()
                 message = await receive()
                 host = cast("Host | None", self.scope.get(HOST))
                 if message["type"] == "http.disconnect" and host and host.disconnected():
                     # Quart's answer to a disconnect is to cancel the request at once; the
                     # stream ends it by itself, once its producer has cleaned up.
                     await trio.sleep_forever()
-                self._complete = not message.get("more_body", False)
+                listening.note(message)
                 return message
 
-            with self._listening:
+            with listening.scope:
                 await super().handle_messages(nursery, request, receive_and_tell)
 
         async def handle_request(self, nursery: trio.Nursery, request: Request, send: Send) -> None:
             prefer(owner._inside)
-            self.scope[HOST] = Host(
-                owner._streams,
-                nursery,
-                _raising_oserror(send),
-                self._stop_listening,
-                owner._direct,
-            )
+            if not is_plain:
+                send = _raising_oserror(send)
+            self.scope[HOST] = Host(owner._streams, nursery, send, self._listening, owner._direct)
             await super().handle_request(nursery, request, send)
 
         async def __call__(self, receive: Receive, send: Send) -> None:
-            self._listening = trio.CancelScope()
-            self._complete = False  # the request's body has come
-            self._needed = True
-            if base.__call__ is not TrioASGIHTTPConnection.__call__:
+            if not is_plain:
+                self._listening = Listening()
                 await super().__call__(receive, send)
                 return
             # Quart-Trio's, but that it runs the request in a task of its own, which for as long
             # as a stream lasts would take 3 KB.
             request = self._create_request_from_scope(send)
+            carrier = carrier_of(self.scope)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.handle_messages, nursery, request, receive)
-                await self.handle_request(nursery, request, send)
-
-        def _stop_listening(self) -> None:
-            self._needed = False
-            self._listen_on()
-
-        def _listen_on(self) -> None:
-            if self._complete and not self._needed:
-                self._listening.cancel()
+                if carrier is None or not is_silent(receive, self.scope, carrier):
+                    self._listening = Listening()
+                    nursery.start_soon(self.handle_messages, nursery, request, receive)
+                    await self.handle_request(nursery, request, send)
+                    return
+                # Nor does it need one to listen: the connection tells of the client's end.
+                request.body.set_complete()
+                departure = Departure(self, nursery, request)
+                carrier.attach(departure)
+                try:
+                    await self.handle_request(nursery, request, send)
+                finally:
+                    carrier.detach(departure)
 
         async def _send_response(self, send: Send, response: Any) -> None:
             if not self.scope[HOST].delivered:
@@ -315,7 +332,7 @@ def _converting(make: _Step) -> _Step:
         if isinstance(given, StreamResponse):
             if not has_request_context():
                 raise TypeError("a WebSocket view cannot return a stream: it is an HTTP response")
-            hosted = Hosted(given, given.status, given.headers)
+            hosted = Hosted(given)
             result = (hosted, *result[1:]) if isinstance(result, tuple) else hosted
         return await make(result)
 
