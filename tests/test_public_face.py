@@ -236,6 +236,7 @@ def test_importing_it_imports_no_optional_package(module):
     assert run.stdout.split() == []
 
 
+@pytest.mark.timeout(240)
 def test_an_app_is_typed():
     """mypy --strict agrees with an app that uses all of it, and with its deliberate mistakes."""
     pytest.importorskip("mypy")
@@ -246,6 +247,6 @@ def test_an_app_is_typed():
         text=True,
         check=False,
         cwd=example.parents[2],
-        timeout=120,
+        timeout=200,
     )
     assert run.returncode == 0, run.stdout

@@ -19,6 +19,7 @@ expect = sync_api.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Chromium takes in megabytes ahead of the page's reader; on a busy machine that takes a while.
 PATIENCE = 30_000
+expect.set_options(timeout=PATIENCE)
 
 pytestmark = [
     pytest.mark.browser,
@@ -170,15 +171,15 @@ def test_a_client_is_stalled_and_let_go(browser, port):
         above(slow, "received", 50)
         set_speed(page, "C", 0)
         expect(shown(slow, "speed-text")).to_have_text("nothing")
-        expect(shown(slow, "level")).to_have_text("64 of 64", timeout=PATIENCE)
-        expect(shown(slow, "state")).to_contain_text("takes nothing for", timeout=PATIENCE)
+        expect(shown(slow, "level")).to_have_text("64 of 64")
+        expect(shown(slow, "state")).to_contain_text("takes nothing for")
         received = number(slow, "received")
         above(fast, "received", number(fast, "received") + 100)
         assert number(slow, "received") == received  # it has really stopped
         assert number(fast, "missed") == 0
         set_speed(page, "C", -1)
         above(slow, "missed", 100)
-        expect(shown(slow, "state")).to_have_text("keeps up", timeout=PATIENCE)
+        expect(shown(slow, "state")).to_have_text("keeps up")
         for name in "ABC":
             expect(shown(card(page, name), "sum")).to_have_attribute("data-adds", "true")
 
@@ -213,7 +214,7 @@ def test_a_cut_is_made_up_for_or_announced(browser, port):
             expect(shown(card(page, name), "state")).to_contain_text("cut off, back in")
         for name in "AC":
             told = shown(card(page, name), "said")
-            expect(told).to_contain_text("missed, told in a gap.", timeout=PATIENCE)
+            expect(told).to_contain_text("missed, told in a gap.")
             assert number(card(page, name), "missed") > 500
             expect(shown(card(page, name), "sum")).to_have_attribute("data-adds", "true")
 
@@ -229,7 +230,7 @@ def test_the_server_ends_a_client_and_it_comes_again(browser, port, policy, why)
         expect(state).to_have_text(f"ended by the server: {why}", timeout=2 * PATIENCE)
         set_speed(page, "A", -1)
         page.get_by_label("Connect client A again").click()
-        expect(state).to_have_text("keeps up", timeout=PATIENCE)
+        expect(state).to_have_text("keeps up")
 
 
 def test_a_second_and_a_third_tab_work(browser, port):
@@ -239,7 +240,7 @@ def test_a_second_and_a_third_tab_work(browser, port):
         others = [page.context.new_page() for _ in range(4)]
         for other in others:
             other.goto(f"http://127.0.0.1:{port}/")
-            expect(other.locator("#server-state")).to_have_text("live", timeout=PATIENCE)
+            expect(other.locator("#server-state")).to_have_text("live")
             above(card(other, "A"), "received", 50)
         set_speed(others[0], "C", 3)
         expect(shown(card(page, "C"), "speed-text")).to_have_text("256 kB/s")
@@ -280,7 +281,7 @@ def test_a_browser_that_cannot_read_in_small_pieces_can_stall_as_well(browser, p
     with served(port), visit(browser, port, script) as page:
         above(card(page, "A"), "received", 10)
         set_speed(page, "A", 0)
-        expect(shown(card(page, "A"), "level")).to_have_text("64 of 64", timeout=PATIENCE)
+        expect(shown(card(page, "A"), "level")).to_have_text("64 of 64")
         set_speed(page, "A", -1)
         above(card(page, "A"), "missed", 0)
         expect(shown(card(page, "A"), "sum")).to_have_attribute("data-adds", "true")
@@ -308,9 +309,9 @@ def test_the_documentation_opens_and_the_table_lives(browser, port):
         expect(page.locator("#cursors")).to_contain_text("0 (of 0")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/rows.ndjson") as rows:
             rows.readline()
-            expect(page.locator("#cursors")).to_contain_text("1 (of 1", timeout=PATIENCE)
+            expect(page.locator("#cursors")).to_contain_text("1 (of 1")
             expect(page.locator("#all")).to_contain_text("/rows.ndjson")
-        expect(page.locator("#cursors")).to_contain_text("0 (of 1", timeout=PATIENCE)
+        expect(page.locator("#cursors")).to_contain_text("0 (of 1")
         links = page.locator('a[href^="/docs/"]').evaluate_all("all => all.map((a) => a.href)")
         assert len(links) >= 4
         for link in links:
@@ -327,10 +328,10 @@ def test_a_server_that_goes_is_noticed_and_one_that_comes_back_is_found(browser,
         page.goto(f"http://127.0.0.1:{port}/")
         expect(page.locator("#server-state")).to_have_text("live")
         above(card(page, "A"), "received", 10)
-    expect(page.locator("#server-state")).to_contain_text("not reached", timeout=PATIENCE)
+    expect(page.locator("#server-state")).to_contain_text("not reached")
     with served(port):
-        expect(page.locator("#server-state")).to_have_text("live", timeout=PATIENCE)
-        expect(shown(card(page, "A"), "state")).to_have_text("keeps up", timeout=PATIENCE)
+        expect(page.locator("#server-state")).to_have_text("live")
+        expect(shown(card(page, "A"), "state")).to_have_text("keeps up")
     context.close()
 
 

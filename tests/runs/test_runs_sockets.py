@@ -23,8 +23,13 @@ class GoneError(Exception):
 
 
 def is_hung(key):
-    """Return whether a run's producer goes on for ever, until it is stopped or given up."""
+    """Return whether a run's producer goes on for ever, until it is given up."""
     return key % 7 == 0
+
+
+def is_stopped(key):
+    """Return whether a run's client stops it, after its first connection."""
+    return key % 6 == 3
 
 
 class World:
@@ -63,7 +68,7 @@ class World:
                     yield str(number)
                 if key % 5 == 0:
                     raise RuntimeError("crashed")
-                if is_hung(key):
+                if is_hung(key) or is_stopped(key):
                     await trio.sleep_forever()
             finally:
                 self.alive -= 1
@@ -98,7 +103,7 @@ class Reader:
                 await self.read()
             if self.ending is not None:
                 return
-            if self.key % 6 == 3 and connection == 0:
+            if is_stopped(self.key) and connection == 0:
                 async with self.request("DELETE"):
                     pass
 
@@ -166,9 +171,7 @@ async def test_two_hundred_runs_on_real_sockets(server, aeventually, caplog):
     assert ended["completed"] > 50
     assert ended["error"] > 20
     assert ended["client_disconnected"] > 10
-    assert ended["stopped"]  # on a busy machine most have ended before they are told to
+    assert ended["stopped"] > 20
     for reader in readers:
-        if (
-            not is_hung(reader.key) and reader.key % 6 != 3
-        ):  # neither one that hangs nor one to be stopped
+        if not is_hung(reader.key) and not is_stopped(reader.key):
             assert reader.ending == ("failed" if reader.key % 5 == 0 else "end"), reader.key

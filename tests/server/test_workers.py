@@ -193,13 +193,16 @@ async def test_twenty_replacements_leave_nothing_behind(supervise, caplog, aeven
     for count in range(1, 21):
         os.kill(os.getpid(), signal.SIGHUP)
         await aeventually(
-            lambda count=count: caplog.text.count("have been replaced") == count, "replaced"
+            lambda count=count: caplog.text.count("have been replaced") == count,
+            "replaced",
+            timeout=30,
         )
     await aeventually(
         lambda: len({child.pid for child in me.children()} - OTHERS) == 2,
         "the old ones are gone, and reaped",
     )
-    assert me.num_fds() == before
+    # At the start a worker's report may still be on its way, in a pipe that is closed after it.
+    await aeventually(lambda: me.num_fds() <= before, "no more descriptors than before")
     assert not first & children()
 
 
