@@ -37,6 +37,7 @@ from flowstream._failure import is_refusal, passes, public, public_of
 from flowstream._timers import Timer, start_timer
 from flowstream.asgi._compression import Gzip, accepts_gzip, gzip_headers
 from flowstream.asgi._connection import carrier_of, entry_of
+from flowstream.asgi._cut import cut_of
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.asgi._direct_write import direct_write_of
 from flowstream.asgi._head import head_of
@@ -83,6 +84,7 @@ class Stream:
         if self._entry is not None:
             self._entry.begin_stream()
         self._head = head_of(scope)
+        self._cut = cut_of(scope)
         self._path = printable(scope.get("path", ""))
         self._start = trio.current_time()
         self._epoch = secrets.token_hex(4)
@@ -215,8 +217,11 @@ class Stream:
             self.abort(CloseReason.ERROR)
             if not self._answered:
                 self._logged_elsewhere = True  # by the framework
+                self._cut = None  # which answers in our place
                 raise
         finally:
+            if self._cut is not None and not self._saying_goodbye:
+                self._cut.say(status)  # before the host hears that we have ended
             await self._head.release()  # noqa: ASYNC102  # what is written is shielded
 
     async def _let_it_begin(self) -> None:
@@ -449,7 +454,8 @@ class Stream:
             self.reason = reason
         if self._plan.controls or reason is CloseReason.COMPLETED:
             # Otherwise the application returns without the final chunk, which HTTP/1.1
-            # servers answer by closing the connection: the client sees that it is cut.
+            # servers answer by closing the connection: the client sees that it is cut. What
+            # stands between may add that chunk; our server hears of the cut (`Cut`).
             self._saying_goodbye = True
             await writer.end()
 

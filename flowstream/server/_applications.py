@@ -4,6 +4,9 @@ Under Hypercorn a ``send()`` to a client that is gone returns as if all were wel
 without a checkpoint: a loop that only sends goes on for ever and lets nobody else run. ASGI
 has it raise an ``OSError`` (spec 2.4). Here it does, once the application has had the time
 to hear of the disconnect in the other way, from ``receive()``.
+
+A response that is cut has no end, whoever sends one (`flowstream.asgi._cut`). With HTTP/1.0 the end
+of the connection is the end of the body, so there the connection is reset instead.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ from typing import Any
 
 import trio
 
+from flowstream._closing import CloseReason
 from flowstream._failure import split
 from flowstream.asgi._connection import carrier_of
+from flowstream.asgi._cut import CUT_KEY, Cut
 from flowstream.asgi._direct_write import DIRECT_WRITE_KEY, DirectWrite
 from flowstream.asgi._logging import printable
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
     ASGIWebsocketState,
+    StreamClosed,
     TaskGroup,
 )
 from flowstream.server._inbox import Inbox
@@ -126,9 +132,8 @@ class Applications(TaskGroup):
                 raise cancelled from None  # noqa: ASYNC104  # the Cancelled in it
         finally:
             inbox.close()
-            sending.end()
             self._inboxes.remove(inbox)
-            await send(None)  # noqa: ASYNC102  # under cancellation there is nobody to tell
+            await sending.end()  # noqa: ASYNC102  # under cancellation there is nobody to tell
 
 
 class _Send:
@@ -143,7 +148,7 @@ class _Send:
         direct_write: that of this response; None if it is no response to a request.
     """
 
-    __slots__ = ("_is_broken", "_may_half_close", "_send", "direct_write")
+    __slots__ = ("_carrier", "_cut", "_is_broken", "_may_half_close", "_send", "direct_write")
 
     def __init__(self, send: Any, scope: Any, is_broken: Callable[[], bool]) -> None:
         self._send = send
@@ -152,19 +157,24 @@ class _Send:
         # HTTP/1.1 alone that can't be told from leaving: the next write but one can.
         self._may_half_close = scope["type"] == "http" and scope["http_version"] < "2"
         self.direct_write: DirectWrite | None = None
-        if scope["type"] == "http" and (carrier := carrier_of(scope)) is not None:
-            self.direct_write = carrier.open_direct_write(scope)
+        self._cut: Cut | None = None
+        self._carrier = carrier_of(scope)
+        if scope["type"] == "http" and self._carrier is not None:
+            self.direct_write = self._carrier.open_direct_write(scope)
             scope["state"][DIRECT_WRITE_KEY] = self.direct_write
+            if scope["method"] != "HEAD":  # which has no body to be cut
+                scope["extensions"][CUT_KEY] = self._cut = Cut()
 
     async def __call__(self, message: Any) -> None:
         stream = self._send.__self__  # Hypercorn's, whose method it is
-        if (
-            stream.closed
-            and stream.state not in _COMPLETE
-            and (not self._may_half_close or self._is_broken())
-        ):
-            await trio.sleep(_TIME_TO_HEAR)
-            raise ClientGoneError("the client is gone")
+        if self._cut is not None and self._cut.status is not None:
+            if self._cut.is_over:
+                await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
+            else:
+                await self._send_cut(message, self._cut)
+            return
+        if stream.closed and self._is_gone(stream):
+            await _raise_gone()
         direct_write = self.direct_write
         if direct_write is None or direct_write.why_not is not None:
             await self._send(message)
@@ -173,10 +183,61 @@ class _Send:
             await self._send(message)
             direct_write.arrived(message)
 
-    def end(self) -> None:
-        """Have nothing written directly to this response any more."""
+    async def end(self) -> None:
+        """Hear that the application has ended."""
+        self._end_direct_writes()
+        stream = self._send.__self__
+        if self._cut is not None and stream.state is ASGIHTTPState.RESPONSE:
+            self._reset_if_closing_ends(stream)
+        await self._send(None)
+
+    def _is_gone(self, stream: Any) -> bool:
+        """Whether the client of a stream that is closed can be sent nothing any more."""
+        if stream.state in _COMPLETE:
+            return False
+        return not self._may_half_close or self._is_broken()
+
+    async def _send_cut(self, message: Any, cut: Cut) -> None:
+        """Send what there is of a response that is to have no end."""
+        stream = self._send.__self__
+        if stream.closed and self._is_gone(stream):
+            await _raise_gone()
+        if stream.state in _COMPLETE:  # it had its end before the stream had
+            await self._send(message)
+            return
+        self._end_direct_writes()
+        unbegun = stream.state is ASGIHTTPState.REQUEST
+        rest = cut.pass_on(message, None if unbegun else int(stream.response["status"]))
+        if rest is not None:
+            await self._send(rest)
+        if cut.is_over and not self._reset_if_closing_ends(stream):
+            # Not when the application ends, which may have work to do behind its response.
+            await stream.send(StreamClosed(stream_id=stream.stream_id))
+
+    def _reset_if_closing_ends(self, stream: Any) -> bool:
+        """Reset the connection if its close would be the end of the body; return whether it was.
+
+        With HTTP/1.0 it is, where no length was given (RFC 9112 § 6.3).
+        """
+        response = stream.response
+        closing_ends = (
+            stream.scope["http_version"] < "1.1"
+            and response["status"] not in (204, 304)
+            and not any(name.lower() == b"content-length" for name, _ in response["headers"])
+        )
+        if closing_ends and self._carrier is not None:
+            self._carrier.abort(CloseReason.ERROR)
+        return closing_ends
+
+    def _end_direct_writes(self) -> None:
         if self.direct_write is not None:
             self.direct_write.end()
+
+
+async def _raise_gone() -> None:
+    """Raise `ClientGoneError`, when the application has had the time to hear of it otherwise."""
+    await trio.sleep(_TIME_TO_HEAR)
+    raise ClientGoneError("the client is gone")
 
 
 def _in_words(inbox: Inbox) -> str:

@@ -234,7 +234,7 @@ _ATTRIBUTES: dict[type, str] = {
     H2CProtocolRequiredError: "data headers settings",
     H2ProtocolAssumedError: "data",
     StreamBuffer: "buffer _complete _is_empty _paused",
-    HTTPStream: "closed send state stream_id",
+    HTTPStream: "closed response scope send state stream_id",
     WSStream: "closed send state stream_id",
 }
 
@@ -255,19 +255,17 @@ def check() -> None:
     for function, parameters in _FUNCTIONS.items():
         _check_parameters(function, function.__name__, parameters)
     for owner, attributes in _ATTRIBUTES.items():
-        known = {*dir(owner), *_set_by(vars(owner).get("__init__"))}
+        known = {*dir(owner)}.union(*map(_set_by, vars(owner).values()))
         for name in attributes.split():
             if name not in known:
                 raise _unexpected(f"{owner.__name__} has no {name}")
 
 
-def _set_by(initializer: Any) -> set[str]:
-    """Return the attributes that an ``__init__`` sets: those of an instance."""
-    if not inspect.isfunction(initializer):
+def _set_by(method: Any) -> set[str]:
+    """Return the attributes that a method sets: those of an instance."""
+    if not inspect.isfunction(method):
         return set()
-    return {
-        step.argval for step in dis.get_instructions(initializer) if step.opname == "STORE_ATTR"
-    }
+    return {step.argval for step in dis.get_instructions(method) if step.opname == "STORE_ATTR"}
 
 
 def _check_parameters(function: Any, name: str, expected: str) -> None:

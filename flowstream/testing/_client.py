@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from flowstream.asgi._cut import Cut
 from flowstream.decoders import NDJSONDecoder, ServerSentEvent, SSEDecoder
 from flowstream.testing._contract import Chunk, Contract, Head, Headers
 from flowstream.testing._scope import ASGIApp
@@ -74,6 +75,7 @@ class StreamClient:
         self.error: Exception | None = None
         """What the app raised, if it has."""
         self._contract = Contract(method)
+        self._cut = Cut()
         self._window: float = math.inf if window is None else window
         self._stuck_sends = stuck_sends
         self._raises = raise_app_exceptions
@@ -388,6 +390,22 @@ class StreamClient:
 
     async def _send(self, message: Any) -> None:
         await trio.lowlevel.checkpoint()
+        if self._cut.status is not None and not self._contract.ended:
+            await self._send_cut(message)
+        else:
+            await self._accept(message)
+
+    async def _send_cut(self, message: Any) -> None:
+        """Send what there is of a response that is to have no end."""
+        rest = self._cut.pass_on(message, self._contract.status)
+        if rest is not None:
+            await self._accept(rest)
+        if self._cut.is_over:
+            self._over = True
+            self._leave()
+            self._moved.unpark_all()
+
+    async def _accept(self, message: Any) -> None:
         try:
             part = self._contract.accept(message)
         except AssertionError as fault:

@@ -59,6 +59,9 @@ class Contract:
     """The ASGI rules of one response: messages in, checked values out, no `await`.
 
     Three states, in this order: nothing sent, head sent, final chunk sent.
+
+    Attributes:
+        status: that of the head, or None.
     """
 
     def __init__(self, method: str) -> None:
@@ -67,6 +70,12 @@ class Contract:
         self._bodiless = False
         self._promised: int | None = None
         self._sent = 0
+        self.status: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the final chunk was sent."""
+        return self._state == "after the final chunk"
 
     def accept(self, message: Any) -> Head | Chunk:
         """Return what the message says, or raise `AssertionError` if it must not be sent."""
@@ -91,6 +100,7 @@ class Contract:
                 raise AssertionError(f"content-length must be one whole number, not {length!r}")
             self._promised = int(length)
         self._state = "within the body"
+        self.status = status
         return Head(status, headers)
 
     def _body(self, message: Mapping[str, Any]) -> Chunk:

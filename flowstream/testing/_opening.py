@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from flowstream.asgi._cut import CUT_KEY
 from flowstream.testing._client import StreamClient, check_count
 from flowstream.testing._contract import Headers
 from flowstream.testing._scope import ASGIApp, HeaderPairs, http_scope
@@ -90,6 +91,8 @@ async def open_stream(
         stuck_sends=stuck_sends,
         raise_app_exceptions=raise_app_exceptions,
     )
+    if method != "HEAD":  # which has no body to be cut
+        scope["extensions"][CUT_KEY] = client._cut
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
