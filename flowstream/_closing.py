@@ -24,7 +24,8 @@ class CloseReason(enum.StrEnum):
     SLOW_CONSUMER = "slow_consumer"
     """The policy gave the client up: `Disconnect`, or `Block` past its timeout."""
     STALLED = "stalled"
-    """One write made no progress for `Limits.stall_timeout` seconds."""
+    """One write made no progress for `Limits.stall_timeout` seconds, or the server's
+    ``write_timeout``; `StreamReport.detail` says which."""
     MAX_DURATION = "max_duration"
     """The stream was open for `Limits.max_duration` seconds."""
     MAX_BYTES = "max_bytes"
@@ -65,3 +66,7 @@ class StreamReport:
     """Seconds of the longest single wait of the writer in the server's `send`."""
     error: BaseException | None = None
     """The producer's exception when the reason is `error`; never sent to the client."""
+    detail: str = ""
+    """Which bound or cause led to the reason, ``stall_timeout 10 s`` for instance; empty where
+    the reason says all. It names bounds, policies and types of errors, and nothing that a
+    client has sent. Clients never get it."""

@@ -76,6 +76,17 @@ def public_of(error: BaseException) -> PublicError | None:
     return next((leaf for leaf in _leaves(error) if isinstance(leaf, PublicError)), None)
 
 
+def kind_of(error: BaseException) -> str:
+    """Return what kind of failure it is, in words for a log: its type, never its text.
+
+    Of a `PublicError`, which an app makes for many things, with its code.
+    """
+    told = public_of(error)
+    if told is not None:
+        return f"{type(told).__name__} {told.code}"
+    return type(first_of(error)).__name__
+
+
 def first_of(error: BaseException) -> BaseException:
     """Return the first error of a group, or the one that is in none."""
     return next(_leaves(error))

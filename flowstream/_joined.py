@@ -24,7 +24,7 @@ from flowstream._closing import CloseReason
 from flowstream._history import lost_id
 from flowstream._queue import Gap
 from flowstream.abc import Encoder
-from flowstream.sources._feed import Feed, Sink, Subscriber, Terms
+from flowstream.sources._feed import Ending, Feed, Sink, Subscriber, Terms
 
 _SEPARATOR = "~"
 _PART = re.compile(r"([0-9a-f]+)(?:(\.\w+)|!(.*))", re.DOTALL)
@@ -69,7 +69,7 @@ class _JoinedSubscriber:
         self._epochs = [feed.epoch for feed in feeds]
         self._open = len(feeds)
         # Why the first of them ended that was not complete.
-        self._ending: tuple[CloseReason, BaseException | None] = (CloseReason.COMPLETED, None)
+        self._ending: Ending = (CloseReason.COMPLETED, None, "")
         self._sink = sink
         self._turn = 0  # the place whose past is looked at first
         self._places: list[Subscriber] = []
@@ -149,10 +149,10 @@ class _JoinedSubscriber:
             for place_index, place in enumerate(self._places)
         )
 
-    def _ended(self, reason: CloseReason, error: BaseException | None) -> None:
+    def _ended(self, ending: Ending) -> None:
         self._open -= 1
         if self._ending[0] is CloseReason.COMPLETED:
-            self._ending = (reason, error)
+            self._ending = ending
         if not self._open:
             self._sink.feed_ended(*self._ending)
 
@@ -160,9 +160,7 @@ class _JoinedSubscriber:
 class _Part:
     """The stream, as one of several feeds knows it."""
 
-    def __init__(
-        self, sink: Sink, ended: Callable[[CloseReason, BaseException | None], None]
-    ) -> None:
+    def __init__(self, sink: Sink, ended: Callable[[Ending], None]) -> None:
         self._sink = sink
         self._has_ended = False
         self._tell_ended = ended
@@ -176,17 +174,20 @@ class _Part:
         """Writes to the connection, or None."""
         return self._sink.direct
 
-    def close(self, reason: CloseReason) -> None:
+    def close(self, reason: CloseReason, detail: str = "") -> None:
         """End the stream, though other feeds go on: what it was asked for is not there."""
-        self._sink.close(reason)
+        self._sink.close(reason, detail)
 
     def feed_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
     ) -> None:
         """End the stream if the others have ended, too."""
         if not self._has_ended:
             self._has_ended = True
-            self._tell_ended(reason, error)
+            self._tell_ended((reason, error, detail))
 
 
 class _Renaming(Encoder):

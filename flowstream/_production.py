@@ -16,7 +16,7 @@ from flowstream._buffer import BufferStatistics
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError
 from flowstream._event import Event, copied
-from flowstream._failure import is_refusal, public
+from flowstream._failure import is_refusal, kind_of, public
 from flowstream._publisher import Publisher
 from flowstream.sources import Source
 from flowstream.sources._relay import Relay
@@ -55,18 +55,24 @@ class Production:
         self._ended = ended
         self._scope = trio.CancelScope(shield=True)
         self._error: PublicError | None = None
+        self._detail = ""  # for the reports of those who read it
         self.reason: CloseReason | None = None
         self.over = trio.Event()
 
-    def stop(self, reason: CloseReason) -> None:
-        """Cancel the source; it may clean up. Does nothing if it has ended."""
+    def stop(self, reason: CloseReason, detail: str) -> None:
+        """Cancel the source; it may clean up. Does nothing if it has ended.
+
+        Args:
+            reason: why.
+            detail: the cause, for the reports of those who read it.
+        """
         if self.reason is None:
-            self.reason = reason
+            self.reason, self._detail = reason, detail
             self._scope.cancel()
 
     def shut_down(self) -> None:
         """Stop: the app is going down."""
-        self.stop(CloseReason.SHUTDOWN)
+        self.stop(CloseReason.SHUTDOWN, "the run ended with its app")
 
     async def run(self) -> None:
         """Run the source to its end, whatever it does, then tell those who read it."""
@@ -103,13 +109,14 @@ class Production:
             # Who came at the last moment, though, is connected, and may come again.
             told, self._error = CloseReason.ERROR, _given_up()
         with trio.move_on_after(self._cleanup_timeout, shield=True):
-            await self._publisher.finish(told, self._error)
+            await self._publisher.finish(told, self._error, self._detail)
 
     def _failed(self, error: BaseException) -> None:
         if self.reason is None:
             self.reason = CloseReason.ERROR
             logger.error("%s failed", self.name, exc_info=error)
             # What clients may know of it; each of their streams has it for its error.
+            self._detail = f"run: {kind_of(error)}"
             code, message, retryable = public(CloseReason.ERROR, error)
             self._error = PublicError(code, message, retryable=retryable)
         elif not is_refusal(error):

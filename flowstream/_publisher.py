@@ -21,7 +21,7 @@ from flowstream._snapshots import Snapshots
 from flowstream._subscriber import Subscriber
 from flowstream.abc import Encoder
 from flowstream.encoders import SSE
-from flowstream.sources._feed import Sink, Terms
+from flowstream.sources._feed import Ending, Sink, Terms
 
 # Others run once in so many events that are published to few subscribers or none.
 _BURST_EVENTS = 64
@@ -56,7 +56,7 @@ class Publisher:
         self.snapshots: Snapshots | None = None
         self.published: int = 0
         self.last_publish: float = -math.inf
-        self.ending: tuple[CloseReason, BaseException | None] | None = None
+        self.ending: Ending | None = None
         self.token: trio.lowlevel.TrioToken | None = None
 
     # -- publishing ------------------------------------------------------------------------
@@ -175,23 +175,26 @@ class Publisher:
     # -- the end ---------------------------------------------------------------------------
 
     async def finish(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
     ) -> None:
         """Take no more events; subscribers get what they have not got yet, and end.
 
         **Waits** until what was published is delivered.
         """
-        self.ending = (reason, error)
+        self.ending = (reason, error, detail)
         try:
             await self.fanout.deliver(self.history.head)
         finally:  # cancelled, too: who is told nothing would wait for ever
             for member in self.fanout.members():
                 if member.number < self.history.head:
                     self.fanout.put_behind(member)
-                member.sink.feed_ended(reason, error)
+                member.sink.feed_ended(reason, error, detail)
 
-    def close(self, reason: CloseReason) -> None:
+    def close(self, reason: CloseReason, detail: str = "") -> None:
         """Take no more events, and end the subscribers at once."""
-        self.ending = (reason, None)
+        self.ending = (reason, None, detail)
         for member in self.fanout.members():
-            member.sink.close(reason)
+            member.sink.close(reason, detail)

@@ -199,7 +199,7 @@ class Host(Live):
         if stream is None:
             return
         if self.gone:
-            stream.abort(CloseReason.CLIENT_DISCONNECTED)
+            stream.abort(CloseReason.CLIENT_DISCONNECTED, "http.disconnect")
         stream.begin(self.nursery)
         if response.prime is not None:
             await stream.prime(response.prime)
@@ -233,7 +233,7 @@ class Host(Live):
         self.gone = True
         for stream in self._streams.values():
             if stream is not None:
-                stream.abort(CloseReason.CLIENT_DISCONNECTED)
+                stream.abort(CloseReason.CLIENT_DISCONNECTED, "http.disconnect")
         return self.delivered or bool(self._streams)
 
     async def finish(self) -> None:

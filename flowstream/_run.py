@@ -114,7 +114,7 @@ class Run(Feed):
 
         Its clients get what there is, then ``end`` with `stopped`. Does nothing if it is over.
         """
-        self._production.stop(CloseReason.STOPPED)
+        self._production.stop(CloseReason.STOPPED, "Run.stop()")
         await self._production.over.wait()
 
     async def wait(self) -> CloseReason:
@@ -203,7 +203,7 @@ class Run(Feed):
     def _give_up(self, now: float) -> float:
         if self.reason is None and not self.attached:
             self._given_up(self)
-            self._production.stop(CloseReason.CLIENT_DISCONNECTED)
+            self._production.stop(CloseReason.CLIENT_DISCONNECTED, "the run was given up")
         return math.inf
 
     def leave_alone(self) -> None:

@@ -103,13 +103,16 @@ class Subscription:
         self.end()
 
     def feed_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
     ) -> None:
         """End it when everything was taken; with `error`, if there is one."""
         self._last_error = error
         self.buffer.finish()
 
-    def close(self, reason: CloseReason) -> None:
+    def close(self, reason: CloseReason, detail: str = "") -> None:
         """End it at once."""
         self.end()
 

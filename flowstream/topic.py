@@ -343,7 +343,7 @@ class Topic(Feed):
         if reason is None:
             await self._publisher.finish()
         else:
-            self._publisher.close(reason)
+            self._publisher.close(reason, "Topic.aclose()")
             await trio.lowlevel.checkpoint()
 
     def touch(self) -> None:

@@ -294,7 +294,7 @@ class _Grant(Feed):
         self._sinks[sink] = None
         self._topics._grants.add(self)
         if self._revoked:
-            sink.close(CloseReason.STOPPED)
+            sink.close(CloseReason.STOPPED, "Topics.revoke()")
         return _Granted(subscriber, self, sink)
 
     def left(self, sink: Sink) -> None:
@@ -307,7 +307,7 @@ class _Grant(Feed):
         """End the streams."""
         self._revoked = True
         for sink in list(self._sinks):
-            sink.close(CloseReason.STOPPED)
+            sink.close(CloseReason.STOPPED, "Topics.revoke()")
 
     @property
     def streams(self) -> int:

@@ -27,15 +27,20 @@ keeps in memory is split between them."""
 class Carried(Protocol):
     """A stream, as its connection knows it."""
 
-    def close(self, reason: CloseReason) -> None:
-        """End gracefully."""
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        """End gracefully, for this reason and cause (`StreamReport.detail`)."""
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
         """End at once."""
 
 
 class Carrier(Protocol):
     """A connection, or one HTTP/2 stream of it, as the response on it knows it."""
+
+    reason: CloseReason | None
+    """Why it ended, or None."""
+    detail: str
+    """The cause of that: see `StreamReport.detail`."""
 
     def attach(self, stream: Carried) -> None:
         """Tell `stream` when the client leaves or takes nothing, and of a shutdown.
@@ -46,7 +51,7 @@ class Carrier(Protocol):
     def detach(self, stream: Carried) -> None:
         """Tell `stream` nothing more."""
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
         """Reset it, dropping what the client has not taken."""
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:

@@ -44,7 +44,7 @@ class Deadlines:
     """
 
     def __init__(self, limits: Limits, heartbeat: float | None, start: float) -> None:
-        self._stall = limits.stall_timeout
+        self._limits = limits
         self._heartbeat = heartbeat
         self._pause = math.inf
         self._end = math.inf if limits.max_duration is None else start + limits.max_duration
@@ -58,13 +58,13 @@ class Deadlines:
         """
         due = Due.NOTHING
         if activity.sending_since is not None:
-            stalled_at = activity.sending_since + self._stall
+            stalled_at = activity.sending_since + self._limits.stall_timeout
             if now >= stalled_at:
                 return Due.STALLED, math.inf
             beat_at = now + self._pause  # a write is under way: there is no silence
         else:
             # A write that begins right after this look is looked at in time to end it.
-            stalled_at = now + self._stall
+            stalled_at = now + self._limits.stall_timeout
             beat_at = activity.last_write + self._pause
             if now >= beat_at:
                 due = Due.HEARTBEAT
@@ -76,9 +76,16 @@ class Deadlines:
             # What is queued is still written, but a reader that is steady and very slow must
             # not make an hour of it.
             self._ending = True
-            self._end = now + self._stall
+            self._end = now + self._limits.stall_timeout
             due = Due.MAX_DURATION
         return due, min(stalled_at, beat_at, self._end)
+
+    def bound(self, due: Due) -> str:
+        """Return which bound it is that has come due, for the report."""
+        if due is Due.MAX_DURATION:
+            return f"max_duration {self._limits.max_duration:g} s"
+        stall = f"stall_timeout {self._limits.stall_timeout:g} s"
+        return f"{stall} after max_duration" if self._ending else stall
 
     def _draw(self) -> None:
         """Draw the length of the next silence.

@@ -33,7 +33,7 @@ def log_report(report: StreamReport, path: str, *, answered_elsewhere: bool) -> 
     del extra["error"]
     logger.log(
         logging.INFO if answered_elsewhere else _LEVELS.get(report.reason, logging.INFO),
-        "stream %s %s: %d items, %d bytes, %d dropped in %d gaps, %.3f s",
+        "stream %s %s: %d items, %d bytes, %d dropped in %d gaps, %.3f s%s",
         path,
         report.reason.value,
         report.items,
@@ -41,6 +41,7 @@ def log_report(report: StreamReport, path: str, *, answered_elsewhere: bool) -> 
         report.dropped,
         report.gaps,
         report.duration,
+        report.detail and f" ({report.detail})",
         exc_info=None if answered_elsewhere else report.error,
         extra={**extra, "reason": report.reason.value, "path": path},
     )

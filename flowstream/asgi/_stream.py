@@ -33,8 +33,9 @@ import trio
 
 from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason, StreamReport
-from flowstream._failure import is_refusal, passes, public, public_of
+from flowstream._failure import is_refusal, kind_of, passes, public, public_of
 from flowstream._timers import Timer, start_timer
+from flowstream.abc import Policy
 from flowstream.asgi._compression import Gzip, accepts_gzip, gzip_headers
 from flowstream.asgi._connection import carrier_of, entry_of
 from flowstream.asgi._cut import cut_of
@@ -110,6 +111,7 @@ class Stream:
         self._saying_goodbye = False  # all bytes are handed over, the final chunk is on its way
         self._gone_with_all = False  # the client has what it was promised, and did not wait
         self._error: BaseException | None = None
+        self._detail = ""  # of the reason: see `StreamReport.detail`
         self._logged_elsewhere = False  # the error is for somebody else to log
         self._final: StreamStatistics | None = None
         self.reason: CloseReason | None = None
@@ -208,8 +210,8 @@ class Stream:
                     with self._until_cut_off():
                         await self._write(writer, True)
                     self._permit.tell(self._path, parted=self._parted)
-        except _GONE:
-            self.abort(CloseReason.CLIENT_DISCONNECTED)
+        except _GONE as error:
+            self.abort(CloseReason.CLIENT_DISCONNECTED, f"send: {kind_of(error)}")
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
@@ -241,7 +243,7 @@ class Stream:
         Whatever state the stream is in: a host calls this in a ``finally``.
         """
         if self.reason is None:
-            self.abort(CloseReason.CANCELLED)
+            self.abort(CloseReason.CANCELLED, "never sent" if self._writer is None else "")
         if self._supply.started:
             with trio.CancelScope(shield=True):
                 await self._supply.ended.wait()  # bounded by cleanup_timeout
@@ -267,26 +269,23 @@ class Stream:
 
     # -- how it ends -----------------------------------------------------------------------
 
-    def close(self, reason: CloseReason) -> None:
+    def close(self, reason: CloseReason, detail: str = "") -> None:
         """End it gracefully: cancel the producer, write what is queued, say why.
 
         A source that has ended by itself is complete, however long its last items take.
         """
-        if self.reason is None and (
-            not self._supply.ended.is_set() or reason is CloseReason.MAX_BYTES
-        ):
-            self.reason = reason
+        if not self._supply.ended.is_set() or reason is CloseReason.MAX_BYTES:
+            self._note(reason, detail)
         self._supply.stop()  # before the bell, which would wake a producer in vain
         self._buffer.finish()
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
         """End it at once: cancel the producer and the writer, drop what is queued."""
         if reason is CloseReason.CLIENT_DISCONNECTED and self.reason is None and self._has_all:
             # It knows the length, and leaves with the last byte, before `send` has returned.
             # The report waits for that, to count it.
             self.reason, self._gone_with_all = CloseReason.COMPLETED, True
-        if self.reason is None:
-            self.reason = reason
+        self._note(reason, detail)
         self._aborted = True
         self._supply.stop()
         self._buffer.abandon()
@@ -305,13 +304,18 @@ class Stream:
             # Not by the end of the response, which would wait behind what it does not take.
             self._reset = True  # the carrier tells us of it again
             if self._carrier is not None:
-                self._carrier.abort(reason)
+                self._carrier.abort(reason, detail)
         if self._supply.ended.is_set() and not (parting and self._gone_with_all):
             self._report()
 
-    async def refuse(self) -> None:
+    def _note(self, reason: CloseReason, detail: str) -> None:
+        """Note why it ends: the first cause counts."""
+        if self.reason is None:
+            self.reason, self._detail = reason, detail
+
+    async def refuse(self, detail: str) -> None:
         """End it before it begins: the source is released, the report made."""
-        self.reason = CloseReason.REFUSED
+        self._note(CloseReason.REFUSED, detail)
         await self._supply.discard()
         self._report()
 
@@ -343,14 +347,14 @@ class Stream:
 
     # -- what the supply calls -------------------------------------------------------------
 
-    def give_up(self) -> None:
+    def give_up(self, detail: str = "") -> None:
         """End it at once: the client is too slow."""
-        self.abort(CloseReason.SLOW_CONSUMER)
+        self.abort(CloseReason.SLOW_CONSUMER, detail or _in_words(self._plan.policy))
 
     def failed(self, error: BaseException, who: str) -> None:
         """Note why there will be no more events; the client is told at the end of those."""
         if self.reason is None:
-            self.reason = CloseReason.ERROR
+            self._note(CloseReason.ERROR, f"{who}: {kind_of(error)}")
             self._error = error
         elif not is_refusal(error):
             logger.error(
@@ -362,11 +366,14 @@ class Stream:
             )
 
     def supply_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
     ) -> None:
         """Write what there is, and end for this reason; an `error` was logged elsewhere."""
         if self.reason is None and reason is not CloseReason.COMPLETED:
-            self.reason = reason
+            self._note(reason, detail)
             self._error = error
             self._logged_elsewhere = True
         self._buffer.finish()
@@ -400,9 +407,9 @@ class Stream:
         if due is Due.HEARTBEAT and writer is not None:
             writer.beat()
         elif due is Due.MAX_DURATION:
-            self.close(CloseReason.MAX_DURATION)
+            self.close(CloseReason.MAX_DURATION, self._deadlines.bound(due))
         elif due is Due.STALLED:
-            self.abort(CloseReason.STALLED)
+            self.abort(CloseReason.STALLED, self._deadlines.bound(due))
             return math.inf
         return again
 
@@ -418,7 +425,7 @@ class Stream:
     async def _write(self, writer: Writer, within_bound: bool) -> None:
         """Write what there is, and part if no more will come."""
         if not (within_bound and await writer.run()):
-            self.close(CloseReason.MAX_BYTES)
+            self.close(CloseReason.MAX_BYTES, f"max_bytes {self._plan.limits.max_bytes}")
             self._buffer.abandon()
             await writer.announce_rest()
         if self._buffer.finished:
@@ -450,8 +457,7 @@ class Stream:
             code, message, retryable = public(reason, self._error)
             id = None if retryable else f"{self._epoch}.failed"
             await writer.say("failed", {"code": code, "message": message}, id=id)
-        if self.reason is None:
-            self.reason = reason
+        self._note(reason, "")
         if self._plan.controls or reason is CloseReason.COMPLETED:
             # Otherwise the application returns without the final chunk, which HTTP/1.1
             # servers answer by closing the connection: the client sees that it is cut. What
@@ -479,6 +485,7 @@ class Stream:
             first_byte=None if first is None else first - self._start,
             longest_wait=moment.longest_wait,
             error=self._error,
+            detail=self._detail,
         )
         # Whichever task it is that comes here, log and app find the variables of the view.
         self._plan.context.run(self._tell, report)
@@ -494,3 +501,9 @@ class Stream:
                 if passes(error):
                     raise
                 logger.exception("on_close of %s failed", self._path)
+
+
+def _in_words(policy: Policy) -> str:
+    """Return which policy gave the client up, for the report."""
+    name = f"policy {type(policy).__name__}"
+    return name if policy.timeout is None else f"{name}, timeout {policy.timeout:g} s"

@@ -34,17 +34,20 @@ logger = logging.getLogger("flowstream")
 class Consumer(Protocol):
     """The stream, as its supply knows it."""
 
-    def close(self, reason: CloseReason) -> None:
+    def close(self, reason: CloseReason, detail: str = "") -> None:
         """End gracefully."""
 
-    def give_up(self) -> None:
-        """End at once: the client is too slow."""
+    def give_up(self, detail: str = "") -> None:
+        """End at once: the client is too slow, by the stream's policy or by what is said."""
 
     def failed(self, error: BaseException, who: str) -> None:
         """Hear that there will be no more events because of `error`."""
 
     def supply_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
     ) -> None:
         """Hear that there will be no more events, and why; `error` was logged elsewhere."""
 
@@ -176,7 +179,7 @@ class Pump:
 
     def _failed(self, failure: BaseException) -> None:
         if isinstance(failure, SlowConsumerError):
-            self._consumer.give_up()  # a subscription's own policy did
+            self._consumer.give_up("the subscription's own policy")
         else:
             self._consumer.failed(failure, "producer")
 
@@ -304,17 +307,20 @@ class Tap:
         self._consumer.failed(error, "topic")
         self._consumer.close(CloseReason.ERROR)
 
-    def close(self, reason: CloseReason) -> None:
+    def close(self, reason: CloseReason, detail: str = "") -> None:
         """End the stream."""
-        self._consumer.close(reason)
+        self._consumer.close(reason, detail)
 
     def feed_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
     ) -> None:
         """End the stream when its client was given all there is."""
         if not self.ended.is_set():
             self.ended.set()
-            self._consumer.supply_ended(reason, error)
+            self._consumer.supply_ended(reason, error, detail)
 
 
 def open_supply(

@@ -137,7 +137,7 @@ class StreamResponse:
         browser that gets it does not come back.
         """
         if self._stream is not None:
-            self._stream.close(CloseReason.STOPPED)
+            self._stream.close(CloseReason.STOPPED, "StreamResponse.stop()")
 
     def statistics(self) -> StreamStatistics:
         """Return what the stream has done so far, and how full its buffer is."""
@@ -169,8 +169,9 @@ class StreamResponse:
             raise other_event_loop()
         self._used = True
         self._stream = stream = Stream(self._plan, scope)
-        if scope.get("method") == "HEAD" or self._returns_in_vain(scope):
-            await stream.refuse()
+        why = "HEAD" if scope.get("method") == "HEAD" else self._returns_in_vain(scope)
+        if why:
+            await stream.refuse(why)
             return None
         if isinstance(self._plan.source, Feed):
             warn_of_workers(scope)
@@ -201,14 +202,17 @@ class StreamResponse:
             coded = gzip_headers(headers)
         return headers if coded is None else coded
 
-    def _returns_in_vain(self, scope: Scope) -> bool:
-        if not self._plan.encoder.in_band:
-            return False
+    def _returns_in_vain(self, scope: Scope) -> str:
+        """Return why a client that comes back gets nothing; "" if it gets something."""
         seen = last_event_id(scope)
+        if seen is None or not self._plan.encoder.in_band:
+            return ""
+        if is_final(seen):
+            return "Last-Event-ID of an end"
         refuse = self._plan.on_reconnect == "refuse" and not isinstance(
             self._plan.source, (Feed, Resumable)
         )
-        return seen is not None and (refuse or is_final(seen))
+        return "on_reconnect='refuse'" if refuse else ""
 
     # Quart's type of what a view may return has room for an iterator of text, and for nothing
     # else that a class of ours could be: with these two methods a view that returns a stream
@@ -239,7 +243,7 @@ class StreamResponse:
 
 async def _listen(stream: Stream, receive: Receive) -> None:
     await wait_disconnected(receive)
-    stream.abort(CloseReason.CLIENT_DISCONNECTED)
+    stream.abort(CloseReason.CLIENT_DISCONNECTED, "http.disconnect")
 
 
 def stream(

@@ -62,7 +62,7 @@ class AccessEntry(Live):
         self._complete = False
         self._head: tuple[int, Any] | None = None
         self._expects = False
-        self._why = CloseReason.ERROR
+        self._why: tuple[CloseReason, str] = (CloseReason.ERROR, "")
         self._report: StreamReport | None = None
         self.bytes = 0
 
@@ -89,7 +89,9 @@ class AccessEntry(Live):
 
     def app_ended(self, scope: Any) -> None:
         """Note that the application has ended: an incomplete response will stay so."""
-        self._why = getattr(carrier_of(scope), "reason", None) or CloseReason.ERROR
+        carrier = carrier_of(scope)
+        if carrier is not None and carrier.reason is not None:
+            self._why = (carrier.reason, carrier.detail)
 
     @property
     def waits(self) -> bool:
@@ -126,9 +128,10 @@ class AccessEntry(Live):
         report = self._report
         if report is not None:
             response |= {"items": report.items, "dropped": report.dropped}
-            response["reason"] = report.reason.value
+            response |= {"reason": report.reason.value, "detail": report.detail or None}
         elif not self._complete and scope["type"] == "http":
-            response["reason"] = self._why.value
+            reason, detail = self._why
+            response |= {"reason": reason.value, "detail": detail or None}
         return response
 
 

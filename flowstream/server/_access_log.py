@@ -8,6 +8,7 @@ atom        what it is
 ``B``       bytes of the response's body, before its framing
 ``b``       the same, ``-`` for none
 ``reason``  how a stream ended; ``-`` for another response that went out whole
+``detail``  which bound or cause that was, ``-`` where the reason says all
 ``items``   items that a stream delivered, else ``-``
 ``dropped`` items that it dropped, else ``-``
 ==========  ==================================================================
@@ -27,8 +28,8 @@ from typing import Any
 from flowstream.server._hypercorn import AccessLogAtoms, Logger, StatsdLogger
 from flowstream.server._log_handlers import Console, LogFile, Standard
 
-FORMAT = '%(h)s %(l)s %(l)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s %(reason)s'
-"""Hypercorn's, with the seconds that the request took and how a stream ended."""
+FORMAT = '%(h)s %(l)s %(l)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s %(reason)s "%(detail)s"'
+"""Hypercorn's, with the seconds that the request took, how a stream ended, and by what."""
 
 _UNSAFE = re.compile(r'["\\]|[^ -~]')
 
@@ -74,7 +75,7 @@ class Atoms(AccessLogAtoms):
         size = known.get("bytes")
         if size is not None:  # else it comes from Hypercorn itself, with HTTP/3
             self.update(B=size, b=size or "-")
-        for name in ("reason", "items", "dropped"):
+        for name in ("reason", "detail", "items", "dropped"):
             value = known.get(name)
             self[name] = "-" if value is None else value
 
@@ -148,7 +149,7 @@ def _made(name: str, target: Any, level: str, log_format: str) -> Any:
 def _fields(request: Any, response: Any, request_time: float) -> dict[str, Any]:
     """Return what the record has for a formatter that writes JSON."""
     known = response or {}
-    names = ("status", "bytes", "reason", "items", "dropped")
+    names = ("status", "bytes", "reason", "detail", "items", "dropped")
     return {
         "client": None if not request.get("client") else str(request["client"][0]),
         "method": request.get("method", "GET"),

@@ -33,7 +33,7 @@ from flowstream.asgi._connection import STATE_KEY, Carried
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.asgi._live import Live
 from flowstream.server._applications import Applications
-from flowstream.server._connections import Connections
+from flowstream.server._connections import CLOSED, GOING_DOWN, LEFT, Connections
 from flowstream.server._context import IdleTask
 from flowstream.server._hypercorn import (
     Closed,
@@ -68,6 +68,7 @@ class Connection(Live, TCPServer):
 
     Attributes:
         reason: why it ended, or None.
+        detail: the cause of that, for reports.
     """
 
     protocol: Protocols
@@ -102,6 +103,7 @@ class Connection(Live, TCPServer):
         self._carry = b""  # what was left over of a direct write
         self._direct_write: DirectWrite | None = None  # that of the last response
         self.reason: CloseReason | None = None
+        self.detail = ""
 
     # -- for streams -----------------------------------------------------------------------
 
@@ -112,22 +114,22 @@ class Connection(Live, TCPServer):
         """
         self._carried += (stream,)
         if self.reason is not None:
-            stream.abort(self.reason)
+            stream.abort(self.reason, self.detail)
         elif self._connections.closing:
-            stream.close(CloseReason.SHUTDOWN)
+            stream.close(CloseReason.SHUTDOWN, GOING_DOWN)
 
     def detach(self, stream: Carried) -> None:
         """Tell `stream` nothing more."""
         self._carried = tuple(other for other in self._carried if other is not stream)
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
         """Reset the connection: what is unsent is dropped, every task of it is woken."""
         if self._wire.closed:
             return
         self._end_direct_write()
         self._connections.hangups.remove(self._socket.fileno())
         self._wire.reset()
-        self._end(reason)
+        self._end(reason, detail)
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
         """Return whether a body follows this request (RFC 9112 § 6.3: its headers say so)."""
@@ -152,7 +154,7 @@ class Connection(Live, TCPServer):
     def say_goodbye(self) -> None:
         """Have the streams on this connection send their farewell and end."""
         for stream in self._carried:
-            stream.close(CloseReason.SHUTDOWN)
+            stream.close(CloseReason.SHUTDOWN, GOING_DOWN)
         if self._speaking and self.reason is None:
             self._task_group.spawn(self.protocol.say_goodbye)
 
@@ -194,7 +196,7 @@ class Connection(Live, TCPServer):
                 await self._run()
             finally:
                 self._connections.discard(self)
-                self._end(CloseReason.CLIENT_DISCONNECTED)
+                self._end(CloseReason.CLIENT_DISCONNECTED, CLOSED)
                 await self._close()  # noqa: ASYNC102  # it shields itself, under the deadline
         except BaseException as error:  # noqa: ASYNC103  # but for failures, which are logged
             cancelled, failure = split(error)
@@ -256,13 +258,14 @@ class Connection(Live, TCPServer):
                 await self._read_data()
             except Exception as error:  # noqa: BLE001  # logged
                 _log(error)
-                self.abort(CloseReason.CLIENT_DISCONNECTED)  # its state is anybody's guess
+                # Its state is anybody's guess.
+                self.abort(CloseReason.CLIENT_DISCONNECTED, CLOSED)
             except trio.Cancelled:
-                self._end(CloseReason.CANCELLED)
+                self._end(CloseReason.CANCELLED, "")
                 raise
             finally:
                 # Before the nursery closes: nothing is spawned in it from here on.
-                self._end(CloseReason.CLIENT_DISCONNECTED)
+                self._end(CloseReason.CLIENT_DISCONNECTED, CLOSED)
             await self.idle_task.stop()
             await self.protocol.handle(Closed())
             applications.end_background()
@@ -277,15 +280,19 @@ class Connection(Live, TCPServer):
                 else:
                     with trio.fail_after(timeout or math.inf):
                         data = bytes(await self.stream.receive_some(_READ_SIZE))
-            except (trio.ClosedResourceError, trio.TooSlowError):
+            except trio.ClosedResourceError:
+                break
+            except trio.TooSlowError:
+                self._end(CloseReason.CLIENT_DISCONNECTED, f"read_timeout {timeout:g} s")
                 break
             except trio.BrokenResourceError:
                 self._broken = True
+                self._end(CloseReason.CLIENT_DISCONNECTED, "the client reset its connection")
                 break
             finally:
                 self._reading = False
             if not data:
-                self._end(CloseReason.CLIENT_DISCONNECTED)
+                self._end(CloseReason.CLIENT_DISCONNECTED, LEFT)
             elif self._hung_up_unread:
                 # The protocol may park us now, with the FIN still behind what it wants.
                 self._hung_up_unread = False
@@ -357,7 +364,7 @@ class Connection(Live, TCPServer):
                 await self._wire.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._broken = True
-            self._end(CloseReason.CLIENT_DISCONNECTED)
+            self._end(CloseReason.CLIENT_DISCONNECTED, "a write failed")
             self._stop_reading()  # who may be parked behind the response that this was
             return False
         return True
@@ -403,7 +410,7 @@ class Connection(Live, TCPServer):
             # The reader hears of it by itself, after the bytes that came before.
             self._hung_up_unread = True
             return
-        self._end(CloseReason.CLIENT_DISCONNECTED)
+        self._end(CloseReason.CLIENT_DISCONNECTED, LEFT)
         if self.protocol.may_half_close:
             # What it has sent may be read yet, and answered.
             self._task_group.half_close()
@@ -411,20 +418,20 @@ class Connection(Live, TCPServer):
             self._stop_reading()
 
     def _stalled(self) -> None:
-        self.abort(CloseReason.STALLED)
+        self.abort(CloseReason.STALLED, f"write_timeout {self._wire.timeout:g} s")
 
     def _end_direct_write(self) -> None:
         if self._direct_write is not None:
             self._direct_write.end()
 
-    def _end(self, reason: CloseReason) -> None:
+    def _end(self, reason: CloseReason, detail: str) -> None:
         """Tell the streams, once, and have the reader stop."""
         if self.reason is None:
-            self.reason = reason
+            self.reason, self.detail = reason, detail
         self._end_direct_write()
         carried, self._carried = self._carried, ()
         for stream in carried:
-            stream.abort(self.reason)
+            stream.abort(self.reason, self.detail)
         if self._wire.closed:
             self._stop_reading()
 

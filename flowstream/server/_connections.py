@@ -8,10 +8,15 @@ from typing import Protocol
 from flowstream._closing import CloseReason
 from flowstream.server._hangup import HangupWatch
 
+# What ended streams, for their reports (`StreamReport.detail`).
+GOING_DOWN = "the server goes down"
+LEFT = "the client closed its connection"
+CLOSED = "the server closed the connection"
+
 
 class _Member(Protocol):
     def say_goodbye(self) -> None: ...
-    def abort(self, reason: CloseReason) -> None: ...
+    def abort(self, reason: CloseReason, detail: str = "") -> None: ...
     def requests(self) -> list[str]: ...
 
 
@@ -57,7 +62,7 @@ class Connections:
     def abort(self) -> None:
         """Reset every connection."""
         for connection in list(self._open):
-            connection.abort(CloseReason.SHUTDOWN)
+            connection.abort(CloseReason.SHUTDOWN, GOING_DOWN)
 
 
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()

@@ -33,6 +33,7 @@ from flowstream._closing import CloseReason
 from flowstream.asgi._connection import STATE_KEY
 from flowstream.asgi._head import HEAD_KEY, Head
 from flowstream.server._access_entry import keeps_access
+from flowstream.server._connections import CLOSED
 from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
@@ -150,7 +151,7 @@ class HTTP2(H2Protocol):
         """Send RST_STREAM and release whoever waits to write to the stream."""
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self.connection.reset_stream(stream_id, code)
-        await self._close_stream(stream_id)
+        await self._close_stream(stream_id, "the server reset the HTTP/2 stream")
         await self._flush()
 
     async def say_goodbye(self) -> None:
@@ -198,13 +199,14 @@ class HTTP2(H2Protocol):
 
     async def _stalled(self, stream_id: int) -> None:
         """Give up a stream whose client grants it no window."""
+        detail = f"write_timeout {self._carrier.write_timeout:g} s"
         if link := self._links.get(stream_id):
-            link.end(CloseReason.STALLED)
+            link.end(CloseReason.STALLED, detail)
         if (
             self.connection.outbound_flow_control_window <= 0
             and self._carrier.seconds_since_progress() >= self._carrier.write_timeout
         ):
-            self._carrier.abort(CloseReason.STALLED)
+            self._carrier.abort(CloseReason.STALLED, detail)
         else:
             # Not in this task, which the response may just have cancelled.
             self.task_group.spawn(self.reset, stream_id, h2.errors.ErrorCodes.CANCEL)
@@ -417,7 +419,7 @@ class HTTP2(H2Protocol):
     async def _was_reset(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
         if stream is not None:
-            await self._close_stream(stream_id)
+            await self._close_stream(stream_id, "the client reset the HTTP/2 stream")
             if stream.state in _UNANSWERED:
                 await self._lose_patience()
 
@@ -427,9 +429,9 @@ class HTTP2(H2Protocol):
             await self._flush()
             await self.send(Closed())
 
-    async def _close_stream(self, stream_id: int) -> None:
+    async def _close_stream(self, stream_id: int, detail: str = CLOSED) -> None:
         if link := self._links.pop(stream_id, None):
-            link.end(CloseReason.CLIENT_DISCONNECTED)
+            link.end(CloseReason.CLIENT_DISCONNECTED, detail)
         self._uploads.pop(stream_id, None)
         self._take_along(stream_id)
         await super()._close_stream(stream_id)

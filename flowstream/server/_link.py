@@ -23,6 +23,7 @@ class Link(Live):
 
     Attributes:
         reason: why it ended before the response did, or None.
+        detail: the cause of that, for reports.
     """
 
     def __init__(self, connection: Carrier, reset: Callable[[], None], *, has_body: bool) -> None:
@@ -31,6 +32,7 @@ class Link(Live):
         self._has_body = has_body
         self._carried: tuple[Carried, ...] = ()
         self.reason: CloseReason | None = None
+        self.detail = ""
 
     @property
     def is_attached(self) -> bool:
@@ -42,17 +44,17 @@ class Link(Live):
         self._connection.attach(stream)
         self._carried += (stream,)
         if self.reason is not None:
-            stream.abort(self.reason)
+            stream.abort(self.reason, self.detail)
 
     def detach(self, stream: Carried) -> None:
         """Tell `stream` nothing more."""
         self._connection.detach(stream)
         self._carried = tuple(other for other in self._carried if other is not stream)
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
         """Reset this stream; the others of the connection go on."""
         if self.reason is None:
-            self.end(reason)
+            self.end(reason, detail)
             self._reset()
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
@@ -63,10 +65,10 @@ class Link(Live):
         """Return that there is none: responses share the connection, and its windows."""
         return _NONE
 
-    def end(self, reason: CloseReason) -> None:
+    def end(self, reason: CloseReason, detail: str = "") -> None:
         """Tell the response that it is over."""
         if self.reason is None:
-            self.reason = reason
+            self.reason, self.detail = reason, detail
         for stream in self._carried:
             self.detach(stream)
-            stream.abort(self.reason)
+            stream.abort(self.reason, self.detail)

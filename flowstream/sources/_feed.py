@@ -19,6 +19,9 @@ from flowstream._queue import Gap
 from flowstream.abc import Encoder, Policy
 from flowstream.policies import DropOldest
 
+Ending = tuple[CloseReason, BaseException | None, str]
+"""Why a feed has ended, the error that is the reason, and the cause: see `Sink.feed_ended`."""
+
 
 class Sink(Protocol):
     """A stream, as a feed that it subscribed to knows it.
@@ -45,17 +48,21 @@ class Sink(Protocol):
     def fail(self, error: BaseException) -> None:
         """End it: events cannot be made for it."""
 
-    def close(self, reason: CloseReason) -> None:
-        """End it when what is queued is written, for this reason."""
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        """End it when what is queued is written, for this reason and cause."""
 
     def feed_ended(
-        self, reason: CloseReason = CloseReason.COMPLETED, error: BaseException | None = None
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
     ) -> None:
         """End it when it was given all there is: no more events will come.
 
         Args:
             reason: why not.
             error: what failed, where that is why; it is in the log already.
+            detail: the cause, for its report.
         """
 
 

@@ -72,7 +72,7 @@ async def test_a_primed_public_error_is_answered_with_its_status(host, autojump_
     assert answer.headers["content-type"] == "application/json"
     assert answer.body == b'{"code":"busy","message":"Try again soon."}'
     assert answer.complete
-    logged = [(r.levelno, r.message) for r in caplog.records if "busy" in r.message]
+    logged = [(r.levelno, r.message) for r in caplog.records if "503 busy" in r.message]
     assert logged == [(logging.WARNING, "/: 503 busy: Try again soon.")]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 

@@ -280,7 +280,7 @@ async def test_no_client_forges_a_line(logged, lines, connect, aeventually):
     await aeventually(lambda: lines.texts, "it is logged")
     (line,) = lines.texts
     assert line.isprintable()
-    assert line.count('"') == 6
+    assert line.count('"') == 8
     assert "\\x0ab\\x0d\\x1b[31m\\x22\\x5c\\x85\\u2028\\u202e" in line
 
 

@@ -38,7 +38,7 @@ class Carried:
     def __init__(self):
         self.reasons = []
 
-    def close(self, reason):
+    def close(self, reason, detail=""):
         self.reasons.append(reason)
 
     abort = close

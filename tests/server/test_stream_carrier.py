@@ -22,6 +22,7 @@ class Carrier:
     def __init__(self, *, body=False, ended=None, closing=False):
         self.attached = set()
         self.aborted = []
+        self.reason, self.detail = None, ""
         self._body = body
         self._ended = ended
         self._closing = closing
@@ -36,7 +37,7 @@ class Carrier:
     def detach(self, stream):
         self.attached.discard(stream)
 
-    def abort(self, reason):
+    def abort(self, reason, detail=""):
         self.aborted.append(reason)
         for stream in list(self.attached):
             stream.abort(reason)

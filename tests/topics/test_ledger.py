@@ -300,7 +300,7 @@ class Stream(Connection):
     def detach(self, stream):
         self.stream = None
 
-    def abort(self, reason):
+    def abort(self, reason, detail=""):
         self.close()
 
     def may_bring_more(self, scope):
