@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn, cast
 
@@ -20,6 +20,7 @@ from quart.wrappers import Request
 from werkzeug.datastructures import Headers
 
 from flowstream._closing import CloseReason
+from flowstream._quart_context import LateContext
 from flowstream._quart_internals import note_departure
 from flowstream.asgi._connection import Carrier, carrier_of
 from flowstream.asgi._live import Live
@@ -42,11 +43,13 @@ class Streams:
 
     Attributes:
         open: those that run.
+        left: how many of these have outlived their request's context.
         closed: how many have ended, by close reason.
     """
 
     def __init__(self) -> None:
         self.open: set[StreamResponse] = set()
+        self.left = 0
         self.closed: Counter[str] = Counter()
 
     def begun(self, response: StreamResponse) -> None:
@@ -156,14 +159,21 @@ class Host(Live):
         send: the server's, with what was put around it.
         listening: the task that hears of the client's end, if there is one.
         direct: what the app says of all its streams.
+        leave: returns what stands for the request's context, if that may end before a stream
+            without a task does; called within the context.
+
+    Attributes:
+        late: the stream that is to be delivered behind its request's context, if any.
     """
 
     __slots__ = (
+        "_leave",
         "_streams",
         "counted",
         "delivered",
         "direct",
         "gone",
+        "late",
         "listening",
         "nursery",
         "send",
@@ -176,7 +186,10 @@ class Host(Live):
         send: Send,
         listening: Listening | None,
         direct: bool | None,
+        leave: Callable[[], LateContext | None] | None = None,
     ) -> None:
+        self._leave = leave
+        self.late: LateStream | None = None
         self.counted = streams
         self.direct = direct
         self.nursery = nursery
@@ -214,6 +227,13 @@ class Host(Live):
         if self.listening is not None and carrier_of(scope) is not None:
             self.listening.stop()  # the connection itself reports its end: a task less
         if stream is not None:
+            context = None
+            if self._leave is not None and not stream.has_tasks:
+                context = self._leave()
+            if context is not None:
+                self.late = LateStream(self, response, stream, status, headers, context)
+                self._streams.clear()
+                return
             await stream.deliver(self.send, status, headers, direct=self.direct)
         elif scope["method"] == "HEAD":
             await _answer_empty(self.send, status, response.headers_for(scope, headers))
@@ -248,6 +268,53 @@ class Host(Live):
         if streams and self.gone and not self.delivered:
             # What has taken its place is no stream of ours: a disconnect cancels it.
             self.nursery.cancel_scope.cancel()
+
+
+class LateStream:
+    """A stream that is delivered behind the end of its request's context.
+
+    Args:
+        host: that of the request.
+        response: what was counted as running.
+        stream: the stream, begun.
+        status: of the response.
+        headers: of the response.
+        context: what stands for the request's.
+    """
+
+    __slots__ = ("_context", "_counted", "_response", "_tokens", "head", "stream")
+
+    def __init__(
+        self,
+        host: Host,
+        response: StreamResponse,
+        stream: Stream,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        context: LateContext,
+    ) -> None:
+        self._counted = host.counted
+        self._response = response
+        self._context = context
+        self._tokens: list[Any] | None = None
+        self.stream = stream
+        self.head = status, headers
+        self._counted.left += 1
+
+    def enter(self) -> None:
+        """Have what runs for the stream find `request` and its kin."""
+        self._context.replace_in(self._response.context)
+        self._tokens = self._context.enter()
+
+    async def finish(self) -> None:
+        """Wait until the stream has ended, and count it."""
+        try:
+            await self.stream.finish()
+        finally:
+            self._counted.left -= 1
+            self._counted.ended(self._response)
+            if self._tokens is not None:
+                self._context.leave(self._tokens)
 
 
 class Departure:

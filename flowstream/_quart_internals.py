@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import quart.globals
 import quart.wrappers.base
 from quart import Quart
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
-from werkzeug.exceptions import HTTPException
 
 __all__ = [
+    "CONTEXT_VARIABLES",
+    "SESSION",
     "ClientGone",
     "TrioASGIHTTPConnection",
     "check_parameters",
     "choose_shape",
+    "current_context",
+    "handle_exception",
     "handle_http_exception",
     "note_departure",
 ]
@@ -77,21 +81,23 @@ def check_parameters(owner: type[Any], name: str, *expected: tuple[str, ...]) ->
     return parameters
 
 
-def choose_shape(owner: type[Any]) -> Callable[[Any, HTTPException], Awaitable[Any]]:
-    """Return a function that answers an HTTP error as an app of the class `owner` does.
+def choose_shape(
+    owner: type[Any], name: str = "handle_http_exception"
+) -> Callable[[Any, Any], Awaitable[Any]]:
+    """Return a function that answers an error by the method `name` of an app.
 
     Raises:
-        RuntimeError: `owner` takes an HTTP error in neither of the two known ways.
+        RuntimeError: that of the class `owner` takes an error in neither of the two known ways.
     """
     with_context = ("self", "ctx", "error")
-    parameters = check_parameters(owner, "handle_http_exception", ("self", "error"), with_context)
+    parameters = check_parameters(owner, name, ("self", "error"), with_context)
 
-    async def handle(app: Any, error: HTTPException) -> Any:
-        return await app.handle_http_exception(error)
+    async def handle(app: Any, error: Exception) -> Any:
+        return await getattr(app, name)(error)
 
-    async def handle_in_context(app: Any, error: HTTPException) -> Any:
+    async def handle_in_context(app: Any, error: Exception) -> Any:
         context: Any = quart.globals.app_ctx
-        return await app.handle_http_exception(context._get_current_object(), error)
+        return await getattr(app, name)(context._get_current_object(), error)
 
     return handle_in_context if parameters == with_context else handle
 
@@ -114,3 +120,47 @@ for _name, _parameters in _CALLED.items():
 
 handle_http_exception = choose_shape(Quart)
 """``await handle_http_exception(app, error)`` answers an HTTP error as `app` does elsewhere."""
+
+handle_exception = choose_shape(QuartTrio, "handle_exception")
+"""``await handle_exception(app, error)`` answers what a view has raised and no handler took."""
+
+CONTEXT_VARIABLES: tuple[ContextVar[Any], ...] = tuple(
+    getattr(quart.globals, name)
+    for name in ("_cv_app", "_cv_request")
+    if hasattr(quart.globals, name)
+)
+"""The variables that `current_app`, `g`, `request` and `session` are looked up in: one, or that
+of the app's context and that of the request's."""
+
+
+def current_context() -> Any:
+    """Return the context of the request that is being answered."""
+    return CONTEXT_VARIABLES[-1].get()
+
+
+SESSION = "session" if len(CONTEXT_VARIABLES) == 2 else "_session"
+"""The attribute of a request's context that has the session, without noting an access to it."""
+
+
+def _check_contexts() -> None:
+    """Try what `flowstream._quart_context` does with a request's context."""
+    app = QuartTrio(__name__, static_folder=None)
+    scope = {
+        **{"type": "http", "method": "GET", "scheme": "http", "path": "/", "root_path": ""},
+        **{"query_string": b"", "headers": [(b"host", b"here")], "http_version": "1.1"},
+    }
+    request = TrioASGIHTTPConnection(app, cast(Any, scope))._create_request_from_scope(
+        cast(Any, None)
+    )
+    context = app.request_context(request)
+    variables = [variable.name for variable in CONTEXT_VARIABLES]
+    if variables not in (["quart.app_ctx"], ["quart.app_ctx", "quart.request_ctx"]):
+        raise _unexpected(f"the variables of its contexts are {variables}")
+    if SESSION not in vars(context) or not hasattr(request.body, "set_complete"):
+        raise _unexpected(f"a request's context has no {SESSION!r}, or its body no end")
+    for name in ("url_rule", "view_args", "routing_exception"):
+        if not hasattr(request, name):
+            raise _unexpected(f"a request has no {name!r}")
+
+
+_check_contexts()

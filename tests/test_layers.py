@@ -57,7 +57,15 @@ LAYERS: dict[str, list[str]] = {
         "topic",
         "topics",
     ],
-    "delivery": ["asgi", "_quart_internals", "_quart_host", "quart", "starlette"],
+    "delivery": [
+        "asgi",
+        "_quart_internals",
+        "_quart_context",
+        "_quart_host",
+        "_quart_connection",
+        "quart",
+        "starlette",
+    ],
     "serving and operating": ["server", "testing", "demo", "cli"],
 }
 SANS_IO = ("vocabulary", "sans-I/O")
@@ -67,7 +75,9 @@ PURE = ["asgi._compression", "asgi._deadlines", "asgi._disposition", "asgi._requ
 # without: the integrations, the test kit and the programs.
 NOT_IN_THE_FACE = [
     "_quart_internals",
+    "_quart_context",
     "_quart_host",
+    "_quart_connection",
     "quart",
     "starlette",
     "testing",

@@ -7,6 +7,7 @@ stream starts when the response is called, and from then on there is exactly one
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, Unpack
@@ -151,6 +152,11 @@ class StreamResponse:
     def prime(self) -> float | None:
         """Seconds to wait for the first item before the status line, or None."""
         return self._plan.prime
+
+    @property
+    def context(self) -> contextvars.Context:
+        """The context variables that the log and ``on_close`` find: those of the view."""
+        return self._plan.context
 
     async def open(self, scope: Scope) -> Stream | None:
         """Return the stream for this request, not begun; or None if it gets no body.
