@@ -54,7 +54,7 @@ class KeyedQueue(Queue):
     used) while an earlier item is still queued or unannounced, or a later one already out.
     """
 
-    __slots__ = ("_carry", "_essential", "_highest", "_keyed", "_last_id")
+    __slots__ = ("_carry", "_essential", "_highest", "_in_order", "_keyed", "_last_id")
 
     def __init__(self, bounds: Buffer, policy: Policy, clock: Callable[[], float]) -> None:
         super().__init__(bounds, policy, clock)
@@ -63,6 +63,14 @@ class KeyedQueue(Queue):
         self._last_id: str | None = None  # of the last delivered
         self._carry = 0  # gone, to be announced before the next item that is appended
         self._highest = 0  # the highest number that was taken
+        self._in_order = False  # until there is a last id
+
+    def begin_in_order(self) -> None:
+        """Have a newer item go to the end until the client has been given an id.
+
+        A client that came back without one would count as new, and not be told what it missed.
+        """
+        self._in_order = True
 
     def offer(
         self,
@@ -75,7 +83,8 @@ class KeyedQueue(Queue):
     ) -> Outcome:
         """Offer one item: in the place of its key's queued one if there is one."""
         queued = None if essential else self._keyed.get(key)
-        if queued is not None and not queued.fenced:
+        ordered = self._in_order and self._last_id is None
+        if queued is not None and not (queued.fenced or ordered):
             size = len(payload) + (len(bare) if bare is not None else 0)
             grown = self.bytes - queued.size + size
             # One that outgrows the buffer in its place goes to the end like any other.

@@ -128,6 +128,9 @@ class Queue(abc.ABC):
             id: of the last.
         """
 
+    def begin_in_order(self) -> None:  # noqa: B027  # others are always in order
+        """Deliver nothing out of order until the client has been given an id."""
+
     @abc.abstractmethod
     def lose(self, missed: int | None) -> Gap:
         """Count items that were lost before they were offered, and return their gap.

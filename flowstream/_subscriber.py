@@ -73,6 +73,8 @@ class Subscriber:
         self._member = Member(sink, encoder, position, terms)
         if after is not None:
             sink.buffer.queue.pass_by(0, self._member.named(after))
+        else:
+            sink.buffer.queue.begin_in_order()
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
         self.leave: Callable[[], None] = fanout.add(
             self._member, encoder, shared=self._shared, whole=self._whole

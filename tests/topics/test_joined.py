@@ -174,9 +174,8 @@ async def test_a_key_means_something_in_its_topic_only():
         for price in range(5):
             await prices.publish(price, key="ACME")
         client.resume()
-        got = [one.data for one in await read_some(client, 3)]
-    assert got[0] == "halted"
-    assert got[-1] == "4"
+        got = [one.data for one in await read_some(client, 3) if one.type != "gap"]
+    assert got == ["halted", "4"]
 
 
 async def test_grants_in_it_and_ndjson():
