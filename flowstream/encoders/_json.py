@@ -36,6 +36,7 @@ __all__ = [
     "Encode",
     "JSONWriter",
     "dumped_of",
+    "is_missing",
     "mapping_of",
     "members_of",
     "plain",
@@ -117,17 +118,50 @@ def plain(value: Any) -> Any:
     if (mapping := mapping_of(value)) is not None:
         return mapping
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
-        # Times of numpy's, which are nanoseconds, would be numbers.
-        timed = getattr(value.dtype, "kind", "") in ("M", "m")
-        return (value.astype(str) if timed else value).tolist()
+        return _array_parts(value)
     if hasattr(value, "isempty") and hasattr(value, "lower") and hasattr(value, "upper"):
         return str(value)  # a range of psycopg's
     if isinstance(value, Collection):
         return list(value)
+    if is_missing(value):
+        return None
     hint = "give the format a function for it, encode="
     if isinstance(value, Iterable):
         hint = "it can be read only once, or never ends: make a list of it"
     raise TypeError(f"JSON has no form for {_a(kind)}; {hint}")
+
+
+def _array_parts(value: Any) -> Any:
+    """Return an array or scalar of numpy's as lists and values of Python's."""
+    names = getattr(value.dtype, "names", None)
+    if names:  # a record, or an array of them
+        return list(value) if getattr(value, "ndim", 0) else {name: value[name] for name in names}
+    if getattr(value.dtype, "kind", "") in ("M", "m"):
+        # Times, which are nanoseconds, would be numbers.
+        return _times(value.astype(str).tolist())
+    made = value.tolist()
+    if made.__class__ is value.__class__:  # a number of more digits than Python's have
+        return float(value)
+    return made
+
+
+def _times(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_times(member) for member in value]
+    return None if value == "NaT" else value
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether `value` stands for one that is not there: pandas' NA and NaT, a NaN.
+
+    They do not equal themselves; what NA says to a comparison is NA, and that is neither true
+    nor false.
+    """
+    try:
+        same = value == value  # noqa: PLR0124
+        return same is value or same is False
+    except Exception:  # noqa: BLE001  # of the value's own
+        return False
 
 
 def dumped_of(value: Any) -> Any:

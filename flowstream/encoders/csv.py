@@ -36,6 +36,7 @@ from flowstream.encoders._json import (
     Encode,
     JSONWriter,
     dumped_of,
+    is_missing,
     mapping_of,
     members_of,
     plain,
@@ -68,7 +69,8 @@ _FLAT = frozenset(
 _class_of = type  # in `encode`, `type` is that of the event
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _BYTES = (bytes, bytearray, memoryview)
-_NUMBERS_AND_TIMES = (int, float, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta)
+_NUMBERS = (int, float, decimal.Decimal)
+_NUMBERS_AND_TIMES = (*_NUMBERS, datetime.date, datetime.time, datetime.timedelta)
 _NESTED = (dict, list, tuple, set, frozenset, msgspec.Struct, msgspec.Raw)
 
 
@@ -88,9 +90,9 @@ class CSV(Encoder):
 
     A row is a mapping (anything with ``keys()``, as `dict` takes it, so a `sqlite3.Row`,
     too), a dataclass, an attrs object, a Struct, a pydantic model, or a sequence of cells. A cell
-    is written as `str` would; None as an empty cell, an enum's member as its value, bytes in
-    base64, and a list, mapping or object with members as JSON. Id, type, key and retry are not
-    sent.
+    is written as `str` would; None, and pandas' NA and NaT, as an empty cell, an enum's member as
+    its value, bytes in base64, and a list, mapping or object with members as JSON. An object of
+    which `str` says no more than its address is refused. Id, type, key and retry are not sent.
 
     Args:
         columns: the names of the columns, in order. Left out, they are taken from the first
@@ -213,11 +215,16 @@ class _Table(Encoder):
         key: object = None,
         retry: int | None = None,
     ) -> bytes:
+        # Most rows of a query. Two calls less pay for most of the look at each cell.
+        kind = _class_of(data)
+        if (
+            (kind is tuple or kind is list)
+            and len(data) == self._width
+            and self._are_flat(map(_class_of, data))
+        ):
+            line: bytes = self._write(data)
+            return line
         if isinstance(data, (list, tuple)):
-            # Most rows of a query; two calls less pay for the look at each cell.
-            if len(data) == self._width and self._are_flat(map(_class_of, data)):
-                line: bytes = self._write(data)
-                return line
             return self._sequence(data)
         if isinstance(data, dict):
             return self._mapping(data)
@@ -309,15 +316,26 @@ class _Table(Encoder):
         if isinstance(value, _BYTES):
             return base64.b64encode(value).decode()
         if isinstance(value, _NUMBERS_AND_TIMES):
-            return value
+            is_time = not isinstance(value, _NUMBERS)
+            return None if is_time and is_missing(value) else value
         if not isinstance(value, _NESTED) and members_of(value) is None:
             try:
                 made = plain(value)
             except TypeError:
+                if _says_nothing(value):
+                    raise
                 return value  # `str` knows
-            if made.__class__ in _FLAT:
+            if made.__class__ in _FLAT or made.__class__ is complex:
                 return made
         return self._json.rewrite(value).decode()
+
+
+def _says_nothing(value: Any) -> bool:
+    """Return whether `str` would write ``<generator object ...>`` and the like."""
+    if isinstance(value, Iterable) or callable(value):
+        return True
+    kind: Any = _class_of(value)
+    return bool(kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__)
 
 
 class _ToBytes:
@@ -335,5 +353,7 @@ def _as_row(data: Any) -> Any:
     if (dumped := dumped_of(data)) is not data:
         return dumped
     # After the others, any of which may have a field that is called "keys".
-    mapping = mapping_of(data)
-    return data if mapping is None else mapping
+    if (mapping := mapping_of(data)) is not None:
+        return mapping
+    # A row of an array of numpy's. One number of it is no row.
+    return plain(data) if hasattr(data, "dtype") and hasattr(data, "tolist") else data

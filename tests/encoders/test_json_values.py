@@ -102,6 +102,58 @@ class Array:
         return self._values
 
 
+class Stamps(Array):
+    """What numpy's arrays of times have; "not a time" is the text NaT."""
+
+    def __init__(self, texts):
+        super().__init__([0], "M")
+        self._texts = texts
+
+    def astype(self, kind):
+        return Array(self._texts, "U")
+
+
+class LongDouble(Array):
+    """A number of numpy's that Python has no type for, which `tolist` returns as it is."""
+
+    def __init__(self):
+        super().__init__(self, "f")
+
+    def __float__(self):
+        return 1.5
+
+
+class Record2(Array):
+    """What numpy's records have, and, with `rows`, arrays of them."""
+
+    def __init__(self, members, rows=()):
+        super().__init__(tuple(members.values()), "V")
+        self.dtype.names = tuple(members)
+        self.ndim = 1 if rows else 0
+        self._members, self._rows = members, rows
+
+    def __getitem__(self, name):
+        return self._members[name]
+
+    def __iter__(self):
+        return iter(self._rows)
+
+
+class Missing:
+    """As pandas' NA: whatever it is compared with, that is not known."""
+
+    def __eq__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __str__(self):
+        return "<NA>"
+
+    __hash__ = None
+
+
 class Span2:
     """What psycopg's ranges have."""
 
@@ -213,6 +265,13 @@ VALUES = [
     (Array([1, 2]), [1, 2]),
     (Array(1.5), 1.5),
     (Array([1704067200000000000], "M"), "2024-01-01T00:00:00.000000000"),
+    (Stamps(["2024-01-01", "NaT"]), ["2024-01-01", None]),
+    (Stamps("NaT"), None),
+    (LongDouble(), 1.5),
+    (Record2({"a": 1, "b": "x"}), {"a": 1, "b": "x"}),
+    (Record2({"a": 1}, [Record2({"a": 1}), Record2({"a": 2})]), [{"a": 1}, {"a": 2}]),
+    (Missing(), None),
+    (Array([1, Missing()], "O"), [1, None]),
     (Span2(), "[1, 5)"),
     (Model(number=1), {"number": 1, "day": "2024-01-02"}),
     (Numbers([1, 2]), [1, 2]),
@@ -384,6 +443,27 @@ def test_cells_are_what_people_read():
         'red,1,eA==,"[1,{""a"":null}]","{""number"":1,""day"":""2024-01-02""}",/a,"[1,2]",1.5,'
         "2024-01-02 00:00:00,,<b>"
     )
+
+
+def test_a_missing_value_is_an_empty_cell():
+    """Pandas' NA and NaT, by themselves; NaN is a number, and written as `str` writes it."""
+    assert table([1, Missing(), Never(2024, 1, 2), Stamps("NaT"), NAN]) == "1,,,,nan\r\n"
+
+
+def test_rows_of_arrays_are_rows():
+    """An array is a sequence of cells, a record has names for them."""
+    assert table(Array([1, 2.5])) == "1,2.5\r\n"
+    assert table(Record2({"a": 1, "b": "x"})) == "a,b\r\n1,x\r\n"
+    with pytest.raises(TypeError, match="a row is expected"):
+        table(Array(5))
+
+
+@pytest.mark.parametrize("cell", [(n for n in range(2)), map(str, [1]), len, Model, Mute()])
+def test_a_cell_of_which_str_says_no_more_than_the_address_is_refused(cell):
+    """What has a text of its own is that text, if JSON has no form for it."""
+    with pytest.raises(TypeError, match=r"JSON has no form|is not data"):
+        table([1, cell])
+    assert table([1j, Array(1j, "c"), ValueError("x")]) == "1j,1j,x\r\n"
 
 
 def test_the_hook_writes_cells():
