@@ -168,10 +168,10 @@ class _Send:
     async def __call__(self, message: Any) -> None:
         stream = self._send.__self__  # Hypercorn's, whose method it is
         if self._cut is not None and self._cut.status is not None:
-            if self._cut.is_over:
-                await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
-            else:
+            if not self._cut.is_over:
                 await self._send_cut(message, self._cut)
+            elif message["type"] != "http.response.trailers":  # which belong to the end
+                await _raise_gone()
             return
         if stream.closed and self._is_gone(stream):
             await _raise_gone()

@@ -4,6 +4,7 @@ First in process, where every home, middleware and reason meet; then on real soc
 of a response is another one in each protocol.
 """
 
+import logging
 import zlib
 
 import h11
@@ -226,6 +227,13 @@ MADE = {
 
 
 @pytest.fixture
+def clean(caplog):
+    """Return what is logged, from INFO on."""
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+@pytest.fixture
 def reports():
     """Return the list of reports, for `on_close`."""
     return []
@@ -441,7 +449,7 @@ def unpacked(head, body):
 
 
 @pytest.mark.parametrize("home", HOMES)
-async def test_chunks_without_a_last_one(home, server, connect, aeventually):
+async def test_chunks_without_a_last_one(home, server, connect, aeventually, clean):
     """HTTP/1.1: the rows that came, no final chunk, and the middleware hears nothing of it."""
     url = await server(dispatching(WRAPPERS.values(), home, lambda: csv(fails)))
     served = Ending.served
@@ -452,6 +460,7 @@ async def test_chunks_without_a_last_one(home, server, connect, aeventually):
         if not name.startswith("gzip"):  # which holds some back
             assert b"49,NAME 49" in unpacked(head, body), name
     await aeventually(lambda: Ending.served - served == len(ENDING), "all have ended")
+    assert "Error in ASGI Framework" not in clean.text
 
 
 @pytest.mark.parametrize("home", HOMES)
@@ -496,7 +505,7 @@ async def test_fewer_bytes_than_the_length(home, version, server, connect, caplo
 
 
 @pytest.mark.parametrize("home", HOMES)
-async def test_one_http2_stream_is_reset(home, server, http2):
+async def test_one_http2_stream_is_reset(home, server, http2, clean):
     """Each cut resets its own stream; the others of the connection go on."""
     going_on_since, going_on_until = trio.Event(), trio.Event()
 
@@ -524,6 +533,7 @@ async def test_one_http2_stream_is_reset(home, server, http2):
     going_on_until.set()
     await peer.finished(neighbour)
     assert neighbour in peer.ended
+    assert "Error in ASGI Framework" not in clean.text
 
 
 @pytest.mark.parametrize("wrapped", ["nothing", "BaseHTTPMiddleware", "buffers", "a task"])
@@ -576,6 +586,59 @@ async def test_the_cut_does_not_wait_for_work_behind_it(version, server, connect
         assert reset == (version == "1.0")
         assert reset or not parsed(data)[2]
     app.state.go_on.set()
+
+
+class SendsForEver(PassesOn):
+    """Goes on behind the end, as one does that has lost count."""
+
+    async def __call__(self, scope, receive, send):
+        await super().__call__(scope, receive, send)
+        while scope["type"] == "http":
+            await send({"type": "http.response.body", "body": b"more", "more_body": True})
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "2"])
+async def test_what_goes_on_behind_the_end(version, server, connect, http2, clean, aeventually):
+    """It hears that nobody is there any more, as after a disconnect, and others go on."""
+    ended = []
+
+    async def app(scope, receive, send):
+        try:
+            await wrapped(scope, receive, send)
+        except OSError as error:
+            ended.append(type(error).__name__)
+            raise
+
+    wrapped = SendsForEver(bare(lambda: csv(fails)))
+    url = await server(app)
+    if version == "2":
+        peer = await http2(url)
+        body = await peer.finished(await peer.get())
+    else:
+        data, _ = await fetch(connect, url, "/", version=version)
+        body = parsed(data)[1] if version == "1.1" else data
+    assert b"more" not in body
+    await aeventually(lambda: ended == ["ClientGoneError"], "it has heard of it")
+    assert "Error in ASGI Framework" not in clean.text
+
+
+@pytest.mark.parametrize("home", HOMES)
+async def test_the_access_log_has_one_line_of_it(home, server, connect, aeventually):
+    """With the status that was sent, the bytes that came, and why the stream ended."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    log = logging.Logger("tests.access", logging.INFO)
+    log.addHandler(handler)
+    names = ["nothing", "BaseHTTPMiddleware", "ends by itself", "buffers", "a task"]
+    app = dispatching([WRAPPERS[name] for name in names], home, lambda: raw(blobs))
+    url = await server(app, accesslog=log, access_log_format="%(s)s %(b)s %(reason)s")
+    for version in ("1.1", "1.0"):
+        for number, name in enumerate(names):
+            await fetch(connect, url, f"/{number}", version=version)
+            await aeventually(lambda: lines, "a line is written")
+            assert lines == ["200 4 error"], (name, version)
+            lines.clear()
 
 
 async def test_a_client_that_closes_its_half_on_a_socket(server, connect, aeventually, reports):
