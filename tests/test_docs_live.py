@@ -146,10 +146,12 @@ def upstream(tmp_path: Path) -> Iterator[int]:
         yield int(rest.split()[0])
 
 
-@pytest.fixture
-def proxied(tmp_path: Path, upstream: int) -> Iterator[int]:
+@pytest.fixture(params=["1.1"])
+def proxied(request: pytest.FixtureRequest, tmp_path: Path, upstream: int) -> Iterator[int]:
     """Put nginx, with the location block of the page, in front of it, and give its port."""
     location = shown("behind-a-proxy.md", "```nginx")
+    assert "proxy_http_version 1.1;" in location
+    location = location.replace("proxy_http_version 1.1", f"proxy_http_version {request.param}")
     assert "proxy_pass http://127.0.0.1:8000;" in location
     location = location.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}")
     config, port = tmp_path / "nginx.conf", free_port()
@@ -180,10 +182,14 @@ def test_nginx_passes_an_event_on_before_the_next_is_made(proxied: int) -> None:
         assert b"data: 2\n" in answer.read()
 
 
+@pytest.mark.parametrize("proxied", ["1.1", "1.0"], indirect=True)
 def test_nginx_shows_that_an_export_was_cut(proxied: int) -> None:
-    """Half an export does not look whole behind the documented block either."""
-    with get(proxied, "/rows.csv") as answer, pytest.raises(http.client.IncompleteRead):
-        answer.read()
+    """Half an export does not look whole behind the documented block, whatever its version is."""
+    with get(proxied, "/rows.csv") as answer:
+        if answer.status == 502:  # the reset has overtaken the head
+            return
+        with pytest.raises(http.client.IncompleteRead):
+            answer.read()
 
 
 def test_nginx_tells_the_app_that_the_client_went(proxied: int) -> None:
