@@ -336,10 +336,10 @@ class Departure:
         self._nursery = nursery
         self._request = request
 
-    def close(self, reason: CloseReason) -> None:
+    def close(self, reason: CloseReason, detail: str = "") -> None:
         """Do nothing: at a shutdown a request may still be answered."""
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
         """Tell the stream, or cancel what is no stream, as Quart does."""
         host = cast("Host | None", self._connection.scope.get(HOST))
         if host is None or not host.disconnected():
