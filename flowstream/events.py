@@ -38,11 +38,13 @@ from flowstream._event_schemas import Parts, Schema, Shape, shape_of
 from flowstream.abc import Encoder
 from flowstream.encoders import NDJSON, SSE, Frames
 from flowstream.encoders._controls import CONTROL_NAMES, ControlEncoder
-from flowstream.encoders._json import to_json
+from flowstream.encoders._json import Encode, JSONWriter
 
 __all__ = ["Events"]
 
 _Data = TypeVar("_Data")
+
+_USUAL = JSONWriter()
 
 _CHANNEL = re.compile(r"[A-Za-z0-9_-]+")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -75,7 +77,7 @@ class Events:
             f"{kind.__name__} ({tag!r})" for kind, tag in self._tags.items()
         )
 
-    def check(self, data: _Data) -> _Data:
+    def check(self, data: _Data, *, encode: Encode | None = None) -> _Data:
         """Return `data` if it is one of these events, else raise.
 
         For a publisher, who would else hear of a wrong event only if somebody listens:
@@ -84,6 +86,7 @@ class Events:
         Args:
             data: one of the Structs, or a `dict` of the same shape, tag included; or an
                 `Event` with such data.
+            encode: the format's function for types of the app's own, if it has one.
 
         Raises:
             EncodingError: it is of another type, or has a value that its type does not allow;
@@ -91,17 +94,18 @@ class Events:
         """
         event = data if isinstance(data, Event) else Event(data)
         try:
-            self.tag_of(event.data, event.type)
+            self.tag_of(event.data, event.type, JSONWriter(encode))
         except Exception as error:
             raise unencodable(event.data, error) from error
         return data
 
-    def tag_of(self, data: Any, type: str | None = None) -> str:
+    def tag_of(self, data: Any, type: str | None = None, writer: JSONWriter | None = None) -> str:
         """Return the tag of an event, checked.
 
         Args:
             data: the event's data.
             type: what the app calls it, if it does.
+            writer: makes the JSON that is checked; left out, one that has no hook.
 
         Raises:
             TypeError: it is none of the types, or JSON cannot carry it.
@@ -109,7 +113,7 @@ class Events:
         """
         if data.__class__ not in self._tags and not isinstance(data, (dict, msgspec.Raw)):
             raise TypeError(f"it is no event of this stream; {self._expected}")
-        payload = to_json(data)
+        payload = (writer or _USUAL).dumps(data)
         try:
             found = self._read(payload)
         except ValueError as error:
@@ -119,8 +123,8 @@ class Events:
             raise ValueError(f"its type is {type!r}, but its tag is {tag!r}")
         return tag
 
-    def check_snapshot(self, data: Any) -> None:
-        """Raise unless `data` is what a snapshot may be.
+    def check_snapshot(self, data: Any, writer: JSONWriter | None = None) -> None:
+        """Raise unless `data` is what a snapshot may be; `writer` as `tag_of` takes it.
 
         Raises:
             TypeError: JSON cannot carry it.
@@ -128,7 +132,7 @@ class Events:
         """
         if self._read_snapshot is not None:
             try:
-                self._read_snapshot(to_json(data))
+                self._read_snapshot((writer or _USUAL).dumps(data))
             except ValueError as error:
                 raise ValueError(f"{error}; expected a snapshot, {self._snapshot!r}") from error
 
@@ -290,6 +294,10 @@ class _Typed(Encoder):
         # an event without one says it by its tag field.
         self._names = isinstance(inner, SSE)
         self._envelopes = isinstance(inner, (NDJSON, Frames))
+        # With the app's hook; large numbers are checked as the numbers that they are.
+        self._writer = (
+            JSONWriter(inner.json.encode) if isinstance(inner, ControlEncoder) else _USUAL
+        )
 
     def start(self) -> Encoder:
         """Return the encoder for one stream: itself, if `inner` remembers nothing."""
@@ -310,7 +318,7 @@ class _Typed(Encoder):
         Raises:
             TypeError, ValueError: it is not, or `inner` cannot write it.
         """
-        tag = self._events.tag_of(data, type)
+        tag = self._events.tag_of(data, type, self._writer)
         if self._names or (self._envelopes and not (id is None and key is None)):
             type = tag
         return self._inner.encode(data, id=id, type=type, key=key, retry=retry)
@@ -340,7 +348,7 @@ class _Typed(Encoder):
             TypeError, ValueError: it is not, or `inner` cannot write it.
         """
         if name == "snapshot":
-            self._events.check_snapshot(body)
+            self._events.check_snapshot(body, self._writer)
         return self._inner.control(name, body, id=id, retry=retry)
 
     def __eq__(self, other: object) -> bool:
@@ -380,5 +388,5 @@ def _tags(types: tuple[Any, ...]) -> dict[type, str]:
 
 def _plain(schema: Schema) -> Schema:
     """Return it as it will be read again: lists for tuples, text for dates."""
-    plain: Schema = msgspec.json.decode(to_json(schema))
+    plain: Schema = msgspec.json.decode(_USUAL.dumps(schema))
     return plain

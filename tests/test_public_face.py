@@ -135,9 +135,9 @@ SIGNATURES = {
     "Raw": "(media_type='application/octet-stream')",
     "JSONSequence": "(*, names={}, encode=None, big_integers='number')",
     "Frames": "(*, prefix=4, media_type=None, names={}, encode=None, big_integers='number')",
-    "OpenAIChunks": "(model, *, include_usage=False)",
-    "UIMessages": "(*, message_id=None, names={})",
-    "AGUI": "(*, thread_id=None, run_id=None, names={})",
+    "OpenAIChunks": "(model, *, include_usage=False, encode=None)",
+    "UIMessages": "(*, message_id=None, names={}, encode=None, big_integers='number')",
+    "AGUI": "(*, thread_id=None, run_id=None, names={}, encode=None, big_integers='number')",
     "Events": "(*types, snapshot=None)",
 }
 

@@ -567,3 +567,32 @@ def test_a_tag_may_have_any_characters():
     keys = [*fragment["components"]["messages"], *fragment["channels"]["odd"]["messages"]]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", key) for key in keys)
     assert len(set(keys)) == 4
+
+
+class Price(msgspec.Struct, tag="price"):
+    amount: str
+    ticks: int = 0
+
+
+def test_what_the_apps_hook_writes_is_what_is_checked():
+    """A value of the app's own is checked as what `encode=` makes of it, a snapshot likewise."""
+
+    class Money:
+        pass
+
+    def money(value):
+        if isinstance(value, Money):
+            return "1.50 EUR"
+        raise TypeError(value)
+
+    events = Events(Price, snapshot=list[str])
+    encoder = events.encoder(NDJSON(encode=money, big_integers="string"))
+    line = encoder.encode(Price(Money(), 2**60))
+    assert line == b'{"type":"price","amount":"1.50 EUR","ticks":"1152921504606846976"}\n'
+    assert b'["1.50 EUR"]' in encoder.control("snapshot", [Money()])
+    assert events.check(Price(Money()), encode=money).ticks == 0
+    with pytest.raises(ValueError, match="Expected `int`"):
+        encoder.encode(Price("1.50 EUR", Money()))
+    for encode in (None, lambda value: 5):
+        with pytest.raises(EncodingError):
+            events.check(Price(Money()), encode=encode)

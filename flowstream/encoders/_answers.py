@@ -16,6 +16,7 @@ event that only has one of the two for an answer that is not JSON.
 from __future__ import annotations
 
 import abc
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, get_args
 
@@ -23,7 +24,7 @@ import msgspec
 
 from flowstream.abc import Encoder
 from flowstream.encoders._controls import wire_names
-from flowstream.encoders._json import to_json, write_json
+from flowstream.encoders._json import BigIntegers, Encode, JSONWriter, to_json, write_json
 from flowstream.llm import Done, FinishReason, ModelEvent, Reasoning, Token, ToolCall, Usage
 
 __all__ = ["AnswerEncoder", "AnswerStream", "to_json"]
@@ -31,6 +32,7 @@ __all__ = ["AnswerEncoder", "AnswerStream", "to_json"]
 MEDIA_TYPE: Final = "text/event-stream; charset=utf-8"
 
 _MODEL_EVENTS = get_args(ModelEvent)
+_PLAIN = (str, bool, int, float, list, tuple, dict, types.NoneType)  # no hook is asked about them
 _TYPES = frozenset(event.__struct_config__.tag for event in _MODEL_EVENTS)
 
 # The kinds of items: the first byte of each. None can begin a line of SSE, so that an item which
@@ -47,9 +49,11 @@ class AnswerEncoder(Encoder):
 
     Args:
         names: control events to rename, where the format has names for them.
+        encode, big_integers: how an app's own values are written, as `JSONWriter` takes them. An
+            item that is no event of a model is given to `encode`, too, which may return one.
 
     Raises:
-        TypeError, ValueError: as `wire_names` does.
+        TypeError, ValueError: as `wire_names` and `JSONWriter` do.
     """
 
     media_type = MEDIA_TYPE
@@ -57,10 +61,16 @@ class AnswerEncoder(Encoder):
     besides = ""
     """What an app may send besides, for the message of an error."""
 
-    def __init__(self, names: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        names: Mapping[str, str] = {},
+        encode: Encode | None = None,
+        big_integers: BigIntegers = "number",
+    ) -> None:
         self.names: dict[str, str] = wire_names(names)
+        self._json = JSONWriter(encode, big_integers)
         # What `encode` depends on; hashed once, because a run looks encodings up for every event.
-        self.items: tuple[object, ...] = (type(self), *sorted(self.names.items()))
+        self.items: tuple[object, ...] = (type(self), self._json, *sorted(self.names.items()))
         self.items_hash: int = hash(self.items)
 
     @abc.abstractmethod
@@ -76,6 +86,18 @@ class AnswerEncoder(Encoder):
             key: its key.
         """
         return None
+
+    def own_json(self, value: Any) -> bytes:
+        """Return the JSON of something of the app's own, in the way that it has chosen.
+
+        Raises:
+            TypeError, ValueError: as `JSONWriter.dumps` does.
+        """
+        return self._json.dumps(value)
+
+    def chosen(self) -> str:
+        """Return what a `repr` says of `encode` and `big_integers`, if they were given."""
+        return "".join(f", {name}={value!r}" for name, value in self._json.options().items())
 
     def encode(
         self,
@@ -94,6 +116,10 @@ class AnswerEncoder(Encoder):
                 text in it has a lone surrogate (then it is a `UnicodeEncodeError`).
         """
         event = self._model_event(data, type)
+        if event is None and type is None and not isinstance(data, _PLAIN):
+            made = self._json.replaced(data)
+            if made is not data:  # an event of the app's own may be one of a model's
+                data, event = made, self._model_event(made, None)
         if event is None:
             part = self.own_part(data, type, key)
             if part is None:

@@ -102,6 +102,11 @@ class ControlEncoder(Encoder):
         # Once, because a topic looks encodings up by encoder for every event.
         self._hash = hash((type(self), self._json, *sorted(self._wire_names.items())))
 
+    @property
+    def json(self) -> JSONWriter:
+        """What writes its values."""
+        return self._json
+
     def wire_name(self, control: str) -> str:
         """Return what the control event `control` is called in this stream.
 

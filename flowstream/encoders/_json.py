@@ -238,6 +238,18 @@ class JSONWriter:
         """The app's hook."""
         return self._encode
 
+    def dumps(self, value: Any) -> bytes:
+        """Return the JSON of `value`.
+
+        Raises:
+            TypeError: JSON has no form for something in it.
+            ValueError: a text in it has a lone surrogate (it is a `UnicodeEncodeError`).
+        """
+        try:
+            return self.write(value)
+        except TypeError:
+            return self.rewrite(value)
+
     def rewrite(self, value: Any) -> bytes:
         """Return the JSON of `value`, walked member by member.
 
@@ -362,7 +374,4 @@ def to_json(value: Any) -> bytes:
         TypeError: JSON has no form for something in it.
         ValueError: a text in it has a lone surrogate (it is a `UnicodeEncodeError`).
     """
-    try:
-        return write_json(value)
-    except TypeError:
-        return _USUAL.rewrite(value)
+    return _USUAL.dumps(value)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from flowstream._event import check_field
 from flowstream.encoders._answers import AnswerEncoder, AnswerStream, to_json
+from flowstream.encoders._json import BigIntegers, Encode
 from flowstream.encoders._parts import Call, PartKind, PartsStream
 
 __all__ = ["AGUI"]
@@ -55,9 +56,12 @@ class AGUI(AnswerEncoder):
         thread_id: the conversation, as the request's ``threadId`` has it; left out, one is made up.
         run_id: this run, as the request's ``runId`` has it; likewise.
         names: control events to rename, e.g. ``{"gap": "lost"}``.
+        encode: a function for types of the app's own, as `NDJSON` takes it. Of an item that is none
+            of the above it may make one, e.g. a `Token`, or the mapping of a state.
+        big_integers: as `NDJSON` takes it.
 
     Raises:
-        TypeError: if an id is not a `str`.
+        TypeError: if an id is not a `str`, or `encode` not a function.
         ValueError: if an id has CR, LF or NUL in it, or a lone surrogate.
         TypeError, ValueError: if `names` has an unknown key, an unusable name, or the same
             name twice.
@@ -71,8 +75,10 @@ class AGUI(AnswerEncoder):
         thread_id: str | None = None,
         run_id: str | None = None,
         names: Mapping[str, str] = {},
+        encode: Encode | None = None,
+        big_integers: BigIntegers = "number",
     ) -> None:
-        super().__init__(names)
+        super().__init__(names, encode, big_integers)
         for name, id in (("thread_id", thread_id), ("run_id", run_id)):
             if id is not None:
                 check_field(name, id).encode()
@@ -86,10 +92,10 @@ class AGUI(AnswerEncoder):
     def own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
         """Return a custom event, or one that stands for itself."""
         if type is not None:
-            return to_json({"type": "CUSTOM", "name": type, "value": data})
+            return self.own_json({"type": "CUSTOM", "name": type, "value": data})
         kind = data.get("type") if isinstance(data, Mapping) else None
         if isinstance(kind, str) and kind in _FREE:
-            return to_json({"type": kind, **data})  # its type first, where `own` looks for it
+            return self.own_json({"type": kind, **data})  # its type first, where `own` looks for it
         return None
 
     def _value(self) -> tuple[object, ...]:
@@ -104,7 +110,7 @@ class AGUI(AnswerEncoder):
         return hash(self._value())
 
     def __repr__(self) -> str:
-        return f"AGUI(thread_id={self.thread_id!r}, run_id={self.run_id!r})"
+        return f"AGUI(thread_id={self.thread_id!r}, run_id={self.run_id!r}{self.chosen()})"
 
 
 _BEGINS: Final[dict[PartKind, tuple[tuple[str, str | None], ...]]] = {

@@ -15,6 +15,7 @@ import time
 from typing import Any, Final
 
 from flowstream.encoders._answers import AnswerEncoder, AnswerStream, to_json
+from flowstream.encoders._json import Encode
 from flowstream.llm import FinishReason, ToolCall
 
 __all__ = ["OpenAIChunks"]
@@ -39,14 +40,19 @@ class OpenAIChunks(AnswerEncoder):
         model: what the chunks say the model is.
         include_usage: whether a chunk with the usage, if the source gives it, comes before the
             end: what a request asks for by ``"stream_options": {"include_usage": true}``.
+        encode: a function for types of the app's own: given an item of one, it returns an event of
+            `flowstream.llm`, a mapping of that shape, or a `str`, and raises TypeError for others.
 
     Raises:
-        TypeError: if `model` is not a `str`, or `include_usage` not a `bool`.
+        TypeError: if `model` is not a `str`, `include_usage` not a `bool`, or `encode` not a
+            function.
         ValueError: if `model` has a lone surrogate in it (it is a `UnicodeEncodeError`).
     """
 
-    def __init__(self, model: str, *, include_usage: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, model: str, *, include_usage: bool = False, encode: Encode | None = None
+    ) -> None:
+        super().__init__(encode=encode)
         if not isinstance(model, str):
             raise TypeError(f"model must be a str, not {type(model).__name__}")
         if not isinstance(include_usage, bool):
@@ -60,7 +66,7 @@ class OpenAIChunks(AnswerEncoder):
         return _Chunks(self)
 
     def _value(self) -> tuple[object, ...]:
-        return (self.model, self.include_usage)
+        return (self.model, self.include_usage, self.items)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, OpenAIChunks):
@@ -71,7 +77,8 @@ class OpenAIChunks(AnswerEncoder):
         return hash(self._value())
 
     def __repr__(self) -> str:
-        return f"OpenAIChunks({self.model!r}, include_usage={self.include_usage})"
+        given = f"{self.model!r}, include_usage={self.include_usage}"
+        return f"OpenAIChunks({given}{self.chosen()})"
 
 
 class _Chunks(AnswerStream):

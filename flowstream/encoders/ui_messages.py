@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from flowstream._event import check_field
 from flowstream.encoders._answers import AnswerEncoder, AnswerStream, to_json
+from flowstream.encoders._json import BigIntegers, Encode
 from flowstream.encoders._parts import Call, PartKind, PartsStream
 from flowstream.llm import FinishReason
 
@@ -58,9 +59,12 @@ class UIMessages(AnswerEncoder):
         message_id: the message's id; left out, the client makes one. To be given where a client
             can come back to an answer, so that it knows it again.
         names: control events to rename, e.g. ``{"gap": "lost"}`` for ``data-lost``.
+        encode: a function for types of the app's own, as `NDJSON` takes it. Of an item that is none
+            of the above it may make one, e.g. a `Token`, or the mapping of a source.
+        big_integers: as `NDJSON` takes it.
 
     Raises:
-        TypeError: if `message_id` is not a `str`.
+        TypeError: if `message_id` is not a `str`, or `encode` not a function.
         ValueError: if `message_id` has CR, LF or NUL in it, or a lone surrogate.
         TypeError, ValueError: if `names` has an unknown key, an unusable name, or the same
             name twice.
@@ -69,8 +73,15 @@ class UIMessages(AnswerEncoder):
     headers: tuple[tuple[str, str], ...] = (("x-vercel-ai-ui-message-stream", "v1"),)
     besides = '; for a part of your own, Event(value, type="weather") is sent as data-weather'
 
-    def __init__(self, *, message_id: str | None = None, names: Mapping[str, str] = {}) -> None:
-        super().__init__(names)
+    def __init__(
+        self,
+        *,
+        message_id: str | None = None,
+        names: Mapping[str, str] = {},
+        encode: Encode | None = None,
+        big_integers: BigIntegers = "number",
+    ) -> None:
+        super().__init__(names, encode, big_integers)
         if message_id is not None:
             check_field("message_id", message_id).encode()
         self.message_id = message_id
@@ -85,10 +96,10 @@ class UIMessages(AnswerEncoder):
             part = {"type": type if type.startswith("data-") else f"data-{type}", "data": data}
             if key is not None:
                 part["id"] = str(key)
-            return to_json(part)
+            return self.own_json(part)
         kind = data.get("type") if isinstance(data, Mapping) else None
         if isinstance(kind, str) and (kind.startswith("data-") or kind in _FREE):
-            return to_json({"type": kind, **data})  # its type first, where `own` looks for it
+            return self.own_json({"type": kind, **data})  # its type first, where `own` looks for it
         return None
 
     def _value(self) -> tuple[object, ...]:
@@ -103,7 +114,7 @@ class UIMessages(AnswerEncoder):
         return hash(self._value())
 
     def __repr__(self) -> str:
-        return f"UIMessages(message_id={self.message_id!r})"
+        return f"UIMessages(message_id={self.message_id!r}{self.chosen()})"
 
 
 class _Message(PartsStream):

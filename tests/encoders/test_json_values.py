@@ -21,8 +21,9 @@ import pytest
 from markupsafe import Markup
 from werkzeug.datastructures import MultiDict
 
-from flowstream import AGUI, CSV, NDJSON, SSE, Frames, JSONSequence
+from flowstream import AGUI, CSV, NDJSON, SSE, Frames, JSONSequence, OpenAIChunks, UIMessages
 from flowstream.encoders._json import JSONWriter, to_json
+from flowstream.llm import Token
 
 
 class Text(str):
@@ -369,6 +370,44 @@ def test_the_hook_goes_before_all_that_is_not_plain_json():
     assert nothing.encode([Mute(), 1, "x", True]) == b'[null,1,"x",true]\n'
 
 
+@pytest.mark.parametrize("make", [AGUI, UIMessages])
+def test_the_formats_for_answers_take_the_hook_and_big_integers(make):
+    """In what an app sends of its own: an event with a type, a mapping that stands for itself."""
+    price = Money(150, "EUR")
+    stream = make(encode=money, big_integers="string").start()
+    sent = stream.join([stream.encode({"price": price, "n": 2**60}, type="offer")])
+    assert b'{"price":"1.50 EUR","n":"1152921504606846976"}' in sent
+    kind = "STATE_SNAPSHOT" if make is AGUI else "data-state"
+    sent = stream.join([stream.encode({"type": kind, "snapshot": [price]})])
+    assert b'"snapshot":["1.50 EUR"]' in sent
+    assert b'"1.50 EUR"' in stream.join([stream.control("snapshot", {"price": price})])
+    with pytest.raises(TypeError, match="encode="):
+        make().start().encode({"price": Mute()}, type="offer")
+
+
+@dataclasses.dataclass
+class Piece:
+    text: str
+
+
+def pieces(value):
+    if isinstance(value, Piece):
+        return Token(value.text)
+    raise TypeError(value)
+
+
+@pytest.mark.parametrize("format", [AGUI, UIMessages, lambda **o: OpenAIChunks("m", **o)])
+def test_the_hook_may_make_an_event_of_a_model(format):
+    """What an app's own library yields for tokens; what is neither is refused as before."""
+    stream = format(encode=pieces).start()
+    assert stream.encode(Piece("Hel")) == stream.encode(Token("Hel"))
+    assert b'"Hel"' in stream.join([stream.encode(Piece("Hel"))])
+    with pytest.raises(TypeError, match="an event of a model is expected"):
+        stream.encode(Mute())
+    with pytest.raises(TypeError, match="not a Piece"):
+        format().start().encode(Piece("Hel"))
+
+
 def test_a_hook_that_never_comes_to_an_end_is_an_error_and_not_a_hang():
     """A hook may return what it is asked about again."""
     with pytest.raises(RecursionError):
@@ -390,12 +429,17 @@ def test_big_integers_as_text_are_those_that_javascript_rounds():
 def test_choices_make_another_encoder():
     """A topic shares bytes between equal encoders only."""
     encoders = [NDJSON(), NDJSON(encode=money), NDJSON(big_integers="string"), SSE(encode=money)]
-    assert len(set(encoders)) == 4
+    encoders += [OpenAIChunks("m"), OpenAIChunks("m", encode=money), AGUI(), AGUI(encode=money)]
+    encoders += [UIMessages(), UIMessages(big_integers="string"), UIMessages(encode=money)]
+    assert len(set(encoders)) == 11
+    assert UIMessages(encode=money).start() != UIMessages().start()
+    assert repr(UIMessages(big_integers="string")).endswith(", big_integers='string')")
     assert NDJSON(encode=money) == NDJSON(encode=money)
     assert hash(SSE(encode=money)) == hash(SSE(encode=money))
     assert "big_integers='string'" in repr(NDJSON(big_integers="string"))
-    with pytest.raises(TypeError, match="encode must be a function"):
-        SSE(encode="str")
+    for make in (SSE, AGUI, UIMessages, CSV, lambda **options: OpenAIChunks("m", **options)):
+        with pytest.raises(TypeError, match="encode must be a function"):
+            make(encode="str")
     with pytest.raises(ValueError, match="'number' or 'string'"):
         NDJSON(big_integers="text")
 
