@@ -245,7 +245,9 @@ class Host(Live):
             own.extend(pair for pair in headers if pair[0] not in replaced)
             await _answer_empty(self.send, status, own)
 
-    def disconnected(self) -> bool:
+    def disconnected(
+        self, reason: CloseReason = CloseReason.CLIENT_DISCONNECTED, detail: str = "http.disconnect"
+    ) -> bool:
         """Tell the streams that the client has gone; return whether one is the answer.
 
         It still is when it has been delivered and the app's teardown functions run.
@@ -253,7 +255,7 @@ class Host(Live):
         self.gone = True
         for stream in self._streams.values():
             if stream is not None:
-                stream.abort(CloseReason.CLIENT_DISCONNECTED, "http.disconnect")
+                stream.abort(reason, detail)
         return self.delivered or bool(self._streams)
 
     async def finish(self) -> None:
@@ -342,7 +344,7 @@ class Departure:
     def abort(self, reason: CloseReason, detail: str = "") -> None:
         """Tell the stream, or cancel what is no stream, as Quart does."""
         host = cast("Host | None", self._connection.scope.get(HOST))
-        if host is None or not host.disconnected():
+        if host is None or not host.disconnected(reason, detail):
             note_departure(self._connection, self._request)
             self._nursery.cancel_scope.cancel()
 

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 import trio
+from _homes import HOMES
 from h2.errors import ErrorCodes
 from trio.testing import wait_all_tasks_blocked
 
@@ -214,3 +215,29 @@ async def test_shutdown(connect, aeventually, nursery):
             scope.cancel()
             expected = ("cancelled", "")
         assert await app.ended(aeventually) == expected
+
+
+@pytest.mark.parametrize("home", HOMES)
+async def test_in_each_home(serve, lines, connect, aeventually, home):
+    """In each home the connection's reason and cause arrive, whoever else hears of its end."""
+    reports = []
+    app = HOMES[home](lambda: sse(waits, on_close=reports.append))
+    stream = await connect(await serve(app))
+    await first_read(stream)
+    await one_resets(stream)
+    await aeventually(lambda: reports, "the stream is reported")
+    detail = "the client reset its connection"
+    assert [(one.reason, one.detail) for one in reports] == [("client_disconnected", detail)]
+    await aeventually(lambda: lines.texts == [f'200 client_disconnected "{detail}"'], "its line")
+
+
+@pytest.mark.parametrize("home", HOMES)
+async def test_stalled_in_each_home(serve, lines, connect, aeventually, home):
+    """A stream that the server's bound has ended is `stalled` in each of them."""
+    reports = []
+    app = HOMES[home](lambda: raw(floods, on_close=reports.append))
+    stream = await connect(await serve(app, write_timeout=0.2), receive_buffer=4096)
+    await stream.send_all(GET)
+    await aeventually(lambda: reports, "the stream is reported")
+    assert [(one.reason, one.detail) for one in reports] == [("stalled", "write_timeout 0.2 s")]
+    await aeventually(lambda: lines.texts == ['200 stalled "write_timeout 0.2 s"'], "its line")
