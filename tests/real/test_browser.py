@@ -1,5 +1,7 @@
 """Headless Chromium: EventSource that stays away after the end, fetch that knows a cut stream."""
 
+from pathlib import Path
+
 import pytest
 import trio
 from quart import request
@@ -275,3 +277,21 @@ async def test_a_page_of_another_origin_stays_away_too(server, browse, clean_log
     log = await browse(page, UNTIL_CLOSED.replace('"/events"', f'"{other}/events"'))
     assert log == ["one", "end", "reconnects", "closed"]
     assert len(requests) == 2
+
+
+@pytest.mark.parametrize("name", ["報告.csv", "Bericht – 2024.csv", 'a "b".csv'])
+async def test_a_download_is_saved_under_the_name_that_the_app_gave(server, in_chromium, name):
+    """The browser reads the form of RFC 8187; a quote, which no file system likes, is a `_`."""
+    app = App(lambda on_close: csv([{"city": "Zürich"}], filename=name, bom=True))
+    url = await server(app)
+
+    def use(page):
+        page.goto(f"{url}/page")
+        with page.expect_download() as started:
+            page.evaluate("() => { location.href = '/report'; }")
+        saved = started.value
+        return saved.suggested_filename, Path(saved.path()).read_bytes()
+
+    saved_as, body = await in_chromium(use)
+    assert saved_as == name.replace('"', "_")
+    assert body == "\ufeffcity\r\nZürich\r\n".encode()
