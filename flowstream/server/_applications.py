@@ -68,13 +68,18 @@ class Applications(TaskGroup):
         self, app: Any, config: Any, scope: Any, send: Any
     ) -> Callable[[Any], Awaitable[None]]:
         """Start an application; return what hands it the client's messages."""
+        inbox = self.open_inbox(config, scope)
+        super().spawn(self.serve, app, config, scope, inbox, send)
+        return inbox.put
+
+    def open_inbox(self, config: Any, scope: Any) -> Inbox:
+        """Return an inbox for an application that `serve` is to be called with."""
         inbox = Inbox(scope["type"], config.max_app_queue_size)
         inbox.scope, inbox.since = scope, time.monotonic()
         if self._half_closed:
             inbox.half_close()
-        super().spawn(self._serve, app, config, scope, inbox, send)
         self._inboxes.append(inbox)
-        return inbox.put
+        return inbox
 
     def spawn(self, func: Callable[..., Any], *args: Any) -> None:
         """Run something for the protocol itself, for as long as the connection lasts.
@@ -112,7 +117,8 @@ class Applications(TaskGroup):
             finally:
                 self._background.remove(scope)
 
-    async def _serve(self, app: Any, config: Any, scope: Any, inbox: Inbox, send: Any) -> None:
+    async def serve(self, app: Any, config: Any, scope: Any, inbox: Inbox, send: Any) -> None:
+        """Run an application to its end. Raises nothing but what ends the server."""
         sending = _Send(send, scope, self._is_broken)
         try:
             await app(

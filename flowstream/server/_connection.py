@@ -13,6 +13,10 @@ What is different from ``hypercorn.trio.tcp_server.TCPServer``, and why:
 * The connection tells the streams it carries of its end and of a shutdown, by a call
   instead of a task that polls; and it can be written to directly.
 * At a shutdown a connection whose first request is on its way is not closed under it.
+
+A connection begins with plain requests (`PlainExchange`), one task for both the reading and the
+application. It goes over to Hypercorn's protocols with the first request that is not plain. TLS,
+and a system on which a hang-up is noticed by reading alone, begin there.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import logging
 import math
 import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
@@ -33,7 +37,7 @@ from flowstream.asgi._connection import STATE_KEY, Carried
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.asgi._live import Live
 from flowstream.server._applications import Applications
-from flowstream.server._connections import CLOSED, GOING_DOWN, LEFT, Connections
+from flowstream.server._connections import CLOSED, GOING_DOWN, LEFT, RESET, Connections
 from flowstream.server._context import IdleTask
 from flowstream.server._hypercorn import (
     Closed,
@@ -45,6 +49,8 @@ from flowstream.server._hypercorn import (
     parse_socket_addr,
 )
 from flowstream.server._listening import Transport
+from flowstream.server._plain_http1 import PlainExchange
+from flowstream.server._plain_request import read_plain
 from flowstream.server._protocols import Protocols
 
 logger = logging.getLogger("flowstream.server")
@@ -67,6 +73,8 @@ class Connection(Live, TCPServer):
         connections: those of the worker, which this one joins.
 
     Attributes:
+        applications: those at work on it.
+        client, server: the addresses of both ends.
         reason: why it ended, or None.
         detail: the cause of that, for reports.
     """
@@ -91,7 +99,13 @@ class Connection(Live, TCPServer):
         self._reading = False
         self._handling: trio.CancelScope | None = None  # what was read
         self._read_enough = False
-        self._speaking = False  # there is a protocol
+        self._speaking = False  # there is a protocol: no more plain requests
+        self._exchange: PlainExchange | None = None  # the plain request that is answered
+        self._answered = 0  # plain requests that have begun
+        self._turn = 0  # of the tasks that hold the connection, one after the other
+        self._tasks = 0
+        self._over = False
+        self._idle_until = math.inf
         self._requested = False  # a request has begun
         self._broken = False  # a write has failed: nothing can be sent any more
         self._hung_up_unread = False  # told of it while reading on
@@ -102,6 +116,9 @@ class Connection(Live, TCPServer):
         self._socket = self._wire.socket
         self._carry = b""  # what was left over of a direct write
         self._direct_write: DirectWrite | None = None  # that of the last response
+        self.applications = self._task_group = Applications(self.is_broken)
+        self.client: Any = None
+        self.server: Any = None
         self.reason: CloseReason | None = None
         self.detail = ""
 
@@ -155,12 +172,21 @@ class Connection(Live, TCPServer):
         """Have the streams on this connection send their farewell and end."""
         for stream in self._carried:
             stream.close(CloseReason.SHUTDOWN, GOING_DOWN)
-        if self._speaking and self.reason is None:
+        if self.reason is not None:
+            return
+        if self._speaking:
             self._task_group.spawn(self.protocol.say_goodbye)
+        elif self._requested and self in self._connections.idle and not self._has_unread():
+            # A client that is about to ask, or has asked, is still answered.
+            self.end_idle()
 
     def requests(self) -> list[str]:
         """Return the requests that are being answered, in words for the log."""
-        return self._task_group.requests() if self._speaking else []
+        return self.applications.requests()
+
+    def end_idle(self) -> None:
+        """Close the connection, on which nothing is asked for."""
+        self._stop_reading()
 
     # -- for protocols and applications ----------------------------------------------------
 
@@ -182,6 +208,25 @@ class Connection(Live, TCPServer):
         """Note that the client has taken something."""
         self._wire.progress_at = trio.current_time()
 
+    async def write(self, data: bytes) -> bool:
+        """Write what belongs to the response; return whether the client is there."""
+        if not await self._write_in_turn(data):
+            return False
+        await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
+        return True
+
+    async def answered(self, keeps: bool) -> None:
+        """Hear that a plain request is answered, and whether another may come after it.
+
+        The application may have more to do, so the next one is another task's.
+        """
+        if keeps and not self.closing and self.reason is None:
+            self._turn += 1
+            self._exchange = None
+            self._connections.start(self._go_on)
+        else:
+            await self._close()
+
     def seconds_since_progress(self) -> float:
         """Return how long ago the client last took something, as far as was noted."""
         return trio.current_time() - self._wire.progress_at
@@ -191,13 +236,27 @@ class Connection(Live, TCPServer):
     async def run(self) -> None:
         """Serve the connection until it ends. Raises nothing but Cancelled."""
         self._connections.add(self)
+        await self._hold(self._run)
+
+    async def _go_on(self) -> None:
+        await self._hold(self._converse)
+
+    async def _hold(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work`; then close the connection, unless it is another task's by then."""
+        turn = self._turn
+        self._tasks += 1
         try:
             try:
-                await self._run()
+                await work()
             finally:
-                self._connections.discard(self)
-                self._end(CloseReason.CLIENT_DISCONNECTED, CLOSED)
-                await self._close()  # noqa: ASYNC102  # it shields itself, under the deadline
+                self._tasks -= 1
+                if turn == self._turn:
+                    self._over = True
+                    self._connections.idle.discard(self)
+                    self._end(CloseReason.CLIENT_DISCONNECTED, CLOSED)
+                    await self._close()  # noqa: ASYNC102  # it shields itself, under the deadline
+                if self._over and not self._tasks:
+                    self._connections.discard(self)
         except BaseException as error:  # noqa: ASYNC103  # but for failures, which are logged
             cancelled, failure = split(error)
             if failure is None:
@@ -213,7 +272,7 @@ class Connection(Live, TCPServer):
             if await self._write_in_turn(event.data):
                 await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
             else:
-                await self.protocol.handle(Closed())
+                await self._tell_protocol()
             return
         if isinstance(event, Updated):
             self._requested = self._requested or not event.idle
@@ -231,11 +290,48 @@ class Connection(Live, TCPServer):
             alpn = self.stream.selected_alpn_protocol()
         else:
             alpn = "http/1.1"
-        client = parse_socket_addr(self._socket.family, self._socket.getpeername())
-        server = parse_socket_addr(self._socket.family, self._socket.getsockname())
-        self._connections.hangups.add(self._socket.fileno(), self._hung_up)
-        async with Applications(self.is_broken) as applications:
-            self._task_group = applications
+        sock = self._socket
+        self.client = parse_socket_addr(sock.family, sock.getpeername())
+        self.server = parse_socket_addr(sock.family, sock.getsockname())
+        watched = self._connections.hangups.add(sock.fileno(), self._hung_up)
+        if watched and not self._tls and _may_be_plain(self.config):
+            await self._converse()
+        else:
+            self._connections.others += 1
+            await self._speak(alpn)
+
+    async def _converse(self) -> None:
+        """Wait for a request and answer it: a plain one here, another one by a protocol."""
+        connections = self._connections
+        try:
+            self._idle_until = connections.idle.add(self)
+            data = await self._receive()
+            connections.idle.discard(self)
+            if not data:
+                return
+            request = None
+            if len(data) <= self.config.h11_max_incomplete_size:
+                request = read_plain(data)
+            if request is None:
+                connections.others += 1
+                await self._speak("http/1.1", data)
+                return
+            self._requested = True
+            self._answered += 1
+            connections.plain += 1
+            last = self.closing or self._answered >= self.config.keep_alive_max_requests
+            self._exchange = exchange = PlainExchange(self, connections.fields, last=last)
+            await exchange.run(request)
+        except Exception as error:  # noqa: BLE001  # logged
+            _log(error)
+            self.abort(CloseReason.CLIENT_DISCONNECTED, CLOSED)  # its state is anybody's guess
+        except trio.Cancelled:
+            self._end(CloseReason.CANCELLED, "")
+            raise
+
+    async def _speak(self, alpn: str, data: bytes = b"") -> None:
+        """Have a protocol of Hypercorn's for all that follows `data`, which has come."""
+        async with self.applications as applications:
             self.protocol = Protocols(  # pyright: ignore[reportIncompatibleVariableOverride]
                 self,
                 self.app,
@@ -244,18 +340,19 @@ class Connection(Live, TCPServer):
                 applications,
                 ConnectionState(self.state),
                 self._tls,
-                client,
-                server,
+                self.client,
+                self.server,
                 self.protocol_send,
                 alpn,
             )
+            self.protocol.count_requests(self._answered)
             self._speaking = True
             try:
                 await self.protocol.initiate()
                 if self.closing:
                     await self.protocol.say_goodbye()
                 await self.idle_task.restart(applications, self._idle_timeout)
-                await self._read_data()
+                await self._read_data(data)
             except Exception as error:  # noqa: BLE001  # logged
                 _log(error)
                 # Its state is anybody's guess.
@@ -270,41 +367,50 @@ class Connection(Live, TCPServer):
             await self.protocol.handle(Closed())
             applications.end_background()
 
-    async def _read_data(self) -> None:
-        timeout = self.config.read_timeout
-        while not self._read_enough:
-            try:
-                self._reading = True
-                if timeout is None:  # as a rule; a scope would take 1.2 KB of each connection
-                    data = bytes(await self.stream.receive_some(_READ_SIZE))
-                else:
-                    with trio.fail_after(timeout or math.inf):
-                        data = bytes(await self.stream.receive_some(_READ_SIZE))
-            except trio.ClosedResourceError:
-                break
-            except trio.TooSlowError:
-                self._end(CloseReason.CLIENT_DISCONNECTED, f"read_timeout {timeout:g} s")
-                break
-            except trio.BrokenResourceError:
-                self._broken = True
-                self._end(CloseReason.CLIENT_DISCONNECTED, "the client reset its connection")
-                break
-            finally:
-                self._reading = False
-            if not data:
-                self._end(CloseReason.CLIENT_DISCONNECTED, LEFT)
-            elif self._hung_up_unread:
-                # The protocol may park us now, with the FIN still behind what it wants.
-                self._hung_up_unread = False
-                self._connections.hangups.again(self._socket.fileno())
-            if self._read_enough:  # it was told so when it had read and not run yet
-                break  # type: ignore[unreachable]  # not to mypy, which knows no other tasks
+    async def _read_data(self, data: bytes | None = b"") -> None:
+        if not data:
+            data = await self._receive()
+        while data is not None:
             # Not open while it reads, which is as long as it lasts: a scope takes 0.8 KB.
             with trio.CancelScope() as self._handling:
                 await self.protocol.handle(RawData(data))  # b"": what it thinks of an early end
             self._handling = None
             if not data:
                 break
+            data = await self._receive()
+
+    async def _receive(self) -> bytes | None:
+        """Return what the client has sent, b"" at its end; None if no more is to be read."""
+        timeout = self.config.read_timeout
+        if self._read_enough:
+            return None
+        try:
+            self._reading = True
+            if timeout is None:  # as a rule; a scope would take 1.2 KB of each connection
+                data = bytes(await self.stream.receive_some(_READ_SIZE))
+            else:
+                with trio.fail_after(timeout or math.inf):
+                    data = bytes(await self.stream.receive_some(_READ_SIZE))
+        except trio.ClosedResourceError:
+            return None
+        except trio.TooSlowError:
+            self._end(CloseReason.CLIENT_DISCONNECTED, f"read_timeout {timeout:g} s")
+            return None
+        except trio.BrokenResourceError:
+            self._broken = True
+            self._end(CloseReason.CLIENT_DISCONNECTED, RESET)
+            return None
+        finally:
+            self._reading = False
+        if not data:
+            self._end(CloseReason.CLIENT_DISCONNECTED, LEFT)
+        elif self._hung_up_unread:
+            # The protocol may park us now, with the FIN still behind what it wants.
+            self._hung_up_unread = False
+            self._connections.hangups.again(self._socket.fileno())
+        if self._read_enough:  # it was told so when it had read and not run yet
+            return None  # type: ignore[unreachable]  # not to mypy, which knows no other tasks
+        return data
 
     def _stop_reading(self) -> None:
         """End the reader, wherever it is parked."""
@@ -316,7 +422,10 @@ class Connection(Live, TCPServer):
                 self._socket.shutdown(socket.SHUT_RD)
 
     async def _idle_timeout(self) -> None:
-        with trio.move_on_after(self.config.keep_alive_timeout):
+        until = trio.current_time() + self.config.keep_alive_timeout
+        # It may have waited for the beginning of a head that then was not plain.
+        until, self._idle_until = min(until, self._idle_until), math.inf
+        with trio.move_on_at(until):
             await self.context.terminated.wait()
             # The reader may hold a request that it has read in this very tick.
             await trio.lowlevel.checkpoint()
@@ -379,11 +488,22 @@ class Connection(Live, TCPServer):
         self._carry = rest
         assert self._direct_write is not None
         self._direct_write.block()  # until that is written
-        self._task_group.spawn(self._write_carry)
+        self._connections.start(self._write_carry)
 
     async def _write_carry(self) -> None:
-        if not await self._write_in_turn(b""):
+        try:
+            if not await self._write_in_turn(b""):
+                await self._tell_protocol()
+        except Exception as error:  # noqa: BLE001  # logged
+            _log(error)
+            self.abort(CloseReason.CLIENT_DISCONNECTED, CLOSED)
+
+    async def _tell_protocol(self) -> None:
+        """Tell whatever speaks to the client that it has left."""
+        if self._speaking:
             await self.protocol.handle(Closed())
+        elif self._exchange is not None:
+            self._exchange.leave()
 
     async def _write_in_turn(self, data: bytes) -> bool:
         """Write `data` when nobody else does, whoever is cancelled meanwhile.
@@ -410,12 +530,18 @@ class Connection(Live, TCPServer):
             # The reader hears of it by itself, after the bytes that came before.
             self._hung_up_unread = True
             return
-        self._end(CloseReason.CLIENT_DISCONNECTED, LEFT)
-        if self.protocol.may_half_close:
-            # What it has sent may be read yet, and answered.
-            self._task_group.half_close()
+        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._broken = True
+            self._end(CloseReason.CLIENT_DISCONNECTED, RESET)
         else:
+            self._end(CloseReason.CLIENT_DISCONNECTED, LEFT)
+        if self._speaking and not self.protocol.may_half_close:
             self._stop_reading()
+            return
+        # What it has sent may be read yet, and answered.
+        self.applications.half_close()
+        if self._exchange is not None:
+            self._exchange.leave()
 
     def _stalled(self) -> None:
         self.abort(CloseReason.STALLED, f"write_timeout {self._wire.timeout:g} s")
@@ -434,12 +560,20 @@ class Connection(Live, TCPServer):
             stream.abort(self.reason, self.detail)
         if self._wire.closed:
             self._stop_reading()
+            if self._exchange is not None:
+                self._exchange.leave()
 
     def _has_unread(self) -> bool:
         """Whether the client has sent something that was not read yet."""
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
         return bool(poll.poll(0))
+
+
+def _may_be_plain(config: Any) -> bool:
+    """Return whether a plain request can be answered without what a protocol does beside."""
+    needs_protocol = config.server_names or config.h11_pass_raw_headers
+    return not needs_protocol and config.read_timeout is None  # else somebody has to read
 
 
 def _log(error: BaseException) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextvars
+import math
 import weakref
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import trio
+
 from flowstream._closing import CloseReason
+from flowstream._timers import Timer, start_timer
 from flowstream.server._hangup import HangupWatch
+from flowstream.server._plain_response import ServerFields
+from flowstream.server._settings import ServerConfig
 
 # What ended streams, for their reports (`StreamReport.detail`).
 GOING_DOWN = "the server goes down"
 LEFT = "the client closed its connection"
+RESET = "the client reset its connection"
 CLOSED = "the server closed the connection"
 
 
@@ -18,24 +27,80 @@ class _Member(Protocol):
     def say_goodbye(self) -> None: ...
     def abort(self, reason: CloseReason, detail: str = "") -> None: ...
     def requests(self) -> list[str]: ...
+    def end_idle(self) -> None: ...
+
+
+class Idle:
+    """The connections on which nothing is asked for: the longest idle are first.
+
+    One timer is enough for all, since all have the same time.
+
+    Args:
+        timeout: seconds that a connection may be idle; then its `end_idle` is called.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._since: dict[_Member, float] = {}
+        self._timer: Timer | None = None
+
+    def __contains__(self, connection: _Member) -> bool:
+        return connection in self._since
+
+    def add(self, connection: _Member) -> float:
+        """Note that nothing is asked for from now on; return until when that may last."""
+        self._since[connection] = now = trio.current_time()
+        due = now + self._timeout
+        if self._timer is None:
+            self._timer = start_timer(due, self._look)
+        return due
+
+    def discard(self, connection: _Member) -> None:
+        """Note that something is asked for, or that the connection has ended."""
+        self._since.pop(connection, None)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.stop()
+
+    def _look(self, now: float) -> float:
+        while self._since:
+            connection, since = next(iter(self._since.items()))
+            if now < since + self._timeout:
+                return since + self._timeout
+            del self._since[connection]
+            connection.end_idle()
+        self._timer = None
+        return math.inf
 
 
 class Connections:
     """All connections of one worker.
 
     Args:
-        write_timeout: seconds that a write may make no progress.
+        config: the server's.
 
     Attributes:
         hangups: the watch over their sockets.
+        idle: those that wait for a plain request.
+        fields: what the server adds to each response.
+        write_timeout: seconds that a write may make no progress.
         closing: whether the worker is shutting down.
+        plain: requests that were read without h11.
+        others: connections that have gone over to a protocol, for good.
     """
 
-    def __init__(self, write_timeout: float) -> None:
+    def __init__(self, config: ServerConfig) -> None:
         self.hangups = HangupWatch()
-        self.write_timeout = write_timeout
+        self.idle = Idle(config.keep_alive_timeout)
+        self.fields = ServerFields(config)
+        self.write_timeout = config.write_timeout
         self.closing = False
+        self.plain = self.others = 0
         self._open: set[_Member] = set()
+        self._nursery: trio.Nursery | None = None
+        self._context = contextvars.copy_context()
         _all.add(self)
 
     def __len__(self) -> int:
@@ -49,6 +114,15 @@ class Connections:
         """Forget a connection that has ended."""
         self._open.discard(connection)
 
+    def run_in(self, nursery: trio.Nursery) -> None:
+        """Have the tasks of connections run in `nursery`."""
+        self._nursery = nursery
+
+    def start(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run something for a connection, with the server's contextvars: not an application's."""
+        assert self._nursery is not None
+        self._context.run(self._nursery.start_soon, function, *arguments)
+
     def requests(self) -> list[str]:
         """Return what is being answered, in words for the log."""
         return [one for connection in list(self._open) for one in connection.requests()]
@@ -59,10 +133,10 @@ class Connections:
         for connection in list(self._open):
             connection.say_goodbye()
 
-    def abort(self) -> None:
+    def abort(self, reason: CloseReason = CloseReason.SHUTDOWN, detail: str = GOING_DOWN) -> None:
         """Reset every connection."""
         for connection in list(self._open):
-            connection.abort(CloseReason.SHUTDOWN, GOING_DOWN)
+            connection.abort(reason, detail)
 
 
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()

@@ -11,7 +11,6 @@ Elsewhere the watch does nothing: such a disconnect is seen at the next write.
 
 from __future__ import annotations
 
-import contextlib
 import select
 from collections.abc import Callable
 
@@ -43,13 +42,21 @@ class HangupWatch:
             self._epoll.close()
             self._callbacks.clear()
 
-    def add(self, fd: int, callback: Callable[[], None]) -> None:
-        """Have `callback` called, once, when the peer of socket `fd` hangs up."""
+    def add(self, fd: int, callback: Callable[[], None]) -> bool:
+        """Have `callback` called, once, when the peer of socket `fd` hangs up.
+
+        Returns:
+            Whether it will be: there is no watch to be had elsewhere than on Linux, and
+            no more of them than the kernel allows.
+        """
         if self._epoll is None or self._epoll.closed:
-            return
-        with contextlib.suppress(OSError):  # no more watches are to be had: do without
+            return False
+        try:
             self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
-            self._callbacks[fd] = callback
+        except OSError:
+            return False
+        self._callbacks[fd] = callback
+        return True
 
     def again(self, fd: int) -> None:
         """Call back once more, if the peer of `fd` has hung up."""

@@ -85,6 +85,13 @@ class Inbox:
             self.disconnect()
         self._change()
 
+    def complete(self) -> None:
+        """Add the end of a request that has no body."""
+        self._messages.append({"type": "http.request", "body": b"", "more_body": False})
+        self._complete = True
+        if self._half_closed:
+            self.disconnect()
+
     async def receive(self) -> Message:
         """Return the next message; **wait** for it. The disconnect comes last, and again.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
 import ssl
+from collections.abc import Callable
 
 import trio
 
@@ -14,7 +17,26 @@ from flowstream.server._wire import Wire
 Transport = Wire | trio.SSLStream[Wire]
 
 
-class Listener(trio.abc.Listener[Transport]):
+logger = logging.getLogger("flowstream.server")
+
+# So many are accepted before others run. Each that is accepted by itself costs a pass of the
+# event loop.
+_BATCH = 32
+
+# The peer, or the network, has given the connection up before it was accepted (accept(2)).
+_GIVEN_UP = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ECONNABORTED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+        *("ENONET", "ENOPROTOOPT", "EOPNOTSUPP", "EPERM", "EPROTO", "ETIMEDOUT"),
+    )
+    if hasattr(errno, name)
+)
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SECONDS_WITHOUT_ROOM = 0.1
+
+
+class Listener:
     """Accepts connections as a `Wire`.
 
     Args:
@@ -23,21 +45,56 @@ class Listener(trio.abc.Listener[Transport]):
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
-        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        sock.setblocking(False)
+        self._socket = sock
         self._context = context
 
-    async def accept(self) -> Transport:
-        """Wait for a connection; with TLS, its handshake is yet to come."""
-        wire = Wire(await self._listener.accept())
+    async def wait(self) -> None:
+        """Wait until there is a connection to accept."""
+        await trio.lowlevel.wait_readable(self._socket)
+
+    def accept_nowait(self) -> Transport | None:
+        """Return a connection; with TLS, its handshake is yet to come. None if there is none.
+
+        Raises:
+            OSError: there is no room for more.
+        """
+        try:
+            sock, _ = self._socket.accept()
+        except BlockingIOError:
+            return None
+        wire = Wire(trio.socket.from_stdlib_socket(sock))
         if self._context is None:
             return wire
         # Not https_compatible, as Hypercorn has it, which saves the close_notify: without it
         # a body that ends with the connection can't be told from one that was cut off.
         return trio.SSLStream(wire, self._context, server_side=True)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the listening socket."""
-        await self._listener.aclose()
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+
+
+async def accept(listener: Listener, serve: Callable[[Transport], None]) -> None:
+    """Call `serve` with each connection until cancelled; then close the listening socket."""
+    try:
+        while True:
+            await listener.wait()
+            try:
+                for _ in range(_BATCH):
+                    connection = listener.accept_nowait()
+                    if connection is None:
+                        break
+                    serve(connection)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    logger.error("no connection can be accepted for the moment: %s", error)
+                    await trio.sleep(_SECONDS_WITHOUT_ROOM)  # noqa: ASYNC120  # it was logged
+                elif error.errno not in _GIVEN_UP:
+                    raise
+    finally:
+        listener.close()
 
 
 def open_sockets(config: ServerConfig) -> Sockets:
@@ -75,6 +132,10 @@ def _tuned(sock: socket.socket, config: ServerConfig) -> socket.socket:
     """Set what accepted sockets inherit: how TCP itself gives up a peer that is gone."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return sock
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # As Trio sets it: with more than that unsent in the kernel a write waits.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 14)
     idle, interval, count = config.keep_alive_probes
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = {

@@ -46,6 +46,10 @@ class Protocols(ProtocolWrapper):
         """Whether a client that has sent FIN may still want an answer: not with HTTP/2."""
         return not isinstance(self.protocol, HTTP2)
 
+    def count_requests(self, number: int) -> None:
+        """Count so many requests that were answered before, on the same connection."""
+        self.protocol.keep_alive_requests += number
+
     async def say_goodbye(self) -> None:
         """Tell the client, in its protocol's terms, to take new requests elsewhere."""
         if isinstance(self.protocol, HTTP2):

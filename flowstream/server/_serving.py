@@ -15,11 +15,11 @@ import logging
 import random
 import sys
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import trio
 
+from flowstream._closing import CloseReason
 from flowstream.asgi._connection import WORKERS_KEY
 from flowstream.server._access_log import AccessLog, StatsdAccessLog
 from flowstream.server._connection import Connection
@@ -35,7 +35,13 @@ from flowstream.server._hypercorn import (
     check,
 )
 from flowstream.server._lifespan import AppLifespan
-from flowstream.server._listening import Listener, make_listeners, open_sockets
+from flowstream.server._listening import (
+    Listener,
+    Transport,
+    accept,
+    make_listeners,
+    open_sockets,
+)
 from flowstream.server._quic import check_quic, serve_quic
 from flowstream.server._readiness import Readiness
 from flowstream.server._settings import ServerConfig, checked
@@ -162,7 +168,7 @@ class _Service:
         if requests is not None:
             requests += random.randint(0, config.max_requests_jitter)
         self._context = Context(requests)
-        self._connections = Connections(config.write_timeout)
+        self._connections = Connections(config)
 
     async def run(  # noqa: ASYNC114  # awaited, not started
         self,
@@ -176,6 +182,7 @@ class _Service:
         async with trio.open_nursery() as watches:
             watches.start_soon(self._connections.hangups.run)
             async with trio.open_nursery() as connections:
+                self._connections.run_in(connections)
                 try:
                     for address in addresses if announce else ():
                         await self._config.log.info(f"Running on {address} (CTRL + C to quit)")
@@ -184,7 +191,7 @@ class _Service:
                             serve_quic, sock, self._app, self._config, self._context, self._state
                         )
                     task_status.started(addresses)
-                    await self._accept(listeners, connections, shutdown_trigger)
+                    await self._accept(listeners, shutdown_trigger)
                     await self._context.terminated.set()
                     self._connections.say_goodbye()
                     watches.start_soon(  # it ends with `connections` at the latest
@@ -192,27 +199,24 @@ class _Service:
                         connections,  # noqa: ASYNC111
                     )
                 except BaseException:
-                    self._connections.abort()  # else shielded writes would hold up the end
+                    # Else shielded writes would hold up the end.
+                    self._connections.abort(CloseReason.CANCELLED, "")
                     raise
+            self._connections.idle.stop()
             watches.cancel_scope.cancel()
 
-    async def _accept(
-        self, listeners: list[Listener], connections: trio.Nursery, trigger: Trigger | None
-    ) -> None:
+    async def _accept(self, listeners: list[Listener], trigger: Trigger | None) -> None:
         """Accept connections until told to stop."""
-        handler = partial(
-            Connection,
-            self._connections,
-            _in_hypercorns_way(self._app),
-            self._config,
-            self._context,
-            ConnectionState(self._state.copy()),
-        )
+        app = _in_hypercorns_way(self._app)
+        state = ConnectionState(self._state.copy())
+
+        def serve(stream: Transport) -> None:
+            made = Connection(self._connections, app, self._config, self._context, state, stream)
+            self._connections.start(made.run)
+
         async with trio.open_nursery() as nursery:
-            serve_listeners = partial(
-                trio.serve_listeners, handler, listeners, handler_nursery=connections
-            )
-            nursery.start_soon(serve_listeners)
+            for listener in listeners:
+                nursery.start_soon(accept, listener, serve)
             await self._wait_to_be_told(trigger)
             self._ready.stop()
             await trio.sleep(self._config.lame_duck)

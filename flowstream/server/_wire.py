@@ -37,7 +37,7 @@ class Wire(trio.abc.HalfCloseableStream):
     """One client's socket.
 
     Args:
-        stream: Trio's stream over it; only its socket, as it has set it up, is used.
+        sock: the socket, as Trio has them.
 
     Attributes:
         socket: the socket.
@@ -49,8 +49,8 @@ class Wire(trio.abc.HalfCloseableStream):
 
     __slots__ = ("on_stall", "progress_at", "socket", "timeout")
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.socket = stream.socket
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self.socket = sock
         self.timeout = math.inf
         self.progress_at = trio.current_time()
         self.on_stall: Callable[[], None] = self.reset

@@ -1,0 +1,143 @@
+"""Framing of the response to a plain request: by ourselves while it is plain, else by h11.
+
+A response is plain if the server frames its body, in chunks, and keeps the connection. Its head
+is then the status, the app's fields, the server's own and one more. h11 checks, copies and
+searches the fields six times on the way there.
+
+Both give the same bytes: ``tests/server/test_plain_response.py`` compares them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from time import time
+from typing import Any
+
+import h11
+
+Fields = list[tuple[bytes, bytes]]
+
+# RFC 9110 § 5.1 and § 5.5. What is neither is for h11 to take or to refuse.
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+_VALUES = re.compile(rb"[\t -~\x80-\xff]*+")
+
+# With these the body is framed otherwise, the connection may not be kept, or h11 writes them
+# in another place.
+_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host"})
+
+# What h11 is told of a plain request. All are the same to it.
+_REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class ServerFields:
+    """The fields that the server adds to each response, made once a second.
+
+    Args:
+        config: Hypercorn's.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._second = -1
+        self._fields: Fields = []
+        self._block: bytes | None = None
+
+    def fields(self) -> Fields:
+        """Return them."""
+        second = int(time())
+        if second != self._second:
+            self._fields = self._config.response_headers("h11")
+            self._block = block(self._fields)
+            self._second = second
+        return self._fields
+
+    def block(self) -> bytes | None:
+        """Return them as they are sent; None if they are not plain."""
+        self.fields()
+        return self._block
+
+
+def block(fields: Fields) -> bytes | None:
+    """Return `fields` as they are sent; None if h11 has to look at them."""
+    for name, _ in fields:
+        if not _is_plain_name(name):
+            return None
+    if not _VALUES.fullmatch(b"".join([value for _, value in fields])):
+        return None
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+@lru_cache(maxsize=512)
+def _is_plain_name(name: bytes) -> bool:
+    return name.lower() not in _NOT_PLAIN and _NAME.fullmatch(name) is not None
+
+
+class Chunked:
+    """A body in chunks (RFC 9112 § 7.1)."""
+
+    __slots__ = ("_ended",)
+
+    def __init__(self) -> None:
+        self._ended = False
+
+    @staticmethod
+    def head(status: int, fields: Fields, server: ServerFields) -> bytes | None:
+        """Return the head; None if the response is not plain."""
+        if not 200 <= status <= 599 or status in (204, 304):
+            return None
+        own, theirs = block(fields), server.block()
+        if own is None or theirs is None:
+            return None
+        return b"HTTP/1.1 %d \r\n%b%bTransfer-Encoding: chunked\r\n\r\n" % (status, own, theirs)
+
+    def body(self, data: bytes) -> bytes:
+        """Return a piece of the body as it is sent."""
+        return b"%x\r\n%b\r\n" % (len(data), data)
+
+    def end(self) -> bytes:
+        """Return what ends it."""
+        self._ended = True
+        return b"0\r\n\r\n"
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the connection can be used again."""
+        return self._ended
+
+
+class FramedByH11:
+    """A response as h11 frames it.
+
+    Raises:
+        h11.LocalProtocolError: each method: the application has sent what can't be sent.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self) -> None:
+        self._connection = h11.Connection(h11.SERVER)
+        self._connection.receive_data(_REQUEST)
+        self._connection.next_event()
+        self._connection.next_event()
+
+    def head(self, status: int, fields: Fields) -> bytes:
+        """Return the head, which may be that of an interim response."""
+        kind = h11.InformationalResponse if status < 200 else h11.Response
+        return self._sent(kind(status_code=status, headers=fields))
+
+    def body(self, data: bytes) -> bytes:
+        """Return a piece of the body as it is sent."""
+        return self._sent(h11.Data(data=data))
+
+    def end(self) -> bytes:
+        """Return what ends it, which may be nothing."""
+        return self._sent(h11.EndOfMessage())
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the connection can be used again."""
+        return self._connection.our_state is h11.DONE
+
+    def _sent(self, event: Any) -> bytes:
+        return self._connection.send(event) or b""
