@@ -8,10 +8,17 @@ what can't be loaded left as it came; that costs something only where there is s
 Some types psycopg does load, but into objects of its own, or into ones of which not every version
 of Python makes the same text: ranges, and addresses of networks. They are left as text from the
 start. What an app has registered for itself, on its connection or for all, is left alone.
+
+A number in a `json` value may be larger than any float. It becomes a `Decimal`, where Python's
+parser would make an infinity of it, for which clients would get ``null``.
 """
 
 from __future__ import annotations
 
+import decimal
+import json
+import math
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -22,6 +29,7 @@ from psycopg.abc import AdaptContext, Buffer
 from psycopg.abc import Loader as AnyLoader
 from psycopg.adapt import AdaptersMap, Loader, Transformer
 from psycopg.types import TypeInfo
+from psycopg.types.json import JsonbLoader, JsonLoader
 from psycopg.types.multirange import MultirangeInfo
 from psycopg.types.range import RangeInfo
 
@@ -33,13 +41,25 @@ _TEXT = pq.Format.TEXT
 _MOMENTS = ("date", "time", "timetz", "timestamp", "timestamptz", "interval")
 
 
+# What a number beyond the floats looks like, and some that are not.
+_LARGE = re.compile(rb"\d{309}|[eE]\+?\d{3}")
+
+
 def keep_as_text(adapters: AdaptersMap) -> None:
-    """Have ranges and addresses left as text, unless the app has a loader of its own for them."""
+    """Have ranges and addresses left as text, unless the app has a loader of its own for them.
+
+    Large numbers in JSON are kept as well, on the same condition.
+    """
     types: list[TypeInfo] = [adapters.types["inet"], adapters.types["cidr"]]
     types += [info for info in adapters.types if isinstance(info, (RangeInfo, MultirangeInfo))]
     for info in types:
         if _is_psycopgs(adapters.get_loader(info.oid, _TEXT)):
             adapters.register_loader(info.oid, _AsSent)
+    for name in ("json", "jsonb"):
+        oid = adapters.types[name].oid
+        loader = adapters.get_loader(oid, _TEXT)
+        if loader in (JsonLoader, JsonbLoader) and loader(oid).loads is json.loads:
+            adapters.register_loader(oid, _WholeNumbers)
 
 
 def is_loading_failure(cursor: psycopg.Cursor[Any], before: object) -> bool:
@@ -95,6 +115,24 @@ class _AsSent(Loader):
 
     def load(self, data: Buffer) -> Any:
         return bytes(data).decode(self._encoding, "replace")
+
+
+class _WholeNumbers(_AsSent):
+    """Loads JSON; a number that no float can hold as a `Decimal`, and what is too long as text."""
+
+    def load(self, data: Buffer) -> Any:
+        text = bytes(data)
+        try:
+            if _LARGE.search(text) is None:
+                return json.loads(text)
+            return json.loads(text, parse_float=_float_or_decimal)
+        except ValueError:
+            return super().load(data)
+
+
+def _float_or_decimal(text: str) -> float | decimal.Decimal:
+    number = float(text)
+    return number if math.isfinite(number) else decimal.Decimal(text)
 
 
 @cache

@@ -18,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 import psycopg
+import psycopg.types.json
 import pytest
 import trio
 import trio.lowlevel
@@ -462,6 +463,12 @@ BEYOND = [
     ("'4000000 years'::interval", "4000000 years"),
     ("'NaN'::numeric", "NaN"),
     ("'Infinity'::numeric", "Infinity"),
+    (
+        """'{"x": 1e400, "y": [-0.1e999, 1e300, 2]}'::json""",
+        {"x": "1E+400", "y": ["-1E+998", 1e300, 2]},
+    ),
+    ("""'{"x": 1e400}'::jsonb""", {"x": 10**400}),
+    ("""ARRAY['{"x": 1e400}'::json]""", [{"x": "1E+400"}]),
     ("'10.0.0.1'::inet", "10.0.0.1"),
     ("'::ffff:1.2.3.4/100'::inet", "::ffff:1.2.3.4/100"),
     ("'10.0.0.0/8'::cidr", "10.0.0.0/8"),
@@ -536,6 +543,14 @@ async def test_usual_values_beside_one_of_those_are_what_they_were(server, sink)
     assert set(days) == {datetime.date(2024, 1, 1)}
     assert {row["at"] for row in sink.items} == {datetime.datetime(2024, 1, 1, 10)}
     assert {type(row["price"]) for row in sink.items} == {decimal.Decimal}
+
+
+async def test_an_app_that_reads_json_in_its_own_way_still_does(server, sink):
+    """Large numbers are looked after only where psycopg's own reading would lose them."""
+    with psycopg.connect(server.dsn) as given:
+        psycopg.types.json.set_json_loads(lambda text: f"own {bytes(text).decode()}", given)
+        await postgres_rows(given, "SELECT '[1e400]'::json AS j").run(sink)
+    assert sink.items[0]["j"] == "own [1e400]"
 
 
 @pytest.mark.parametrize("style", ["German", "SQL, DMY"])
