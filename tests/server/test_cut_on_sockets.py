@@ -9,6 +9,7 @@ import zlib
 import h11
 import pytest
 import trio
+import trio.testing
 from _ending import (
     ENDED,
     WRAPPERS,
@@ -108,6 +109,22 @@ async def test_chunks_without_a_last_one(home, server, connect, aeventually, cle
             assert b"49,NAME 49" in unpacked(head, body), name
     await aeventually(lambda: Ending.served - served == ENDED, "all have ended")
     assert "Error in ASGI Framework" not in clean.text
+
+
+@pytest.mark.parametrize("wrapped", ["nothing", "BaseHTTPMiddleware", "buffers"])
+async def test_a_request_that_comes_in_pieces(wrapped, server, connect):
+    """The server reads it in another way, and cuts its response in the same way."""
+    stream = await connect(await server(WRAPPERS[wrapped](bare(lambda: csv(fails)))))
+    for piece in (b"GET / HTTP/1.1\r\nHo", b"st: localhost\r\nContent-Length: 2\r\n\r\n", b"ok"):
+        await stream.send_all(piece)
+        await trio.testing.wait_all_tasks_blocked()
+    data = b""
+    with trio.fail_after(10):
+        while more := await stream.receive_some():
+            data += more
+    body, whole = parsed(data)[1:]
+    assert body.endswith(b"49,name 49\r\n")
+    assert not whole
 
 
 @pytest.mark.parametrize("home", HOMES)
