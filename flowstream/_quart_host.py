@@ -338,6 +338,11 @@ class Departure:
         self._nursery = nursery
         self._request = request
 
+    @property
+    def stall_timeout(self) -> float | None:
+        """None: the streams of the request say how long a write may make no progress."""
+        return None
+
     def close(self, reason: CloseReason, detail: str = "") -> None:
         """Do nothing: at a shutdown a request may still be answered."""
 

@@ -36,6 +36,17 @@ def whole(name: str, value: int, *, unit: str) -> None:
         raise ValueError(f"{name} must be at least 1 ({unit}), not {value}")
 
 
+class Default(float):
+    """A bound that nobody has set: a number like any other, which can be told from one set."""
+
+    __slots__ = ()
+
+
+def chosen(bound: float) -> float | None:
+    """Return `bound` if somebody has set it; None if it is the default."""
+    return None if isinstance(bound, Default) else bound
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """The bounds of one client's buffer; it is full when either is reached.
@@ -87,9 +98,12 @@ class Limits:
     max_bytes: int | None = None
     """Body bytes, before they are compressed; the event that would pass it is not sent, the
     stream fails."""
-    stall_timeout: float = 30.0
+    stall_timeout: float = Default(30.0)
     """Seconds that one write may make no progress. 30 s outlives a Wi-Fi hand-over; nginx's
-    ``send_timeout``, which guards the same thing, is 60 s by default."""
+    ``send_timeout``, which guards the same thing, is 60 s by default. Under flowstream's server
+    one that is set takes the place of the server's ``write_timeout`` for this stream, be it
+    longer or shorter; of the default and ``write_timeout`` the shorter one holds. `math.inf`
+    for no bound: the client's leaving, a shutdown and `max_duration` still end the stream."""
     cleanup_timeout: float = 5.0
     """Seconds that a cancelled producer's cleanup may take, shielded from cancellation."""
 

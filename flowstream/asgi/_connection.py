@@ -27,6 +27,13 @@ keeps in memory is split between them."""
 class Carried(Protocol):
     """A stream, as its connection knows it."""
 
+    @property
+    def stall_timeout(self) -> float | None:
+        """Seconds that a write may make no progress; None if its app leaves that to the server.
+
+        It may change: a stream that was ended leaves what is still on its way to the server.
+        """
+
     def close(self, reason: CloseReason, detail: str = "") -> None:
         """End gracefully, for this reason and cause (`StreamReport.detail`)."""
 
@@ -41,6 +48,11 @@ class Carrier(Protocol):
     """Why it ended, or None."""
     detail: str
     """The cause of that: see `StreamReport.detail`."""
+
+    @property
+    def write_timeout(self) -> float:
+        """Seconds that a write may make no progress where no stream says otherwise."""
+        ...
 
     def attach(self, stream: Carried) -> None:
         """Tell `stream` when the client leaves or takes nothing, and of a shutdown.

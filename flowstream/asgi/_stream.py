@@ -51,6 +51,7 @@ from flowstream.asgi._supply import open_supply
 from flowstream.asgi._writer import Writer, jittered
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
+from flowstream.limits import chosen
 from flowstream.policies import Block
 from flowstream.sources._feed import Feed
 
@@ -121,7 +122,21 @@ class Stream:
     @property
     def has_tasks(self) -> bool:
         """Whether it runs tasks beside the host's own, for which it needs a nursery."""
-        return self._carrier is None or self._supply.has_task
+        return self._needs_watch or self._supply.has_task
+
+    @property
+    def _needs_watch(self) -> bool:
+        """Whether a task has to watch it: no carrier would tell it of its end.
+
+        Nor of a cancellation while a write is stuck, for longer than the carrier itself allows.
+        """
+        own = self.stall_timeout
+        return self._carrier is None or (own is not None and own > self._carrier.write_timeout)
+
+    @property
+    def stall_timeout(self) -> float | None:
+        """Seconds that a write may make no progress, if its app has set that and it goes on."""
+        return None if self._aborted else chosen(self._plan.limits.stall_timeout)
 
     def begin(self, nursery: trio.Nursery | None) -> None:
         """Start the producer and the watch over it in `nursery`, the host's own.
@@ -129,13 +144,13 @@ class Stream:
         It may be None for a stream that has no tasks.
         """
         self._supply.start(nursery)
-        if self._carrier is None:
+        if self._needs_watch:
             assert nursery is not None
             nursery.start_soon(self._watch, name=f"flowstream watch of {self._path}")
         else:
-            # It tells of the client's end and of the server's: a task is not needed.
             self._timer = start_timer(self._start, self._look)
-            self._carrier.attach(self)
+        if self._carrier is not None:
+            self._carrier.attach(self)  # it tells of the client's end and of the server's
 
     async def prime(self, seconds: float) -> None:
         """Wait for the first item, for the end of the source, or for `seconds`.
@@ -386,7 +401,7 @@ class Stream:
         """Look at the deadlines, each when it comes due."""
         try:
             again = self._start
-            while again < math.inf:
+            while True:
                 await trio.sleep_until(again)
                 again = self._look(trio.current_time())
         finally:

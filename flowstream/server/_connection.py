@@ -52,6 +52,7 @@ from flowstream.server._listening import Transport
 from flowstream.server._plain_http1 import PlainExchange
 from flowstream.server._plain_request import read_plain
 from flowstream.server._protocols import Protocols
+from flowstream.server._stall_bound import StallBound, stall_bound
 
 logger = logging.getLogger("flowstream.server")
 
@@ -112,7 +113,7 @@ class Connection(Live, TCPServer):
         self._tls = isinstance(stream, trio.SSLStream)
         self._wire = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
         self._wire.timeout = connections.write_timeout
-        self._wire.on_stall = self._stalled
+        self._wire.owner = self
         self._socket = self._wire.socket
         self._carry = b""  # what was left over of a direct write
         self._direct_write: DirectWrite | None = None  # that of the last response
@@ -130,6 +131,8 @@ class Connection(Live, TCPServer):
         If either has happened already it is told before this returns.
         """
         self._carried += (stream,)
+        if stream.stall_timeout is not None:
+            self._stretch_wire()
         if self.reason is not None:
             stream.abort(self.reason, self.detail)
         elif self._connections.closing:
@@ -138,6 +141,8 @@ class Connection(Live, TCPServer):
     def detach(self, stream: Carried) -> None:
         """Tell `stream` nothing more."""
         self._carried = tuple(other for other in self._carried if other is not stream)
+        if self._wire.is_stretched:
+            self._stretch_wire()
 
     def abort(self, reason: CloseReason, detail: str = "") -> None:
         """Reset the connection: what is unsent is dropped, every task of it is woken."""
@@ -201,8 +206,22 @@ class Connection(Live, TCPServer):
 
     @property
     def write_timeout(self) -> float:
-        """Seconds that a write may make no progress."""
+        """Seconds that a write may make no progress where no stream says otherwise."""
         return self._wire.timeout
+
+    def stall_bound(self) -> StallBound:
+        """Return how long a write may make no progress now."""
+        # With HTTP/1.1 a response has the connection for itself.
+        shared = not (self._speaking and self.protocol.may_half_close)
+        return stall_bound(self._carried, self._wire.timeout, shared=shared)
+
+    def stalled(self) -> None:
+        """Reset the connection: its client took nothing for so long."""
+        self.abort(CloseReason.STALLED, str(self.stall_bound()))
+
+    def _stretch_wire(self) -> None:
+        bound = self.stall_bound().seconds
+        self._wire.stretch(bound if bound > self._wire.timeout else 0)
 
     def note_progress(self) -> None:
         """Note that the client has taken something."""
@@ -542,9 +561,6 @@ class Connection(Live, TCPServer):
         self.applications.half_close()
         if self._exchange is not None:
             self._exchange.leave()
-
-    def _stalled(self) -> None:
-        self.abort(CloseReason.STALLED, f"write_timeout {self._wire.timeout:g} s")
 
     def _end_direct_write(self) -> None:
         if self._direct_write is not None:

@@ -199,12 +199,13 @@ class HTTP2(H2Protocol):
 
     async def _stalled(self, stream_id: int) -> None:
         """Give up a stream whose client grants it no window."""
-        detail = f"write_timeout {self._carrier.write_timeout:g} s"
-        if link := self._links.get(stream_id):
+        link = self._links.get(stream_id)
+        detail = str(self._carrier.stall_bound() if link is None else link.stall_bound())
+        if link is not None:
             link.end(CloseReason.STALLED, detail)
         if (
             self.connection.outbound_flow_control_window <= 0
-            and self._carrier.seconds_since_progress() >= self._carrier.write_timeout
+            and self._carrier.seconds_since_progress() >= self._carrier.stall_bound().seconds
         ):
             self._carrier.abort(CloseReason.STALLED, detail)
         else:
@@ -337,7 +338,7 @@ class HTTP2(H2Protocol):
             stream_id,
         )
         self.stream_buffers[stream_id] = BoundedStreamBuffer(
-            self.context.event_class, self._carrier.write_timeout, self._carrier.note_progress
+            self.context.event_class, link, self._carrier.note_progress
         )
         self.priority.insert_stream(stream_id)
         await stream.handle(

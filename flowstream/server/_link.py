@@ -9,6 +9,7 @@ from flowstream._closing import CloseReason
 from flowstream.asgi._connection import Carried, Carrier
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.asgi._live import Live
+from flowstream.server._stall_bound import StallBound, stall_bound
 
 _NONE = DirectWrite.impossible(NotDirect.HTTP_VERSION)  # frames share the connection
 
@@ -38,6 +39,15 @@ class Link(Live):
     def is_attached(self) -> bool:
         """Whether a response is told of what happens to it."""
         return bool(self._carried)
+
+    @property
+    def write_timeout(self) -> float:
+        """Seconds that a write may make no progress where no stream says otherwise."""
+        return self._connection.write_timeout
+
+    def stall_bound(self) -> StallBound:
+        """Return how long a write of this stream may make no progress now."""
+        return stall_bound(self._carried, self.write_timeout, shared=False)
 
     def attach(self, stream: Carried) -> None:
         """Tell `stream` when it is reset, the connection ends or the server shuts down."""

@@ -8,15 +8,33 @@ for as long as it is full, and gives it up when its client takes nothing for too
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 from flowstream.server._hypercorn import BufferCompleteError, StreamBuffer
+from flowstream.server._stall_bound import StallBound
 
 # Two frames of HTTP/2's default size (RFC 9113 § 4.2), as in Hypercorn; and one of them.
 HIGH_WATER = 32 * 1024
 LOW_WATER = 16 * 1024
+
+
+# So often within the usual bound is it seen that a longer one holds no more.
+_LOOKS = 16
+
+
+class Bounded(Protocol):
+    """What knows how long a write may make no progress."""
+
+    @property
+    def write_timeout(self) -> float:
+        """Seconds, as a rule."""
+        ...
+
+    def stall_bound(self) -> StallBound:
+        """Return the bound that holds now."""
+        ...
 
 
 class BoundedStreamBuffer(StreamBuffer):
@@ -24,15 +42,15 @@ class BoundedStreamBuffer(StreamBuffer):
 
     Args:
         event_class: Hypercorn's event.
-        timeout: seconds that nothing may be taken while somebody waits.
+        link: the stream, which knows for how long nothing may be taken while somebody waits.
         on_progress: called when something was taken.
     """
 
     def __init__(
-        self, event_class: type[Any], timeout: float, on_progress: Callable[[], None]
+        self, event_class: type[Any], link: Bounded, on_progress: Callable[[], None]
     ) -> None:
         super().__init__(event_class)
-        self._timeout = timeout
+        self._link = link
         self._on_progress = on_progress
         self._popped_at = trio.current_time()
 
@@ -41,7 +59,7 @@ class BoundedStreamBuffer(StreamBuffer):
 
         Raises:
             BufferCompleteError: nothing more is to be added: the stream is over.
-            trio.TooSlowError: nothing was taken for `timeout` seconds.
+            trio.TooSlowError: nothing was taken for too long.
         """
         if self._complete:
             raise BufferCompleteError
@@ -68,7 +86,7 @@ class BoundedStreamBuffer(StreamBuffer):
         """Wait until all is taken.
 
         Raises:
-            trio.TooSlowError: nothing was taken for `timeout` seconds.
+            trio.TooSlowError: nothing was taken for too long.
         """
         if self.buffer:
             await self._wait(self._is_empty)
@@ -79,10 +97,15 @@ class BoundedStreamBuffer(StreamBuffer):
         return self._complete
 
     async def _wait(self, event: Any) -> None:
-        since = trio.current_time()
+        began = now = trio.current_time()
+        usual = self._link.write_timeout
         while not event.is_set():
-            popped_at = self._popped_at
-            with trio.move_on_at(max(since, popped_at) + self._timeout) as scope:
-                await event.wait()
-            if scope.cancelled_caught and self._popped_at == popped_at:
+            since = max(began, self._popped_at)
+            deadline = since + self._link.stall_bound().seconds
+            if now >= deadline:
                 raise trio.TooSlowError
+            # One that is longer than usual may end while we wait.
+            look_at = max(since + usual, now + usual / _LOOKS)
+            with trio.move_on_at(min(deadline, look_at)):
+                await event.wait()
+            now = trio.current_time()

@@ -20,9 +20,11 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Callable
+from typing import Protocol
 
 import trio
+
+from flowstream.server._stall_bound import StallBound
 
 _READ_SIZE = 1 << 16
 
@@ -31,6 +33,20 @@ _TRIES = 16
 
 # close() sends RST and frees what is unsent, instead of lingering over it (socket(7)).
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
+_LONGEST = (1 << 31) - 1  # milliseconds
+
+
+class Owner(Protocol):
+    """Whose wire it is."""
+
+    def stall_bound(self) -> StallBound:
+        """Return how long the peer may take nothing, as things are now."""
+        ...
+
+    def stalled(self) -> None:
+        """Hear that it took nothing for so long. What this does has to include `Wire.reset`."""
 
 
 class Wire(trio.abc.HalfCloseableStream):
@@ -41,19 +57,20 @@ class Wire(trio.abc.HalfCloseableStream):
 
     Attributes:
         socket: the socket.
-        timeout: seconds that the peer may take nothing while a write waits; without bound
-            until it is set.
+        timeout: seconds that the peer may take nothing while a write waits, where `owner` says
+            nothing else; without bound until it is set.
+        owner: says how long that is now, and is told at the deadline.
         progress_at: when the peer was last seen to take something.
-        on_stall: called at the deadline; what it does has to include `reset`.
     """
 
-    __slots__ = ("on_stall", "progress_at", "socket", "timeout")
+    __slots__ = ("_user_timeout", "owner", "progress_at", "socket", "timeout")
 
     def __init__(self, sock: trio.socket.SocketType) -> None:
         self.socket = sock
         self.timeout = math.inf
         self.progress_at = trio.current_time()
-        self.on_stall: Callable[[], None] = self.reset
+        self.owner: Owner | None = None
+        self._user_timeout: int | None = None  # TCP's own bound before it was stretched
 
     @property
     def closed(self) -> bool:
@@ -95,16 +112,41 @@ class Wire(trio.abc.HalfCloseableStream):
         start = 0
         while start < len(rest):
             now = trio.current_time()
-            deadline = self.progress_at + self.timeout
+            bound = self.timeout if self.owner is None else self.owner.stall_bound().seconds
+            deadline = self.progress_at + bound
             if now >= deadline:
-                self.on_stall()
+                (self.reset if self.owner is None else self.owner.stalled)()
             if self.closed:
                 raise trio.ClosedResourceError("the connection was closed")
-            with trio.move_on_at(min(deadline, now + self.timeout / _TRIES)):
+            # The bound is looked at each time: the stream that has set a longer one may end.
+            with trio.move_on_at(min(deadline, now + min(bound, self.timeout) / _TRIES)):
                 await trio.lowlevel.wait_writable(self.socket)
             if sent := self.write_nowait(rest[start:]):
                 self.progress_at = trio.current_time()
                 start += sent
+
+    @property
+    def is_stretched(self) -> bool:
+        """Whether TCP was told to be more patient than it is by itself."""
+        return self._user_timeout is not None
+
+    def stretch(self, seconds: float) -> None:
+        """Have TCP itself bear a peer that takes nothing for `seconds` more, 0 for no more.
+
+        It gives up one whose window stays closed (``TCP_USER_TIMEOUT``), which would come
+        before a bound that is longer. `math.inf` leaves it to the system's own bound, which is
+        for peers that do not even acknowledge.
+        """
+        if self.socket.family not in (socket.AF_INET, socket.AF_INET6) or _USER_TIMEOUT is None:
+            return
+        with contextlib.suppress(OSError):  # closed, or the peer was faster
+            usual = self._user_timeout
+            if usual is None:
+                usual = self.socket.getsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT)
+            if usual:  # else there is none
+                most = 0 if seconds == math.inf else min(usual + round(1000 * seconds), _LONGEST)
+                self.socket.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, most)
+                self._user_timeout = usual if seconds else None
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the kernel would take something."""

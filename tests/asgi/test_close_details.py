@@ -424,7 +424,7 @@ async def test_the_first_cause_stands(reports, autojump_clock):
     """What follows from the first cause changes the detail no more than the reason."""
 
     class Carrier:
-        reason, detail = None, ""
+        reason, detail, write_timeout = None, "", 30.0
 
         def attach(self, stream):
             self.stream = stream

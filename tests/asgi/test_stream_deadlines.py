@@ -438,3 +438,20 @@ def test_without_deadlines_only_stalls_are_looked_for():
     assert deadlines.check(5.0, Activity(None, 0.0)) == (Due.NOTHING, 35.0)
     assert deadlines.check(7.0, Activity(6.0, 0.0)) == (Due.NOTHING, 36.0)
     assert deadlines.check(36.0, Activity(6.0, 0.0)) == (Due.STALLED, math.inf)
+
+
+async def test_no_deadline_at_all(reports, autojump_clock):
+    """A stream with neither a bound nor a heartbeat goes on until its client leaves."""
+
+    async def waits(out):
+        await out.send("first")
+        await trio.sleep_forever()
+
+    limits = Limits(stall_timeout=math.inf)
+    response = sse(waits, limits=limits, heartbeat=None, on_close=reports.append)
+    async with open_stream(response) as client:
+        await client.next_event()
+        await trio.sleep(80_000)
+        assert not reports
+        client.abort()
+    assert [report.reason for report in reports] == ["client_disconnected"]

@@ -35,6 +35,8 @@ def body(data, more=True):
 class Carried:
     """A stream, as far as the connection is concerned."""
 
+    stall_timeout = None
+
     def __init__(self):
         self.reasons = []
 

@@ -1,14 +1,29 @@
 """The buffer of one HTTP/2 stream, as a value, with a virtual clock."""
 
+import math
+
 import pytest
 import trio
 import trio.lowlevel
 
 from flowstream.server._context import Event
 from flowstream.server._hypercorn import BufferCompleteError
+from flowstream.server._stall_bound import StallBound
 from flowstream.server._stream_buffer import HIGH_WATER, LOW_WATER, BoundedStreamBuffer
 
 TIMEOUT = 30
+
+
+class Link:
+    """The stream of the buffer, with a bound that can be changed."""
+
+    write_timeout = TIMEOUT
+
+    def __init__(self):
+        self.bound = TIMEOUT
+
+    def stall_bound(self):
+        return StallBound(self.bound, "stall_timeout")
 
 
 @pytest.fixture
@@ -18,7 +33,7 @@ def progress():
 
 @pytest.fixture
 async def buffer(progress):
-    return BoundedStreamBuffer(Event, TIMEOUT, lambda: progress.append(trio.current_time()))
+    return BoundedStreamBuffer(Event, Link(), lambda: progress.append(trio.current_time()))
 
 
 async def test_it_holds_back_at_high_water(autojump_clock, buffer, nursery):
@@ -123,3 +138,26 @@ async def test_drain_has_the_deadline_too(autojump_clock, buffer):
     await buffer.push(b"x")
     with pytest.raises(trio.TooSlowError):
         await buffer.drain()
+
+
+@pytest.mark.parametrize(
+    ("bound", "later", "ends"),
+    [(TIMEOUT, None, 30), (5, None, 5), (120, None, 120), (math.inf, 30, 50), (120, 30, 50)],
+)
+async def test_the_bound_of_its_stream(autojump_clock, nursery, progress, bound, later, ends):
+    """It holds be it shorter or longer than usual; the usual one holds again when it is taken
+    back, at 50 s here, and that is seen within a sixteenth of it.
+    """
+    link = Link()
+    link.bound = bound
+    buffer = BoundedStreamBuffer(Event, link, lambda: None)
+
+    async def change():
+        await trio.sleep(50)
+        link.bound = later or bound
+
+    nursery.start_soon(change)
+    start = trio.current_time()
+    with pytest.raises(trio.TooSlowError):
+        await buffer.push(b"x" * HIGH_WATER)
+    assert ends <= trio.current_time() - start <= ends + TIMEOUT / 16

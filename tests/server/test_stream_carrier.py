@@ -19,6 +19,8 @@ class Carrier:
         aborted: the reasons for which it was reset.
     """
 
+    write_timeout = 30.0
+
     def __init__(self, *, body=False, ended=None, closing=False):
         self.attached = set()
         self.aborted = []

@@ -234,6 +234,8 @@ class Connection:
 class Stream(Connection):
     """A connection to a server, as the stream that it carries knows it."""
 
+    write_timeout = 1e9
+
     def __init__(self, client, last_id):
         super().__init__(client, last_id)
         self.stream = None

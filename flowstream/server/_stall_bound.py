@@ -1,0 +1,41 @@
+"""How long a write may make no progress, and who has said so.
+
+The server has a bound for all connections, ``write_timeout``. A stream whose app has set
+``Limits.stall_timeout`` is under that one instead, be it longer or shorter, for as long as it
+goes on. It is not told to what waits: whoever waits asks, and asks again from time to time, so
+that the server's own bound holds again as soon as the stream has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from flowstream.asgi._connection import Carried
+
+
+class StallBound(NamedTuple):
+    """A bound, with its name."""
+
+    seconds: float
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.seconds:g} s"
+
+
+def stall_bound(carried: Iterable[Carried], write_timeout: float, *, shared: bool) -> StallBound:
+    """Return the bound of what carries these streams: the longest that one of them has set.
+
+    Args:
+        carried: streams of one response, or of several.
+        write_timeout: the server's own bound, which holds where none has.
+        shared: whether these are several, and others besides, which are under the server's bound.
+    """
+    own = StallBound(write_timeout, "write_timeout")
+    set_ones = [
+        StallBound(seconds, "stall_timeout")
+        for stream in carried
+        if (seconds := stream.stall_timeout) is not None
+    ]
+    return max([own, *set_ones] if shared else set_ones, default=own)
