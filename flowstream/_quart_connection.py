@@ -36,6 +36,7 @@ from flowstream._quart_internals import (
     current_context,
     handle_exception,
 )
+from flowstream._quart_request import Requests
 from flowstream._supervised import SupervisedNursery, prefer
 from flowstream.asgi._connection import Carrier, carrier_of
 from flowstream.asgi.receive import Receive, Send
@@ -68,7 +69,7 @@ def connection_class(
     is_plain = has_quarts("__call__", "handle_messages")
     may_leave = is_plain and has_quarts("handle_request", "_send_response")
 
-    usual: dict[type[Any], frozenset[str]] = {}  # the attributes of a request that is made
+    requests = Requests(copies=has_quarts("_create_request_from_scope", "_send_push_promise"))
 
     class FlowstreamHTTPConnection(base):  # type: ignore[misc]  # whatever the app chose
         _listening: Listening | None = None
@@ -125,10 +126,7 @@ def connection_class(
 
         async def _serve(self, carrier: Carrier, send: Send) -> LateStream | None:
             """Do the same without a task; return a stream that is still to be delivered."""
-            request = self._create_request_from_scope(send)
-            if type(request) not in usual:
-                usual[type(request)] = frozenset(vars(request))
-            request.body.set_complete()
+            request = requests.make(self, send)
             try:
                 async with trio.open_nursery() as nursery:
                     departure = Departure(self, nursery, request)
@@ -156,8 +154,7 @@ def connection_class(
 
         async def _answer(self, error: Exception, send: Send) -> None:
             """Answer as the app does where a stream fails before its head, behind the context."""
-            request = self._create_request_from_scope(send)
-            request.body.set_complete()
+            request = requests.make(self, send)
             timeout = self.app.config["RESPONSE_TIMEOUT"]
             async with trio.open_nursery() as nursery:
                 self.scope[HOST] = Host(streams, nursery, send, None, direct)
@@ -175,7 +172,7 @@ def connection_class(
             if why_not is not None:
                 logger.debug("stream %s: its request's context lasts: %s", request.path, why_not)
                 return None
-            return LateContext(current_context(), self, send, usual[type(request)])
+            return LateContext(current_context(), requests, self, send)
 
         async def _send_response(self, send: Send, response: Any) -> None:
             if not self.scope[HOST].delivered:

@@ -12,7 +12,6 @@ kept. The rest is made again from the request's scope, when it is first asked fo
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextvars import Context
 from typing import Any
 
@@ -22,6 +21,7 @@ from quart.wrappers import Request
 from quart_trio import QuartTrio
 
 from flowstream._quart_internals import CONTEXT_VARIABLES, SESSION
+from flowstream._quart_request import Requests
 
 _ENDS = (request_tearing_down, appcontext_tearing_down, appcontext_popped)
 
@@ -61,9 +61,9 @@ class LateContext:
 
     Args:
         context: the one that is about to end.
-        connection: Quart-Trio's, which makes the request again.
-        send: the server's.
-        usual: the attributes that a request has when it is made.
+        requests: makes its request again.
+        connection: Quart-Trio's, for that.
+        send: the server's, for that.
 
     Attributes:
         app: Quart's.
@@ -75,6 +75,7 @@ class LateContext:
         "_g",
         "_made",
         "_request",
+        "_requests",
         "_send",
         "_session",
         "_url_rule",
@@ -82,14 +83,15 @@ class LateContext:
         "app",
     )
 
-    def __init__(self, context: Any, connection: Any, send: Any, usual: Collection[str]) -> None:
+    def __init__(self, context: Any, requests: Requests, connection: Any, send: Any) -> None:
         self.app = context.app
+        self._requests = requests
         self._connection = connection
         self._send = send
         self._made: Any = None
         request = context.request
         self._url_rule, self._view_args = request.url_rule, request.view_args
-        of_the_app = vars(request).keys() - usual
+        of_the_app = vars(request).keys() - requests.usual(type(request))
         keeps = any(not hasattr(type(request), name) for name in of_the_app)
         self._request = request if keeps else None
         session = getattr(context, SESSION)
@@ -106,8 +108,7 @@ class LateContext:
     def _make(self) -> Any:
         request = self._request
         if request is None:
-            request = self._connection._create_request_from_scope(self._send)
-            request.body.set_complete()
+            request = self._requests.make(self._connection, self._send)
         context = self.app.request_context(request)
         request.url_rule, request.view_args = self._url_rule, self._view_args
         session, g = self._session, self._g

