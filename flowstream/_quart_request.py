@@ -73,7 +73,7 @@ class Requests:
         self, kind: type[Any], request: Any, connection: Any, send: Any
     ) -> dict[str, Any] | None:
         why_not = "it has a constructor of its own"
-        if kind.__init__ is Request.__init__ and kind.__new__ is object.__new__:
+        if _is_made_as_quarts(kind):
             pattern = dict(vars(request))
             try:
                 difference = _difference(request, _copy(kind, pattern, connection, send))
@@ -84,6 +84,10 @@ class Requests:
             why_not = f"a copy differs in {difference}"
         logger.debug("Quart makes each request of class %s: %s", kind.__name__, why_not)
         return None
+
+
+def _is_made_as_quarts(kind: Any) -> bool:
+    return kind.__init__ is Request.__init__ and kind.__new__ is object.__new__
 
 
 def _is_plain(scope: Mapping[str, Any]) -> bool:
