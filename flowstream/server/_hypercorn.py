@@ -41,7 +41,7 @@ try:
         H11WSConnection,
     )
     from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
-    from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
+    from hypercorn.protocol.ws_stream import ASGIWebsocketState, Handshake, WSStream
     from hypercorn.trio.lifespan import Lifespan
     from hypercorn.trio.statsd import StatsdLogger
     from hypercorn.trio.task_group import TaskGroup
@@ -80,6 +80,7 @@ __all__ = [
     "H11Protocol",
     "H11WSConnection",
     "HTTPStream",
+    "Handshake",
     "Lifespan",
     "LifespanFailureError",
     "LifespanState",
@@ -192,6 +193,10 @@ _METHODS: dict[type, dict[str, str]] = {
         "__init__": _STREAM,
         "handle": "event",
         "app_send": "message",
+        "_accept": "message",
+        "_handle_events": "",
+        "_send_pings": "",
+        "_send_wsproto_event": "event",
         "_send_error_response": "status_code",
     },
     RawData: {"__init__": "data address"},
@@ -218,7 +223,7 @@ _FUNCTIONS: dict[Any, str] = {
 # Attributes that are read or set, of the class or of its instances.
 _ATTRIBUTES: dict[type, str] = {
     ASGIHTTPState: "CLOSED",
-    ASGIWebsocketState: "HANDSHAKE CLOSED HTTPCLOSED",
+    ASGIWebsocketState: "HANDSHAKE CONNECTED CLOSED HTTPCLOSED",
     Config: "backlog bind certfile errorlog graceful_timeout h11_pass_raw_headers "
     "h2_max_concurrent_streams keep_alive_max_requests keep_alive_timeout keyfile log "
     "max_app_queue_size max_requests max_requests_jitter quic_bind read_timeout "
@@ -235,7 +240,8 @@ _ATTRIBUTES: dict[type, str] = {
     H2ProtocolAssumedError: "data",
     StreamBuffer: "buffer _complete _is_empty _paused",
     HTTPStream: "closed response scope send state stream_id",
-    WSStream: "closed send state stream_id",
+    Handshake: "accepted extensions http_version key subprotocols",
+    WSStream: "app_put closed config send state stream_id task_group",
 }
 
 

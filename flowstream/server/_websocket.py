@@ -1,45 +1,139 @@
-"""One WebSocket: Hypercorn's, with one answer to a handshake and an end to it.
+"""One WebSocket: Hypercorn's, with a bound, one answer to a handshake and an end to it.
 
 What is different from ``hypercorn.protocol.ws_stream.WSStream``, and why:
 
+* A message's bound holds before anything is stored, and what is compressed is decompressed in
+  steps between which others run (`MessageBound`). Hypercorn stores, then looks, sends 1009, and
+  goes on storing for as long as the client sends.
+* After a close of ours for a fault of the client's nothing more is read, and the connection ends
+  (RFC 6455 § 7.1.7). Hypercorn leaves the end to the client.
 * A client may send before it is accepted, though RFC 6455 § 4.1 has it wait. Hypercorn answers
   400 to that, also when the application is answering or has answered: h11 refuses the second
   answer, and the traceback of it is the application's. Here the first answer counts.
 * The application is told that the handshake is over. Hypercorn leaves it waiting.
 * A refusal ends the connection, with HTTP/2 the stream. Hypercorn keeps it for as long as the
   client likes.
+* The application hears with which code the client closed. Hypercorn says 1006 to all.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from time import time
+from typing import Any
+
+import trio
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import CloseConnection, Message, Ping
+from wsproto.frame_protocol import CloseReason
+
+from flowstream.server import _ws_handshake
 from flowstream.server._access_entry import Logged
 from flowstream.server._hypercorn import (
     ASGIWebsocketState,
     Body,
     Data,
     Request,
+    Response,
     StreamClosed,
     StreamEvent,
     WSStream,
 )
+from flowstream.server._message_bound import MessageBound, Pieces
+
+# Compressed bytes that are taken at once: at most 1,032 times as many come out of them.
+_STEP = 1024
+# Decompressed bytes after which others run: a millisecond's work.
+_TURN = 1 << 18
 
 
 class WebSocket(WSStream):
     """One WebSocket."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._bound = MessageBound(self.config.websocket_max_message_size)
+        self._pieces = Pieces()
+        self._is_failed = False  # we have closed it for a fault of the client's
+        self._taken = 0  # bytes of messages since others ran
+        self._code = CloseReason.ABNORMAL_CLOSURE.value  # what the application is told
+
     async def handle(self, event: StreamEvent) -> None:
         """Take what the client says."""
         if isinstance(event, Request):
+            if not _ws_handshake.is_valid(event.headers, event.http_version):
+                event = replace(event, headers=_ws_handshake.without(event.headers))
             await super().handle(event)
             if self.closed:  # refused: no application was asked
                 await self._leave()
-        elif isinstance(event, (Body, Data)) and not self.closed and not self.handshake.accepted:
-            if self.state is ASGIWebsocketState.HANDSHAKE:
+        elif isinstance(event, (Body, Data)):
+            if self.closed or self._is_failed:
+                return
+            if self.handshake.accepted:
+                await self._take(event.data)
+            elif self.state is ASGIWebsocketState.HANDSHAKE:
                 await super().handle(StreamClosed(stream_id=self.stream_id))
                 await super()._send_error_response(400)
                 await self._leave()
+        elif isinstance(event, StreamClosed) and self.handshake.accepted:
+            if not self.closed:
+                self.closed = True
+                assert self.app_put is not None  # it was asked, since it has accepted
+                await self.app_put({"type": "websocket.disconnect", "code": self._code})
         else:
             await super().handle(event)
+
+    async def _accept(self, message: Any) -> None:
+        self.state = ASGIWebsocketState.CONNECTED
+        status, headers = _ws_handshake.answer(
+            self.handshake, message.get("subprotocol"), message.get("headers", []), self._bound
+        )
+        self.connection = Connection(ConnectionType.SERVER, [self._bound])
+        await self.send(Response(stream_id=self.stream_id, status_code=status, headers=headers))
+        await self.config.log.access(
+            self.scope, {"status": status, "headers": []}, time() - self.start_time
+        )
+        if self.config.websocket_ping_interval is not None:
+            self.task_group.spawn(self._send_pings)
+
+    async def _take(self, data: bytes) -> None:
+        step = _STEP if self._bound.compresses else len(data)
+        for start in range(0, len(data), step):
+            if self.connection.state not in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
+                return  # what follows a close is not read (RFC 6455 § 5.5.1)
+            self.connection.receive_data(data[start : start + step])
+            await self._handle_events()
+            if self.closed or self._is_failed:
+                return
+            if self._taken > _TURN:
+                self._taken = 0
+                await trio.lowlevel.checkpoint()
+
+    async def _handle_events(self) -> None:
+        for event in self.connection.events():
+            if isinstance(event, Message):
+                self._taken += len(event.data)
+                whole = self._pieces.add(event)
+                if whole is not None:
+                    assert self.app_put is not None
+                    await self.app_put(whole)
+            elif isinstance(event, Ping):
+                await self._send_wsproto_event(event.response())
+            elif isinstance(event, CloseConnection):
+                await self._end(event)
+                return
+
+    async def _end(self, event: CloseConnection) -> None:
+        if self.connection.state is ConnectionState.REMOTE_CLOSING:
+            self._code = event.code
+            await self._send_wsproto_event(event.response())
+        elif self.connection.state is ConnectionState.OPEN:  # what came is no WebSocket
+            self._is_failed = True
+            self._code = event.code
+            await self._send_wsproto_event(CloseConnection(code=event.code))
+        elif self.state is ASGIWebsocketState.CLOSED:
+            self._code = CloseReason.NORMAL_CLOSURE.value
+        await self._leave()
 
     async def _send_error_response(self, status_code: int) -> None:
         self.state = ASGIWebsocketState.HTTPCLOSED  # before the wait, so that it is the only one
