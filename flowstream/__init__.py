@@ -73,7 +73,13 @@ if TYPE_CHECKING:
         Topic,
         TopicStatistics,
     )
-    from flowstream.topics import NotAuthorizedError, TooManyTopicsError, Topics, TopicsStatistics
+    from flowstream.topics import (
+        NotAuthorizedError,
+        TooManyTopicsError,
+        TopicNameError,
+        Topics,
+        TopicsStatistics,
+    )
 
 __getattr__: Callable[[str], Any]
 __dir__: Callable[[], list[str]]
@@ -119,6 +125,7 @@ __getattr__, __dir__ = lazy_names(
         "Subscription": "flowstream._subscription",
         "TooManyRunsError": "flowstream.runs",
         "TooManyTopicsError": "flowstream.topics",
+        "TopicNameError": "flowstream.topics",
         "Topic": "flowstream.topic",
         "TopicStatistics": "flowstream.topic",
         "Topics": "flowstream.topics",
@@ -221,6 +228,7 @@ __all__ = [
     "NotAuthorizedError",
     "SlowConsumerError",
     "TooManyTopicsError",
+    "TopicNameError",
     "NoSuchRunError",
     "RunExistsError",
     "TooManyRunsError",

@@ -11,6 +11,7 @@
     │   ├── NotFoundError              the client's: what it asked for is not there
     │   └── UpstreamError              theirs on whom you rely: a model's server, a database
     ├── NotAuthorizedError             the client's: it may not have this topic (see `Topics`)
+    ├── TopicNameError (ValueError)    the client's: it is too long (see `Topics`)
     ├── TooManyTopicsError             nobody's: no room for another topic (see `Topics`)
     ├── SlowConsumerError              a subscription's: it did not take its events in time
     └── DecodingError (ValueError)     the peer's: bytes that are not the format they claim to be

@@ -38,22 +38,27 @@ class Joined(Feed):
     """
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
-        self._feeds = list({feed.epoch: feed for feed in reversed(feeds)}.values())[::-1]
+        self._feeds = list(feeds)
         # One buffer has one policy. Where one of them is to lose nothing, none does.
         self.policy = next((feed.policy for feed in feeds if feed.policy.rereads), Feed.policy)
 
     def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
         """Have `sink` get what is published in any of them."""
-        return _JoinedSubscriber(self._feeds, sink, encoder, terms)
+        return _JoinedSubscriber(self._distinct(), sink, encoder, terms)
 
     @property
     def epoch(self) -> str:
         """Those of them all."""
-        return _SEPARATOR.join(feed.epoch for feed in self._feeds)
+        return _SEPARATOR.join(feed.epoch for feed in self._distinct())
 
     def beside(self, others: Sequence[Feed]) -> Feed:
         """Return a feed of all of them."""
         return Joined([*self._feeds, *others])
+
+    def _distinct(self) -> list[Feed]:
+        # Not before a client is there: a topic that was opened by name is made when it is asked
+        # for its epoch.
+        return list({feed.epoch: feed for feed in reversed(self._feeds)}.values())[::-1]
 
 
 class _JoinedSubscriber:

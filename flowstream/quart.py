@@ -34,7 +34,7 @@ import trio
 from quart import Response as QuartResponse
 from quart import has_request_context, request, websocket
 from quart_trio import QuartTrio
-from werkzeug.exceptions import Forbidden, HTTPException, ServiceUnavailable
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._errors import PublicError, other_event_loop
 from flowstream._failure import passes
@@ -46,7 +46,7 @@ from flowstream._supervised import SupervisedNursery
 from flowstream.asgi._answers import answer_to
 from flowstream.asgi.receive import Receive, Send
 from flowstream.asgi.response import StreamResponse
-from flowstream.topics import NotAuthorizedError, TooManyTopicsError
+from flowstream.topics import NotAuthorizedError, TooManyTopicsError, TopicNameError
 
 __all__ = ["Flowstream", "FlowstreamStatistics"]
 
@@ -209,6 +209,7 @@ def _contained(app: QuartTrio) -> Callable[..., None]:
 _STATUS: dict[type[Exception], type[HTTPException]] = {
     NotAuthorizedError: Forbidden,
     TooManyTopicsError: ServiceUnavailable,
+    TopicNameError: BadRequest,
 }
 
 

@@ -361,6 +361,11 @@ class Topic(Feed):
         return self._publisher.ending is not None
 
     @property
+    def is_used(self) -> bool:
+        """Whether anything was ever published in it."""
+        return self._publisher.published > 0
+
+    @property
     def subscribers(self) -> int:
         """How many streams and subscriptions are there now."""
         return self._publisher.fanout.count

@@ -40,8 +40,8 @@ Authorize = Callable[[str, Any], Any]
 # An idle topic is looked for so many times in its idle time.
 _LOOKS = 4
 
-# Where there is no room, those unused for longest are forgotten, one in so many: finding them
-# takes a look at all.
+# Where there is no room, one unused topic in so many is forgotten at once: finding them takes a
+# look at all.
 _SHARE = 16
 
 
@@ -55,6 +55,20 @@ class NotAuthorizedError(FlowstreamError):
     def __init__(self, name: str) -> None:
         super().__init__(f"not authorized for the topic {name!r}")
         self.name = name
+
+
+class TopicNameError(FlowstreamError, ValueError):
+    """A topic's name is longer than names may be: a 400, most likely.
+
+    Args:
+        length: characters of the name.
+        limit: characters that one may have.
+    """
+
+    def __init__(self, length: int, limit: int) -> None:
+        super().__init__(f"a topic's name may have {limit} characters, not {length}")
+        self.length = length
+        self.limit = limit
 
 
 class TooManyTopicsError(FlowstreamError):
@@ -84,9 +98,12 @@ class Topics(Feeds):
         factory: makes a topic, given its name; `Topic` by default.
         idle: seconds without a subscriber and without an event after which a topic, and what
             it keeps, is forgotten; found out up to a quarter later.
-        limit: how many there may be.
+        limit: how many there may be. Where one more is asked for, some that nobody is
+            subscribed to are forgotten: first those that nothing was ever published in, then
+            those unused for longest.
         authorize: ``authorize(name, request)``, a function or an async function: false, or an
-            exception of the app's, refuses. None admits everybody.
+            exception of the app's, refuses. None admits everybody, to every name.
+        name_limit: characters that a name may have.
 
     Raises:
         TypeError, ValueError: an argument is not what is said above.
@@ -101,15 +118,18 @@ class Topics(Feeds):
         idle: float = 60.0,
         limit: int = 10_000,
         authorize: Authorize | None = None,
+        name_limit: int = 256,
     ) -> None:
         positive("idle", idle, unit="seconds")
         whole("limit", limit, unit="topics")
+        whole("name_limit", name_limit, unit="characters")
         for name, function in (("factory", factory), ("authorize", authorize)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not {type(function).__name__}")
         self._factory = factory
         self._idle = idle
         self._limit = limit
+        self._name_limit = name_limit
         self._authorize = authorize
         self._topics: dict[str, Topic] = {}
         self._grants: weakref.WeakSet[_Grant] = weakref.WeakSet()
@@ -121,6 +141,7 @@ class Topics(Feeds):
 
         Raises:
             TooManyTopicsError: there are `limit` topics already, all in use.
+            TopicNameError: `name` is longer than `name_limit`.
             TypeError: `name` is no `str`.
         """
         topic = self._topics.get(name)
@@ -143,7 +164,8 @@ class Topics(Feeds):
     async def open(self, name: str, request: Any = None) -> Feed:
         """Return the topic for one client, to be handed to `sse()`; **waits** for `authorize`.
 
-        To be called in the view, so that a refusal is an ordinary HTTP error.
+        To be called in the view, so that a refusal is an ordinary HTTP error. The topic itself is
+        made when its stream begins: a HEAD makes none.
 
         Args:
             name: the topic's.
@@ -152,8 +174,11 @@ class Topics(Feeds):
         Raises:
             NotAuthorizedError: `authorize` said no.
             TooManyTopicsError: there is no room for another topic.
+            TopicNameError: `name` is longer than `name_limit`; `authorize` was not asked.
+            TypeError: `name` is no `str`.
             Exception: what `authorize` raises.
         """
+        self._check_name(name)
         # Quart's `request` is a proxy, which means another request in another task.
         actual = getattr(request, "_get_current_object", None)
         grant = _Grant(self, name, request if actual is None else actual())
@@ -164,7 +189,8 @@ class Topics(Feeds):
                 allowed = await allowed
             if not allowed:
                 raise NotAuthorizedError(name)
-        grant.topic()
+        if name not in self._topics and len(self._topics) >= self._limit:
+            self._make_room()
         return grant
 
     async def publish(
@@ -219,8 +245,7 @@ class Topics(Feeds):
         )
 
     def _make(self, name: str) -> Topic:
-        if not isinstance(name, str):
-            raise TypeError(f"a topic's name must be a str, not {type(name).__name__}")
+        self._check_name(name)
         if len(self._topics) >= self._limit:
             self._make_room()
         topic = self._factory(name)
@@ -230,6 +255,12 @@ class Topics(Feeds):
         if self._timer is None:
             self._timer = start_timer(trio.current_time() + self._idle / _LOOKS, self._look)
         return topic
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"a topic's name must be a str, not {type(name).__name__}")
+        if len(name) > self._name_limit:
+            raise TopicNameError(len(name), self._name_limit)
 
     def _look(self, now: float) -> float:
         for name, topic in list(self._topics.items()):
@@ -243,11 +274,15 @@ class Topics(Feeds):
     def _make_room(self) -> None:
         """Forget some of the topics that nobody is subscribed to.
 
+        Names that somebody made up have nothing to lose, so they go before what has a past.
+
         Raises:
             TooManyTopicsError: there are none.
         """
         unused = {
-            name: topic.idle_for for name, topic in self._topics.items() if not topic.subscribers
+            name: (not topic.is_used, topic.idle_for)
+            for name, topic in self._topics.items()
+            if not topic.subscribers
         }
         if not unused:
             raise TooManyTopicsError(f"there are {self._limit} topics, and all are in use")

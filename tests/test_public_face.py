@@ -76,6 +76,7 @@ NAMES = [
     "NotAuthorizedError",
     "SlowConsumerError",
     "TooManyTopicsError",
+    "TopicNameError",
     "NoSuchRunError",
     "RunExistsError",
     "TooManyRunsError",
@@ -116,7 +117,8 @@ SIGNATURES = {
     "LatestByKey": "(keys=10000)",
     "Retry": "(first=1.0, longest=60.0)",
     "resumable": "(function)",
-    "Topics": "(factory=<class 'flowstream.Topic'>, *, idle=60.0, limit=10000, authorize=None)",
+    "Topics": "(factory=<class 'flowstream.Topic'>, *, idle=60.0, limit=10000, authorize=None, "
+    "name_limit=256)",
     "Runs": "(grace=30.0, *, replay=Replay(items=10000, seconds=inf, bytes=1048576), "
     "max_running=1000, keep=60.0, max_kept=1000, cleanup_timeout=5.0)",
     "Block": "(timeout=None)",

@@ -13,6 +13,7 @@ from flowstream import (
     Replay,
     TooManyTopicsError,
     Topic,
+    TopicNameError,
     Topics,
     sse,
 )
@@ -101,6 +102,54 @@ async def test_there_are_so_many_at_the_most(autojump_clock):
     assert len(topics) == 3
 
 
+async def test_names_that_were_made_up_go_first(autojump_clock):
+    """A topic with a past outlives ten thousand names that nothing was ever published in."""
+    topics = Topics(limit=100)
+    lost = await topics.publish("lobby", 1)
+    await topics.publish("lobby", 2)
+    for number in range(10_000):
+        await trio.sleep(0.001)
+        topics[f"made up {number}"]
+    assert len(topics) <= 100
+    back = {"last-event-id": lost}
+    async with open_stream(sse(await topics.open("lobby")), headers=back) as client:
+        assert (await client.next_event()).data == "2"
+
+
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_head_makes_no_topic(joined):
+    """A topic is made when somebody is there to be streamed to."""
+    topics = Topics()
+
+    async def app(scope, receive, send):
+        feeds = [await topics.open(name, scope) for name in "ab"]
+        await sse(feeds if joined else feeds[0])(scope, receive, send)
+
+    response = await collect(app, method="HEAD")
+    assert response.status == 200
+    assert list(topics) == []
+    async with open_stream(app):
+        await wait_all_tasks_blocked()
+        assert set(topics) == set("ab" if joined else "a")
+
+
+async def test_a_name_is_so_long_at_the_most():
+    """A longer one is refused before `authorize` is asked."""
+    asked = []
+    topics = Topics(name_limit=5, authorize=lambda name, request: not asked.append(name))
+    assert topics["ÄÄÄÄÄ"].name == "ÄÄÄÄÄ"
+    for name in ("123456", "x" * 100_000):
+        with pytest.raises(TopicNameError, match=rf"5 characters, not {len(name)}$"):
+            await topics.open(name)
+        with pytest.raises(TopicNameError):
+            topics[name]
+        with pytest.raises(ValueError, match="5 characters"):
+            await topics.publish(name, 1)
+    assert asked == []
+    with pytest.raises(ValueError, match="name_limit must be"):
+        Topics(name_limit=0)
+
+
 async def test_a_factory_that_fails():
     """What it raises comes out, nothing is kept, and the next call asks it again."""
     answers = [ValueError("no"), "no topic", Topic("a")]
@@ -155,7 +204,7 @@ async def test_authorize(asynchronous):
         with pytest.raises(NotAuthorizedError, match=f"not authorized for the topic '{name}'") as e:
             await topics.open(name, who)
         assert e.value.name == name
-    assert list(topics) == ["a"]
+    assert list(topics) == []  # there is nobody yet
 
 
 async def test_authorize_that_raises():
