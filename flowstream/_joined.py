@@ -102,6 +102,19 @@ class _JoinedSubscriber:
         """Whether there are events to pull in any of them."""
         return any(place.behind for place in self._places)
 
+    @property
+    def waits(self) -> bool:
+        """Whether `pull` would wait for a snapshot that the app makes."""
+        return any(place.behind and place.waits for place in self._places)
+
+    async def prepare(self) -> None:
+        """**Wait** until `pull` need not. As in `pull`, nothing is pushed meanwhile."""
+        self.fall_behind()
+        for index, place in enumerate(self._places):
+            if place.behind and place.waits:
+                await place.prepare()
+                self._turn = index - 1  # it is the next one to be pulled
+
     def lacks(self) -> int | None:
         """Return how many events of all of them are yet to be pulled, None if unknown."""
         lacking = [place.lacks() for place in self._places]

@@ -51,6 +51,11 @@ class AsOf:
 class Snapshots(Protocol):
     """Where a topic's snapshots come from."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether `get` may take long: the app makes them."""
+        ...
+
     def published(self, event: Event) -> None:
         """Hear of an event."""
 
@@ -80,6 +85,8 @@ class LatestByKey:
 
 class KeptByKey:
     """`LatestByKey` at work for one topic."""
+
+    waits = False
 
     def __init__(self, history: History, keys: int, name: str) -> None:
         self._history = history
@@ -121,11 +128,17 @@ class FromApp:
         history: of the topic.
         function: returns the snapshot; as an `Event` with an id if it knows the last event
             that is in it, else it is taken to have in it what was published before the call.
+        timeout: seconds that a call may take.
     """
 
-    def __init__(self, history: History, function: Callable[[], Awaitable[Any]]) -> None:
+    waits = True
+
+    def __init__(
+        self, history: History, function: Callable[[], Awaitable[Any]], timeout: float
+    ) -> None:
         self._history = history
         self._function = function
+        self._timeout = timeout
         self._flight: _Flight | None = None
 
     def published(self, event: Event) -> None:
@@ -138,7 +151,7 @@ class FromApp:
             number: a call that began before this event was published will not do.
 
         Raises:
-            PublicError: the function failed; the client may come back.
+            PublicError: the function failed or took too long; the client may come back.
         """
         while True:
             flight = self._flight
@@ -154,7 +167,8 @@ class FromApp:
         number = self._history.head
         flight = self._flight = _Flight(number)
         try:
-            data = await self._function()
+            with trio.fail_after(self._timeout):
+                data = await self._function()
             if isinstance(data, Event):
                 if data.id is not None:
                     number = self._number(data.id, number)
@@ -165,7 +179,10 @@ class FromApp:
             if passes(error):
                 raise
             flight.failed = True
-            logger.exception("a snapshot function failed")
+            if isinstance(error, trio.TooSlowError):
+                logger.exception("a snapshot function failed; it may take %g s", self._timeout)
+            else:
+                logger.exception("a snapshot function failed")
             raise _failure() from error  # noqa: ASYNC104  # see `passes`
         finally:
             self._flight = None

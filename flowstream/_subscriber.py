@@ -58,6 +58,7 @@ class Subscriber:
         self._seen: int | None = None  # the last event that a client has that lost some
         self._lost = False
         self._vain = 0  # snapshots in a row behind which the history could not go on
+        self._prepared: AsOf | None = None  # a snapshot that has been waited for
         self._whole = terms.whole
         after = terms.after
         self._wants_snapshot = after is None and snapshots is not None
@@ -99,6 +100,25 @@ class Subscriber:
     def behind(self) -> bool:
         """Whether there are events that the stream has to pull."""
         return self._member.behind
+
+    @property
+    def waits(self) -> bool:
+        """Whether `pull` would wait for a snapshot that the app makes."""
+        return (
+            (self._lost or self._wants_snapshot)
+            and self._snapshots is not None
+            and self._snapshots.waits
+            and self._prepared is None
+        )
+
+    async def prepare(self) -> None:
+        """**Wait** until `pull` need not: for the snapshot.
+
+        Raises:
+            PublicError: it could not be made.
+        """
+        assert self._snapshots is not None
+        self._prepared = await self._snapshots.get(self._seen or 0)
 
     def lacks(self) -> int | None:
         """Return how many events the stream has yet to pull; None if that can't be known."""
@@ -151,6 +171,9 @@ class Subscriber:
                 self._lost = True
                 self._seen = member.number
                 member.number = self._next
+                if self.waits:  # let it be seen that the next one does
+                    await trio.lowlevel.checkpoint()
+                    return []
             else:
                 pieces = self._take(events, limit)
                 if not pieces and member.behind:
@@ -159,7 +182,9 @@ class Subscriber:
         if self._snapshots is None:
             number = max(member.number, self._next) if self._whole else member.number
             return self._go_on_behind(number, None)
-        snapshot = await self._snapshots.get(self._seen or 0)
+        snapshot, self._prepared = self._prepared, None
+        if snapshot is None:
+            snapshot = await self._snapshots.get(self._seen or 0)
         self._vain = self._vain + 1 if snapshot.number + 1 < history.first else 0
         if self._vain > _VAIN_SNAPSHOTS:
             raise unusable("what follows on it is not in the replay, which has to be longer")

@@ -32,7 +32,7 @@ from flowstream._subscriber import Subscriber
 from flowstream._subscription import SubscriptionManager
 from flowstream._supervised import before_startup, supervised_nursery
 from flowstream.abc import Encoder, Policy
-from flowstream.limits import Buffer
+from flowstream.limits import Buffer, positive
 from flowstream.sources._anew import SourceMaker, first_and_next
 from flowstream.sources._feed import Feed, Sink, Terms
 
@@ -97,9 +97,11 @@ class Topic(Feed):
             taken to hold what was published before it was called.
         presence: a topic in which each coming and going is published, as an event ``join`` or
             ``leave`` with the body ``{"topic", "subscribers"}`` and the name for a key.
+        snapshot_timeout: seconds that the function may take. Then it is cancelled, and those who
+            wait for it end with `error`, to come back later. Meanwhile they get heartbeats.
 
     Raises:
-        TypeError: an argument is not what is said above.
+        TypeError, ValueError: an argument is not what is said above.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Topic(Feed):
         replay: Replay = Replay(),  # noqa: B008  # a frozen value
         snapshot: Callable[[], Awaitable[Any]] | LatestByKey | None = None,
         presence: Topic | None = None,
+        snapshot_timeout: float = 30.0,
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
@@ -116,7 +119,9 @@ class Topic(Feed):
             raise TypeError(f"replay must be a Replay, not {type(replay).__name__}")
         if presence is not None and not isinstance(presence, Topic):
             raise TypeError(f"presence must be a Topic, not {type(presence).__name__}")
+        positive("snapshot_timeout", snapshot_timeout, unit="seconds")
         self.name = name
+        self._snapshot_timeout = snapshot_timeout
         self._publisher = Publisher(f"the topic {name!r}", replay, self._count_changed)
         self._publisher.snapshots = self._make_snapshots(snapshot)
         self._presence = presence
@@ -423,4 +428,5 @@ class Topic(Feed):
             raise TypeError(
                 f"snapshot must be an async function or LatestByKey(), not {type(given).__name__}"
             )
-        return FromApp(self._publisher.history, cast("Callable[[], Awaitable[Any]]", given))
+        function = cast("Callable[[], Awaitable[Any]]", given)
+        return FromApp(self._publisher.history, function, self._snapshot_timeout)

@@ -367,6 +367,7 @@ class _Granted:
         self._grant = grant
         self._sink = sink
         self.pull = subscriber.pull
+        self.prepare = subscriber.prepare
         self.tally = subscriber.tally
         self.lacks = subscriber.lacks
 
@@ -374,6 +375,11 @@ class _Granted:
     def behind(self) -> bool:
         """Whether there are events to pull."""
         return self._subscriber.behind
+
+    @property
+    def waits(self) -> bool:
+        """Whether `pull` would wait for a snapshot that the app makes."""
+        return self._subscriber.waits
 
     @property
     def position(self) -> str | None:

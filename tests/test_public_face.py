@@ -112,7 +112,7 @@ SIGNATURES = {
     "SharedReceive": "(receive)",
     "PublicError": "(code, message, *, retryable=False, status=500, retry_after=None)",
     "Topic": "(name, *, replay=Replay(items=1000, seconds=inf, bytes=8388608), snapshot=None, "
-    "presence=None)",
+    "presence=None, snapshot_timeout=30.0)",
     "Replay": "(items=1000, seconds=inf, bytes=8388608)",
     "LatestByKey": "(keys=10000)",
     "Retry": "(first=1.0, longest=60.0)",

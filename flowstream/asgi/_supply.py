@@ -70,6 +70,14 @@ class Supply(Protocol):
         """Whether there are events to pull."""
         ...
 
+    @property
+    def waits(self) -> bool:
+        """Whether `pull` would wait for what the app makes."""
+        ...
+
+    async def prepare(self) -> None:
+        """**Wait** until `pull` need not, or until the stream has been told that it failed."""
+
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what is to be written next, while nothing is queued and `behind` is true."""
         ...
@@ -100,6 +108,7 @@ class Pump:
     """
 
     behind = False
+    waits = False
     lacking: int | None = 0
     has_task = True
 
@@ -143,6 +152,9 @@ class Pump:
         """Cancel the source; it may clean up."""
         self._outlet.close()
         self._scope.cancel()
+
+    async def prepare(self) -> None:
+        """Do nothing: a producer is never behind."""
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return nothing: a producer is never behind."""
@@ -239,6 +251,11 @@ class Tap:
         subscriber = self._subscriber
         return subscriber is not None and subscriber.behind and not self._stopped
 
+    @property
+    def waits(self) -> bool:
+        """Whether the client is to be given a snapshot that the app has yet to make."""
+        return self._subscriber is not None and self._subscriber.waits
+
     def start(self, nursery: trio.Nursery | None) -> None:
         """Subscribe. There is no task to run in `nursery`."""
         self.started = True
@@ -271,6 +288,16 @@ class Tap:
             self._subscriber.leave()
         self._stopped = True
         self.ended.set()
+
+    async def prepare(self) -> None:
+        """Wait for the snapshot that the client is to be given."""
+        assert self._subscriber is not None
+        try:
+            await self._subscriber.prepare()
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
+            self.fail(error)
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what the client missed, a part at a time; nothing if that can't be made."""

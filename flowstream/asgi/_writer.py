@@ -15,12 +15,14 @@ from typing import Any, Protocol
 import trio
 
 from flowstream._buffer import EventBuffer
+from flowstream._flag import Flag
 from flowstream._queue import Gap
 from flowstream.abc import Encoder
 from flowstream.asgi._compression import Gzip
 from flowstream.asgi._direct_write import DirectWrite
 from flowstream.asgi._head import Head
 from flowstream.asgi.receive import Message, Send
+from flowstream.sources._beside import run_with_tasks
 
 # Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write
 # waits. A larger item goes in pieces of this size, so that a slow but steady reader is seen
@@ -36,9 +38,18 @@ _QUICK_SECONDS = 0.005
 _DEFAULT_RETRY = 2000
 
 
+_AWAKE = Flag()
+
+# For so long what is waited for may still come with the head and the opening, in one write.
+_TOGETHER = 0.05
+
+
 class _Backlog(Protocol):
     @property
     def behind(self) -> bool: ...
+    @property
+    def waits(self) -> bool: ...
+    async def prepare(self) -> None: ...
     async def pull(self, limit: int) -> list[bytes | Gap]: ...
     def tally(self) -> None: ...
 
@@ -94,6 +105,7 @@ class Writer:
         self._gaps = 0
         self._announced = 0  # dropped items that the gaps written so far speak of
         self._heartbeat_due = False
+        self._waking = _AWAKE  # set when there is something to write in a pause
         self._opening = b""  # what goes out in front of the next bytes
         self._size = WRITE_SIZE
         self.items = 0
@@ -132,25 +144,69 @@ class Writer:
                 self._heartbeat_due = False
                 if not await self._write_pieces(pieces, warning):
                     return False
-            elif self._heartbeat_due:
-                self._heartbeat_due = False
-                if not await self._write_within_bound(self._encoder.heartbeat()):
+            elif self._supply.behind and not self._heartbeat_due:
+                if self._supply.waits:  # and look again: it may have failed
+                    if not await self._fill_the_wait():
+                        return False
+                else:
+                    pieces = await self._supply.pull(self._allowance())
+                    if pieces and not await self._write_pieces(pieces, None):
+                        return False
+            elif not self._is_quiet:
+                if not await self._fill_pause():
                     return False
-                self.heartbeats += 1
-            elif self._supply.behind:
-                pieces = await self._supply.pull(self._allowance())
-                if pieces and not await self._write_pieces(pieces, None):
-                    return False
-            elif self._opening:
-                if not await self._write_within_bound(b""):
-                    return False
-            elif self._head.is_wanted:
-                await self._head.release()  # others run meanwhile, and may have filled the buffer
             else:
                 more = False
         if self.items or not buffer.finished:
             return True
         return await self._write_within_bound(self._encoder.header())
+
+    async def _fill_the_wait(self) -> bool:
+        """Wait for what the app makes, while the client hears that the stream lives.
+
+        Returns:
+            False if what it is to hear would pass `max_bytes`, else True.
+        """
+        made = Flag()
+        is_within = True
+
+        async def prepare() -> None:
+            await self._supply.prepare()
+            made.set()
+            self._waking.set()
+
+        async def fill(nursery: trio.Nursery) -> None:
+            nonlocal is_within
+            nursery.start_soon(prepare)
+            with trio.move_on_after(_TOGETHER):
+                await made.wait()
+            while is_within and not made.is_set():
+                self._waking = Flag()
+                if self._is_quiet:
+                    await self._waking.wait()
+                else:
+                    is_within = await self._fill_pause()
+
+        await run_with_tasks(fill)
+        return is_within
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether nothing is to be written besides events."""
+        return not (self._heartbeat_due or self._opening or self._head.is_wanted)
+
+    async def _fill_pause(self) -> bool:
+        """Write what there is besides events; return False if that would pass `max_bytes`."""
+        if self._heartbeat_due:
+            self._heartbeat_due = False
+            if not await self._write_within_bound(self._encoder.heartbeat()):
+                return False
+            self.heartbeats += 1
+            return True
+        if self._opening:
+            return await self._write_within_bound(b"")
+        await self._head.release()  # others run meanwhile, and may have filled the buffer
+        return True
 
     async def announce_rest(self) -> None:
         """Announce, in one gap, all that was dropped and that no gap has spoken of yet."""
@@ -181,6 +237,7 @@ class Writer:
     def beat(self) -> None:
         """Have a heartbeat written, if nothing else is written first."""
         self._heartbeat_due = True
+        self._waking.set()
         self._buffer.filled.ring()
 
     async def say(

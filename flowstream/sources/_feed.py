@@ -74,6 +74,18 @@ class Subscriber(Protocol):
         """Whether there are events that the stream has to pull."""
         ...
 
+    @property
+    def waits(self) -> bool:
+        """Whether `pull` would wait for what an app makes: a snapshot."""
+        ...
+
+    async def prepare(self) -> None:
+        """**Wait** until `pull` need not.
+
+        Raises:
+            Exception: as `pull`.
+        """
+
     def lacks(self) -> int | None:
         """Return how many events the stream has yet to pull; None if that can't be known."""
         ...

@@ -448,3 +448,87 @@ async def test_what_a_stopped_stream_had_yet_to_read_is_announced(autojump_clock
     assert 1 + len(numbers) + sum(gaps) == 999
     assert events[-2].type == "gap"
     assert json.loads(events[-1].data) == {"reason": "stopped"}
+
+
+async def test_heartbeats_go_on_while_a_snapshot_is_made(autojump_clock):
+    """The head comes before it, and heartbeats at their interval; then the snapshot."""
+
+    async def state():
+        await trio.sleep(10)
+        return "state"
+
+    topic = Topic("t", snapshot=state)
+    async with open_stream(sse(topic, heartbeat=3)) as client:
+        await trio.sleep(0.1)
+        assert client.status == 200
+        await topic.publish("while")
+        await trio.sleep(9.5)
+        assert client.received.count(b"\n:") == 3  # at 3, 6 and 9 s
+        assert [kind for kind, *_ in await read(client, 2)] == ["snapshot", "message"]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_snapshot_function_that_hangs_is_given_up(autojump_clock, caplog, joined):
+    """After `snapshot_timeout`; who waits for it is told, and the next client calls it again."""
+    caplog.set_level(logging.CRITICAL, logger="flowstream")
+    calls = []
+
+    async def state():
+        calls.append(trio.current_time())
+        if len(calls) == 1:
+            await trio.sleep_forever()
+        return "state"
+
+    topic = Topic("t", snapshot=state, snapshot_timeout=5)
+    feed = [topic, Topic("other")] if joined else topic
+
+    async def app(scope, receive, send):
+        await sse(feed)(scope, receive, send)
+
+    async with open_stream(app) as one, open_stream(app) as two:
+        await trio.sleep(4.9)
+        assert not one.finished
+        for client in (one, two):
+            kind, body, _ = (await read(client, 1))[0]
+            assert (kind, json.loads(body)["code"]) == ("failed", "snapshot")
+            await client.wait_finished()
+    assert trio.current_time() == pytest.approx(calls[0] + 5, abs=0.1)
+    async with open_stream(app) as client:
+        assert (await client.next_event()).data == "state"
+
+
+async def test_heartbeats_before_a_snapshot_count_towards_max_bytes(autojump_clock):
+    """A stream that reaches its limit while it waits ends."""
+
+    async def state():
+        await trio.sleep_forever()
+
+    reports = []
+    app = sse(
+        Topic("t", snapshot=state),
+        heartbeat=1,
+        limits=Limits(max_bytes=100),
+        on_close=reports.append,
+    )
+    async with open_stream(app) as client:
+        await client.wait_finished()
+    assert [report.reason for report in reports] == ["max_bytes"]
+    assert b"snapshot" not in client.received
+
+
+async def test_a_snapshot_that_is_lost_again_while_it_is_made(autojump_clock):
+    """A client that falls out of the replay gets heartbeats, a gap and a snapshot."""
+
+    async def state():
+        await trio.sleep(2)
+        return "state"
+
+    topic = Topic("t", replay=Replay(items=2), snapshot=state)
+    id = await topic.publish(0)
+    async with open_stream(sse(topic, heartbeat=0.5), headers=last(id), window=0) as client:
+        for n in range(500):
+            await topic.publish(n)
+        client.resume()
+        await trio.sleep(1.9)
+        assert b":" in client.received
+        assert [kind for kind, *_ in await read(client, 2)] == ["gap", "snapshot"]
