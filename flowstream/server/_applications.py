@@ -228,8 +228,10 @@ class _Send:
         response = stream.response
         closing_ends = (
             stream.scope["http_version"] < "1.1"
-            and response["status"] not in (204, 304)
-            and not any(name.lower() == b"content-length" for name, _ in response["headers"])
+            and int(response["status"]) not in (204, 304)
+            and not any(
+                name.lower() == b"content-length" for name, _ in response.get("headers", ())
+            )
         )
         if closing_ends and self._carrier is not None:
             self._carrier.abort(CloseReason.ERROR)

@@ -143,6 +143,18 @@ async def test_a_close_that_would_be_the_end(home, server, connect):
         assert b"49,name 49" in data, number
 
 
+async def test_any_app_that_returns_without_an_end(server, connect):
+    """Over HTTP/1.0 its connection is reset, too."""
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200})  # headers may be left out
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+
+    _, reset = await fetch(connect, await server(app), "/", version="1.0")
+    assert reset
+
+
 class Fewer(Source):
     """Promises ten bytes and makes five."""
 
