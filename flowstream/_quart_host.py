@@ -17,11 +17,11 @@ import trio
 from quart import Response as QuartResponse
 from quart import request
 from quart.wrappers import Request
-from werkzeug.datastructures import Headers
 
 from flowstream._closing import CloseReason
 from flowstream._quart_context import LateContext
 from flowstream._quart_internals import note_departure
+from flowstream._quart_request import headers_of
 from flowstream.asgi._connection import Carrier, carrier_of
 from flowstream.asgi._live import Live
 from flowstream.asgi._stream import Stream
@@ -75,7 +75,7 @@ class Hosted(QuartResponse):
         self.timeout = None
         self.stream_response = stream_response
         self._given = _as_text(tuple(stream_response.headers))
-        self.headers = Headers(self._given)
+        self.headers = headers_of(self._given.copy())
 
     async def get_data(self, as_text: bool = True) -> NoReturn:
         """Raise: an ``after_request`` function that hashes or rewrites data cannot have it."""

@@ -20,6 +20,7 @@ import quart.wrappers.base
 from quart import Quart
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
+from werkzeug.datastructures import Headers
 
 __all__ = [
     "CONTEXT_VARIABLES",
@@ -164,3 +165,5 @@ def _check_contexts() -> None:
 
 
 _check_contexts()
+if Headers([("Name", "value")])._list != [("Name", "value")]:
+    raise _unexpected("Werkzeug's headers are no list of fields")

@@ -112,8 +112,6 @@ def _copy(kind: type[Any], pattern: Mapping[str, Any], connection: Any, send: An
         if "\n" in text or "\r" in text:
             raise ValueError("a header has a line break in it")
         fields.append((_title(name), text))
-    headers = Headers()
-    headers._list = fields
     body = kind.body_class(None, config["MAX_CONTENT_LENGTH"])
     body.set_complete()
     own["method"] = scope["method"].upper()
@@ -121,7 +119,7 @@ def _copy(kind: type[Any], pattern: Mapping[str, Any], connection: Any, send: An
     own["server"] = scope.get("server")
     own["path"] = scope["path"]
     own["query_string"] = scope["query_string"]
-    own["headers"] = headers
+    own["headers"] = headers_of(fields)
     own["remote_addr"] = address
     own["http_version"] = scope["http_version"]
     own["scope"] = scope
@@ -131,6 +129,13 @@ def _copy(kind: type[Any], pattern: Mapping[str, Any], connection: Any, send: An
     own["_parsing_lock"] = kind.lock_class()
     own["_send_push_promise"] = partial(connection._send_push_promise, send)
     return request
+
+
+def headers_of(fields: list[tuple[str, str]]) -> Headers:
+    """Return headers of these fields, which were looked at for line breaks before."""
+    headers = Headers()
+    headers._list = fields
+    return headers
 
 
 def _difference(request: Any, copy: Any) -> str | None:

@@ -1,8 +1,17 @@
 """Requests that can bring nothing but their client's end, which the connection tells by a call."""
 
+from collections import Counter
+
 import pytest
 import trio
+from quart import Response
+from quart.routing import QuartMap
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
 from trio.testing import wait_all_tasks_blocked
+
+from flowstream import Topic, sse
+from flowstream.quart import Flowstream
 
 CONNECTION = 2  # its own task, and at most one of the request
 
@@ -56,6 +65,43 @@ async def test_no_task_listens_for_a_request_without_a_body(waiting, server, cli
     peer.socket.close()
     await aeventually(lambda: tasks() == before, "all tasks have ended")
     assert waiting.seen == ["begun", "cancelled"]
+
+
+async def test_what_comes_out_the_same_is_made_once(server, client, monkeypatch):
+    """Ten clients that ask for the same stream cost one request of Quart's, one adapter and no
+    task that listens.
+    """
+    made = Counter()
+
+    def counted(owner, name):
+        original = getattr(owner, name)
+
+        def counting(*given, **named):
+            made[name] += 1
+            return original(*given, **named)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    for name in ("_create_request_from_scope", "handle_messages"):
+        counted(TrioASGIHTTPConnection, name)
+    counted(QuartMap, "bind_to_request")
+    counted(Response, "__init__")
+    app, topic = QuartTrio("app"), Topic("t")
+    Flowstream(app)
+
+    @app.route("/")
+    async def view():
+        return sse(topic)
+
+    url = await server(app)
+    for _ in range(10):
+        peer = client(url)
+        peer.get()
+        await trio.to_thread.run_sync(peer.read_until, b": connected")
+    assert topic.subscribers == 10
+    assert made == {"_create_request_from_scope": 1, "bind_to_request": 1, "__init__": 1} or (
+        made == {"_create_request_from_scope": 1, "bind_to_request": 1}  # made by another test
+    )
 
 
 async def test_a_task_listens_where_a_body_may_come(waiting, server, client, aeventually):
