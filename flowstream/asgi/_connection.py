@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
+import trio
+
 from flowstream._closing import CloseReason, StreamReport
 from flowstream.asgi._direct_write import DirectWrite
 from flowstream.asgi._live import in_state
@@ -52,6 +54,11 @@ class Carrier(Protocol):
     @property
     def write_timeout(self) -> float:
         """Seconds that a write may make no progress where no stream says otherwise."""
+        ...
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """The nursery that outlives whatever it carries: for tasks that their stream waits for."""
         ...
 
     def attach(self, stream: Carried) -> None:

@@ -31,4 +31,6 @@ def in_state(scope: Mapping[str, Any], key: str) -> Any:
     Under another server the state is whatever that server, or some middleware, made of it.
     """
     state = scope.get("state")
-    return state.get(key) if isinstance(state, Mapping) else None
+    if type(state) is dict or isinstance(state, Mapping):  # which to ask costs more than the rest
+        return state.get(key)
+    return None

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -53,7 +53,6 @@ from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
 from flowstream.limits import chosen
 from flowstream.policies import Block
-from flowstream.sources._feed import Feed
 
 logger = logging.getLogger("flowstream")
 
@@ -74,6 +73,7 @@ class Stream:
         scope: the request's. Of its path the log has no query, which may hold a token.
 
     Attributes:
+        seen: the id that its client saw last, or None.
         reason: why it ended or is ending, or None.
     """
 
@@ -89,13 +89,14 @@ class Stream:
         self._cut = cut_of(scope)
         self._path = printable(scope.get("path", ""))
         self._start = trio.current_time()
-        self._epoch = secrets.token_hex(4)
+        self._epoch = os.urandom(4).hex()
         self._encoder = plan.encoder.start()
         # A feed numbers its events itself.
-        numbered = self._encoder.automatic_ids and not isinstance(plan.source, Feed)
+        numbered = self._encoder.automatic_ids and not plan.is_feed
         prefix = f"{self._epoch}." if numbered else None
         self._buffer = EventBuffer(plan.buffer, plan.policy, prefix)
-        after = last_event_id(scope) or plan.after
+        self.seen = last_event_id(scope)
+        after = self.seen or plan.after
         self._supply = open_supply(
             plan, self._buffer, self._encoder, self, path=self._path, after=after
         )
@@ -121,7 +122,7 @@ class Stream:
 
     @property
     def has_tasks(self) -> bool:
-        """Whether it runs tasks beside the host's own, for which it needs a nursery."""
+        """Whether it runs tasks beside the host's own."""
         return self._needs_watch or self._supply.has_task
 
     @property
@@ -138,17 +139,25 @@ class Stream:
         """Seconds that a write may make no progress, if its app has set that and it goes on."""
         return None if self._aborted else chosen(self._plan.limits.stall_timeout)
 
+    @property
+    def needs_nursery(self) -> bool:
+        """Whether one of these needs a nursery of the host's: a producer takes the carrier's."""
+        return self._needs_watch
+
     def begin(self, nursery: trio.Nursery | None) -> None:
         """Start the producer and the watch over it in `nursery`, the host's own.
 
-        It may be None for a stream that has no tasks.
+        It may be None for a stream that needs none. Its producer then is a task of the server,
+        for which `finish` waits: a nursery for one task takes 2 KB of each stream.
         """
-        self._supply.start(nursery)
+        self._supply.start(self._carrier.nursery if nursery is None and self._carrier else nursery)
         if self._needs_watch:
             assert nursery is not None
             nursery.start_soon(self._watch, name=f"flowstream watch of {self._path}")
         else:
-            self._timer = start_timer(self._start, self._look)
+            again = self._look(self._start)
+            if again < math.inf:
+                self._timer = start_timer(again, self._look)
         if self._carrier is not None:
             self._carrier.attach(self)  # it tells of the client's end and of the server's
 

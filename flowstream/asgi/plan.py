@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 from flowstream._closing import StreamReport
@@ -86,6 +87,7 @@ _KEYWORDS = frozenset(StreamOptions.__annotations__)
 
 # What a buffer holds unless it is said.
 _ITEMS = 256
+_BUFFER = Buffer(_ITEMS)
 
 
 def check_keywords(function: str, options: Mapping[str, object], own: Iterable[str] = ()) -> None:
@@ -132,6 +134,8 @@ class Plan:
     """The id to begin after, for a client that does not say what it saw last."""
     length: int | None
     """The bytes of its body, where that is promised; see `Source.length`."""
+    is_feed: bool
+    """Whether its source is a topic or a run."""
     context: contextvars.Context
     """What the context variables were where the plan was made: in the view, inside its spans."""
 
@@ -197,6 +201,7 @@ def make_plan(
         buffer = source.buffer if buffer == _ITEMS else buffer
         source = source.feed
     found = as_source(source)
+    is_feed = isinstance(found, Feed)
     if isinstance(found, Source) and found.typed and not encoder.in_band:
         raise TypeError(
             f"{type(encoder).__name__} has no room for the events of progress(): give it "
@@ -226,7 +231,7 @@ def make_plan(
     return Plan(
         source=found,
         encoder=encoder,
-        buffer=Buffer.of(buffer),
+        buffer=_BUFFER if buffer is _ITEMS else Buffer.of(buffer),
         policy=policy,
         heartbeat=heartbeat,
         limits=limits,
@@ -242,6 +247,7 @@ def make_plan(
         direct=direct,
         after=after,
         length=length,
+        is_feed=is_feed,
         context=contextvars.copy_context(),
     )
 
@@ -278,6 +284,8 @@ def _own_headers(
     given: Headers, filename: str | None, compress: Compression | None
 ) -> list[tuple[bytes, bytes]]:
     """Return the app's headers: those that it gave, and those of its other arguments."""
+    if given == () and filename is None and compress is None:
+        return []
     own = [_check_header(pair) for pair in _pairs(given)]
     if filename is not None:
         if any(name == b"content-disposition" for name, _ in own):
@@ -293,15 +301,24 @@ def _merge_headers(
     encoder: Encoder, source: Source | Feed, own: list[tuple[bytes, bytes]], length: int | None
 ) -> tuple[tuple[bytes, bytes], ...]:
     """Return all headers: the app's, then of the others' those that it does not set itself."""
-    theirs = [*encoder.headers, *(source.headers if isinstance(source, Source) else ())]
-    base = [
-        (b"content-type", encoder.media_type.encode("latin-1")),
-        *_STREAM_HEADERS,
-        *map(_check_header, theirs),
-    ]
+    theirs = source.headers if isinstance(source, Source) else ()
+    base = _headers_of(encoder.media_type, encoder.headers)
+    if theirs:
+        base = (*base, *map(_check_header, theirs))
+    if not own and length is None:
+        return base
     names = {name for name, _ in own}
     merged = (*(pair for pair in base if pair[0] not in names), *own)
     return merged if length is None else (*merged, (b"content-length", b"%d" % length))
+
+
+@lru_cache(maxsize=64)  # nearly all streams of an app have the same
+def _headers_of(
+    media_type: str, further: tuple[tuple[str, str], ...]
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers of a stream in a format that is of this type, and has these `further`."""
+    media = (b"content-type", media_type.encode("latin-1"))
+    return (media, *_STREAM_HEADERS, *map(_check_header, further))
 
 
 def _pairs(given: Any) -> Iterable[Any]:

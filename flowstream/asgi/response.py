@@ -21,7 +21,7 @@ from flowstream.abc import Encoder
 from flowstream.asgi._answers import answer_to, is_handled
 from flowstream.asgi._compression import accepts_gzip, gzip_headers
 from flowstream.asgi._connection import carrier_of
-from flowstream.asgi._request import is_final, last_event_id
+from flowstream.asgi._request import is_final
 from flowstream.asgi._statistics import StreamStatistics, new_statistics
 from flowstream.asgi._stream import Stream
 from flowstream.asgi._workers import warn_of_workers
@@ -87,21 +87,16 @@ class StreamResponse:
             return
         carrier = carrier_of(scope)
         listens = carrier is None or carrier.may_bring_more(scope)
-        if not listens and not stream.has_tasks:
-            await self._deliver(stream, send, None)  # an idle client of a topic: 1.5 KB less
-            return
-        failure: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            if listens:
-                nursery.start_soon(_listen, stream, receive)
-            try:
-                await self._deliver(stream, send, nursery)
-            except BaseException as error:  # noqa: ASYNC103  # see `passes`
-                if passes(error):
-                    raise
-                failure = error  # raised below
-            finally:
-                nursery.cancel_scope.cancel()
+        if not listens and not stream.needs_nursery:
+            failure = await self._deliver(stream, send, None)
+        else:
+            async with trio.open_nursery() as nursery:
+                if listens:
+                    nursery.start_soon(_listen, stream, receive)
+                try:
+                    failure = await self._deliver(stream, send, nursery)
+                finally:
+                    nursery.cancel_scope.cancel()
         if failure is not None:
             # Not in the nursery, which would put it into a group: it is for the framework's
             # error handlers, which look for the exception itself.
@@ -109,14 +104,23 @@ class StreamResponse:
                 raise failure
             await self._answer(failure, scope, send)
 
-    async def _deliver(self, stream: Stream, send: Send, nursery: trio.Nursery | None) -> None:
-        stream.begin(nursery)
+    async def _deliver(
+        self, stream: Stream, send: Send, nursery: trio.Nursery | None
+    ) -> BaseException | None:
+        """Serve `stream`, and return what the framework is to hear of it."""
         try:
-            if self._plan.prime is not None:
-                await stream.prime(self._plan.prime)
-            await stream.deliver(send, self._plan.status, self.headers)
-        finally:
-            await stream.finish()  # noqa: ASYNC102  # shields itself
+            stream.begin(nursery)
+            try:
+                if self._plan.prime is not None:
+                    await stream.prime(self._plan.prime)
+                await stream.deliver(send, self._plan.status, self.headers)
+            finally:
+                await stream.finish()  # noqa: ASYNC102  # shields itself
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
+            return error  # noqa: ASYNC104  # see `passes`
+        return None
 
     async def _answer(self, error: PublicError, scope: Scope, send: Send) -> None:
         """Answer with what the stream would have failed with, had it begun."""
@@ -175,11 +179,11 @@ class StreamResponse:
             raise other_event_loop()
         self._used = True
         self._stream = stream = Stream(self._plan, scope)
-        why = "HEAD" if scope.get("method") == "HEAD" else self._returns_in_vain(scope)
+        why = "HEAD" if scope.get("method") == "HEAD" else self._returns_in_vain(stream.seen)
         if why:
             await stream.refuse(why)
             return None
-        if isinstance(self._plan.source, Feed):
+        if self._plan.is_feed:
             warn_of_workers(scope)
         return stream
 
@@ -208,9 +212,8 @@ class StreamResponse:
             coded = gzip_headers(headers)
         return headers if coded is None else coded
 
-    def _returns_in_vain(self, scope: Scope) -> str:
+    def _returns_in_vain(self, seen: str | None) -> str:
         """Return why a client that comes back gets nothing; "" if it gets something."""
-        seen = last_event_id(scope)
         if seen is None or not self._plan.encoder.in_band:
             return ""
         if is_final(seen):

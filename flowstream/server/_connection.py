@@ -81,6 +81,7 @@ class Connection(Live, TCPServer):
     """
 
     protocol: Protocols
+    stream: Any
     _task_group: Applications
 
     def __init__(
@@ -92,8 +93,12 @@ class Connection(Live, TCPServer):
         state: Any,
         stream: Transport,
     ) -> None:
-        connection_state = ConnectionState({**state, STATE_KEY: self})
-        super().__init__(app, config, context, connection_state, stream)  # type: ignore[arg-type]  # Wire
+        # Not super().__init__: it would make two locks, which nobody needs.
+        self.app = app
+        self.config = config
+        self.context = context
+        self.state = ConnectionState({**state, STATE_KEY: self})
+        self.stream = stream
         self._connections = connections
         self.idle_task = IdleTask()  # type: ignore[assignment]  # without a lock
         self._carried: tuple[Carried, ...] = ()  # one, as a rule; a set takes 216 bytes
@@ -115,6 +120,8 @@ class Connection(Live, TCPServer):
         self._wire.timeout = connections.write_timeout
         self._wire.owner = self
         self._socket = self._wire.socket
+        self._writing = False  # somebody has the turn to write
+        self._turns: trio.lowlevel.ParkingLot | None = None  # who waits for it
         self._carry = b""  # what was left over of a direct write
         self._direct_write: DirectWrite | None = None  # that of the last response
         self.applications = self._task_group = Applications(self.is_broken)
@@ -155,7 +162,7 @@ class Connection(Live, TCPServer):
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
         """Return whether a body follows this request (RFC 9112 § 6.3: its headers say so)."""
-        return any(
+        return self._exchange is None and any(
             name.lower() in (b"content-length", b"transfer-encoding")
             for name, _ in scope["headers"]
         )
@@ -196,6 +203,11 @@ class Connection(Live, TCPServer):
     # -- for protocols and applications ----------------------------------------------------
 
     @property
+    def nursery(self) -> trio.Nursery:
+        """The nursery that outlives the connection: the worker's."""
+        return self._connections.nursery
+
+    @property
     def closing(self) -> bool:
         """Whether the server is shutting down."""
         return self._connections.closing
@@ -228,11 +240,11 @@ class Connection(Live, TCPServer):
         self._wire.progress_at = trio.current_time()
 
     async def write(self, data: bytes) -> bool:
-        """Write what belongs to the response; return whether the client is there."""
-        if not await self._write_in_turn(data):
-            return False
-        await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
-        return True
+        """Write what belongs to the response; return whether the client is there.
+
+        There is a checkpoint only if the kernel doesn't take it at once.
+        """
+        return await self._write_in_turn(data)
 
     async def answered(self, keeps: bool) -> None:
         """Hear that a plain request is answered, and whether another may come after it.
@@ -324,7 +336,7 @@ class Connection(Live, TCPServer):
         connections = self._connections
         try:
             self._idle_until = connections.idle.add(self)
-            data = await self._receive()
+            data = self._read_at_once() or await self._receive()
             connections.idle.discard(self)
             if not data:
                 return
@@ -339,7 +351,7 @@ class Connection(Live, TCPServer):
             self._answered += 1
             connections.plain += 1
             last = self.closing or self._answered >= self.config.keep_alive_max_requests
-            self._exchange = exchange = PlainExchange(self, connections.fields, last=last)
+            self._exchange = exchange = PlainExchange(self, connections, last=last)
             await exchange.run(request)
         except Exception as error:  # noqa: BLE001  # logged
             _log(error)
@@ -397,6 +409,12 @@ class Connection(Live, TCPServer):
             if not data:
                 break
             data = await self._receive()
+
+    def _read_at_once(self) -> bytes | None:
+        """Return what the client has sent already, which is what a new one has, as a rule."""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            return self._wire.read_nowait(_READ_SIZE)
+        return None
 
     async def _receive(self) -> bytes | None:
         """Return what the client has sent, b"" at its end; None if no more is to be read."""
@@ -531,17 +549,21 @@ class Connection(Live, TCPServer):
         """
         if self._direct_write is not None:
             self._direct_write.block()  # who waits for the turn has come before a publisher
-        if self.send_lock.locked():
+        if self._writing:
+            if self._turns is None:
+                self._turns = trio.lowlevel.ParkingLot()
             with trio.CancelScope(shield=True):
-                await self.send_lock.acquire()
-        else:
-            self.send_lock.acquire_nowait()
+                await self._turns.park()  # until the turn is ours
+        self._writing = True
         try:
             return await self._write(data)
         finally:
-            self.send_lock.release()
-            if self._direct_write is not None and not self.send_lock.locked():
-                self._direct_write.free()
+            if self._turns:
+                self._turns.unpark()
+            else:
+                self._writing = False
+                if self._direct_write is not None:
+                    self._direct_write.free()
 
     def _hung_up(self) -> None:
         """Take note that the client has closed its end, or more than that."""

@@ -11,8 +11,10 @@ from typing import Protocol
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._timers import Timer, start_timer
+from flowstream.server._access_entry import keeps_access
+from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hangup import HangupWatch
+from flowstream.server._hypercorn import HTTPStream
 from flowstream.server._plain_response import ServerFields
 from flowstream.server._settings import ServerConfig
 
@@ -33,7 +35,7 @@ class _Member(Protocol):
 class Idle:
     """The connections on which nothing is asked for: the longest idle are first.
 
-    One timer is enough for all, since all have the same time.
+    One task is enough for all, since all have the same time.
 
     Args:
         timeout: seconds that a connection may be idle; then its `end_idle` is called.
@@ -42,36 +44,39 @@ class Idle:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._since: dict[_Member, float] = {}
-        self._timer: Timer | None = None
+        self._sleep = trio.CancelScope()
 
     def __contains__(self, connection: _Member) -> bool:
         return connection in self._since
 
     def add(self, connection: _Member) -> float:
         """Note that nothing is asked for from now on; return until when that may last."""
-        self._since[connection] = now = trio.current_time()
+        since = self._since
+        since[connection] = now = trio.current_time()
         due = now + self._timeout
-        if self._timer is None:
-            self._timer = start_timer(due, self._look)
+        if len(since) == 1 and due < self._sleep.deadline:
+            self._sleep.deadline = due
         return due
 
     def discard(self, connection: _Member) -> None:
         """Note that something is asked for, or that the connection has ended."""
         self._since.pop(connection, None)
 
-    def stop(self) -> None:
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.stop()
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            with trio.CancelScope(deadline=self._end_what_is_due()) as self._sleep:
+                await trio.sleep_forever()
 
-    def _look(self, now: float) -> float:
+    def _end_what_is_due(self) -> float:
+        """Return when to look again."""
+        now = trio.current_time()
         while self._since:
             connection, since = next(iter(self._since.items()))
             if now < since + self._timeout:
                 return since + self._timeout
             del self._since[connection]
             connection.end_idle()
-        self._timer = None
         return math.inf
 
 
@@ -85,6 +90,7 @@ class Connections:
         hangups: the watch over their sockets.
         idle: those that wait for a plain request.
         fields: what the server adds to each response.
+        exchange_class: what serves a plain request.
         write_timeout: seconds that a write may make no progress.
         closing: whether the worker is shutting down.
         plain: requests that were read without h11.
@@ -100,6 +106,7 @@ class Connections:
         self.plain = self.others = 0
         self._open: set[_Member] = set()
         self._nursery: trio.Nursery | None = None
+        self.exchange_class = LoggedExchange if keeps_access(config) else HTTPStream
         self._context = contextvars.copy_context()
         _all.add(self)
 
@@ -118,10 +125,15 @@ class Connections:
         """Have the tasks of connections run in `nursery`."""
         self._nursery = nursery
 
+    @property
+    def nursery(self) -> trio.Nursery:
+        """What their tasks run in."""
+        assert self._nursery is not None
+        return self._nursery
+
     def start(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Run something for a connection, with the server's contextvars: not an application's."""
-        assert self._nursery is not None
-        self._context.run(self._nursery.start_soon, function, *arguments)
+        self._context.run(self.nursery.start_soon, function, *arguments)
 
     def requests(self) -> list[str]:
         """Return what is being answered, in words for the log."""

@@ -230,7 +230,7 @@ _ATTRIBUTES: dict[type, str] = {
     "shutdown_timeout ssl_handshake_timeout startup_timeout workers",
     Lifespan: "shutdown supported",
     WorkerContext: "event_class terminate terminated",
-    TCPServer: "app config context idle_task send_lock state stream",
+    TCPServer: "app config context idle_task state stream",
     Logger: "access_log_format access_logger error_logger",
     H11Protocol: "app client config connection connection_state context keep_alive_requests send "
     "server ssl stream task_group",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import trio
+
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import Carried, Carrier
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
@@ -34,6 +36,11 @@ class Link(Live):
         self._carried: tuple[Carried, ...] = ()
         self.reason: CloseReason | None = None
         self.detail = ""
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """The nursery that outlives the connection: the worker's."""
+        return self._connection.nursery
 
     @property
     def is_attached(self) -> bool:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import trio
+
 from flowstream.asgi._head import HEAD_KEY, Head
-from flowstream.server._access_entry import Logged, keeps_access
-from flowstream.server._exchange import LoggedExchange
+from flowstream.server._access_entry import Logged
 from flowstream.server._hypercorn import (
     Body,
     ConnectionState,
     EndBody,
-    HTTPStream,
     Request,
     Response,
     StreamClosed,
@@ -27,10 +27,11 @@ from flowstream.server._hypercorn import (
     TaskGroup,
 )
 from flowstream.server._inbox import Inbox
-from flowstream.server._plain_response import Chunked, FramedByH11, ServerFields
+from flowstream.server._plain_response import Chunked, FramedByH11
 
 if TYPE_CHECKING:
     from flowstream.server._connection import Connection
+    from flowstream.server._connections import Connections
     from flowstream.server._plain_request import PlainRequest
 
 _STREAM_ID = 1
@@ -41,27 +42,30 @@ class PlainExchange:
 
     Args:
         connection: that.
-        fields: of the server.
+        connections: those of the worker.
         last: the connection is not to be used again.
     """
 
     __slots__ = (
-        "_app",
+        "_begun",
         "_connection",
         "_fields",
         "_framing",
         "_head",
         "_held",
         "_inbox",
+        "_kind",
         "_last",
         "_send",
         "_stream",
     )
 
-    def __init__(self, connection: Connection, fields: ServerFields, *, last: bool) -> None:
+    def __init__(self, connection: Connection, connections: Connections, *, last: bool) -> None:
         self._connection = connection
-        self._fields = fields
+        self._fields = connections.fields
+        self._kind = connections.exchange_class
         self._last = last
+        self._begun = False  # something is written
         self._framing: Chunked | FramedByH11 | None = None
         self._head = Head(self._write_head)
         self._held = b""
@@ -72,8 +76,7 @@ class PlainExchange:
         """Answer it, and return when the application has."""
         connection = self._connection
         config = connection.config
-        kind = LoggedExchange if keeps_access(config) else HTTPStream
-        self._stream = stream = kind(
+        self._stream = stream = self._kind(
             connection.app,
             config,
             connection.context,
@@ -153,8 +156,11 @@ class PlainExchange:
     async def _write(self, data: bytes) -> None:
         if self._held:
             data, self._held, self._head.is_held = self._held + data, b"", False
+        begun, self._begun = self._begun, True
         if not await self._connection.write(data):
             self.leave()
+        elif begun:
+            await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
 
     async def _write_head(self) -> None:
         await self._write(b"")

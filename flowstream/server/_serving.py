@@ -181,6 +181,7 @@ class _Service:
         listeners, addresses = make_listeners(sockets, self._config)
         async with trio.open_nursery() as watches:
             watches.start_soon(self._connections.hangups.run)
+            watches.start_soon(self._connections.idle.run)
             async with trio.open_nursery() as connections:
                 self._connections.run_in(connections)
                 try:
@@ -202,7 +203,6 @@ class _Service:
                     # Else shielded writes would hold up the end.
                     self._connections.abort(CloseReason.CANCELLED, "")
                     raise
-            self._connections.idle.stop()
             watches.cancel_scope.cancel()
 
     async def _accept(self, listeners: list[Listener], trigger: Trigger | None) -> None:

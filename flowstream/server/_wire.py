@@ -162,13 +162,13 @@ class Wire(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: the socket was closed on this side.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        data = self._read_nowait(max_bytes or _READ_SIZE)
+        data = self.read_nowait(max_bytes or _READ_SIZE)
         if data is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return data
         while data is None:
             await trio.lowlevel.wait_readable(self.socket)
-            data = self._read_nowait(max_bytes or _READ_SIZE)
+            data = self.read_nowait(max_bytes or _READ_SIZE)
         return data
 
     async def send_eof(self) -> None:
@@ -181,7 +181,13 @@ class Wire(trio.abc.HalfCloseableStream):
         except OSError as error:
             raise self._translated(error) from error
 
-    def _read_nowait(self, max_bytes: int) -> bytes | None:
+    def read_nowait(self, max_bytes: int) -> bytes | None:
+        """Return what the peer has sent, ``b""`` at its end; None if there is nothing yet.
+
+        Raises:
+            trio.BrokenResourceError: the peer has reset the connection.
+            trio.ClosedResourceError: the socket was closed on this side.
+        """
         try:
             return os.read(self.socket.fileno(), max_bytes)
         except BlockingIOError:

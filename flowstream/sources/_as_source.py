@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import AsyncGeneratorType
 from typing import Any
 
 import trio
@@ -34,6 +35,8 @@ def as_source(given: Any) -> Source | Feed:
         SourceError: if it is none. A `str`, bytes or mapping is refused although Python
             can iterate it: character by character or key by key is never what was meant.
     """
+    if type(given) is AsyncGeneratorType:  # the usual one: the classes below are slow to ask
+        return AsyncIteration(given)
     if isinstance(given, (Source, Feed)):
         return given
     if isinstance(given, (str, bytes, bytearray, memoryview, Mapping)):

@@ -425,6 +425,7 @@ async def test_the_first_cause_stands(reports, autojump_clock):
 
     class Carrier:
         reason, detail, write_timeout = None, "", 30.0
+        nursery = trio.lowlevel.current_task().parent_nursery
 
         def attach(self, stream):
             self.stream = stream
