@@ -301,7 +301,6 @@ async def test_tasks_of_an_idle_stream(server, client, app, aeventually):
     assert tasks() - before == 10 * IDLE + 1
     for one in readers:
         one.socket.close()
-    # The timer goes on until no connection could be idle for too long.
     await aeventually(lambda: tasks() == before, "all tasks have ended")
 
 
