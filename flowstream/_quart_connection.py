@@ -175,6 +175,10 @@ def connection_class(
             return LateContext(current_context(), requests, self, send)
 
         async def _send_response(self, send: Send, response: Any) -> None:
+            if getattr(self, "_disconnected", False):
+                # The request was cancelled with it. Quart would raise, which nobody catches, where
+                # nothing has waited since.
+                await trio.lowlevel.checkpoint()
             if not self.scope[HOST].delivered:
                 await super()._send_response(send, response)
 

@@ -534,8 +534,11 @@ async def test_curl_knows_a_file_that_shrank_from_a_whole_one(curl, path, monkey
         return pread(fd, size, at) if at < MIB else b""
 
     monkeypatch.setattr(os, "pread", shrinking)
-    assert await curl(code=18) == CONTENT[:MIB]
-    assert await curl("--http2-prior-knowledge", code=92) == CONTENT[:MIB]
+    for options, code in (((), 18), (("--http2-prior-knowledge",), 92)):
+        body = await curl(*options, code=code)
+        # What had not arrived when the response was cut off is not waited for.
+        assert len(body) <= MIB
+        assert CONTENT.startswith(body)
     assert [report.reason for report in reports] == [CloseReason.ERROR] * 2
 
 
