@@ -114,10 +114,10 @@ def serve(side: str, certificate: Path) -> None:
     import trio
 
     import flowstream
-    from flowstream.server import ServerConfig
+    from flowstream.server import streaming_config
 
     ours = side == "flowstream"
-    config = ServerConfig() if ours else hypercorn.config.Config()
+    config = streaming_config(h2c=True) if ours else hypercorn.config.Config()
     config.bind = ["127.0.0.1:0"]
     config.insecure_bind = ["127.0.0.1:0"]
     config.certfile = config.keyfile = str(certificate)

@@ -28,7 +28,8 @@ async def server():
     """Serve apps on free ports of 127.0.0.1 inside the test's Trio run.
 
     ``url = await server(app, **settings)``, where settings are those of Hypercorn. At the end
-    the servers shut down as if they had been told to.
+    the servers shut down as if they had been told to. Unless told otherwise they take HTTP/2
+    without TLS, which many tests speak.
     """
     stop = trio.Event()
     with trio.CancelScope() as scope:
@@ -40,7 +41,12 @@ async def server():
                         app,
                         streaming_config(
                             bind=["127.0.0.1:0"],
-                            **{"errorlog": SERVER_LOG, "graceful_timeout": 1.0, **settings},
+                            **{
+                                "errorlog": SERVER_LOG,
+                                "graceful_timeout": 1.0,
+                                "h2c": True,
+                                **settings,
+                            },
                         ),
                         shutdown_trigger=stop.wait,
                         task_status=task_status,

@@ -1,5 +1,9 @@
 """HTTP/1.1: Hypercorn's, with our WebSocket in it, heads that wait for a body, and no tunnels.
 
+``Upgrade: h2c`` is ignored: RFC 9113 § 3.1 has done away with it, and a proxy that passes it on has
+its rules passed by. HTTP/2 in the clear begins with its preface, where the setting ``h2c`` allows
+it.
+
 A stream's head is held until the first of its body is there, and both are one write (`Head`).
 
 A CONNECT asks a proxy for a tunnel (RFC 9110 § 9.3.6). Hypercorn hands it to the application
@@ -18,15 +22,18 @@ from flowstream.server._access_entry import Logged, keeps_access, log_unread
 from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hypercorn import (
     Closed,
+    H2ProtocolAssumedError,
     H11Protocol,
     H11WSConnection,
     HTTPStream,
     RawData,
     Request,
 )
+from flowstream.server._settings import ServerConfig
 from flowstream.server._websocket import LoggedWebSocket, WebSocket
 
 _STREAM_ID = 1
+_VERSIONS = (b"1.1", b"1.0")
 
 
 class HTTP1(H11Protocol):
@@ -34,6 +41,8 @@ class HTTP1(H11Protocol):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        # Under TLS there is ALPN to ask for HTTP/2 (RFC 9113 § 3.2).
+        self._takes_http2 = cast(ServerConfig, self.config).h2c and not self.ssl
         self._held = b""
         self._head = self.connection_state[HEAD_KEY] = Head(self._write_head)
 
@@ -56,17 +65,28 @@ class HTTP1(H11Protocol):
         data, self._held, self._head.is_held = self._held, b"", False
         await self.send(RawData(data))
 
+    async def _check_protocol(self, event: h11.Request) -> None:
+        line = (event.method, event.target, event.http_version)
+        if self._takes_http2 and line == (b"PRI", b"*", b"2.0"):
+            rest, _ = self.connection.trailing_data
+            raise H2ProtocolAssumedError(b"PRI * HTTP/2.0\r\n\r\n" + rest)
+
     async def _create_stream(self, request: h11.Request) -> None:
-        if request.method == b"CONNECT":
-            await super()._send_error_response(501)
-            await log_unread(self.config, self.client, self.ssl, 501, request)
-            await self.send(Closed())
+        if request.http_version not in _VERSIONS:
+            await self._refuse(505, request)
+        elif request.method == b"CONNECT":
+            await self._refuse(501, request)
         elif _asks_for_websocket(request):
             kind = LoggedWebSocket if keeps_access(self.config) else WebSocket
             self.connection = H11WSConnection(cast(h11.Connection, self.connection))
             await self._open(kind, request)
         else:
             await self._open(LoggedExchange if keeps_access(self.config) else HTTPStream, request)
+
+    async def _refuse(self, status: int, request: h11.Request) -> None:
+        await super()._send_error_response(status)
+        await log_unread(self.config, self.client, self.ssl, status, request)
+        await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
         stream = self.stream

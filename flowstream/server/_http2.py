@@ -100,14 +100,6 @@ class HTTP2(H2Protocol):
         self._last_request = 0
         self._going_away = False
 
-    async def initiate(
-        self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None
-    ) -> None:
-        """Begin, with the request that asked for the upgrade if there is one."""
-        await super().initiate(headers, settings)
-        for stream_id in list(self.streams):
-            await self._close_if_answered(stream_id)
-
     # -- from the application --------------------------------------------------------------
 
     async def stream_send(self, event: StreamEvent) -> None:

@@ -35,7 +35,6 @@ try:
     from hypercorn.protocol.events import Event as StreamEvent
     from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol, StreamBuffer
     from hypercorn.protocol.h11 import (
-        H2CProtocolRequiredError,
         H2ProtocolAssumedError,
         H11Protocol,
         H11WSConnection,
@@ -74,7 +73,6 @@ __all__ = [
     "ConnectionState",
     "Data",
     "EndBody",
-    "H2CProtocolRequiredError",
     "H2Protocol",
     "H2ProtocolAssumedError",
     "H11Protocol",
@@ -162,6 +160,7 @@ _METHODS: dict[type, dict[str, str]] = {
         "initiate": "",
         "handle": "event",
         "stream_send": "event",
+        "_check_protocol": "event",
         "_create_stream": "request",
         "_send_error_response": "status_code",
         "_send_h11_event": "event",
@@ -236,7 +235,6 @@ _ATTRIBUTES: dict[type, str] = {
     "server ssl stream task_group",
     H2Protocol: "app client closed config connection connection_state context has_data "
     "keep_alive_requests priority send server ssl stream_buffers streams task_group",
-    H2CProtocolRequiredError: "data headers settings",
     H2ProtocolAssumedError: "data",
     StreamBuffer: "buffer _complete _is_empty _paused",
     HTTPStream: "closed response scope send state stream_id",

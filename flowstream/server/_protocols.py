@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from flowstream.server._http1 import HTTP1
 from flowstream.server._http2 import HTTP2
 from flowstream.server._hypercorn import (
-    H2CProtocolRequiredError,
     H2ProtocolAssumedError,
     ProtocolWrapper,
     RawData,
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Protocols(ProtocolWrapper):
-    """HTTP/1.1, or HTTP/2 by ALPN, by prior knowledge or by upgrade."""
+    """HTTP/1.1, or HTTP/2 by ALPN or, if the setting ``h2c`` allows it, by prior knowledge."""
 
     protocol: HTTP1 | HTTP2
 
@@ -38,8 +37,6 @@ class Protocols(ProtocolWrapper):
             await self.protocol.handle(event)
         except H2ProtocolAssumedError as error:
             await self._change_over(error.data)
-        except H2CProtocolRequiredError as error:
-            await self._change_over(error.data, error.headers, error.settings)
 
     @property
     def may_half_close(self) -> bool:
@@ -58,7 +55,7 @@ class Protocols(ProtocolWrapper):
             # The next response bears ``Connection: close`` (RFC 9112 § 9.6).
             self.protocol.keep_alive_requests = self.protocol.config.keep_alive_max_requests
 
-    async def _change_over(self, data: bytes, *upgrade: Any) -> None:
+    async def _change_over(self, data: bytes) -> None:
         old = self.protocol
         self.protocol = HTTP2(  # pyright: ignore[reportIncompatibleVariableOverride]
             self._connection,
@@ -72,6 +69,6 @@ class Protocols(ProtocolWrapper):
             old.server,
             old.send,
         )
-        await self.protocol.initiate(*upgrade)
+        await self.protocol.initiate()
         if data:
             await self.protocol.handle(RawData(data))

@@ -53,6 +53,11 @@ class ServerConfig(Config):
     log_format: str = "text"
     """How the log is written: ``"text"``, or ``"json"`` for one object a line."""
 
+    h2c: bool = False
+    """Whether a client may begin with HTTP/2 where there is no TLS ("prior knowledge", RFC 9113
+    § 3.3). Hypercorn lets any client do so; browsers don't, so it is for proxies and services of
+    one's own."""
+
     backlog = 2048
     """Connections that may wait to be accepted. Hypercorn's 100 are few when a thousand
     browsers come back after a restart; the kernel caps it at ``net.core.somaxconn`` (4096)."""
@@ -137,6 +142,8 @@ def checked(config: Config) -> ServerConfig:
         positive("read_timeout", config.read_timeout, unit="seconds")
     if config.max_requests is not None:
         whole("max_requests", config.max_requests, unit="requests")
+    if not isinstance(config.h2c, bool):
+        raise TypeError(f"h2c must be True or False, not {config.h2c!r}")
     _check_probes(config.keep_alive_probes)
     if config.log_format not in FORMATS:
         raise ValueError(f"log_format must be 'text' or 'json', not {config.log_format!r}")

@@ -69,8 +69,6 @@ UPGRADE = (
 TRIPPING = {
     "subprotocols": UPGRADE + b"Sec-WebSocket-Protocol: \xff\r\n\r\n",
     "extensions": UPGRADE + b"Sec-WebSocket-Extensions: \xff\r\n\r\n",
-    "h2c settings": b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n"
-    b"Upgrade: h2c\r\nHTTP2-Settings: a\r\n\r\n",
 }
 
 MALFORMED = {

@@ -311,7 +311,10 @@ async def fuzzed(monkeypatch, address, serve=flowstream.serve):
     own, theirs = logging.getLogger("flowstream"), logging.getLogger("tests.fuzz")
     theirs.propagate = False
     config = streaming_config(
-        bind=[address if ":" in address else f"unix:{address}"], errorlog=theirs, write_timeout=4
+        bind=[address if ":" in address else f"unix:{address}"],
+        errorlog=theirs,
+        write_timeout=4,
+        h2c=True,
     )
     own.addHandler(watch)
     theirs.addHandler(watch)

@@ -139,7 +139,7 @@ async def test_a_shutdown_does_not_wait_for_it(
     app, stop, ended = App(Limits(stall_timeout=math.inf)), trio.Event(), trio.Event()
     tls = certificate if kind == "tls" else {}
     config = streaming_config(
-        bind=["127.0.0.1:0"], errorlog=None, write_timeout=1000, graceful_timeout=5, **tls
+        h2c=True, bind=["127.0.0.1:0"], errorlog=None, write_timeout=1000, graceful_timeout=5, **tls
     )
 
     async def serve(task_status):
