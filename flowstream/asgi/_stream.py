@@ -148,7 +148,7 @@ class Stream:
         """Start the producer and the watch over it in `nursery`, the host's own.
 
         It may be None for a stream that needs none. Its producer then is a task of the server,
-        for which `finish` waits: a nursery for one task takes 2 KB of each stream.
+        for which `finish` waits.
         """
         self._supply.start(self._carrier.nursery if nursery is None and self._carrier else nursery)
         if self._needs_watch:

@@ -1,11 +1,11 @@
 """Plain requests: those that are read without h11, by one pattern that is stricter than it.
 
 Nearly every stream begins with a GET that came whole, has no body and asks for no other protocol.
-To read one with h11 costs more than all else that the server does for it. What the pattern here
-does not take is no error: h11 reads it, and has the last word on what is refused.
+One pattern is enough to read it. What that does not take is no error: h11 reads it, and has the
+last word on what is refused.
 
 So the pattern needs no leniency. It takes a part of what h11 takes, and reads it in the same way:
-``tests/server/test_plain_request.py`` compares the two.
+``tests/server/test_plain_requests.py`` compares the two.
 """
 
 from __future__ import annotations

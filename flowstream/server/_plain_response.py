@@ -1,10 +1,10 @@
 """Framing of the response to a plain request: by ourselves while it is plain, else by h11.
 
 A response is plain if the server frames its body, in chunks, and keeps the connection. Its head
-is then the status, the app's fields, the server's own and one more. h11 checks, copies and
-searches the fields six times on the way there.
+is then the status, the app's fields, the server's own and one more. h11 checks and copies the
+fields three times on the way there.
 
-Both give the same bytes: ``tests/server/test_plain_response.py`` compares them.
+Both give the same bytes: ``tests/server/test_plain_requests.py`` compares them.
 """
 
 from __future__ import annotations
