@@ -32,7 +32,9 @@ class CodeWatch:
         if self._changed_while_loading():
             return
         # There is no event: inotify would be a dependency, for a thing that only developers use.
-        while not await trio.to_thread.run_sync(self._changed):  # noqa: ASYNC110
+        # The app may hold all threads of Trio's default limiter.
+        limiter = trio.CapacityLimiter(1)
+        while not await trio.to_thread.run_sync(self._changed, limiter=limiter):  # noqa: ASYNC110
             await trio.sleep(_EVERY)
 
     def _changed_while_loading(self) -> bool:

@@ -41,11 +41,19 @@ from typing import TYPE_CHECKING, Any
 from flowstream._lazy import lazy_names
 from flowstream.sources._as_source import as_source, resumable
 from flowstream.sources._feed import Feed
+from flowstream.sources._pools import (
+    ThreadPoolStatistics,
+    ThreadStatistics,
+    closing_limiter,
+    cursor_limiter,
+    file_limiter,
+    process_limiter,
+    thread_limiter,
+    thread_statistics,
+)
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
-from flowstream.sources._threads import thread_limiter
-from flowstream.sources._visits import cursor_limiter
 from flowstream.sources.batched import batched
 from flowstream.sources.checked import checked
 from flowstream.sources.merge import merge
@@ -88,9 +96,16 @@ __all__ = [
     "Source",
     "SourceLike",
     "as_source",
-    "cursor_limiter",
     "resumable",
+    # worker threads
+    "ThreadPoolStatistics",
+    "ThreadStatistics",
+    "closing_limiter",
+    "cursor_limiter",
+    "file_limiter",
+    "process_limiter",
     "thread_limiter",
+    "thread_statistics",
     # producers
     "anthropic_tokens",
     "local_tokens",

@@ -28,11 +28,11 @@ from flowstream.limits import positive
 from flowstream.sources._beside import run_with_tasks
 from flowstream.sources._lines import MAX_LINE, LineSplitter, check_lines, text_of
 from flowstream.sources._place import Cursor
+from flowstream.sources._pools import pools
 from flowstream.sources._regular_file import Path, open_regular
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources._tail import Piece, Tail
-from flowstream.sources._threads import thread_limiter
 
 __all__ = ["follow"]
 
@@ -76,35 +76,34 @@ class Follow(Resumable):
             OSError: the file system failed.
         """
         tail = Tail(self._path, last=self._last, after=self._after, replay=self._replay)
+        turn = trio.Lock()  # a client takes one thread at a time
 
         async def send_all(nursery: trio.Nursery) -> None:
-            nursery.start_soon(self._hold_on, tail)
-            await self._send_all(tail, out)
+            nursery.start_soon(self._hold_on, tail, turn)
+            await self._send_all(tail, turn, out)
 
         try:
             await run_with_tasks(send_all)
         finally:
             tail.close()
 
-    async def _hold_on(self, tail: Tail) -> None:
+    async def _hold_on(self, tail: Tail, turn: trio.Lock) -> None:
         """Find the files that come to be, however long the client takes for what is before."""
         while True:
             looks = tail.looks
             await trio.sleep(1.5 * self._poll)
-            if tail.looks != looks:
-                continue  # who reads does not wait
+            if tail.looks != looks or turn.locked():
+                continue  # who reads does not wait for the client
             # What is wrong is met again by who reads.
             with contextlib.suppress(OSError, PublicError):
-                await trio.to_thread.run_sync(
-                    tail.find, limiter=thread_limiter(), abandon_on_cancel=True
-                )
+                async with turn:
+                    await pools().files.run(tail.find)
 
-    async def _send_all(self, tail: Tail, out: Outlet) -> None:
+    async def _send_all(self, tail: Tail, turn: trio.Lock, out: Outlet) -> None:
         sender = _Lines(out, self._encoding, self._max_line, self._after) if self._lines else None
         while True:
-            piece = await trio.to_thread.run_sync(
-                tail.look, limiter=thread_limiter(), abandon_on_cancel=True
-            )
+            async with turn:
+                piece = await pools().files.run(tail.look)
             if sender is not None:
                 await sender.send(piece)
             else:

@@ -18,6 +18,7 @@ from functools import partial
 import trio
 
 from flowstream.sources._child import Child
+from flowstream.sources._pools import pools
 
 Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -47,7 +48,7 @@ async def start_child(
     start = partial(_start, list(args), stdin=stdin, stderr=stderr, cwd=cwd, env=env)
     starting = _Starting(start)
     try:
-        started = await trio.to_thread.run_sync(starting.run, abandon_on_cancel=True)
+        started = await pools().processes.run(starting.run)
     except trio.Cancelled:
         await starting.leave()  # noqa: ASYNC102  # shields itself
         raise

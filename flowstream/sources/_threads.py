@@ -24,30 +24,18 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import outcome
 import trio
 
 from flowstream._outlet import Outlet
 from flowstream.sources._beside import run_with_tasks
-from flowstream.sources._limiter import limiter_of
+from flowstream.sources._pools import Pool, pools
 from flowstream.sources._source import Source
 
 _BATCH_ITEMS = 256
 _BATCH_SECONDS = 0.005
-
-# Trio's own default limiter has 40 tokens, which an app's other threads also need: a limiter
-# apart, so that 40 slow cursors don't keep the app from opening a file.
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("flowstream threads")
-
-
-def thread_limiter() -> trio.CapacityLimiter:
-    """Return the limiter of the worker threads that iterate sync sources (40 at once).
-
-    It belongs to the current Trio run. Set its ``total_tokens`` to change the bound.
-    """
-    return limiter_of(_limiter)
 
 
 class ThreadedIteration(Source):
@@ -57,9 +45,18 @@ class ThreadedIteration(Source):
         iterable: what is iterated; or, with `call`, what returns it.
         call: whether `iterable` is a function of no arguments.
         batch: items that are fetched at once, at the most; fewer where they are large.
+        pool: whose threads iterate it and close it; by default those for an app's iterables.
     """
 
-    def __init__(self, iterable: Any, *, call: bool = False, batch: int = _BATCH_ITEMS) -> None:
+    def __init__(
+        self,
+        iterable: Any,
+        *,
+        call: bool = False,
+        batch: int = _BATCH_ITEMS,
+        pool: Pool | None = None,
+    ) -> None:
+        self._pool = pool
         self._batch = batch
         self._given = iterable
         self._call = call
@@ -76,15 +73,18 @@ class ThreadedIteration(Source):
     async def discard(self) -> None:
         """Close what was handed over, if it can be closed."""
         if not self._call:
-            await trio.to_thread.run_sync(
-                self._close, limiter=thread_limiter(), abandon_on_cancel=True
-            )
+            await self._closing_pool().run(self._close)
+
+    def _closing_pool(self) -> Pool:
+        """Return whose threads close it: not behind those that are stuck in others."""
+        return pools().closing if self._pool is None else self._pool
 
     async def _iterate(self, out: Outlet, nursery: trio.Nursery) -> None:
         context = contextvars.copy_context()
         token = trio.lowlevel.current_trio_token()
         closing = _Closing()
         batch = _Batch()
+        pool = pools().iterables if self._pool is None else self._pool
         try:
             while not batch.last:
                 batch = _Batch()
@@ -100,7 +100,7 @@ class ThreadedIteration(Source):
                         closing.result = outcome.capture(context.run, self._close)
                         _tell(token, closing.done)
 
-                nursery.start_soon(_in_thread, hop, batch)
+                nursery.start_soon(_in_thread, pool, hop, batch)
                 await batch.ready.wait()
                 await batch.send_to(out)
                 await batch.returned.wait()
@@ -115,12 +115,9 @@ class ThreadedIteration(Source):
             if busy:
                 await closing.done.wait()  # noqa: ASYNC102  # see _shielding.py
                 closing.result.unwrap()
-            else:
-                await trio.to_thread.run_sync(  # noqa: ASYNC102  # see _shielding.py
-                    context.run,
-                    self._close,
-                    limiter=thread_limiter(),
-                    abandon_on_cancel=True,
+            elif self._iterator is not None:
+                await self._closing_pool().run(  # noqa: ASYNC102  # see _shielding.py
+                    context.run, self._close
                 )
 
     def _fetch(self, batch: _Batch) -> None:
@@ -197,30 +194,13 @@ class _Closing:
         self.result: outcome.Maybe[None] = outcome.Value(None)
 
 
-class _Granting:
-    """The limiter, which says when it has granted a thread: a batch is timed from there."""
-
-    def __init__(self, granted: Callable[[], None]) -> None:
-        self._limiter = thread_limiter()
-        self._granted = granted
-
-    async def acquire_on_behalf_of(self, borrower: object) -> None:
-        await self._limiter.acquire_on_behalf_of(borrower)
-        self._granted()
-
-    def release_on_behalf_of(self, borrower: object) -> None:
-        self._limiter.release_on_behalf_of(borrower)
-
-
-async def _in_thread(hop: Callable[[], None], batch: _Batch) -> None:
+async def _in_thread(pool: Pool, hop: Callable[[], None], batch: _Batch) -> None:
     with batch.scope:
         # The timer is here and not in the task that sends: a timeout of its own that ends as
         # the stream is cancelled would hide the one from the other (see _shielding.py).
         async with trio.open_nursery() as timer:
-            granting = _Granting(lambda: timer.start_soon(batch.become_late))
-            # Trio takes whatever has these two methods for a limiter.
-            limiter = cast(trio.CapacityLimiter, granting)
-            await trio.to_thread.run_sync(hop, limiter=limiter, abandon_on_cancel=True)
+            # A batch is timed from when it has a thread.
+            await pool.run(hop, granted=lambda: timer.start_soon(batch.become_late))
             timer.cancel_scope.cancel()
         batch.returned.set()
         batch.ready.set()

@@ -30,26 +30,14 @@ import outcome
 import trio
 
 from flowstream._timers import start_timer
-from flowstream.sources._limiter import limiter_of
+from flowstream.sources._pools import Seat, pools
 
 logger = logging.getLogger("flowstream")
-
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("flowstream cursors")
 
 # An interruption that comes an instant too early does nothing, so it is made again.
 _AGAIN = 0.05
 # Seconds that a thread may take to leave. It is less than the cleanup that a stream allows.
 _PATIENCE = 3.0
-
-
-def cursor_limiter() -> trio.CapacityLimiter:
-    """Return the limiter of the worker threads that wait for databases (40 at once).
-
-    Apart from `thread_limiter`, because a query that computes holds its thread: forty of them
-    must not keep other streams from running. It belongs to the current Trio run. Set its
-    ``total_tokens`` to change the bound; more than the database takes connections is no use.
-    """
-    return limiter_of(_limiter)
 
 
 class Visited(abc.ABC):
@@ -129,7 +117,8 @@ class Visits:
 
     def __init__(self, visited: Visited) -> None:
         self._visited = visited
-        self._limiter = cursor_limiter()
+        self._pool = pools().cursors
+        self._seat: Seat | None = None  # of the visit that was begun last
         # One for all calls: contextvars that are set in one are seen in the next.
         self._context = contextvars.copy_context()
         self._token = trio.lowlevel.current_trio_token()
@@ -141,18 +130,18 @@ class Visits:
 
     async def start(self, call: Callable[[], Any]) -> Visit:
         """Begin to run `call` in a thread; **waits** while there are too many of them."""
-        visit = Visit()
-        await self._limiter.acquire_on_behalf_of(visit)
+        visit, seat = Visit(), Seat(self._pool)
+        await seat.acquire()
         try:
             trio.lowlevel.start_thread_soon(
                 lambda: self._context.run(self._enter, call),
-                lambda result: self._come_back(visit, result),
+                lambda result: self._come_back(visit, seat, result),
                 "flowstream cursor",
             )
         except BaseException:
-            self._limiter.release_on_behalf_of(visit)
+            seat.release()
             raise
-        self._visit = visit
+        self._visit, self._seat = visit, seat
         return visit
 
     async def run(self, call: Callable[[], Any]) -> Any:
@@ -180,6 +169,8 @@ class Visits:
         visit = self._visit
         if visit is None or (visit.is_back() and self._closed):
             return
+        assert self._seat is not None
+        self._seat.leave()
         cancelled = trio.current_effective_deadline() == -math.inf
         with trio.move_on_after(_PATIENCE, shield=cancelled):
             if not visit.is_back():
@@ -232,13 +223,13 @@ class Visits:
         except Exception:
             logger.warning("a cursor could not be closed", exc_info=True)
 
-    def _come_back(self, visit: Visit, result: outcome.Outcome[Any]) -> None:
+    def _come_back(self, visit: Visit, seat: Seat, result: outcome.Outcome[Any]) -> None:
         # The Trio run may have ended while the thread was away.
         with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._arrive, visit, result)
+            self._token.run_sync_soon(self._arrive, visit, seat, result)
 
-    def _arrive(self, visit: Visit, result: outcome.Outcome[Any]) -> None:
-        self._limiter.release_on_behalf_of(visit)
+    def _arrive(self, visit: Visit, seat: Seat, result: outcome.Outcome[Any]) -> None:
+        seat.release()
         visit.arrive(result)
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from flowstream._errors import PublicError
 from flowstream._outlet import Outlet
+from flowstream.sources._pools import pools
 from flowstream.sources._ranges import asked_range
 from flowstream.sources._regular_file import Path, open_regular
 from flowstream.sources._source import Source
@@ -74,7 +75,8 @@ class FileChunks(Source):
             PublicError: ``file_changed``: another has taken its place, or it is shorter now.
         """
         batch = min(256, _BATCH_BYTES // self._chunk)
-        await ThreadedIteration(self._read, call=True, batch=batch).run(out)
+        pool = pools().files  # short work, apart from what an app's generators do
+        await ThreadedIteration(self._read, call=True, batch=batch, pool=pool).run(out)
 
     def _read(self) -> Iterator[bytes]:
         """Give the bytes. Runs in worker threads, and is closed in one."""

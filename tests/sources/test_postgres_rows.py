@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 
 import flowstream
 from flowstream import MissingExtraError, SourceError, UpstreamError, ndjson, sse
+from flowstream.sources._pools import cursor_limiter
 from flowstream.sources._relay import Relay
-from flowstream.sources._visits import cursor_limiter
 from flowstream.sources.postgres import postgres_rows
 from flowstream.testing import collect, open_stream
 

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 import flowstream
 from flowstream import SourceError, ndjson, sse
+from flowstream.sources._pools import cursor_limiter
 from flowstream.sources._relay import Relay
 from flowstream.sources._rows import _as_dicts
-from flowstream.sources._visits import cursor_limiter
 from flowstream.sources.sqlite import sqlite_rows
 from flowstream.testing import collect, open_stream
 
