@@ -129,7 +129,7 @@ class Publisher:
         self.published += 1
         self.last_publish = published.stamp
         if self.snapshots is not None:
-            self.snapshots.published(event)
+            self.snapshots.published(published)
         return published
 
     async def _wait_for_readers(self, event: Event) -> None:

@@ -249,12 +249,15 @@ class Subscriber:
         """
         encoder, id = self._member.encoder, snapshot.id
         if encoder is None:
-            return Published(snapshot.number, Event(snapshot.data, id=id, type="snapshot"), 0.0)
+            return Published(
+                snapshot.number, Event(snapshot.data(None), id=id, type="snapshot"), 0.0
+            )
 
         def encode() -> bytes:
+            data = snapshot.data(encoder)
             if self._controls:
-                return encoder.control("snapshot", snapshot.data, id=id)
-            return encoder.encode(snapshot.data, id=id, type="snapshot")
+                return encoder.control("snapshot", data, id=id)
+            return encoder.encode(data, id=id, type="snapshot")
 
         try:
             return snapshot.frame((encoder, self._controls), encode) if self._shared else encode()

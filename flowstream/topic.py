@@ -423,7 +423,7 @@ class Topic(Feed):
         if given is None:
             return None
         if isinstance(given, LatestByKey):
-            return KeptByKey(self._publisher.history, given.keys, self.name)
+            return KeptByKey(self._publisher.history, given, self.name)
         if not callable(given):
             raise TypeError(
                 f"snapshot must be an async function or LatestByKey(), not {type(given).__name__}"

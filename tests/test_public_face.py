@@ -114,7 +114,7 @@ SIGNATURES = {
     "Topic": "(name, *, replay=Replay(items=1000, seconds=inf, bytes=8388608), snapshot=None, "
     "presence=None, snapshot_timeout=30.0)",
     "Replay": "(items=1000, seconds=inf, bytes=8388608)",
-    "LatestByKey": "(keys=10000)",
+    "LatestByKey": "(keys=10000, bytes=8388608)",
     "Retry": "(first=1.0, longest=60.0)",
     "resumable": "(function)",
     "Topics": "(factory=<class 'flowstream.Topic'>, *, idle=60.0, limit=10000, authorize=None, "

@@ -67,7 +67,8 @@ _TEXTS = (
     ipaddress.IPv6Network,
 )
 _TEXTY = (str, bytes, bytearray, UserString)
-_SCALARS = frozenset({str, float, bool, type(None)})
+# JSON that is there already is nothing to walk.
+_SCALARS = frozenset({str, float, bool, type(None), msgspec.Raw})
 _MOMENTS = (datetime.date, datetime.time)
 _KNOWN = frozenset(
     {
@@ -80,7 +81,6 @@ _KNOWN = frozenset(
         bytes,
         bytearray,
         memoryview,
-        msgspec.Raw,
     }
 )
 
@@ -207,7 +207,8 @@ class JSONWriter:
 
     Args:
         encode: the app's hook. It is given each value but the plain ones (`str`, `int`, `float`,
-            `bool`, None, `list`, `tuple`, `dict`; their subclasses are not plain), keys included,
+            `bool`, None, `list`, `tuple`, `dict`, and JSON that is there already, `msgspec.Raw`;
+            their subclasses are not plain), keys included,
             and returns what to write instead. What is not its own it returns as it is, or raises
             a `TypeError`, as a function for `json.dumps` does.
         big_integers: ``"string"`` writes whole numbers that JavaScript can't hold (beyond 2⁵³ - 1)

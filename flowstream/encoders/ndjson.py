@@ -32,8 +32,8 @@ class NDJSON(ControlEncoder):
         names: control events to rename, e.g. ``{"gap": "lost"}``.
         encode: a function for types of the app's own: given such a value, it returns what to write
             in its place, and raises TypeError for any other (as one for `json.dumps` does). It
-            is asked about all but plain `str`, `int`, `float`, `bool`, None, `list`, `tuple` and
-            `dict`.
+            is asked about all but `msgspec.Raw`, and plain `str`, `int`, `float`, `bool`, None,
+            `list`, `tuple` and `dict`.
         big_integers: ``"string"`` writes whole numbers beyond 2⁵³ - 1 as text, since JavaScript
             would round them.
 
