@@ -70,7 +70,16 @@ LAYERS: dict[str, list[str]] = {
     "serving and operating": ["server", "testing", "demo", "cli"],
 }
 SANS_IO = ("vocabulary", "sans-I/O")
-PURE = ["asgi._compression", "asgi._deadlines", "asgi._disposition", "asgi._request"]
+PURE = [
+    "asgi._compression",
+    "asgi._deadlines",
+    "asgi._disposition",
+    "asgi._request",
+    "server._peer_settings",
+    "server._plain_request",
+    "server._request_rules",
+    "server._strict_lines",
+]
 
 # The public face imports what it names. What it must not import is what an app may do
 # without: the integrations, the test kit and the programs.

@@ -29,11 +29,12 @@ from flowstream.server._hypercorn import (
     RawData,
     Request,
 )
+from flowstream.server._request_rules import RequestHead, judge_http1
 from flowstream.server._settings import ServerConfig
+from flowstream.server._strict_lines import StrictLines
 from flowstream.server._websocket import LoggedWebSocket, WebSocket
 
 _STREAM_ID = 1
-_VERSIONS = (b"1.1", b"1.0")
 
 
 class HTTP1(H11Protocol):
@@ -41,6 +42,8 @@ class HTTP1(H11Protocol):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        # h11 has no other way to be less lenient.
+        cast(Any, self.connection)._receive_buffer = StrictLines()
         # Under TLS there is ALPN to ask for HTTP/2 (RFC 9113 § 3.2).
         self._takes_http2 = cast(ServerConfig, self.config).h2c and not self.ssl
         self._held = b""
@@ -72,20 +75,22 @@ class HTTP1(H11Protocol):
             raise H2ProtocolAssumedError(b"PRI * HTTP/2.0\r\n\r\n" + rest)
 
     async def _create_stream(self, request: h11.Request) -> None:
-        if request.http_version not in _VERSIONS:
-            await self._refuse(505, request)
-        elif request.method == b"CONNECT":
-            await self._refuse(501, request)
+        raw = self.config.h11_pass_raw_headers
+        headers = request.headers.raw_items() if raw else list(request.headers)
+        asked = RequestHead(request.method, request.target, request.http_version, headers)
+        head = judge_http1(asked)
+        if isinstance(head, int):
+            await self._refuse(head, asked)
         elif _asks_for_websocket(request):
             kind = LoggedWebSocket if keeps_access(self.config) else WebSocket
             self.connection = H11WSConnection(cast(h11.Connection, self.connection))
-            await self._open(kind, request)
+            await self._open(kind, head)
         else:
-            await self._open(LoggedExchange if keeps_access(self.config) else HTTPStream, request)
+            await self._open(LoggedExchange if keeps_access(self.config) else HTTPStream, head)
 
-    async def _refuse(self, status: int, request: h11.Request) -> None:
+    async def _refuse(self, status: int, head: RequestHead) -> None:
         await super()._send_error_response(status)
-        await log_unread(self.config, self.client, self.ssl, status, request)
+        await log_unread(self.config, self.client, self.ssl, status, head)
         await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
@@ -97,9 +102,8 @@ class HTTP1(H11Protocol):
         if stream is None:
             await log_unread(self.config, self.client, self.ssl, status_code)
 
-    async def _open(self, kind: type[HTTPStream | WebSocket], request: h11.Request) -> None:
-        # Hypercorn's, but for the class.
-        raw = self.config.h11_pass_raw_headers
+    async def _open(self, kind: type[HTTPStream | WebSocket], head: RequestHead) -> None:
+        # Hypercorn's, but for the class, and for methods, which are not put in capitals.
         self.stream = kind(
             self.app,
             self.config,
@@ -114,10 +118,10 @@ class HTTP1(H11Protocol):
         await self.stream.handle(
             Request(
                 stream_id=_STREAM_ID,
-                headers=request.headers.raw_items() if raw else list(request.headers),
-                http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
+                headers=head.headers,
+                http_version=head.http_version.decode(),
+                method=head.method.decode("ascii"),
+                raw_path=head.target,
                 state=self.connection_state,
             )
         )
@@ -132,5 +136,6 @@ def _asks_for_websocket(request: h11.Request) -> bool:
     # has more characters than that of bytes.
     fields = {name: value.decode("latin-1").strip().lower() for name, value in request.headers}
     tokens = [token.strip() for token in fields.get(b"connection", "").split(",")]
-    method = request.method.upper()  # as Hypercorn passes it on
-    return method == b"GET" and "upgrade" in tokens and fields.get(b"upgrade") == "websocket"
+    return (
+        request.method == b"GET" and "upgrade" in tokens and fields.get(b"upgrade") == "websocket"
+    )

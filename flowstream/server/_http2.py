@@ -8,8 +8,10 @@ What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
 * An app that ends without ending its response resets the stream: the client would wait
   for ever for the rest.
 * An upload that its application does not read holds up nothing else (`Upload`).
-* A request with a method or path that is missing or not ASCII is refused by itself, and data
-  for a stream that is over is dropped; both end Hypercorn's worker.
+* A request that a proxy may read otherwise is refused with 400 before an application is asked
+  (`judge_http2`). A method or path that is not ASCII ends Hypercorn's worker, and so does data
+  for a stream that is over, which is dropped here.
+* What the client sets is kept in bounds (`PeerSettings`).
 * A client that opens streams in order to reset them meets two bounds: on applications at
   work, and on its trials (`Patience`). Its priorities are ignored (`Turns`).
 * ``keep_alive_max_requests`` and a shutdown send GOAWAY and let the streams that are open go
@@ -32,7 +34,7 @@ from hyperframe.frame import GoAwayFrame
 from flowstream._closing import CloseReason
 from flowstream.asgi._connection import STATE_KEY
 from flowstream.asgi._head import HEAD_KEY, Head
-from flowstream.server._access_entry import keeps_access
+from flowstream.server._access_entry import keeps_access, log_unread
 from flowstream.server._connections import CLOSED
 from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hypercorn import (
@@ -57,6 +59,8 @@ from flowstream.server._hypercorn import (
 )
 from flowstream.server._link import Link
 from flowstream.server._patience import Patience
+from flowstream.server._peer_settings import PeerSettings, forget_table_sizes
+from flowstream.server._request_rules import RequestHead, judge_http2
 from flowstream.server._stream_buffer import LOW_WATER, BoundedStreamBuffer
 from flowstream.server._turns import Turns
 from flowstream.server._upload import CREDIT, Upload
@@ -88,6 +92,7 @@ class HTTP2(H2Protocol):
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
+        self.connection.remote_settings = PeerSettings()
         self.priority = Turns()  # type: ignore[assignment]  # no tree
         self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams
@@ -282,6 +287,8 @@ class HTTP2(H2Protocol):
             elif isinstance(event, h2.events.StreamReset):
                 await self._was_reset(event.stream_id)
             elif not isinstance(event, h2.events.PriorityUpdated):
+                if isinstance(event, h2.events.RemoteSettingsChanged):
+                    forget_table_sizes(self.connection)
                 await super()._handle_events([event])
         await self._flush()
 
@@ -292,20 +299,35 @@ class HTTP2(H2Protocol):
             return
         # RFC 9113 § 8.7: refused before any processing, so it is safe to send again.
         refused = self._going_away or self._at_work >= 2 * self.config.h2_max_concurrent_streams
-        if refused or not _acceptable(event):
-            codes = h2.errors.ErrorCodes
-            code = codes.REFUSED_STREAM if refused else codes.PROTOCOL_ERROR
-            self.connection.reset_stream(event.stream_id, code)
+        if refused:
+            self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             await self._lose_patience()
+            return
+        head = judge_http2(event.headers or (), ended=event.stream_ended is not None)
+        if isinstance(head, int):
+            await self._refuse(event, head)
             return
         await self.send(Updated(idle=False))
         await self._create_stream(event)
         await self._close_if_answered(event.stream_id)
 
+    async def _refuse(self, event: h2.events.RequestReceived, status: int) -> None:
+        """Answer a request, which is not the application's to see, and end its stream."""
+        fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
+        fields += self.config.response_headers("h2")
+        self.connection.send_headers(event.stream_id, fields, end_stream=True)
+        self._discourage(event.stream_id)
+        await self._lose_patience()
+        asked = dict(event.headers or ())
+        head = RequestHead(
+            asked.get(b":method", b"-"), asked.get(b":path", b"-"), b"2", event.headers or []
+        )
+        await log_unread(self.config, self.client, self.ssl, status, head)
+
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         # Hypercorn's, but for the buffer and for the link in the state.
         stream_id, fields = request.stream_id, dict(request.headers)
-        method = fields[b":method"].decode("ascii").upper()
+        method = fields[b":method"].decode("ascii")
         if stream_id % 2:  # a client's: not one that we push
             self._last_request = max(self._last_request, stream_id)
         self._links[stream_id] = link = Link(
@@ -431,9 +453,3 @@ class HTTP2(H2Protocol):
         if buffer := self.stream_buffers.get(stream_id):
             await buffer.close()
             await self._window_updated(stream_id)  # for the sending task to clear it away
-
-
-def _acceptable(request: h2.events.RequestReceived) -> bool:
-    """Return whether Hypercorn can serve this request."""
-    fields = dict(request.headers or ())
-    return all(fields.get(name, b"\xff").isascii() for name in (b":method", b":path"))

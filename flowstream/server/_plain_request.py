@@ -5,7 +5,8 @@ One pattern is enough to read it. What that does not take is no error: h11 reads
 last word on what is refused.
 
 So the pattern needs no leniency. It takes a part of what h11 takes, and reads it in the same way:
-``tests/server/test_plain_requests.py`` compares the two.
+``tests/server/test_plain_requests.py`` compares the two. The rules for the target and the host are
+those of all requests.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from flowstream.server._request_rules import is_host, is_target
+
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 § 5.6.2
 _VALUE = rb"[\t -~\x80-\xff]*+"
 _FIELD = re.compile(rb"(%b):(%b)\r\n" % (_NAME, _VALUE))
 # RFC 9112 § 3 and § 5. The quantifiers are possessive: time is linear in the length.
-_HEAD = re.compile(rb"GET (/[!-~]*+) HTTP/1\.1\r\n((?:%b:%b\r\n)++)\r\n" % (_NAME, _VALUE))
-_HOST = re.compile(rb"[A-Za-z0-9.\-_:\[\]]++")
+_HEAD = re.compile(rb"GET ([!-~]++) HTTP/1\.1\r\n((?:%b:%b\r\n)++)\r\n" % (_NAME, _VALUE))
 
 # They say that something follows the head, or that the connection is to become something else.
 _NOT_PLAIN = frozenset(
@@ -38,7 +40,7 @@ class PlainRequest(NamedTuple):
 def read_plain(data: bytes) -> PlainRequest | None:
     """Return the request that `data` is, if it is one whole plain request; else None."""
     head = _HEAD.fullmatch(data)
-    if head is None:
+    if head is None or not is_target(head[1]):
         return None
     target, block = head.groups()
     headers = [(name.lower(), value.strip()) for name, value in _FIELD.findall(block)]
@@ -46,7 +48,7 @@ def read_plain(data: bytes) -> PlainRequest | None:
     for name, value in headers:
         if name == b"host":
             hosts += 1
-            if not _HOST.fullmatch(value):
+            if not is_host(value):
                 return None
         elif name in _NOT_PLAIN or (name == b"connection" and value.lower() != b"keep-alive"):
             return None

@@ -15,6 +15,7 @@ from flowstream.server import _listening, streaming_config
 from flowstream.server._connections import Connections
 from flowstream.server._plain_request import read_plain
 from flowstream.server._plain_response import Chunked, FramedByH11, ServerFields
+from flowstream.server._request_rules import RequestHead, judge_http1
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BROWSER = (
@@ -33,6 +34,8 @@ def read_by_h11(data):
     assert connection.trailing_data == (b"", False)
     assert (request.method, request.http_version) == (b"GET", b"1.1")
     assert not connection.they_are_waiting_for_100_continue
+    asked = RequestHead(b"GET", request.target, b"1.1", list(request.headers))
+    assert judge_http1(asked) == asked
     return request.target, list(request.headers)
 
 
@@ -71,6 +74,9 @@ HEADS = {
     "no host": b"GET / HTTP/1.1\r\nA: b\r\n\r\n",
     "no field": b"GET / HTTP/1.1\r\n\r\n",
     "an odd host": GET.replace(b"localhost", b"a b/c@d"),
+    "a fragment": GET.replace(b" / ", b" /a#b "),
+    "an escaped NUL": GET.replace(b" / ", b" /%00 "),
+    "above the root": GET.replace(b" / ", b" /.. "),
     "half of it": GET[:-2],
     "a line before it": b"\r\n" + GET,
     "a second request": GET + GET,

@@ -1,0 +1,37 @@
+"""What an HTTP/2 client may set, and what is kept of it: few values, and of a bounded size.
+
+* h2 keeps settings that nobody knows, for ever: 65,536 ids, each with a queue of its own. They are
+  to be ignored (RFC 9113 § 6.5.2).
+* hpack makes its table of sent headers as large as the client allows, up to 4 GiB. It need not use
+  what it is allowed (RFC 7541 § 4.2).
+* hpack notes every change of that size until the next response. It has to tell of the smallest and
+  of the last one alone.
+"""
+
+from __future__ import annotations
+
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
+
+_KNOWN = frozenset(int(code) for code in SettingCodes)
+_TABLE_SIZE = 4096  # RFC 9113 § 6.5.2: what it is until a client sets it
+
+
+class PeerSettings(Settings):
+    """A client's settings."""
+
+    def __init__(self) -> None:
+        super().__init__(client=True)
+
+    def __setitem__(self, key: SettingCodes | int, value: int) -> None:
+        if key == SettingCodes.HEADER_TABLE_SIZE:
+            value = min(value, _TABLE_SIZE)
+        if key in _KNOWN:
+            super().__setitem__(key, value)
+
+
+def forget_table_sizes(connection: H2Connection) -> None:
+    """Forget those sizes of the table of sent headers that the client need not be told of."""
+    sizes = connection.encoder.table_size_changes
+    if len(sizes) > 2:
+        sizes[:] = [min(sizes), sizes[-1]]

@@ -1,0 +1,76 @@
+"""What an HTTP/2 client sets takes a bounded amount of memory, whatever it sets."""
+
+import struct
+
+import h2.config
+import h2.connection
+import pytest
+from _conversations import SETTINGS, frame
+from h2.settings import SettingCodes
+from hyperframe.frame import SettingsFrame
+
+from flowstream.server import _http2
+from flowstream.server._peer_settings import PeerSettings, forget_table_sizes
+
+
+async def hello(scope, receive, send):
+    if scope["type"] != "http":
+        raise NotImplementedError
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+@pytest.fixture
+def connections(monkeypatch):
+    """Return h2's connections of the servers that follow, once they have settings."""
+    found = {}
+
+    def noted(connection):
+        found[id(connection)] = connection
+        forget_table_sizes(connection)
+
+    monkeypatch.setattr(_http2, "forget_table_sizes", noted)
+    return found.values()
+
+
+async def test_unknown_settings_are_not_kept(server, http2, connections):
+    """65,000 ids that nobody knows leave nothing behind, and the connection goes on."""
+    peer = await http2(await server(hello))
+    for start in range(100, 65100, 1000):
+        unknown = [struct.pack(">HL", number, 7) for number in range(start, start + 1000)]
+        await peer.flush(frame(SETTINGS, 0, 0, b"".join(unknown)))
+    await peer.fence()
+    (connection,) = connections
+    assert {*connection.remote_settings} <= {*SettingCodes}
+    assert await peer.finished(await peer.get()) == b"hello"
+
+
+async def test_table_sizes_are_not_kept(server, http2, connections):
+    """The size of the table of headers may change as often as a client likes."""
+    peer = await http2(await server(hello))
+    size = SettingCodes.HEADER_TABLE_SIZE
+    await peer.send(*[SettingsFrame(0, settings={size: number % 7}) for number in range(3000)])
+    await peer.send(SettingsFrame(0, settings={size: 1 << 31}))
+    await peer.fence()
+    (connection,) = connections
+    assert len(connection.encoder.table_size_changes) <= 3
+    assert connection.encoder.header_table_size == 4096
+    assert await peer.finished(await peer.get()) == b"hello"
+
+
+def test_what_the_client_is_told():
+    """Of many sizes the smallest and the last one are left (RFC 7541 § 4.2)."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    for sizes, left in (([], []), ([9], [9]), ([9, 5, 7], [5, 7]), ([9, 7, 8, 0], [0, 0])):
+        connection.encoder.table_size_changes = list(sizes)
+        forget_table_sizes(connection)
+        assert connection.encoder.table_size_changes == left
+
+
+def test_known_settings():
+    """Those that HTTP/2 knows count as before; the table of headers is no larger than at first."""
+    settings = PeerSettings()
+    settings.update({SettingCodes.INITIAL_WINDOW_SIZE: 5, SettingCodes.HEADER_TABLE_SIZE: 1 << 31})
+    settings.acknowledge()
+    assert settings.initial_window_size == 5
+    assert settings.header_table_size == 4096
