@@ -37,6 +37,7 @@ from typing import Any, TypeVar, cast
 
 import trio
 
+from flowstream._failure import passes
 from flowstream._timers import Timer, start_timer
 
 logger = logging.getLogger("flowstream")
@@ -179,6 +180,33 @@ class Pool:
             )
         finally:
             seat.leave()
+
+    async def run_surely(self, function: Callable[[], object]) -> None:
+        """Do what `run` does; when it is cancelled before a thread is free, run it later.
+
+        For what closes something: whoever waits for that may leave, but it has to be closed, and
+        not by the garbage collector, which would do so in the event loop.
+        """
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+
+        try:
+            await self.run(function, granted=begin)
+        except trio.Cancelled:
+            if not begun:
+                trio.lowlevel.spawn_system_task(self._run_later, function)
+            raise
+
+    async def _run_later(self, function: Callable[[], object]) -> None:
+        try:
+            await self.run(function)
+        except BaseException as error:
+            if passes(error):
+                raise
+            logger.exception("threads that %s: one failed", self._work)  # noqa: ASYNC104  # see `passes`
 
     async def grant(self, seat: Seat) -> None:
         """Wait until `seat` may be taken."""

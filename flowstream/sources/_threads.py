@@ -73,7 +73,7 @@ class ThreadedIteration(Source):
     async def discard(self) -> None:
         """Close what was handed over, if it can be closed."""
         if not self._call:
-            await self._closing_pool().run(self._close)
+            await self._closing_pool().run_surely(self._close)
 
     def _closing_pool(self) -> Pool:
         """Return whose threads close it: not behind those that are stuck in others."""
@@ -116,8 +116,8 @@ class ThreadedIteration(Source):
                 await closing.done.wait()  # noqa: ASYNC102  # see _shielding.py
                 closing.result.unwrap()
             elif self._iterator is not None:
-                await self._closing_pool().run(  # noqa: ASYNC102  # see _shielding.py
-                    context.run, self._close
+                await self._closing_pool().run_surely(  # noqa: ASYNC102  # see _shielding.py
+                    partial(context.run, self._close)
                 )
 
     def _fetch(self, batch: _Batch) -> None:

@@ -5,6 +5,7 @@ What waits for a thread does so on the virtual clock: no thread is needed for th
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -167,6 +168,56 @@ async def test_an_idle_generator_is_closed_while_all_threads_are_stuck_in_others
                 client.abort()
                 await client.wait_finished()
                 assert closed == [True]
+
+
+@pytest.mark.parametrize("ends", ["its client leaves", "it is a HEAD"])
+async def test_what_is_not_closed_in_time_is_closed_in_a_thread_later(ends, aeventually):
+    """It is not left to the garbage collector, whose thread is the event loop's."""
+    closed_in = []
+
+    def endless():
+        try:
+            while True:
+                yield "x" * 1000
+        finally:
+            closed_in.append(threading.get_ident())
+
+    generator = endless()
+    next(generator)
+    response = ndjson(generator, limits=Limits(cleanup_timeout=0.01))
+    del generator
+    with trio.fail_after(30):
+        async with taken(pools().closing):
+            if ends == "it is a HEAD":
+                async with open_stream(response, method="HEAD") as client:
+                    await client.wait_finished()
+            else:
+                async with open_stream(response, window=0) as client:
+                    await client.wait_blocked()
+                    client.abort()
+                    await client.wait_finished()
+            del response, client
+            gc.collect()
+            await wait_all_tasks_blocked()
+            assert closed_in == []
+            assert thread_statistics().closing.waiting == 1
+        await aeventually(lambda: closed_in, "it is closed")
+    assert closed_in != [threading.get_ident()]
+
+
+async def test_what_fails_when_it_is_closed_later_is_logged(caplog, aeventually):
+    """There is nobody left to tell, and the server goes on."""
+
+    def fail():
+        raise OSError("cannot close")
+
+    with trio.fail_after(30):
+        async with taken(pools().closing):
+            with trio.move_on_after(0) as scope:
+                await pools().closing.run_surely(fail)
+            assert scope.cancelled_caught
+        await aeventually(lambda: "cannot close" in caplog.text, "it is logged")
+    assert thread_statistics().closing.busy == 0
 
 
 @pytest.mark.parametrize("kind", LIMITERS)
