@@ -203,10 +203,10 @@ class Pool:
     async def _run_later(self, function: Callable[[], object]) -> None:
         try:
             await self.run(function)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
-            logger.exception("threads that %s: one failed", self._work)  # noqa: ASYNC104  # see `passes`
+            logger.exception("threads that %s: one failed", self._work)
 
     async def grant(self, seat: Seat) -> None:
         """Wait until `seat` may be taken."""
