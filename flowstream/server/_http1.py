@@ -38,7 +38,11 @@ _STREAM_ID = 1
 
 
 class HTTP1(H11Protocol):
-    """One HTTP/1.1 connection."""
+    """One HTTP/1.1 connection.
+
+    Attributes:
+        is_fresh: whether no request has come yet.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -46,6 +50,7 @@ class HTTP1(H11Protocol):
         cast(Any, self.connection)._receive_buffer = StrictLines()
         # Under TLS there is ALPN to ask for HTTP/2 (RFC 9113 § 3.2).
         self._takes_http2 = cast(ServerConfig, self.config).h2c and not self.ssl
+        self.is_fresh = True
         self._held = b""
         self._head = self.connection_state[HEAD_KEY] = Head(self._write_head)
 
@@ -70,7 +75,7 @@ class HTTP1(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         line = (event.method, event.target, event.http_version)
-        if self._takes_http2 and line == (b"PRI", b"*", b"2.0"):
+        if self._takes_http2 and self.is_fresh and line == (b"PRI", b"*", b"2.0"):
             rest, _ = self.connection.trailing_data
             raise H2ProtocolAssumedError(b"PRI * HTTP/2.0\r\n\r\n" + rest)
 
@@ -103,6 +108,7 @@ class HTTP1(H11Protocol):
             await log_unread(self.config, self.client, self.ssl, status_code)
 
     async def _open(self, kind: type[HTTPStream | WebSocket], head: RequestHead) -> None:
+        self.is_fresh = False
         # Hypercorn's, but for the class, and for methods, which are not put in capitals.
         self.stream = kind(
             self.app,

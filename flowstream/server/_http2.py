@@ -11,7 +11,7 @@ What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
 * A request that a proxy may read otherwise is refused with 400 before an application is asked
   (`judge_http2`). A method or path that is not ASCII ends Hypercorn's worker, and so does data
   for a stream that is over, which is dropped here.
-* What the client sets is kept in bounds (`PeerSettings`).
+* What h2 keeps of the client is bounded (`keep_little`).
 * A client that opens streams in order to reset them meets two bounds: on applications at
   work, and on its trials (`Patience`). Its priorities are ignored (`Turns`).
 * ``keep_alive_max_requests`` and a shutdown send GOAWAY and let the streams that are open go
@@ -59,7 +59,7 @@ from flowstream.server._hypercorn import (
 )
 from flowstream.server._link import Link
 from flowstream.server._patience import Patience
-from flowstream.server._peer_settings import PeerSettings, forget_table_sizes
+from flowstream.server._peer_settings import forget_table_sizes, keep_little
 from flowstream.server._request_rules import RequestHead, judge_http2
 from flowstream.server._stream_buffer import LOW_WATER, BoundedStreamBuffer
 from flowstream.server._turns import Turns
@@ -92,7 +92,7 @@ class HTTP2(H2Protocol):
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
-        self.connection.remote_settings = PeerSettings()
+        keep_little(self.connection)
         self.priority = Turns()  # type: ignore[assignment]  # no tree
         self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams

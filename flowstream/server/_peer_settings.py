@@ -1,4 +1,4 @@
-"""What an HTTP/2 client may set, and what is kept of it: few values, and of a bounded size.
+"""What is kept of an HTTP/2 client by h2 and hpack: few values, and of a bounded size.
 
 * h2 keeps settings that nobody knows, for ever: 65,536 ids, each with a queue of its own. They are
   to be ignored (RFC 9113 § 6.5.2).
@@ -6,15 +6,28 @@
   what it is allowed (RFC 7541 § 4.2).
 * hpack notes every change of that size until the next response. It has to tell of the smallest and
   of the last one alone.
+* h2 remembers how each of the last 65,536 streams was closed, for frames that come late: 7.5 MiB.
 """
 
 from __future__ import annotations
 
 from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
+from h2.utilities import SizeLimitDict
 
 _KNOWN = frozenset(int(code) for code in SettingCodes)
 _TABLE_SIZE = 4096  # RFC 9113 § 6.5.2: what it is until a client sets it
+
+
+_CLOSED_STREAMS = 2000  # 0.2 MiB
+
+
+def keep_little(connection: H2Connection) -> None:
+    """Bound what is kept of a client. For a connection on which nothing was received yet."""
+    connection.remote_settings = PeerSettings()
+    closed = SizeLimitDict(size_limit=_CLOSED_STREAMS)
+    # h2 takes another limit from subclasses alone, and Hypercorn makes the connection.
+    connection._closed_streams = closed
 
 
 class PeerSettings(Settings):

@@ -46,6 +46,8 @@ class Protocols(ProtocolWrapper):
     def count_requests(self, number: int) -> None:
         """Count so many requests that were answered before, on the same connection."""
         self.protocol.keep_alive_requests += number
+        if number and isinstance(self.protocol, HTTP1):
+            self.protocol.is_fresh = False
 
     async def say_goodbye(self) -> None:
         """Tell the client, in its protocol's terms, to take new requests elsewhere."""

@@ -80,6 +80,19 @@ async def test_under_tls_it_is_a_matter_of_alpn(server, connect, clean_log, cert
     assert (await read_all(stream)).startswith(b"HTTP/1.1 505 ")
 
 
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])  # one of them is read without h11
+async def test_it_is_for_the_beginning_of_a_connection(server, connect, clean_log, method):
+    """Behind a request of HTTP/1.1 the preface is refused, whatever the setting."""
+    stream = await connect(await server(hello, h2c=True))
+    await stream.send_all(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+    found = b""
+    with trio.fail_after(10):
+        while not found.endswith(b"0\r\n\r\n"):
+            found += await stream.receive_some()
+    await stream.send_all(PREFACE)
+    assert (await read_all(stream)).startswith(b"HTTP/1.1 505 ")
+
+
 async def test_it_can_be_asked_for(server, http2, clean_log):
     """With ``h2c`` a client that begins with HTTP/2 is answered over it."""
     peer = await http2(await server(hello, h2c=True))

@@ -7,10 +7,10 @@ import h2.connection
 import pytest
 from _conversations import SETTINGS, frame
 from h2.settings import SettingCodes
-from hyperframe.frame import SettingsFrame
+from hyperframe.frame import SettingsFrame, WindowUpdateFrame
 
 from flowstream.server import _http2
-from flowstream.server._peer_settings import PeerSettings, forget_table_sizes
+from flowstream.server._peer_settings import PeerSettings, forget_table_sizes, keep_little
 
 
 async def hello(scope, receive, send):
@@ -65,6 +65,23 @@ def test_what_the_client_is_told():
         connection.encoder.table_size_changes = list(sizes)
         forget_table_sizes(connection)
         assert connection.encoder.table_size_changes == left
+
+
+def test_closed_streams():
+    """How a stream was closed is remembered of some 2,000, not of all that there were."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    keep_little(connection)
+    client = h2.connection.H2Connection(h2.config.H2Configuration())
+    client.initiate_connection()
+    head = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "a")]
+    for stream in range(1, 5001, 2):
+        client.send_headers(stream, head, end_stream=True)
+        client.reset_stream(stream)
+        connection.receive_data(client.data_to_send())
+    connection.data_to_send()
+    assert len(connection._closed_streams) == 2000
+    late = WindowUpdateFrame(4001, window_increment=1)
+    assert connection.receive_data(late.serialize()) == []
 
 
 def test_known_settings():
