@@ -3,7 +3,8 @@
 flowstream serves with Hypercorn's parts and replaces a few of them. Some of what it needs is
 not documented as public, so a release of Hypercorn may change it. All of it is imported
 here and nowhere else, and `check` compares it with what is expected before a server
-starts: a changed piece is a clear error then, and not a strange one later.
+starts: a changed piece is a clear error then, and not a strange one later. What it needs of h11
+and h2 beyond their documented interfaces is compared as well.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ TRIED = ("0.18.0",)
 """The versions of Hypercorn that the tests have passed with."""
 
 
-def _unexpected(what: str) -> RuntimeError:
+def _unexpected(what: str, library: str = "Hypercorn") -> RuntimeError:
     return RuntimeError(
-        f"Hypercorn {version('hypercorn')}: {what}. flowstream was tried with Hypercorn "
-        f"{', '.join(TRIED)}: install one of these"
+        f"{library} {version(library)}: {what}. flowstream was tried with Hypercorn "
+        f"{', '.join(TRIED)}, h11 0.14 to 0.16 and h2 4.3 to 4.4: install one of these"
     )
 
 
 try:
+    from h2.connection import H2Connection
+    from h11 import Connection as H11Connection
+    from h11._receivebuffer import ReceiveBuffer
     from hypercorn.app_wrappers import ASGIWrapper
     from hypercorn.config import Config, Sockets
     from hypercorn.events import Closed, RawData, Updated
@@ -86,6 +90,7 @@ __all__ = [
     "Logger",
     "ProtocolWrapper",
     "RawData",
+    "ReceiveBuffer",
     "Request",
     "Response",
     "Sockets",
@@ -199,6 +204,7 @@ _METHODS: dict[type, dict[str, str]] = {
         "_send_error_response": "status_code",
     },
     RawData: {"__init__": "data address"},
+    ReceiveBuffer: {"maybe_extract_next_line": "", "maybe_extract_lines": ""},
     Updated: {"__init__": "idle"},
     Request: {"__init__": "stream_id headers http_version method raw_path state"},
     Response: {"__init__": "stream_id headers status_code"},
@@ -237,6 +243,8 @@ _ATTRIBUTES: dict[type, str] = {
     "keep_alive_requests priority send server ssl stream_buffers streams task_group",
     H2ProtocolAssumedError: "data",
     StreamBuffer: "buffer _complete _is_empty _paused",
+    H11Connection: "_receive_buffer",
+    H2Connection: "_closed_streams encoder remote_settings",
     HTTPStream: "closed response scope send state stream_id",
     Handshake: "accepted extensions http_version key subprotocols",
     WSStream: "app_put closed config send state stream_id task_group",
@@ -265,7 +273,9 @@ def check() -> None:
             if missing:
                 missing -= _set_by(method)
         for name in missing:
-            raise _unexpected(f"{owner.__name__} has no {name}")
+            library = owner.__module__.partition(".")[0]
+            about = {"library": library} if library in ("h11", "h2") else {}
+            raise _unexpected(f"{owner.__name__} has no {name}", **about)
 
 
 def _set_by(method: Any) -> set[str]:

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 from h11 import LocalProtocolError
-from h11._receivebuffer import ReceiveBuffer
+
+from flowstream.server._hypercorn import ReceiveBuffer
 
 _LENGTH = b"content-length:"
 

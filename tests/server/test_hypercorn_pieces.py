@@ -42,6 +42,15 @@ def change_a_state(monkeypatch):
     monkeypatch.setattr(_hypercorn, "_ATTRIBUTES", {TCPServer: "app send_lock"})
 
 
+def change_h11(monkeypatch):
+    class Connection:
+        def __init__(self):
+            self._buffer = b""
+
+    Connection.__module__ = "h11._connection"
+    monkeypatch.setattr(_hypercorn, "_ATTRIBUTES", {Connection: "_receive_buffer"})
+
+
 CHANGES = {
     r"TCPServer\._close takes \(self, code\), where \(self\) is expected": change_parameters,
     r"H2Protocol has no _flush": lambda patch: patch.delattr(_hypercorn.H2Protocol, "_flush"),
@@ -49,6 +58,7 @@ CHANGES = {
         _hypercorn.WorkerContext, "event_class"
     ),
     r"TCPServer has no send_lock": change_a_state,
+    r"^h11 [\d.]+: Connection has no _receive_buffer": change_h11,
     r"parse_socket_addr takes \(family, address\)": change_a_function,
 }
 
