@@ -389,8 +389,9 @@ def odd_frame(rng, stream, encoder):
         case 4:
             values = (0, 1, 2, 100, 16384, 1 << 24, (1 << 31) - 1, 1 << 31)
             payload = b"".join(
-                rng.randrange(10).to_bytes(2, "big") + rng.choice(values).to_bytes(4, "big")
-                for _ in range(rng.randrange(4))
+                rng.choice((*range(10), 0x8A8A, 0xFFFF)).to_bytes(2, "big")
+                + rng.choice(values).to_bytes(4, "big")
+                for _ in range(rng.choice((0, 1, 2, 3, 500)))
             )
             return frame(SETTINGS, ended if not payload else 0, 0, payload)
         case 5:
