@@ -97,6 +97,11 @@ class KeyedQueue(Queue):
                 return _ADMITTED
         return super().offer(payload, id, essential=essential, key=key, bare=bare)
 
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last item that was taken, or passed by; None if it had none."""
+        return self._last_id
+
     def pass_by(self, items: int, id: str | None) -> None:
         """Count items that were delivered past the queue while nothing was queued."""
         self.offered += items

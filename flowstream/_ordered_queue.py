@@ -90,6 +90,11 @@ class OrderedQueue(Queue):
             return _ADMITTED
         return super().offer(payload, id)
 
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last item that was taken, or passed by; None if it had none."""
+        return self._name(*self._last)
+
     def pass_by(self, items: int, id: str | None) -> None:
         """Count items that were delivered past the queue while nothing was queued."""
         self.offered = self._taken = number = self.offered + items

@@ -128,6 +128,11 @@ class Queue(abc.ABC):
             id: of the last.
         """
 
+    @property
+    @abc.abstractmethod
+    def last_id(self) -> str | None:
+        """The id of the last item that was taken, or passed by; None if it had none."""
+
     def begin_in_order(self) -> None:  # noqa: B027  # others are always in order
         """Deliver nothing out of order until the client has been given an id."""
 

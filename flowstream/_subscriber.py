@@ -183,7 +183,8 @@ class Subscriber:
             number = max(member.number, self._next) if self._whole else member.number
             return self._go_on_behind(number, None)
         snapshot, self._prepared = self._prepared, None
-        if snapshot is None:
+        if snapshot is None or snapshot.number + 1 < history.first:
+            # None, or one that so much was published behind that the history can't go on there.
             snapshot = await self._snapshots.get(self._seen or 0)
         self._vain = self._vain + 1 if snapshot.number + 1 < history.first else 0
         if self._vain > _VAIN_SNAPSHOTS:

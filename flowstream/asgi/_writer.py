@@ -212,11 +212,12 @@ class Writer:
         """Announce, in one gap, all that was dropped and that no gap has spoken of yet."""
         missed = self._buffer.queue.offered - self.items - self._announced
         if missed:
-            await self.announce(missed)
+            # Not behind the last that was taken: that may be what passed the bound.
+            await self.say("gap", Gap(missed, None, None)._asdict())
 
     async def announce(self, missed: int | None) -> None:
         """Announce so many events that are left out at the end; None for an unknown number."""
-        await self.say("gap", Gap(missed, None, None)._asdict())
+        await self.say("gap", Gap(missed, self._buffer.queue.last_id, None)._asdict())
 
     async def end(self) -> None:
         """End the body: all of it is there."""

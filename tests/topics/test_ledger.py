@@ -240,6 +240,7 @@ class Stream(Connection):
         super().__init__(client, last_id)
         self.stream = None
         self.why_not = None  # of a direct write
+        self.nursery = self.world.nursery
         self.reader = None
         self.carry = b""
 
