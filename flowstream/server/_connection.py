@@ -224,7 +224,7 @@ class Connection(Live, TCPServer):
     def stall_bound(self) -> StallBound:
         """Return how long a write may make no progress now."""
         # With HTTP/1.1 a response has the connection for itself.
-        shared = not (self._speaking and self.protocol.may_half_close)
+        shared = self._speaking and not self.protocol.may_half_close
         return stall_bound(self._carried, self._wire.timeout, shared=shared)
 
     def stalled(self) -> None:
