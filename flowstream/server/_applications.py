@@ -74,7 +74,7 @@ class Applications(TaskGroup):
 
     def open_inbox(self, config: Any, scope: Any) -> Inbox:
         """Return an inbox for an application that `serve` is to be called with."""
-        inbox = Inbox(scope["type"], config.max_app_queue_size)
+        inbox = Inbox(scope["type"], config.max_app_queue_size, config.body_timeout)
         inbox.scope, inbox.since = scope, time.monotonic()
         if self._half_closed:
             inbox.half_close()
@@ -120,6 +120,8 @@ class Applications(TaskGroup):
     async def serve(self, app: Any, config: Any, scope: Any, inbox: Inbox, send: Any) -> None:
         """Run an application to its end. Raises nothing but what ends the server."""
         sending = _Send(send, scope, self._is_broken)
+        if scope["type"] == "http":
+            inbox.refuse = sending.refuse
         try:
             await app(
                 scope,
@@ -188,6 +190,18 @@ class _Send:
             direct_write.arrive(message)
             await self._send(message)
             direct_write.arrived(message)
+
+    async def refuse(self) -> bool:
+        """Answer 408: the body does not come. Return False if a response has begun."""
+        stream = self._send.__self__
+        if stream.closed or stream.state is not ASGIHTTPState.REQUEST:
+            return False
+        self._end_direct_writes()
+        stream.closed = True  # what the application sends from here on is for nobody
+        await stream._send_error_response(408)
+        stream.state = ASGIHTTPState.REQUEST  # the response was not its own
+        await stream.send(StreamClosed(stream_id=stream.stream_id))
+        return True
 
     async def end(self) -> None:
         """Hear that the application has ended."""

@@ -7,9 +7,13 @@ the connection get past telling it, even when the application has long returned.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
+
+from flowstream.server._body_clock import BodyClock
 
 Message = dict[str, Any]
 
@@ -32,12 +36,17 @@ class Inbox:
     Args:
         kind: ``"http"`` or ``"websocket"``.
         limit: messages that may wait to be received.
+        body_timeout: seconds that a request's body may keep `receive` waiting.
 
     Attributes:
+        refuse: called when it was too late: answers the request, and returns False if a response
+            has begun, which is not to be ended by that.
         scope: the application's, and since when it runs (``time.monotonic``); for the log.
     """
 
     __slots__ = (
+        "_body",
+        "_body_timeout",
         "_changed",
         "_closed",
         "_complete",
@@ -48,11 +57,12 @@ class Inbox:
         "_messages",
         "_size",
         "_times_told",
+        "refuse",
         "scope",
         "since",
     )
 
-    def __init__(self, kind: str, limit: int) -> None:
+    def __init__(self, kind: str, limit: int, body_timeout: float = math.inf) -> None:
         self._default = _DISCONNECTS[kind]
         self.scope: Any = None
         self.since: float = 0.0
@@ -65,6 +75,9 @@ class Inbox:
         self._closed = False
         self._times_told = 0
         self._changed: trio.Event | None = None  # while somebody waits
+        self._body_timeout = body_timeout if kind == "http" else math.inf
+        self._body: BodyClock | None = None  # once the application has waited for it
+        self.refuse: Callable[[], Awaitable[bool]] | None = None
 
     async def put(self, message: Message) -> None:
         """Add a message; **wait** while there are too many, but not to add the disconnect.
@@ -80,6 +93,8 @@ class Inbox:
             return
         self._messages.append(message)
         self._size += _size(message)
+        if self._body is not None:
+            self._body.arrived(_size(message))
         self._complete = message["type"] == "http.request" and not message.get("more_body")
         if self._complete and self._half_closed:
             self.disconnect()
@@ -106,11 +121,28 @@ class Inbox:
                 elif self._times_told > 1:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return self._disconnect
-            await self._wait()
+            if self._complete or self._body_timeout == math.inf:
+                await self._wait()
+            else:
+                await self._wait_for_body()
         message = self._messages.pop(0)
         self._size -= _size(message)
         self._change()
         return message
+
+    async def _wait_for_body(self) -> None:
+        if self._body is None:
+            self._body = BodyClock(self._body_timeout)
+        body = self._body
+        since = trio.current_time()
+        with trio.move_on_after(body.left) as scope:
+            await self._wait()
+        body.waited(trio.current_time() - since)
+        if scope.cancelled_caught and not self._messages and self._disconnect is None:
+            if self.refuse is not None and await self.refuse():
+                self.disconnect()
+            else:
+                self._body_timeout = math.inf
 
     def disconnect(self, message: Message | None = None) -> None:
         """Add the disconnect, unless there is one: `message`, or the ordinary one."""

@@ -82,6 +82,11 @@ class ServerConfig(Config):
     """Seconds that a write may make no progress before its connection is reset. nginx's
     ``send_timeout`` is 60 s; a phone that changes networks is back within 30."""
 
+    body_timeout: float = 60.0
+    """Seconds that a request's body may keep its application waiting; each 500 bytes that arrive
+    give back one. Then the request is answered with 408, unless its response has begun. nginx's
+    ``client_body_timeout`` is 60 s, too, but only between two reads. `math.inf` for no bound."""
+
     keep_alive_probes: tuple[int, int, int] = (60, 10, 3)
     """Seconds of silence before TCP asks whether the peer is there, seconds between two
     questions, and questions before it is given up: a peer that lost its power is noticed
@@ -134,6 +139,7 @@ def checked(config: Config) -> ServerConfig:
     if not isinstance(config, ServerConfig):
         config = _adopted(config)
     positive("write_timeout", config.write_timeout, unit="seconds")
+    positive("body_timeout", config.body_timeout, unit="seconds")
     for name in ("graceful_timeout", "lame_duck", "shutdown_timeout"):
         _seconds(name, getattr(config, name))
     for name in ("backlog", "max_app_queue_size"):
