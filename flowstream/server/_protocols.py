@@ -11,6 +11,7 @@ from flowstream.server._hypercorn import (
     ProtocolWrapper,
     RawData,
     TransportEvent,
+    Updated,
 )
 
 if TYPE_CHECKING:
@@ -72,5 +73,7 @@ class Protocols(ProtocolWrapper):
             old.send,
         )
         await self.protocol.initiate()
+        # Hypercorn takes the preface for a request, and stops waiting for one.
+        await self.protocol.send(Updated(idle=True))
         if data:
             await self.protocol.handle(RawData(data))
