@@ -287,6 +287,20 @@ def test_a_browser_that_cannot_read_in_small_pieces_can_stall_as_well(browser, p
         expect(shown(card(page, "A"), "sum")).to_have_attribute("data-adds", "true")
 
 
+def test_nothing_can_be_asked_before_the_topics_are_there(browser, port):
+    """On a slow line the button waits for what it would ask for."""
+    with served(port), visit(browser, port) as page:
+        held = []
+        page.route("**/topics", lambda route: held.append(route))  # noqa: PLW0108  # it is marked
+        page.reload()
+        expect(shown(card(page, "A"), "state")).to_have_text("keeps up")
+        ask = page.get_by_role("button", name="Ask")
+        expect(ask).to_be_disabled()
+        held[0].continue_()
+        ask.click()
+        expect(page.locator("#text")).to_contain_text("Exceptions are a means")
+
+
 def test_an_answer_survives_a_reload_and_is_stopped(browser, port):
     """After a reload in the middle the page has all of it; Stop ends it."""
     with served(port), visit(browser, port) as page:

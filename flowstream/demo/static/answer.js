@@ -35,7 +35,8 @@ export class Answer {
   }
 
   async start() {
-    await Promise.all([this.#showTopics(), this.#showModel()]);
+    await Promise.allSettled([this.#showTopics(), this.#showModel()]);
+    $("ask-button").disabled = false; // not before there is something to ask for
     this.#before = this.#kept();
     if (location.hash.startsWith(MARK)) this.#attach();
     else this.#before = null;
