@@ -97,11 +97,9 @@ def main() -> None:
 @click.option("--certfile", metavar="FILE", help="Certificate, for TLS and HTTP/2.")
 @click.option("--keyfile", metavar="FILE", help="The certificate's private key.")
 @click.option(
-    "--h2c",
-    "h2c",
-    flag_value=True,
+    "--h2c/--no-h2c",
     default=None,
-    help="Take HTTP/2 without TLS from clients that begin with it.",
+    help="Take HTTP/2 without TLS from clients that begin with it.  [default: h2c]",
 )
 @click.option(
     "--reload", "use_reloader", flag_value=True, default=None, help="Start anew when code changes."

@@ -1,4 +1,4 @@
-"""HTTP/2 without TLS: off unless asked for, and never by an upgrade."""
+"""HTTP/2 without TLS: by prior knowledge, if it is not switched off, and never by an upgrade."""
 
 import ssl
 
@@ -63,7 +63,7 @@ async def test_an_upgrade_under_tls_is_ignored(server, connect, clean_log, certi
 
 @pytest.mark.parametrize("cuts", [(), (10,), (16, 20)])
 async def test_the_preface_is_refused(server, connect, clean_log, cuts):
-    """By default a client that begins with HTTP/2 gets one answer over HTTP/1.1, and the end."""
+    """Switched off, a client that begins with HTTP/2 gets one answer over HTTP/1.1, and the end."""
     stream = await connect(await server(hello, h2c=False))
     for start, end in zip((0, *cuts), (*cuts, len(PREFACE)), strict=True):
         await stream.send_all(PREFACE[start:end])
@@ -100,8 +100,8 @@ async def test_it_can_be_asked_for(server, http2, clean_log):
 
 
 def test_the_setting():
-    """It is off by default, and nothing but a bool."""
-    assert ServerConfig().h2c is False
-    assert checked(streaming_config(h2c=True)).h2c is True
+    """It is on by default, as in Hypercorn, and nothing but a bool."""
+    assert ServerConfig().h2c is True
+    assert checked(streaming_config(h2c=False)).h2c is False
     with pytest.raises(TypeError, match="h2c must be True or False, not 'yes'"):
         checked(streaming_config(h2c="yes"))
