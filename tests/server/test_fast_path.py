@@ -152,6 +152,10 @@ def drain(peer):
 @pytest.mark.skipif(not os.environ.get("CI"), reason="half a minute, in CI alone")
 @pytest.mark.timeout(300)
 def test_as_many_instructions_as_in_a_bare_app(program, tmp_path, client):
-    """In no home does a delivery take a tenth more instructions than in a bare ASGI app."""
+    """In no home does a delivery take a third more instructions than in a bare ASGI app.
+
+    A fast path that is lost takes ten times as many. The rest is what counts differ by: up to a
+    fifth on a busy machine, on which more timers come due in the same deliveries.
+    """
     taken = {home: instructions_per_delivery(home, program, tmp_path, client) for home in HOMES}
-    assert max(taken.values()) < 1.1 * taken["bare"], taken
+    assert max(taken.values()) < 1.33 * taken["bare"], taken
