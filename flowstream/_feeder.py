@@ -239,16 +239,8 @@ class Feeder:
 
     def _statistics(self) -> BufferStatistics:
         """Return what the topic keeps, which is what the source fills."""
-        history = self._publisher.history
-        return BufferStatistics(
-            items=history.items,
-            bytes=history.size,
-            max_items=history.replay.items,
-            max_bytes=history.replay.bytes,
-            offered=self._published + self._bad_items,
-            dropped=self._bad_items,
-            gaps=0,
-        )
+        offered = self._published + self._bad_items
+        return self._publisher.statistics(offered, dropped=self._bad_items)
 
 
 def check_feed_arguments(retry: object, cleanup_timeout: float) -> None:

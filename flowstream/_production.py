@@ -137,16 +137,9 @@ class Production:
 
     def _statistics(self) -> BufferStatistics:
         """Return how full the replay is, which is what the producer fills."""
-        history = self._publisher.history
-        return BufferStatistics(
-            items=history.items,
-            bytes=history.size,
-            max_items=history.replay.items,
-            max_bytes=history.replay.bytes,
-            offered=self._publisher.published,
-            dropped=self._publisher.published - history.items,
-            gaps=0,
-        )
+        publisher = self._publisher
+        dropped = publisher.published - publisher.history.items
+        return publisher.statistics(publisher.published, dropped=dropped)
 
 
 def _as_event(item: Any) -> Event:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import trio
 
+from flowstream._buffer import BufferStatistics
 from flowstream._closing import CloseReason
 from flowstream._errors import outside_event_loop, unencodable
 from flowstream._event import Event
@@ -192,6 +193,19 @@ class Publisher:
                 if member.number < self.history.head:
                     self.fanout.put_behind(member)
                 member.sink.feed_ended(reason, error, detail)
+
+    def statistics(self, offered: int, *, dropped: int) -> BufferStatistics:
+        """Return how full the replay is, with the counts of what fills it."""
+        history = self.history
+        return BufferStatistics(
+            items=history.items,
+            bytes=history.size,
+            max_items=history.replay.items,
+            max_bytes=history.replay.bytes,
+            offered=offered,
+            dropped=dropped,
+            gaps=0,
+        )
 
     def close(self, reason: CloseReason, detail: str = "") -> None:
         """Take no more events, and end the subscribers at once."""

@@ -37,7 +37,7 @@ _QUICK_SECONDS = 0.005
 
 _DEFAULT_RETRY = 2000
 
-
+# What is waited for in no pause: it may be set, and nobody hears of it.
 _AWAKE = Flag()
 
 # For so long what is waited for may still come with the head and the opening, in one write.
