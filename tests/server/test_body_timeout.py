@@ -7,6 +7,7 @@ import h2.errors
 import pytest
 import trio
 from _http2_client import Peer
+from _reading import read_to_end
 from quart import request
 from quart_trio import QuartTrio
 
@@ -48,24 +49,6 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
-@pytest.fixture
-def quiet(caplog):
-    """Fail if there is a traceback of what went through the test."""
-    caplog.set_level(logging.INFO)
-    yield caplog
-    assert not [record.getMessage() for record in caplog.records if record.exc_info]
-
-
-async def rest(stream):
-    found = b""
-    try:
-        while data := await stream.receive_some():
-            found += data
-    except trio.BrokenResourceError:
-        pass
-    return found
-
-
 def test_time_is_spent_and_given_back():
     """Each 500 bytes give back a second, up to the whole of it."""
     clock = BodyClock(10)
@@ -80,7 +63,7 @@ def test_time_is_spent_and_given_back():
 
 @pytest.mark.parametrize("name", BODIES)
 async def test_a_body_that_stops_is_given_up(
-    server, connect, autojump_clock, aeventually, quiet, name
+    server, connect, autojump_clock, aeventually, clean_log, name
 ):
     """The request gets 408, the connection ends, and the app hears a disconnect."""
     app = App()
@@ -89,21 +72,21 @@ async def test_a_body_that_stops_is_given_up(
     )
     await stream.send_all(BODIES[name])
     start = trio.current_time()
-    answer = await rest(stream)
+    answer = await read_to_end(stream, seconds=200)
     assert b"HTTP/1.1 408 " in answer
     assert b"connection: close" in answer
     assert 19 <= trio.current_time() - start <= 25
     await aeventually(lambda: app.received[-1:] == ["http.disconnect"], "the app has heard of it")
 
     def lines():
-        return [r.getMessage() for r in quiet.records if r.name == "tests.access"]
+        return [r.getMessage() for r in clean_log.records if r.name == "tests.access"]
 
     await aeventually(lines, "a line in the access log")
     assert len(lines()) == 1
     assert " 408 " in lines()[0]
 
 
-async def test_a_byte_now_and_then_is_not_enough(server, connect, autojump_clock, quiet):
+async def test_a_byte_now_and_then_is_not_enough(server, connect, autojump_clock, clean_log):
     """Nor does a client hold its request for ever with one every ten seconds."""
     stream = await connect(await server(App(), body_timeout=60))
     await stream.send_all(BODIES["length"])
@@ -116,13 +99,13 @@ async def test_a_byte_now_and_then_is_not_enough(server, connect, autojump_clock
                 await stream.send_all(b"x")
 
         nursery.start_soon(trickle)
-        answer = await rest(stream)
+        answer = await read_to_end(stream, seconds=200)
         nursery.cancel_scope.cancel()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert 55 <= trio.current_time() - start <= 75
 
 
-async def test_a_slow_upload_goes_on(server, connect, autojump_clock, quiet):
+async def test_a_slow_upload_goes_on(server, connect, autojump_clock, clean_log):
     """At a thousand bytes a second it may take as long as it needs."""
     stream = await connect(await server(App(), body_timeout=5))
     await stream.send_all(BODIES["length"])
@@ -132,7 +115,7 @@ async def test_a_slow_upload_goes_on(server, connect, autojump_clock, quiet):
     assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_an_app_that_reads_slowly_is_left_alone(server, connect, autojump_clock, quiet):
+async def test_an_app_that_reads_slowly_is_left_alone(server, connect, autojump_clock, clean_log):
     """What it does between two reads is not the client's fault."""
 
     async def app(scope, receive, send):
@@ -150,7 +133,7 @@ async def test_an_app_that_reads_slowly_is_left_alone(server, connect, autojump_
     assert (await stream.receive_some()).startswith(b"HTTP/1.1 204 ")
 
 
-async def test_a_stream_that_has_begun_is_left_alone(server, connect, autojump_clock, quiet):
+async def test_a_stream_that_has_begun_is_left_alone(server, connect, autojump_clock, clean_log):
     """Its client may take its time with a body that nobody may need."""
 
     async def count():
@@ -172,7 +155,7 @@ async def test_a_stream_that_has_begun_is_left_alone(server, connect, autojump_c
     assert b"data: 99" in found
 
 
-async def test_over_http_2_the_stream_alone_ends(server, connect, autojump_clock, quiet):
+async def test_over_http_2_the_stream_alone_ends(server, connect, autojump_clock, clean_log):
     """With 408; another request on the connection is answered."""
     peer = Peer(await connect(await server(App(), body_timeout=20, keep_alive_timeout=60)))
     late = await peer.get(method="POST", ended=False)
@@ -183,7 +166,7 @@ async def test_over_http_2_the_stream_alone_ends(server, connect, autojump_clock
     assert await peer.finished(good) == b"0"
 
 
-async def test_in_a_quart_view(server, connect, autojump_clock, quiet):
+async def test_in_a_quart_view(server, connect, autojump_clock, clean_log):
     """Waiting for `get_data()` ends, too."""
     app = QuartTrio(__name__)
     Flowstream(app)
@@ -194,7 +177,7 @@ async def test_in_a_quart_view(server, connect, autojump_clock, quiet):
 
     stream = await connect(await server(app, body_timeout=20))
     await stream.send_all(BODIES["length"])
-    assert (await rest(stream)).startswith(b"HTTP/1.1 408 ")
+    assert (await read_to_end(stream, seconds=200)).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_without_a_bound(autojump_clock):

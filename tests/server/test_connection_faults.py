@@ -4,12 +4,12 @@ And the traps of Hypercorn that lie on this way: each is shown on Hypercorn's ow
 that a release which mends it is noticed, and absent here.
 """
 
-import logging
 import socket
 import struct
 
 import pytest
 import trio
+from _reading import read_to_end
 from hypercorn.events import Closed
 
 from flowstream.asgi._connection import STATE_KEY
@@ -36,28 +36,7 @@ async def hello(scope, receive, send):
 async def is_answered(connect, url):
     stream = await connect(url)
     await stream.send_all(GET.replace(b"1.1", b"1.0"))
-    return (await read_all(stream)).endswith(b"hello")
-
-
-async def read_all(stream):
-    """Return what comes until the connection ends, in whichever way."""
-    data = b""
-    with trio.fail_after(10):
-        try:
-            while more := await stream.receive_some():
-                data += more
-        except trio.BrokenResourceError:
-            pass
-    return data
-
-
-@pytest.fixture
-def quiet(caplog):
-    """Fail if there is a traceback, or anything at WARNING, of what went through the test."""
-    caplog.set_level(logging.INFO)
-    yield caplog
-    bad = [r for r in caplog.records if r.exc_info or r.levelno >= logging.WARNING]
-    assert not bad, [record.getMessage() for record in bad]
+    return (await read_to_end(stream)).endswith(b"hello")
 
 
 UPGRADE = (
@@ -84,12 +63,12 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", [*TRIPPING, *MALFORMED])
-async def test_bad_bytes(server, connect, quiet, name):
+async def test_bad_bytes(server, connect, clean_log, name):
     """They end the connection that they came on; the next one is served."""
     url = await server(hello)
     stream = await connect(url)
     await stream.send_all({**TRIPPING, **MALFORMED}[name])
-    await read_all(stream)
+    await read_to_end(stream)
     assert await is_answered(connect, url)
 
 
@@ -98,7 +77,7 @@ async def test_on_plain_hypercorn_they_end_the_worker(plain_hypercorn, connect, 
     """There, an exception in one connection ends all. (If this fails, it was mended.)"""
     stream = await connect(await plain_hypercorn(hello))
     await stream.send_all(TRIPPING[name])
-    await read_all(stream)
+    await read_to_end(stream)
     with trio.fail_after(5):
         while plain_hypercorn.error is None:
             await trio.lowlevel.checkpoint()
@@ -106,16 +85,16 @@ async def test_on_plain_hypercorn_they_end_the_worker(plain_hypercorn, connect, 
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""])
-async def test_no_tls(server, connect, quiet, certificate, data):
+async def test_no_tls(server, connect, clean_log, certificate, data):
     """What is no TLS handshake, or none at all, ends that connection."""
     url = await server(hello, ssl_handshake_timeout=0.2, **certificate)
     stream = await connect(url.replace("https:", "http:"))
     await stream.send_all(data)
-    await read_all(stream)
+    await read_to_end(stream)
     assert await is_answered(connect, url)
 
 
-async def test_tls_garbage_amid_a_stream(server, connect, quiet, certificate, aeventually):
+async def test_tls_garbage_amid_a_stream(server, connect, clean_log, certificate, aeventually):
     """A broken TLS record ends the connection, and its app hears of a disconnect."""
     told = trio.Event()
 
@@ -137,7 +116,7 @@ async def test_tls_garbage_amid_a_stream(server, connect, quiet, certificate, ae
 
 
 @pytest.mark.parametrize("error", [ValueError("a fault"), OSError(5, "a fault"), KeyError(1)])
-async def test_a_fault_in_the_protocol(server, connect, quiet, monkeypatch, error):
+async def test_a_fault_in_the_protocol(server, connect, clean_log, monkeypatch, error):
     """Whatever a protocol raises ends its connection; the app hears of a disconnect."""
     told = trio.Event()
 
@@ -167,11 +146,11 @@ async def test_a_fault_in_the_protocol(server, connect, quiet, monkeypatch, erro
     await stream.send_all(POST)
     with trio.fail_after(5):
         await told.wait()
-    await read_all(stream)
+    await read_to_end(stream)
     assert await is_answered(connect, url)
 
 
-async def test_a_fault_at_the_end(server, connect, quiet, monkeypatch):
+async def test_a_fault_at_the_end(server, connect, clean_log, monkeypatch):
     """What a protocol raises when it is told of the end stays with the connection, too."""
     handle, raised = Protocols.handle, []
 

@@ -1,9 +1,8 @@
 """HTTP/2 without TLS: by prior knowledge, if it is not switched off, and never by an upgrade."""
 
-import ssl
-
 import pytest
 import trio
+from _reading import read_to_end
 
 from flowstream.server import ServerConfig, streaming_config
 from flowstream.server._settings import checked
@@ -24,24 +23,13 @@ async def hello(scope, receive, send):
     await send({"type": "http.response.body", "body": scope["http_version"].encode()})
 
 
-async def read_all(stream):
-    found = b""
-    with trio.fail_after(10):
-        try:
-            while some := await stream.receive_some():
-                found += some
-        except (trio.BrokenResourceError, ssl.SSLError):
-            pass
-    return found
-
-
 async def ask(stream, *fields):
     """Send two requests, the first of them with these fields; return what comes."""
     await stream.send_all(
         b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % b"".join(fields)
         + b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     )
-    return await read_all(stream)
+    return await read_to_end(stream)
 
 
 @pytest.mark.parametrize("fields", ASKS.values(), ids=ASKS)
@@ -68,7 +56,7 @@ async def test_the_preface_is_refused(server, connect, clean_log, cuts):
     for start, end in zip((0, *cuts), (*cuts, len(PREFACE)), strict=True):
         await stream.send_all(PREFACE[start:end])
         await trio.testing.wait_all_tasks_blocked(0.01)
-    found = await read_all(stream)
+    found = await read_to_end(stream)
     assert found.startswith(b"HTTP/1.1 505 ")
     assert found.count(b"HTTP/1.1") == 1
 
@@ -77,7 +65,7 @@ async def test_under_tls_it_is_a_matter_of_alpn(server, connect, clean_log, cert
     """A client that has agreed on HTTP/1.1 can't begin with HTTP/2, whatever the setting."""
     stream = await connect(await server(hello, h2c=True, **certificate))
     await stream.send_all(PREFACE)
-    assert (await read_all(stream)).startswith(b"HTTP/1.1 505 ")
+    assert (await read_to_end(stream)).startswith(b"HTTP/1.1 505 ")
 
 
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])  # one of them is read without h11
@@ -90,7 +78,7 @@ async def test_it_is_for_the_beginning_of_a_connection(server, connect, clean_lo
         while not found.endswith(b"0\r\n\r\n"):
             found += await stream.receive_some()
     await stream.send_all(PREFACE)
-    assert (await read_all(stream)).startswith(b"HTTP/1.1 505 ")
+    assert (await read_to_end(stream)).startswith(b"HTTP/1.1 505 ")
 
 
 async def test_it_can_be_asked_for(server, http2, clean_log):

@@ -16,6 +16,7 @@ from _conversations import (
     SETTINGS,
     frame,
 )
+from _reading import read_to_end
 from _request_probes import HTTP1, HTTP2
 
 from flowstream.server._plain_request import read_plain
@@ -44,20 +45,9 @@ class App:
         await send({"type": "http.response.body", "body": b"x"})
 
 
-async def read_all(stream):
-    found = b""
-    with trio.fail_after(10):
-        try:
-            while some := await stream.receive_some():
-                found += some
-        except trio.BrokenResourceError:
-            pass
-    return found
-
-
 async def over_http1(stream, request):
     await stream.send_all(request)
-    found = re.match(rb"HTTP/1.1 (\d+)", await read_all(stream))
+    found = re.match(rb"HTTP/1.1 (\d+)", await read_to_end(stream))
     return int(found[1]) if found else 0
 
 
@@ -150,7 +140,7 @@ async def test_an_absolute_target_arrives_as_a_path(server, connect):
     await stream.send_all(
         b"GET http://evil.example/p%20?q HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
-    await read_all(stream)
+    await read_to_end(stream)
     (scope,) = app.asked
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/p ", b"/p%20", b"q")
     assert [value for name, value in scope["headers"] if name == b"host"] == [b"evil.example"]
@@ -167,7 +157,7 @@ async def test_two_lengths_end_the_connection(server, connect, raw):
         % len(smuggled)
         + smuggled
     )
-    assert (await read_all(stream)).count(b"HTTP/1.1 400") == 1
+    assert (await read_to_end(stream)).count(b"HTTP/1.1 400") == 1
     assert not app.asked
 
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 import trio
 import trio.testing
+from _reading import read_to_end
 from quart_trio import QuartTrio
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -30,14 +31,7 @@ def stray(request):
 async def ask(connect, url, path):
     stream = await connect(url)
     await stream.send_all(GET % path.encode())
-    data = b""
-    with trio.fail_after(10):
-        try:
-            while more := await stream.receive_some():
-                data += more
-        except trio.BrokenResourceError:
-            pass
-    return data
+    return await read_to_end(stream)
 
 
 def quart_app(stray):

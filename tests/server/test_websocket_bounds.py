@@ -1,6 +1,5 @@
 """WebSocket messages that are too long, compressed or odd; and handshakes that are none."""
 
-import logging
 import random
 import struct
 import zlib
@@ -9,6 +8,7 @@ import pytest
 import trio
 import wsproto
 from _http2_client import Peer
+from _reading import read_to_end
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
@@ -229,15 +229,6 @@ def handshake_of(changes):
     return b"GET / HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-@pytest.fixture
-def quiet(caplog):
-    """Fail if there is a traceback of what went through the test."""
-    caplog.set_level(logging.INFO)
-    yield caplog
-    bad = [r for r in caplog.records if r.exc_info or r.levelno >= logging.WARNING]
-    assert not bad, [record.getMessage() for record in bad]
-
-
 class App:
     """Accepts, and notes what it receives until the disconnect."""
 
@@ -254,20 +245,8 @@ class App:
         self.ended.set()
 
 
-async def everything(stream):
-    """Return what a server sends until it closes."""
-    found = b""
-    with trio.fail_after(10):
-        try:
-            while data := await stream.receive_some():
-                found += data
-        except trio.BrokenResourceError:  # it closed with some of ours unread
-            pass
-    return found
-
-
 @pytest.mark.parametrize("name", HANDSHAKES)
-async def test_handshakes(server, connect, quiet, name):
+async def test_handshakes(server, connect, clean_log, name):
     """One that is not as RFC 6455 § 4.2.1 has it gets 400, its app isn't asked, and it ends."""
     changes, is_good = HANDSHAKES[name]
     app = App()
@@ -277,7 +256,7 @@ async def test_handshakes(server, connect, quiet, name):
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
         await stream.aclose()
     else:
-        assert (await everything(stream)).startswith(b"HTTP/1.1 400 ")
+        assert (await read_to_end(stream)).startswith(b"HTTP/1.1 400 ")
         assert app.asked == 0
 
 
@@ -291,7 +270,7 @@ OFFER = (b"sec-websocket-extensions", b"permessage-deflate")
 
 
 @pytest.mark.parametrize("name", TOO_LONG)
-async def test_a_connection_with_too_long_a_message_ends(server, connect, quiet, name):
+async def test_a_connection_with_too_long_a_message_ends(server, connect, clean_log, name):
     """It gets a close with 1009, what it goes on to send isn't read, and its app hears of it."""
     app = App()
     stream = await connect(await server(app, websocket_max_message_size=MOST))
@@ -313,25 +292,25 @@ async def test_a_connection_with_too_long_a_message_ends(server, connect, quiet,
     assert app.received[-1]["code"] == 1009
 
 
-async def test_a_client_that_waits_reads_why(server, connect, quiet):
+async def test_a_client_that_waits_reads_why(server, connect, clean_log):
     """1009 reaches a client that stops by itself."""
     stream = await connect(await server(App(), websocket_max_message_size=MOST))
     await stream.send_all(handshake_of([OFFER]))
     await stream.receive_some()
     await stream.send_all(TOO_LONG["one that is announced"])
-    assert await everything(stream) == b"\x88\x02" + struct.pack("!H", 1009)
+    assert await read_to_end(stream) == b"\x88\x02" + struct.pack("!H", 1009)
 
 
-async def test_what_is_no_websocket_is_told(server, connect, quiet):
+async def test_what_is_no_websocket_is_told(server, connect, clean_log):
     """A fault of the protocol gets a close with its code, and the end."""
     stream = await connect(await server(App()))
     await stream.send_all(handshake_of([]))
     await stream.receive_some()
     await stream.send_all(b"\x83\x80\x00\x00\x00\x00")
-    assert await everything(stream) == b"\x88\x02" + struct.pack("!H", 1002)
+    assert await read_to_end(stream) == b"\x88\x02" + struct.pack("!H", 1002)
 
 
-async def test_over_http_2_the_stream_ends_and_no_other(server, connect, quiet):
+async def test_over_http_2_the_stream_ends_and_no_other(server, connect, clean_log):
     """Its window is given back, and another stream of the connection goes on."""
     app = App()
     peer = Peer(await connect(await server(app, websocket_max_message_size=MOST)))
@@ -356,7 +335,25 @@ async def test_over_http_2_the_stream_ends_and_no_other(server, connect, quiet):
     assert peer.goaway is None
 
 
-async def test_others_run_while_a_message_is_decompressed(server, connect, quiet):
+async def test_an_empty_piece_over_http_2(server, connect, clean_log):
+    """It is nothing, and the message behind it arrives."""
+    app = App()
+    peer = Peer(await connect(await server(app)))
+    number = peer.open(
+        "/", ("sec-websocket-version", "13"), method="CONNECT", ended=False, protocol="websocket"
+    )
+    await peer.flush()
+    with trio.fail_after(10):
+        while number not in peer.statuses:
+            await peer.receive()
+        for data in (b"", frame(BINARY, b"hello"), b"", frame(CLOSE)):
+            peer.h2.send_data(number, data)
+            await peer.flush()
+        await app.ended.wait()
+    assert [message.get("bytes") for message in app.received[1:]] == [b"hello", None]
+
+
+async def test_others_run_while_a_message_is_decompressed(server, connect, clean_log):
     """A bomb of 16 MiB is worked on in pieces, between which another task runs."""
     app, turns = App(), 0
     stream = await connect(await server(app, websocket_max_message_size=16 << 20))
@@ -383,18 +380,18 @@ async def test_others_run_while_a_message_is_decompressed(server, connect, quiet
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4321])
-async def test_the_app_hears_with_which_code_the_client_closed(server, connect, quiet, code):
+async def test_the_app_hears_with_which_code_the_client_closed(server, connect, clean_log, code):
     """And the client gets the same one back."""
     app = App()
     stream = await connect(await server(app))
     await stream.send_all(handshake_of([]))
     await stream.receive_some()
     await stream.send_all(frame(CLOSE, struct.pack("!H", code)))
-    assert await everything(stream) == b"\x88\x02" + struct.pack("!H", code)
+    assert await read_to_end(stream) == b"\x88\x02" + struct.pack("!H", code)
     assert app.received[-1] == {"type": "websocket.disconnect", "code": code}
 
 
-async def test_a_pong_is_sent_for_each_ping(server, connect, quiet):
+async def test_a_pong_is_sent_for_each_ping(server, connect, clean_log):
     """Of a flood of them, too, as fast as the client reads."""
     stream = await connect(await server(App()))
     await stream.send_all(handshake_of([]))

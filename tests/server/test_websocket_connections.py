@@ -1,7 +1,5 @@
 """WebSockets, as far as their connection is concerned: frames that nobody expects, and the end."""
 
-import logging
-
 import pytest
 import trio
 import wsproto
@@ -67,15 +65,6 @@ class App:
             self.ended.set()
 
 
-@pytest.fixture
-def quiet(caplog):
-    """Fail if there is a traceback, or anything at WARNING, of what went through the test."""
-    caplog.set_level(logging.INFO)
-    yield caplog
-    bad = [r for r in caplog.records if r.exc_info or r.levelno >= logging.WARNING]
-    assert not bad, [record.getMessage() for record in bad]
-
-
 FRAMES = {
     "reserved opcode": b"\x83\x80\x00\x00\x00\x00",
     "reserved bits": b"\xf2\x80\x00\x00\x00\x00",
@@ -94,7 +83,7 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("name", FRAMES)
-async def test_frames_that_nobody_expects(server, connect, quiet, aeventually, name):
+async def test_frames_that_nobody_expects(server, connect, clean_log, aeventually, name):
     """They end their connection, whose app hears of it, and no other."""
     app = App()
     url = await server(app)
