@@ -99,7 +99,7 @@ def main() -> None:
 @click.option(
     "--h2c/--no-h2c",
     default=None,
-    help="Take HTTP/2 without TLS from clients that begin with it.  [default: h2c]",
+    help="Take HTTP/2 without TLS from clients that begin with it.  [default: no-h2c]",
 )
 @click.option(
     "--reload", "use_reloader", flag_value=True, default=None, help="Start anew when code changes."

@@ -290,7 +290,7 @@ def test_options_win_over_the_configuration_file(run, module, monkeypatch):
     module("app = type")
     module(
         "bind = ['127.0.0.1:1', '127.0.0.1:2']\ngraceful_timeout = 7\nwrite_timeout = 2.5\n"
-        "worker_class = 'trio'\nkeep_alive_probes = [1, 2, 3]\nworkers = 1\nh2c = false\n",
+        "worker_class = 'trio'\nkeep_alive_probes = [1, 2, 3]\nworkers = 1\nh2c = true\n",
         "c.toml",
     )
     configs = []
@@ -298,17 +298,17 @@ def test_options_win_over_the_configuration_file(run, module, monkeypatch):
     run("serve", "a_module", "-c", "c.toml", "--graceful-timeout", "0", "--readyz", "/readyz")
     run("serve", "a_module", "-c", "c.toml", "-b", "127.0.0.1:3")
     run("serve", "a_module")
-    run("serve", "a_module", "-c", "c.toml", "--h2c")
-    run("serve", "a_module", "--no-h2c")
-    of_both, of_bind, default, of_h2c, of_none = configs
+    run("serve", "a_module", "-c", "c.toml", "--no-h2c")
+    run("serve", "a_module", "--h2c")
+    of_both, of_bind, default, of_none, of_h2c = configs
     assert of_both.bind == ["127.0.0.1:1", "127.0.0.1:2"]
     assert (of_both.graceful_timeout, of_both.write_timeout) == (0, 2.5)
     assert (of_both.readyz, of_both.keep_alive_probes) == ("/readyz", [1, 2, 3])
     assert of_bind.bind == ["127.0.0.1:3"]
     assert default.bind == ["127.0.0.1:8000"]
-    assert [config.h2c for config in configs] == [False, False, True, True, False]
-    assert of_none.bind == default.bind
-    assert of_h2c.bind == of_both.bind
+    assert [config.h2c for config in configs] == [True, True, False, False, True]
+    assert of_none.bind == of_both.bind
+    assert of_h2c.bind == default.bind
 
 
 @pytest.mark.parametrize(

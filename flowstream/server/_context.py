@@ -5,6 +5,7 @@ Each connection has one of both for as long as it lasts, and needs them for a mo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import trio
 
 from flowstream._flag import Flag
 from flowstream.server._hypercorn import TaskGroup, WorkerContext
+
+logger = logging.getLogger("flowstream.server")
 
 
 class Event:
@@ -43,6 +46,16 @@ class Context(WorkerContext):
     """What is shared by all protocols of one worker."""
 
     event_class = Event
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._said: set[str] = set()
+
+    def say_once(self, message: str) -> None:
+        """Log `message` at INFO, the first time only: clients may cause it without end."""
+        if message not in self._said:
+            self._said.add(message)
+            logger.info(message)
 
 
 class IdleTask:

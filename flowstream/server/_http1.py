@@ -2,7 +2,7 @@
 
 ``Upgrade: h2c`` is ignored: RFC 9113 § 3.1 has done away with it, and a proxy that passes it on has
 its rules passed by. HTTP/2 in the clear begins with its preface, where the setting ``h2c`` allows
-it.
+it; else the preface is a request of an unknown version, gets a 505, and the connection ends.
 
 A stream's head is held until the first of its body is there, and both are one write (`Head`).
 
@@ -19,6 +19,7 @@ import h11
 
 from flowstream.asgi._head import HEAD_KEY, Head
 from flowstream.server._access_entry import Logged, keeps_access, log_unread
+from flowstream.server._context import Context
 from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hypercorn import (
     Closed,
@@ -48,8 +49,6 @@ class HTTP1(H11Protocol):
         super().__init__(*arguments)
         # h11 has no other way to be less lenient.
         cast(Any, self.connection)._receive_buffer = StrictLines()
-        # Under TLS there is ALPN to ask for HTTP/2 (RFC 9113 § 3.2).
-        self._takes_http2 = cast(ServerConfig, self.config).h2c and not self.ssl
         self.is_fresh = True
         self._held = b""
         self._head = self.connection_state[HEAD_KEY] = Head(self._write_head)
@@ -75,7 +74,13 @@ class HTTP1(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         line = (event.method, event.target, event.http_version)
-        if self._takes_http2 and self.is_fresh and line == (b"PRI", b"*", b"2.0"):
+        if not self.is_fresh or self.ssl or line != (b"PRI", b"*", b"2.0"):
+            return  # under TLS there is ALPN to ask for HTTP/2 (RFC 9113 § 3.2)
+        if not cast(ServerConfig, self.config).h2c:
+            cast(Context, self.context).say_once(
+                "a client began with HTTP/2 without TLS, and got a 505: h2c = True (--h2c) takes it"
+            )
+        else:
             rest, _ = self.connection.trailing_data
             raise H2ProtocolAssumedError(b"PRI * HTTP/2.0\r\n\r\n" + rest)
 

@@ -53,10 +53,10 @@ class ServerConfig(Config):
     log_format: str = "text"
     """How the log is written: ``"text"``, or ``"json"`` for one object a line."""
 
-    h2c: bool = True
+    h2c: bool = False
     """Whether a client may begin with HTTP/2 where there is no TLS ("prior knowledge", RFC 9113
-    § 3.3), as with Hypercorn. Browsers don't: without proxies and services of one's own that do,
-    it can be switched off."""
+    § 3.3). Hypercorn lets any client do so; browsers don't, so it is for proxies and services of
+    one's own."""
 
     backlog = 2048
     """Connections that may wait to be accepted. Hypercorn's 100 are few when a thousand

@@ -1,4 +1,4 @@
-"""HTTP/2 without TLS: by prior knowledge, if it is not switched off, and never by an upgrade."""
+"""HTTP/2 without TLS: off unless asked for, and never by an upgrade."""
 
 import pytest
 import trio
@@ -21,6 +21,12 @@ async def hello(scope, receive, send):
         raise NotImplementedError
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": scope["http_version"].encode()})
+
+
+async def unasked(scope, receive, send):
+    if scope["type"] != "lifespan":
+        raise AssertionError("a client that is refused reaches no application")
+    raise NotImplementedError
 
 
 async def ask(stream, *fields):
@@ -51,14 +57,38 @@ async def test_an_upgrade_under_tls_is_ignored(server, connect, clean_log, certi
 
 @pytest.mark.parametrize("cuts", [(), (10,), (16, 20)])
 async def test_the_preface_is_refused(server, connect, clean_log, cuts):
-    """Switched off, a client that begins with HTTP/2 gets one answer over HTTP/1.1, and the end."""
-    stream = await connect(await server(hello, h2c=False))
+    """By default a client that begins with HTTP/2 gets one answer over HTTP/1.1, and at once the
+    end; the application hears nothing of it.
+    """
+    default = ServerConfig()
+    stream = await connect(await server(unasked, h2c=default.h2c, keep_alive_timeout=1000))
     for start, end in zip((0, *cuts), (*cuts, len(PREFACE)), strict=True):
         await stream.send_all(PREFACE[start:end])
         await trio.testing.wait_all_tasks_blocked(0.01)
     found = await read_to_end(stream)
     assert found.startswith(b"HTTP/1.1 505 ")
     assert found.count(b"HTTP/1.1") == 1
+
+
+async def test_the_log_says_how_to_take_it(server, connect, clean_log):
+    """It names the setting, once for all clients."""
+    url = await server(unasked, h2c=False)
+    for _ in range(3):
+        stream = await connect(url)
+        await stream.send_all(PREFACE)
+        await read_to_end(stream)
+    said = [text for text in clean_log.messages if "--h2c" in text]
+    assert said == [
+        "a client began with HTTP/2 without TLS, and got a 505: h2c = True (--h2c) takes it"
+    ]
+
+
+async def test_an_http2_client_is_told(server, program, clean_log):
+    """curl fails at once with what it was answered, and doesn't wait."""
+    url = await server(unasked, h2c=False, keep_alive_timeout=1000)
+    command = [program("curl"), "-sS", "--http2-prior-knowledge", "--max-time", "20", url]
+    done = await trio.run_process(command, check=False, capture_stderr=True)
+    assert done.returncode not in (0, 28), done.stderr  # 28: it waited for 20 s
 
 
 async def test_under_tls_it_is_a_matter_of_alpn(server, connect, clean_log, certificate):
@@ -88,8 +118,8 @@ async def test_it_can_be_asked_for(server, http2, clean_log):
 
 
 def test_the_setting():
-    """It is on by default, as in Hypercorn, and nothing but a bool."""
-    assert ServerConfig().h2c is True
-    assert checked(streaming_config(h2c=False)).h2c is False
+    """It is off by default, and nothing but a bool."""
+    assert ServerConfig().h2c is False
+    assert checked(streaming_config(h2c=True)).h2c is True
     with pytest.raises(TypeError, match="h2c must be True or False, not 'yes'"):
         checked(streaming_config(h2c="yes"))
