@@ -22,6 +22,7 @@ PROGRAMS = {path.name: path for path in sorted(HERE.glob("*.py"))}
 
 # Why a benchmark has no homes.
 WITHOUT = {
+    "attacks.py": "attacks servers; the homes are behind them",
     "buffer.py": "serves nothing",
     "server_cost.py": "compares two servers, by an app that streams nothing of flowstream's",
 }
