@@ -76,6 +76,7 @@ PURE = [
     "asgi._disposition",
     "asgi._request",
     "server._peer_settings",
+    "server._stream_faults",
     "server._plain_request",
     "server._request_rules",
     "server._strict_lines",

@@ -12,6 +12,7 @@ What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
   (`judge_http2`). A method or path that is not ASCII ends Hypercorn's worker, and so does data
   for a stream that is over, which is dropped here.
 * What h2 keeps of the client is bounded (`keep_little`).
+* What a client does wrong on one stream ends that stream (`keep_apart`).
 * A client that opens streams in order to reset them meets two bounds: on applications at
   work, and on its trials (`Patience`). Its priorities are ignored (`Turns`).
 * ``keep_alive_max_requests`` and a shutdown send GOAWAY and let the streams that are open go
@@ -62,6 +63,7 @@ from flowstream.server._patience import Patience
 from flowstream.server._peer_settings import forget_table_sizes, keep_little
 from flowstream.server._request_rules import RequestHead, judge_http2
 from flowstream.server._stream_buffer import LOW_WATER, BoundedStreamBuffer
+from flowstream.server._stream_faults import StreamFault, keep_apart
 from flowstream.server._turns import Turns
 from flowstream.server._upload import CREDIT, Upload
 from flowstream.server._websocket import LoggedWebSocket, WebSocket
@@ -93,6 +95,7 @@ class HTTP2(H2Protocol):
         super().__init__(*arguments)
         self._carrier = carrier
         keep_little(self.connection)
+        keep_apart(self.connection)
         self.priority = Turns()  # type: ignore[assignment]  # no tree
         self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams
@@ -286,6 +289,11 @@ class HTTP2(H2Protocol):
                 await self._ended(event.stream_id)
             elif isinstance(event, h2.events.StreamReset):
                 await self._was_reset(event.stream_id)
+            elif isinstance(event, StreamFault):
+                await self._fault(event)
+            elif isinstance(event, h2.events.ConnectionTerminated) and not event.error_code:
+                self._going_away = True
+                await self._leave_if_done()
             elif not isinstance(event, h2.events.PriorityUpdated):
                 if isinstance(event, h2.events.RemoteSettingsChanged):
                     forget_table_sizes(self.connection)
@@ -380,16 +388,19 @@ class HTTP2(H2Protocol):
 
     def _data(self, event: h2.events.DataReceived) -> None:
         stream_id, size = event.stream_id, event.flow_controlled_length
+        self._give_back(size)
+        if stream_id in self.streams and size:
+            upload = self._uploads.setdefault(stream_id, Upload())
+            upload.add(event.data, size)
+            self._feed_soon(stream_id, upload)
+
+    def _give_back(self, size: int) -> None:
         # The connection's window is opened at once: it is there for all streams. And data
         # that nobody wants still counts against it (RFC 9113 § 6.9).
         self._credit += size
         if self._credit >= CREDIT:
             self.connection.increment_flow_control_window(self._credit)
             self._credit = 0
-        if stream_id in self.streams and size:
-            upload = self._uploads.setdefault(stream_id, Upload())
-            upload.add(event.data, size)
-            self._feed_soon(stream_id, upload)
 
     async def _ended(self, stream_id: int) -> None:
         if upload := self._uploads.get(stream_id):
@@ -437,6 +448,11 @@ class HTTP2(H2Protocol):
             await self._close_stream(stream_id, "the client reset the HTTP/2 stream")
             if stream.state in _UNANSWERED:
                 await self._lose_patience()
+
+    async def _fault(self, event: StreamFault) -> None:
+        self._give_back(event.size)
+        await self._close_stream(event.stream_id, "the server reset the HTTP/2 stream")
+        await self._lose_patience()
 
     async def _lose_patience(self) -> None:
         if not self._patience.try_once():

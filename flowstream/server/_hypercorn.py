@@ -27,6 +27,7 @@ def _unexpected(what: str, library: str = "Hypercorn") -> RuntimeError:
 
 try:
     from h2.connection import H2Connection
+    from h2.stream import H2Stream
     from h11 import Connection as H11Connection
     from h11._receivebuffer import ReceiveBuffer
     from hypercorn.app_wrappers import ASGIWrapper
@@ -244,7 +245,9 @@ _ATTRIBUTES: dict[type, str] = {
     H2ProtocolAssumedError: "data",
     StreamBuffer: "buffer _complete _is_empty _paused",
     H11Connection: "_receive_buffer",
-    H2Connection: "_closed_streams encoder remote_settings",
+    H2Connection: "_closed_streams _frame_dispatch_table decoder encoder highest_inbound_stream_id "
+    "remote_settings streams",
+    H2Stream: "_actual_content_length _expected_content_length",
     HTTPStream: "closed response scope send state stream_id",
     Handshake: "accepted extensions http_version key subprotocols",
     WSStream: "app_put closed config send state stream_id task_group",

@@ -200,7 +200,7 @@ def tunnel(protocol):
     return [*head, (b":protocol", protocol), (b"sec-websocket-version", b"13")], False
 
 
-AT_ONCE = "h2 ends the connection, as RFC 9113 § 5.4.1 allows"
+AT_ONCE = "h2 finds it malformed: the stream is reset, as RFC 9113 § 8.1.1 allows"
 
 HTTP2 = [
     Probe("GET", fields(), 200, 200),

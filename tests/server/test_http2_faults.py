@@ -8,10 +8,12 @@ import httpx2
 import pytest
 import trio
 import trio.lowlevel
+from _reading import read_to_end
 from h2.errors import ErrorCodes
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
+    GoAwayFrame,
     HeadersFrame,
     PingFrame,
     PriorityFrame,
@@ -186,13 +188,83 @@ async def test_a_bad_request_is_refused_by_itself(server, http2, app, clean_log,
 
 @pytest.mark.parametrize("left_out", ["method", "path", "scheme"])
 async def test_a_missing_pseudo_header(server, http2, app, clean_log, left_out):
-    """A malformed request ends its connection, as h2 has it, and no other."""
-    url = await server(app)
-    other, peer = await http2(url), await http2(url)
-    await peer.get(**{left_out: None})
+    """A malformed request ends its own stream; the others on the connection go on."""
+    peer = await http2(await server(app))
+    ticking, bad = await peer.get("/ticks"), await peer.get(**{left_out: None})
+    await peer.finished(bad)
+    assert peer.resets == {bad: ErrorCodes.PROTOCOL_ERROR}
+    size = len(peer.bodies[ticking])
+    await peer.until(lambda: len(peer.bodies[ticking]) > size + 100)
+
+
+@pytest.mark.parametrize(
+    ("length", "sent", "trailers"),
+    [("5", b"longer" * 2000, False), ("50", b"shorter", False), ("50", b"shorter", True)],
+)
+async def test_a_body_of_another_length(server, http2, app, clean_log, length, sent, trailers):
+    """It resets its stream, and the application hears of a disconnect and of no end. The
+    connection's window has all of it back.
+    """
+    peer = await http2(await server(app))
+    for _ in range(20):
+        app.log.clear()
+        number = peer.open("/waits", ("content-length", length), method="POST", ended=False)
+        await peer.flush()
+        await peer.until(lambda: peer.bodies[number])  # noqa: B023
+        # What is left of it is dropped.
+        await peer.send(
+            DataFrame(number, sent, flags=[] if trailers else ["END_STREAM"]),
+            *([headers(number, [("x", "y")], "END_STREAM")] if trailers else []),
+        )
+        await peer.finished(number)
+        assert peer.resets[number] == ErrorCodes.PROTOCOL_ERROR
+        await peer.fence()
+        assert app.log == ["http.disconnect"]
+    await is_alive(peer)
+
+
+async def test_malformed_requests_wear_patience_out(server, http2, app, clean_log):
+    """Each costs a little of it, so that no client can have thousands of streams reset."""
+    peer = await http2(await server(app))
+    await is_alive(peer)
+    bad = [(name, value) for name, value in GET if name != ":path"]
+    frames = [headers(number, bad, "END_STREAM") for number in range(3, 4001, 2)]
+    await peer.send(*frames)
+    resets = (await read_to_end(peer.stream)).count(b"\x00\x00\x04\x03\x00")
+    assert 900 < resets < 1900  # what is in one piece with the last of it is reset as well
+
+
+async def test_more_streams_than_are_allowed(server, http2, app, clean_log):
+    """Those beyond are refused; the others are answered, and then there is room again."""
+    peer = await http2(await server(app, h2_max_concurrent_streams=10))
+    waiting = [peer.open("/waits") for _ in range(10)]
+    await peer.flush()
+    await peer.until(lambda: all(peer.bodies[number] for number in waiting))
+    beyond = [(number, headers(number, GET, "END_STREAM")) for number in range(21, 61, 2)]
+    await peer.send(*[frame for _, frame in beyond], DataFrame(21, b"late"))
+    peer.h2.highest_outbound_stream_id = 59
+    await trio.testing.wait_all_tasks_blocked()
+    for number in waiting:
+        peer.h2.reset_stream(number, ErrorCodes.CANCEL)
+    await is_alive(peer)
+    assert app.started == 11
+
+
+async def test_a_client_that_says_goodbye(server, http2, app, clean_log):
+    """Behind its GOAWAY open streams go on to their end, new ones are refused, and then the
+    connection is closed.
+    """
+    peer = await http2(await server(app))
+    ticking = await peer.get("/ticks")
+    await peer.send(GoAwayFrame(0))
+    size = len(peer.bodies[ticking])
+    await peer.until(lambda: len(peer.bodies[ticking]) > size + 100)
+    refused = await peer.get("/")
+    await peer.finished(refused)
+    assert peer.resets == {refused: ErrorCodes.REFUSED_STREAM}
+    peer.h2.reset_stream(ticking, ErrorCodes.CANCEL)
+    await peer.flush()
     await peer.until_closed()
-    assert peer.goaway.error_code == ErrorCodes.PROTOCOL_ERROR
-    await is_alive(other)
 
 
 async def test_data_after_the_response(server, http2, app, clean_log):
