@@ -79,6 +79,7 @@ PURE = [
     "server._stream_faults",
     "server._plain_request",
     "server._request_rules",
+    "server._response_rules",
     "server._strict_lines",
 ]
 

@@ -7,10 +7,14 @@ to hear of the disconnect in the other way, from ``receive()``.
 
 A response that is cut has no end, whoever sends one (`flowstream.asgi._cut`). With HTTP/1.0 the end
 of the connection is the end of the body, so there the connection is reset instead.
+
+A head that can't be sent (`_response_rules`) is an error in the application and one line in the
+log. If no head has gone out, and the application sends no other one, the answer is 500.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -30,6 +34,9 @@ from flowstream.server._hypercorn import (
     TaskGroup,
 )
 from flowstream.server._inbox import Inbox
+from flowstream.server._response_rules import CHECKS, InvalidResponseError
+
+logger = logging.getLogger("flowstream.server")
 
 # Frameworks cancel a request when ``http.disconnect`` comes, which is in their queue by
 # then. This much later they have, or won't.
@@ -42,6 +49,9 @@ _COMPLETE = (ASGIHTTPState.CLOSED, ASGIWebsocketState.CLOSED, ASGIWebsocketState
 
 class ClientGoneError(ConnectionResetError):
     """The client is gone: what ``send()`` raises then, under flowstream's server."""
+
+
+_QUIET = (ClientGoneError, InvalidResponseError)
 
 
 class Applications(TaskGroup):
@@ -156,11 +166,20 @@ class _Send:
         direct_write: that of this response; None if it is no response to a request.
     """
 
-    __slots__ = ("_carrier", "_cut", "_is_broken", "_may_half_close", "_send", "direct_write")
+    __slots__ = (
+        "_carrier",
+        "_cut",
+        "_is_broken",
+        "_may_half_close",
+        "_scope",
+        "_send",
+        "direct_write",
+    )
 
     def __init__(self, send: Any, scope: Any, is_broken: Callable[[], bool]) -> None:
         self._send = send
         self._is_broken = is_broken
+        self._scope = scope
         # A client that has sent all it had to may close its half of the connection, and with
         # HTTP/1.1 alone that can't be told from leaving: the next write but one can.
         self._may_half_close = scope["type"] == "http" and scope["http_version"] < "2"
@@ -175,6 +194,12 @@ class _Send:
 
     async def __call__(self, message: Any) -> None:
         stream = self._send.__self__  # Hypercorn's, whose method it is
+        if check := CHECKS.get(message["type"]):
+            try:
+                check(message)
+            except InvalidResponseError as error:
+                logger.error("the response to %s can't be sent: %s", _asked(self._scope), error)
+                raise
         if self._cut is not None and self._cut.status is not None:
             if not self._cut.is_over:
                 await self._send_cut(message, self._cut)
@@ -266,13 +291,16 @@ def _in_words(inbox: Inbox) -> str:
     """Return which request it is: never its query, which may hold a token."""
     scope = inbox.scope
     host, port = (*(scope.get("client") or ()), "", "")[:2]
-    method = scope.get("method", "WEBSOCKET")
     age = time.monotonic() - inbox.since
-    return f"{method} {printable(scope['path'])} from {host}:{port}, for {age:.1f} s"
+    return f"{_asked(scope)} from {host}:{port}, for {age:.1f} s"
+
+
+def _asked(scope: Any) -> str:
+    return f"{scope.get('method', 'WEBSOCKET')} {printable(scope['path'])}"
 
 
 def _is_quiet(failure: BaseException) -> bool:
-    """Whether nothing has failed, but that the client left."""
+    """Whether nothing has failed, but that the client left, or what the log has said already."""
     if isinstance(failure, BaseExceptionGroup):
-        return failure.split(ClientGoneError)[1] is None
-    return isinstance(failure, ClientGoneError)
+        return failure.split(_QUIET)[1] is None
+    return isinstance(failure, _QUIET)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -129,6 +130,10 @@ class HTTP2(H2Protocol):
             await self._stalled(event.stream_id)
 
     async def _send_head(self, event: Response) -> None:
+        if any(name.lower() == b"te" for name, _ in event.headers):
+            # h2 leaves out what belongs to a connection (RFC 9113 § 8.2.2), and refuses this one.
+            fields = [field for field in event.headers if field[0].lower() != b"te"]
+            event = replace(event, headers=fields)
         stream = self.streams.get(event.stream_id)
         head = None if stream is None else stream.scope["state"].get(HEAD_KEY)
         if head is None or not head.is_wanted:

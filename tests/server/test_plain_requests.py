@@ -373,7 +373,7 @@ async def test_a_wrong_header_is_the_apps_fault(server, connect):
         try:
             head = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b\r\nc: d")]}
             await send(head)
-        except h11.LocalProtocolError as error:
+        except ValueError as error:
             raised.append(error)
 
     stream = await connect(await server(app))
