@@ -26,7 +26,7 @@ from flowstream.server._loading import (
 )
 from flowstream.server._log_handlers import FORMATS
 from flowstream.server._process_log import ProcessLog
-from flowstream.server._settings import LEVELS, checked
+from flowstream.server._settings import LEVELS, LOOPBACK, checked
 from flowstream.server._stopping import (
     Deadline,
     StopSignals,
@@ -100,6 +100,18 @@ def main() -> None:
     "--h2c/--no-h2c",
     default=None,
     help="Take HTTP/2 without TLS from clients that begin with it.  [default: no-h2c]",
+)
+@click.option(
+    "--proxy-headers/--no-proxy-headers",
+    default=None,
+    help="Take a client's address and scheme from X-Forwarded-For and X-Forwarded-Proto of trusted "
+    "proxies.  [default: proxy-headers]",
+)
+@click.option(
+    "--forwarded-allow-ips",
+    metavar="LIST",
+    help="Trusted proxies: addresses, networks and UNIX sockets (unix:), with commas between; '*' "
+    f"for anybody.  [default: $FORWARDED_ALLOW_IPS, or {LOOPBACK}]",
 )
 @click.option(
     "--reload", "use_reloader", flag_value=True, default=None, help="Start anew when code changes."

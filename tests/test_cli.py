@@ -263,6 +263,8 @@ def test_wrong_options(run, module, arguments, message, code):
         ("workers = 0", "workers must be 1 or more"),
         ("workers = -1", "workers must be 1 or more"),
         ("bind = 8000", "bind cannot be 8000: expected a list or a string"),
+        ("forwarded_allow_ips = 'nginx'", "forwarded_allow_ips: 'nginx' is no proxy to trust"),
+        ("forwarded_allow_ips = 7", "forwarded_allow_ips cannot be 7: expected a list or a string"),
         ("bind = [8000]", "bind cannot be [8000]: expected a list or a string"),
         ("graceful_timeout = 'a'", "graceful_timeout cannot be 'a': expected a number"),
         ("graceful_timeout = -1", "graceful_timeout must be 0 or more seconds"),
@@ -290,7 +292,8 @@ def test_options_win_over_the_configuration_file(run, module, monkeypatch):
     module("app = type")
     module(
         "bind = ['127.0.0.1:1', '127.0.0.1:2']\ngraceful_timeout = 7\nwrite_timeout = 2.5\n"
-        "worker_class = 'trio'\nkeep_alive_probes = [1, 2, 3]\nworkers = 1\nh2c = true\n",
+        "worker_class = 'trio'\nkeep_alive_probes = [1, 2, 3]\nworkers = 1\nh2c = true\n"
+        "forwarded_allow_ips = ['10.0.0.0/8']\nproxy_headers = false\n",
         "c.toml",
     )
     configs = []
@@ -300,13 +303,19 @@ def test_options_win_over_the_configuration_file(run, module, monkeypatch):
     run("serve", "a_module")
     run("serve", "a_module", "-c", "c.toml", "--no-h2c")
     run("serve", "a_module", "--h2c")
-    of_both, of_bind, default, of_none, of_h2c = configs
+    run("serve", "a_module", "--forwarded-allow-ips", "10.0.0.1,unix:", "--no-proxy-headers")
+    run("serve", "a_module", "-c", "c.toml", "--proxy-headers")
+    of_both, of_bind, default, of_none, of_h2c, *of_proxies = configs
+    assert [one.forwarded_allow_ips for one in of_proxies] == ["10.0.0.1,unix:", ["10.0.0.0/8"]]
+    assert [one.proxy_headers for one in of_proxies] == [False, True]
+    assert (of_both.proxy_headers, default.proxy_headers) == (False, True)
+    assert (of_both.forwarded_allow_ips, default.forwarded_allow_ips) == (["10.0.0.0/8"], None)
     assert of_both.bind == ["127.0.0.1:1", "127.0.0.1:2"]
     assert (of_both.graceful_timeout, of_both.write_timeout) == (0, 2.5)
     assert (of_both.readyz, of_both.keep_alive_probes) == ("/readyz", [1, 2, 3])
     assert of_bind.bind == ["127.0.0.1:3"]
     assert default.bind == ["127.0.0.1:8000"]
-    assert [config.h2c for config in configs] == [True, True, False, False, True]
+    assert [config.h2c for config in configs[:5]] == [True, True, False, False, True]
     assert of_none.bind == of_both.bind
     assert of_h2c.bind == default.bind
 

@@ -21,6 +21,7 @@ HOW_TO = Path(__file__).parent.parent / "docs" / "how-to"
 
 APP = """
 import trio
+from quart import request
 from quart_trio import QuartTrio
 from flowstream import csv, ndjson, sse
 from flowstream.quart import Flowstream
@@ -55,6 +56,18 @@ async def endless():
 async def wait_until_gone():
     await gone.wait()
     return "gone"
+
+@app.get("/who")
+async def who():
+    return f"{request.remote_addr} {request.scheme}"
+
+@app.get("/events")
+async def events():
+    return sse(nothing)
+
+async def nothing():
+    await trio.sleep_forever()
+    yield
 
 @app.get("/numbers")
 async def three():
@@ -146,27 +159,39 @@ def upstream(tmp_path: Path) -> Iterator[int]:
         yield int(rest.split()[0])
 
 
+@contextlib.contextmanager
+def nginx(directory: Path, upstream: int, location: str, zones: str = "") -> Iterator[int]:
+    """Run nginx with a location block of the page in front of `upstream`; give its port."""
+    assert "proxy_pass http://127.0.0.1:8000;" in location
+    location = location.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}")
+    config, port = directory / "nginx.conf", free_port()
+    text = CONFIG.format(directory=directory, port=port, location=location)
+    config.write_text(text.replace("access_log off;", f"access_log off;\n{zones}"))
+    command = (nginx_command(), "-p", str(directory), "-e", "stderr", "-c", str(config))
+    with running(*command, cwd=directory, ready=""):
+        wait_for(port)
+        yield port
+
+
 @pytest.fixture(params=["1.1"])
 def proxied(request: pytest.FixtureRequest, tmp_path: Path, upstream: int) -> Iterator[int]:
     """Put nginx, with the location block of the page, in front of it, and give its port."""
     location = shown("behind-a-proxy.md", "```nginx")
     assert "proxy_http_version 1.1;" in location
     location = location.replace("proxy_http_version 1.1", f"proxy_http_version {request.param}")
-    assert "proxy_pass http://127.0.0.1:8000;" in location
-    location = location.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}")
-    config, port = tmp_path / "nginx.conf", free_port()
-    config.write_text(CONFIG.format(directory=tmp_path, port=port, location=location))
-    command = (nginx_command(), "-p", str(tmp_path), "-e", "stderr", "-c", str(config))
-    with running(*command, cwd=tmp_path, ready=""):
-        wait_for(port)
+    with nginx(tmp_path, upstream, location) as port:
         yield port
 
 
 @contextlib.contextmanager
-def get(port: int, path: str) -> Iterator[http.client.HTTPResponse]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def get(
+    port: int, path: str, source: str = "127.0.0.1", **headers: str
+) -> Iterator[http.client.HTTPResponse]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, 10, source_address=(source, 0))
     try:
-        connection.request("GET", path)
+        connection.request(
+            "GET", path, headers={name.replace("_", "-"): headers[name] for name in headers}
+        )
         yield connection.getresponse()
     finally:
         connection.close()
@@ -199,6 +224,37 @@ def test_nginx_tells_the_app_that_the_client_went(proxied: int) -> None:
     answer.close()
     with get(proxied, "/gone") as gone:
         assert gone.read() == b"gone"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2")
+def test_behind_nginx_the_app_knows_its_client(proxied: int, upstream: int) -> None:
+    """It has the address that nginx was asked from, whatever the client claims; past nginx a client
+    that is not trusted is not believed either.
+    """
+    claims = {"X_Forwarded_For": "6.6.6.6", "X_Forwarded_Proto": "https"}
+    for port in (proxied, upstream):
+        with get(port, "/who", source="127.0.0.2", **claims) as answer:
+            assert answer.read() == b"127.0.0.2 http"
+    with get(upstream, "/who", **claims) as answer:  # as a proxy on this machine would say it
+        assert answer.read() == b"6.6.6.6 https"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2")
+def test_nginx_bounds_the_streams_of_a_client(tmp_path: Path, upstream: int) -> None:
+    """With the documented bounds one address has so many streams, and another one its own."""
+    first = "location /events {"
+    location = first + shown("behind-a-proxy.md", f"```nginx\n{first}")
+    assert "limit_conn streams 20;" in location
+    location = location.replace("limit_conn streams 20;", "limit_conn streams 2;")
+    zones = shown("behind-a-proxy.md", "```nginx\n# in http {}")
+    with (
+        nginx(tmp_path, upstream, location, zones) as port,
+        get(port, "/events") as one,
+        get(port, "/events") as two,
+        get(port, "/events") as three,
+        get(port, "/events", source="127.0.0.2") as another,
+    ):
+        assert [one.status, two.status, three.status, another.status] == [200, 200, 429, 200]
 
 
 def test_the_fetch_reader_reads_a_stream(upstream: int) -> None:

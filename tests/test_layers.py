@@ -75,6 +75,7 @@ PURE = [
     "asgi._deadlines",
     "asgi._disposition",
     "asgi._request",
+    "server._forwarded",
     "server._peer_settings",
     "server._stream_faults",
     "server._plain_request",

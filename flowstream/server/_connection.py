@@ -26,7 +26,7 @@ import logging
 import math
 import select
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import trio
@@ -39,6 +39,7 @@ from flowstream.asgi._live import Live
 from flowstream.server._applications import Applications
 from flowstream.server._connections import CLOSED, GOING_DOWN, LEFT, RESET, Connections
 from flowstream.server._context import IdleTask
+from flowstream.server._forwarded import Origin
 from flowstream.server._hypercorn import (
     Closed,
     ConnectionState,
@@ -211,6 +212,11 @@ class Connection(Live, TCPServer):
     def closing(self) -> bool:
         """Whether the server is shutting down."""
         return self._connections.closing
+
+    def origin(self, headers: Iterable[tuple[bytes, bytes]]) -> Origin:
+        """Return where a request with these headers comes from: a trusted proxy may say so."""
+        socket_path = "" if self.client else str(self._socket.getsockname())
+        return self._connections.proxies.origin(headers, self.client, socket_path, tls=self._tls)
 
     def is_broken(self) -> bool:
         """Return whether nothing can be sent any more: not so if the client half-closed."""

@@ -16,7 +16,7 @@ from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hangup import HangupWatch
 from flowstream.server._hypercorn import HTTPStream
 from flowstream.server._plain_response import ServerFields
-from flowstream.server._settings import ServerConfig
+from flowstream.server._settings import ServerConfig, trusted_proxies
 
 # What ended streams, for their reports (`StreamReport.detail`).
 GOING_DOWN = "the server goes down"
@@ -90,6 +90,7 @@ class Connections:
         hangups: the watch over their sockets.
         idle: those that wait for a plain request.
         fields: what the server adds to each response.
+        proxies: those whose word on a request's client is taken.
         exchange_class: what serves a plain request.
         write_timeout: seconds that a write may make no progress.
         closing: whether the worker is shutting down.
@@ -101,6 +102,7 @@ class Connections:
         self.hangups = HangupWatch()
         self.idle = Idle(config.keep_alive_timeout)
         self.fields = ServerFields(config)
+        self.proxies = trusted_proxies(config)
         self.write_timeout = config.write_timeout
         self.closing = False
         self.plain = self.others = 0

@@ -13,7 +13,7 @@ than it lets through, and the traceback of that is the application's.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import h11
 
@@ -35,18 +35,26 @@ from flowstream.server._settings import ServerConfig
 from flowstream.server._strict_lines import StrictLines
 from flowstream.server._websocket import LoggedWebSocket, WebSocket
 
+if TYPE_CHECKING:
+    from flowstream.server._connection import Connection
+
 _STREAM_ID = 1
 
 
 class HTTP1(H11Protocol):
     """One HTTP/1.1 connection.
 
+    Args:
+        carrier: the connection that carries it.
+        arguments: those of Hypercorn's own.
+
     Attributes:
         is_fresh: whether no request has come yet.
     """
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._carrier = carrier
         # h11 has no other way to be less lenient.
         cast(Any, self.connection)._receive_buffer = StrictLines()
         self.is_fresh = True
@@ -100,7 +108,8 @@ class HTTP1(H11Protocol):
 
     async def _refuse(self, status: int, head: RequestHead) -> None:
         await super()._send_error_response(status)
-        await log_unread(self.config, self.client, self.ssl, status, head)
+        origin = self._carrier.origin(head.headers)
+        await log_unread(self.config, origin.client, origin.tls, status, head)
         await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
@@ -114,14 +123,15 @@ class HTTP1(H11Protocol):
 
     async def _open(self, kind: type[HTTPStream | WebSocket], head: RequestHead) -> None:
         self.is_fresh = False
-        # Hypercorn's, but for the class, and for methods, which are not put in capitals.
+        origin = self._carrier.origin(head.headers)
+        # Hypercorn's, but for the class, the origin, and methods, which are not put in capitals.
         self.stream = kind(
             self.app,
             self.config,
             self.context,
             self.task_group,
-            self.ssl,
-            self.client,
+            origin.tls,
+            origin.client,
             self.server,
             self.stream_send,
             _STREAM_ID,

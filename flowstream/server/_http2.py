@@ -335,10 +335,11 @@ class HTTP2(H2Protocol):
         head = RequestHead(
             asked.get(b":method", b"-"), asked.get(b":path", b"-"), b"2", event.headers or []
         )
-        await log_unread(self.config, self.client, self.ssl, status, head)
+        origin = self._carrier.origin(head.headers)
+        await log_unread(self.config, origin.client, origin.tls, status, head)
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
-        # Hypercorn's, but for the buffer and for the link in the state.
+        # Hypercorn's, but for the buffer, the link in the state and the origin.
         stream_id, fields = request.stream_id, dict(request.headers)
         method = fields[b":method"].decode("ascii")
         if stream_id % 2:  # a client's: not one that we push
@@ -348,6 +349,7 @@ class HTTP2(H2Protocol):
             partial(self.task_group.spawn, self.reset, stream_id, h2.errors.ErrorCodes.CANCEL),
             has_body=request.stream_ended is None,
         )
+        origin = self._carrier.origin(request.headers)
         kind: Any
         if keeps_access(self.config):
             kind = LoggedWebSocket if method == "CONNECT" else LoggedExchange
@@ -358,8 +360,8 @@ class HTTP2(H2Protocol):
             self.config,
             self.context,
             self.task_group,
-            self.ssl,
-            self.client,
+            origin.tls,
+            origin.client,
             self.server,
             self.stream_send,
             stream_id,

@@ -76,13 +76,14 @@ class PlainExchange:
         """Answer it, and return when the application has."""
         connection = self._connection
         config = connection.config
+        origin = connection.origin(request.headers)
         self._stream = stream = self._kind(
             connection.app,
             config,
             connection.context,
             cast(TaskGroup, self),
-            False,
-            connection.client,
+            origin.tls,
+            origin.client,
             connection.server,
             self.take,
             _STREAM_ID,

@@ -30,7 +30,7 @@ class Protocols(ProtocolWrapper):
         if alpn == "h2":
             self.protocol = HTTP2(connection, *arguments)
         else:
-            self.protocol = HTTP1(*arguments)
+            self.protocol = HTTP1(connection, *arguments)
 
     async def handle(self, event: TransportEvent) -> None:
         """Pass what the transport says to the protocol, changing over to HTTP/2 if told."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from types import new_class
 from typing import Any, cast
 
 from flowstream.limits import positive, whole
 from flowstream.server._access_log import FORMAT, AccessLog
+from flowstream.server._forwarded import TrustedProxies
 from flowstream.server._hypercorn import Config, Logger
 from flowstream.server._log_handlers import FORMATS
+
+LOOPBACK = "127.0.0.1,::1"
+"""The proxies that are trusted unless others are named: those on the same machine."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -57,6 +62,17 @@ class ServerConfig(Config):
     """Whether a client may begin with HTTP/2 where there is no TLS ("prior knowledge", RFC 9113
     § 3.3). Hypercorn lets any client do so; browsers don't, so it is for proxies and services of
     one's own."""
+
+    proxy_headers: bool = True
+    """Whether ``X-Forwarded-For`` and ``X-Forwarded-Proto`` of trusted proxies are read. Hypercorn
+    never reads them: behind a proxy each client has the proxy's address, and no request is TLS."""
+
+    forwarded_allow_ips: str | list[str] | None = None
+    """The proxies that are trusted: addresses, networks and UNIX sockets (``unix:`` or
+    ``unix:/path``), as a list or with commas between; ``"*"`` for anybody, ``""`` for nobody. None
+    is the environment's ``FORWARDED_ALLOW_IPS``, or else ``127.0.0.1,::1``, as with uvicorn: most
+    proxies are on the same machine, and whoever else is there can do no more than claim an address.
+    """
 
     backlog = 2048
     """Connections that may wait to be accepted. Hypercorn's 100 are few when a thousand
@@ -148,8 +164,10 @@ def checked(config: Config) -> ServerConfig:
         positive("read_timeout", config.read_timeout, unit="seconds")
     if config.max_requests is not None:
         whole("max_requests", config.max_requests, unit="requests")
-    if not isinstance(config.h2c, bool):
-        raise TypeError(f"h2c must be True or False, not {config.h2c!r}")
+    for name in ("h2c", "proxy_headers"):
+        if not isinstance(value := getattr(config, name), bool):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
+    trusted_proxies(config)
     _check_probes(config.keep_alive_probes)
     if config.log_format not in FORMATS:
         raise ValueError(f"log_format must be 'text' or 'json', not {config.log_format!r}")
@@ -165,6 +183,24 @@ def checked(config: Config) -> ServerConfig:
     if config.quic_bind and config.certfile is None:
         raise ValueError("quic_bind needs certfile and keyfile: HTTP/3 is always encrypted")
     return config
+
+
+def trusted_proxies(config: ServerConfig) -> TrustedProxies:
+    """Return the proxies whose word on a request's client is taken.
+
+    Raises:
+        TypeError: the setting is neither a string nor a list of strings.
+        ValueError: an entry is no address, network or UNIX socket.
+    """
+    name, listed = "forwarded_allow_ips", config.forwarded_allow_ips
+    if listed is None:
+        name = "FORWARDED_ALLOW_IPS"
+        listed = os.environ.get(name, LOOPBACK)
+    try:
+        found = TrustedProxies(listed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return found if config.proxy_headers else TrustedProxies()
 
 
 def _adopted(config: Config) -> ServerConfig:

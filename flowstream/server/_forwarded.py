@@ -1,0 +1,197 @@
+"""Trusted proxies: who the client is, and whether it speaks TLS, when a proxy stands between.
+
+A proxy says it in two headers, and anybody can write these. So they are read only when the
+connection comes from a proxy that is trusted, with the meaning that they have under uvicorn:
+
+* ``X-Forwarded-For`` has one address for each proxy on the way, the client's first. Each proxy adds
+  the address that it was asked from at the right. So the list is read from the right, and the first
+  address that is no trusted proxy's is the client's. What stands to the left of it may be made up.
+* ``X-Forwarded-Proto`` is ``http``, ``https``, ``ws`` or ``wss``.
+
+What is no address is never handed to an application, which may take it for one: the search ends
+there, and the last address that was found counts, as with nginx's ``real_ip_recursive``.
+
+The answer is known before the scope is made, so nothing is changed or copied later.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import NamedTuple
+
+Client = tuple[str, int] | None
+"""Address and port; None if there is no address, as over a UNIX socket."""
+
+_FOR, _PROTO = b"x-forwarded-for", b"x-forwarded-proto"
+_LENGTHS = (len(_FOR), len(_PROTO))
+_IS_TLS = {b"http": False, b"https": True, b"ws": False, b"wss": True}
+
+# An address with a port, or one of IPv6 in brackets. A bare one of IPv6 has more colons.
+_WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([0-9]{1,5}))?")
+_LONGEST = len("[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535")
+
+# Entries that are looked at: no chain of proxies is longer, and a head has room for thousands.
+_HOPS = 100
+
+_ANYBODY, _ANY_SOCKET = "*", "unix:"
+
+
+class Origin(NamedTuple):
+    """Where a request comes from."""
+
+    client: Client
+    tls: bool
+    """Whether the client speaks TLS, with us or with a proxy."""
+
+
+class TrustedProxies:
+    """The proxies whose word is taken.
+
+    Args:
+        listed: addresses, networks (``10.0.0.0/8``) and UNIX sockets (``unix:/run/app.sock``,
+            ``unix:`` for all of them), in a list or with commas between; ``*`` alone for anybody.
+
+    Raises:
+        TypeError: it is neither a string nor a list of strings.
+        ValueError: an entry is nothing of that.
+    """
+
+    def __init__(self, listed: str | Iterable[str] = ()) -> None:
+        entries = _entries(listed)
+        self._anybody = entries == [_ANYBODY]
+        self._literals: set[str] = set()
+        self._addresses: set[IPv4Address | IPv6Address] = set()
+        self._networks: list[IPv4Network | IPv6Network] = []
+        for entry in () if self._anybody else entries:
+            self._add(entry)
+        self._nobody = not entries
+
+    def _add(self, entry: str) -> None:
+        if entry == _ANYBODY:
+            raise ValueError("'*' trusts anybody: write it alone, without other entries")
+        if entry.startswith(("/", _ANY_SOCKET)):
+            self._literals.add(entry if entry.startswith(_ANY_SOCKET) else _ANY_SOCKET + entry)
+            return
+        try:
+            if "/" in entry:
+                self._networks.append(_plain_network(ip_network(entry)))
+            else:
+                self._addresses.add(_plain(ip_address(entry)))
+        except ValueError as error:
+            raise ValueError(
+                f"{entry!r} is no proxy to trust: expected an IP address, a network such as "
+                f"'10.0.0.0/8', a UNIX socket such as 'unix:/run/app.sock', or '*' ({error})"
+            ) from None
+
+    def origin(
+        self, headers: Iterable[tuple[bytes, bytes]], client: Client, socket: str, *, tls: bool
+    ) -> Origin:
+        """Return where a request comes from.
+
+        Args:
+            headers: the request's.
+            client: who has connected.
+            socket: the path of the UNIX socket that was connected to, if `client` is None.
+            tls: whether the connection is TLS.
+        """
+        if self._nobody:
+            return Origin(client, tls)
+        lists, scheme = [], b""
+        for name, value in headers:
+            if len(name) in _LENGTHS:  # nearly always it is not
+                lower = name.lower()
+                if lower == _FOR:
+                    lists.append(value)
+                elif lower == _PROTO:
+                    scheme = value
+        if not (lists or scheme) or not self.trusts(client[0] if client else _ANY_SOCKET + socket):
+            return Origin(client, tls)
+        found = self._client(b",".join(lists).decode("latin-1"))
+        return Origin(found or client, _IS_TLS.get(scheme.strip().lower(), tls))
+
+    def trusts(self, peer: str) -> bool:
+        """Return whether `peer`, an address or ``unix:`` with a path, is a trusted proxy."""
+        if self._anybody:
+            return True
+        if peer.startswith(_ANY_SOCKET):
+            return _ANY_SOCKET in self._literals or peer in self._literals
+        found = _parse(peer.partition("%")[0])  # what follows is the interface, on this machine
+        return found is not None and self._has(found[0])
+
+    def _has(self, address: IPv4Address | IPv6Address) -> bool:
+        return address in self._addresses or any(address in network for network in self._networks)
+
+    def _client(self, listed: str) -> Client:
+        """Return who the client is by ``X-Forwarded-For``; None if that is unknown.
+
+        Where anybody is trusted, that is the first: a client can say what it likes.
+        """
+        client: Client = None
+        if self._anybody:
+            entries = listed.split(",", 1)[:1]
+        else:
+            entries = listed.rsplit(",", _HOPS)[: -_HOPS - 1 : -1]
+        for entry in entries:
+            text = entry.strip(" \t")
+            if not text or (text.startswith(_ANY_SOCKET) and self.trusts(text)):
+                continue
+            found = _parse(text)
+            if found is None:
+                break
+            address, port = found
+            client = (str(address), port)
+            if not self._has(address):
+                break
+        return client
+
+
+def _entries(listed: object) -> list[str]:
+    if isinstance(listed, str):
+        listed = listed.split(",")
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(one, str) for one in listed):
+        raise TypeError(
+            "expected addresses of proxies, as a string with commas or as a list of strings, "
+            f"not {listed!r}"
+        )
+    return [entry for one in listed if (entry := one.strip())]
+
+
+def _parse(text: str) -> tuple[IPv4Address | IPv6Address, int] | None:
+    """Return an address and its port, 0 if there is none; None if it is no address."""
+    return _parse_short(text) if len(text) <= _LONGEST else None
+
+
+@functools.lru_cache(maxsize=1024)  # the same proxies and clients ask again
+def _parse_short(text: str) -> tuple[IPv4Address | IPv6Address, int] | None:
+    parts = _WITH_PORT.fullmatch(text)
+    host, port = (parts[1] or parts[2], int(parts[3] or 0)) if parts else (text, 0)
+    if port > 65535 or "%" in host:
+        return None
+    try:
+        return _plain(ip_address(host)), port
+    except ValueError:
+        return None
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return an address of IPv4 as such: a socket of IPv6 has it as ``::ffff:10.0.0.1``."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _plain_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    first = _plain(network.network_address)
+    if network.version == 6 and isinstance(first, IPv4Address) and network.prefixlen >= 96:
+        return IPv4Network((first, network.prefixlen - 96))
+    return network
