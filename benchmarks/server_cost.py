@@ -15,6 +15,9 @@ How it is measured:
   in turns who is first. A slow minute of the machine hits both halves of a ratio.
 * Two processes of the same program differ by some per cent for as long as they live (where
   their memory lies, how their hashes fall), so every round has new ones.
+
+``--before CHECKOUT`` adds a third side: flowstream as it is in that checkout, such as a worktree
+of an older commit. Each of its measurements comes right after one of this checkout, in turns.
 """
 
 from __future__ import annotations
@@ -33,18 +36,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from single_stream import pinned
 
-SIDES = ("flowstream", "hypercorn")
+PLAIN = "hypercorn"
+OURS = "flowstream"
+BEFORE = "before"
 CHUNK = b"x" * 1023 + b"~"
 HELLO = b"hello, world\n"
 CONNECTIONS = 8
 BAR = 1.05
+BAR_BEFORE = 1.03
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Sample:
 
     case: str
     side: str
+    against: str
+    """The other side of the pair that it belongs to."""
     round: int
     turn: int
     operations: int
@@ -116,8 +124,13 @@ def serve(side: str, certificate: Path) -> None:
     import flowstream
     from flowstream.server import streaming_config
 
-    ours = side == "flowstream"
-    config = streaming_config(h2c=True) if ours else hypercorn.config.Config()
+    ours = side != PLAIN
+    config = hypercorn.config.Config()
+    if ours:
+        try:
+            config = streaming_config(h2c=True)
+        except TypeError:  # an older checkout, which had it on always
+            config = streaming_config()
     config.bind = ["127.0.0.1:0"]
     config.insecure_bind = ["127.0.0.1:0"]
     config.certfile = config.keyfile = str(certificate)
@@ -153,11 +166,12 @@ class Server:
 
 
 @contextmanager
-def running(side: str, certificate: Path) -> Iterator[Server]:
-    """Run one side."""
+def running(side: str, checkout: Path | None, certificate: Path) -> Iterator[Server]:
+    """Run one side, with the flowstream of `checkout` where one is given."""
     command = [sys.executable, __file__, "--serve", side, str(certificate)]
+    environment = os.environ | ({"PYTHONPATH": str(checkout)} if checkout else {})
     with pinned(0):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -276,21 +290,32 @@ def measure(case: Case, server: Server, operations: int) -> tuple[int, float, fl
 
 
 def a_round(
-    number: int, cases: list[Case], turns: int, seconds: float, certificate: Path
+    number: int,
+    cases: list[Case],
+    turns: int,
+    seconds: float,
+    certificate: Path,
+    before: Path | None,
 ) -> Iterator[Sample]:
-    """Measure each case in pairs, on two new processes."""
-    with running("flowstream", certificate) as ours, running("hypercorn", certificate) as plain:
-        servers = {"flowstream": ours, "hypercorn": plain}
+    """Measure each case in pairs, on new processes: ours and each other side, in turns."""
+    others = [PLAIN, BEFORE] if before else [PLAIN]
+    with ExitStack() as stack:
+        checkouts = {BEFORE: before}
+        servers = {
+            side: stack.enter_context(running(side, checkouts.get(side), certificate))
+            for side in (OURS, *others)
+        }
         for case in cases:
             operations = 200
-            for side in (*SIDES, *SIDES):  # the second time knows how long the first was
+            for side in (*servers, *servers):  # the second time knows how long the first was
                 done, cpu, _ = measure(case, servers[side], operations)
                 operations = max(200, int(done * seconds / max(cpu, 0.001)))
             for turn in range(turns):
-                first = (number + turn) % 2
-                for side in (SIDES[first], SIDES[1 - first]):
-                    done, cpu, wall = measure(case, servers[side], operations)
-                    yield Sample(case.name, side, number, turn, done, cpu, wall)
+                for other in others:
+                    pair = (OURS, other) if (number + turn) % 2 else (other, OURS)
+                    for side in pair:
+                        done, cpu, wall = measure(case, servers[side], operations)
+                        yield Sample(case.name, side, other, number, turn, done, cpu, wall)
 
 
 def make_certificate(directory: str) -> Path:
@@ -303,42 +328,71 @@ def make_certificate(directory: str) -> Path:
     return path
 
 
-def summarise(samples: list[Sample]) -> dict[str, dict[str, Any]]:
-    """Return per case: µs and operations per second of both sides, and the ratios of µs."""
-    summary: dict[str, dict[str, Any]] = {}
-    for case in dict.fromkeys(sample.case for sample in samples):
-        by_side = {
-            side: {(s.round, s.turn): s for s in samples if (s.case, s.side) == (case, side)}
-            for side in SIDES
-        }
-        ours, plain = by_side["flowstream"], by_side["hypercorn"]
-        ratios = [ours[key].micros / plain[key].micros for key in sorted(ours)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        summary[case] = {
-            "micros": {s: statistics.median(x.micros for x in by_side[s].values()) for s in SIDES},
-            "per_second": {
-                s: statistics.median(x.operations / x.wall for x in by_side[s].values())
-                for s in SIDES
-            },
-            "ratio": {"median": middle, "quartiles": [low, high], "pairs": len(ratios)},
-        }
-    return summary
+@dataclass(frozen=True)
+class Comparison:
+    """What one case costs in flowstream and on another side."""
+
+    ours: float
+    """Microseconds of CPU per operation, the median, as the next one."""
+    theirs: float
+    per_second: tuple[float, float]
+    ratio: float
+    """The median of the pairs' ratios of CPU: ours to theirs."""
+    quartiles: tuple[float, float]
+    pairs: int
 
 
-def show(summary: dict[str, dict[str, Any]], cases: list[Case]) -> None:
-    print(f"\n{'':16}{'µs CPU per operation':>24}{'per second':>20}   flowstream / hypercorn")
-    print(f"{'':16}{'flowstream':>12}{'hypercorn':>12}{'ours':>10}{'plain':>10}", end="")
-    print("   median (quartiles), pairs")
-    for case in cases:
-        figures = summary[case.name]
-        micros, speed, ratio = figures["micros"], figures["per_second"], figures["ratio"]
-        low, high = ratio["quartiles"]
-        line = f"{case.name:16}{micros['flowstream']:12.1f}{micros['hypercorn']:12.1f}"
-        line += f"{speed['flowstream']:10,.0f}{speed['hypercorn']:10,.0f}"
-        line += f"   {ratio['median']:.3f} ({low:.3f}-{high:.3f}), {ratio['pairs']}"
-        if case.barred:
-            line += f"  {'meets' if ratio['median'] <= BAR else 'MISSES'} the bar of {BAR}"
-        print(line)
+def compare(samples: list[Sample]) -> Comparison:
+    """Return the figures of one case and one other side."""
+    ours = {(s.round, s.turn): s for s in samples if s.side == OURS}
+    theirs = {(s.round, s.turn): s for s in samples if s.side != OURS}
+    ratios = [ours[key].micros / theirs[key].micros for key in sorted(ours)]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return Comparison(
+        statistics.median(s.micros for s in ours.values()),
+        statistics.median(s.micros for s in theirs.values()),
+        (
+            statistics.median(s.operations / s.wall for s in ours.values()),
+            statistics.median(s.operations / s.wall for s in theirs.values()),
+        ),
+        middle,
+        (low, high),
+        len(ratios),
+    )
+
+
+def summarise(samples: list[Sample]) -> dict[str, dict[str, Comparison]]:
+    """Return the figures by the other side, and by the case."""
+    groups: dict[str, dict[str, list[Sample]]] = {}
+    for sample in samples:
+        groups.setdefault(sample.against, {}).setdefault(sample.case, []).append(sample)
+    return {
+        other: {case: compare(group) for case, group in by_case.items()}
+        for other, by_case in groups.items()
+    }
+
+
+def show(summary: dict[str, dict[str, Comparison]]) -> None:
+    """Print a table for each other side."""
+    for other, by_case in summary.items():
+        print(f"\n{'':16}{'µs CPU per operation':>24}{'per second':>20}   flowstream / {other}")
+        print(f"{'':16}{'flowstream':>12}{other:>12}{'flowstream':>12}{other:>10}", end="")
+        print("   median (quartiles), pairs")
+        for name, figures in by_case.items():
+            low, high = figures.quartiles
+            line = f"{name:16}{figures.ours:12.1f}{figures.theirs:12.1f}"
+            line += f"{figures.per_second[0]:12,.0f}{figures.per_second[1]:10,.0f}"
+            line += f"   {figures.ratio:.3f} ({low:.3f}-{high:.3f}), {figures.pairs}"
+            if (bar := bar_of(name, other)) is not None:
+                line += f"  {'meets' if figures.ratio <= bar else 'MISSES'} the bar of {bar}"
+            print(line)
+
+
+def bar_of(name: str, other: str) -> float | None:
+    """Return the highest ratio that a case may have to another side."""
+    if other == BEFORE:
+        return BAR_BEFORE
+    return BAR if any(case.barred for case in CASES if case.name == name) else None
 
 
 def main() -> int:
@@ -350,6 +404,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.3, help="CPU seconds a measurement")
     parser.add_argument("--cases", nargs="+", choices=names, default=names)
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="compare with the flowstream there, too"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -366,17 +423,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         certificate = make_certificate(directory)
         for number in range(options.rounds):
-            measured = a_round(number, cases, options.turns, options.seconds, certificate)
-            samples.extend(measured)
+            samples.extend(
+                a_round(number, cases, options.turns, options.seconds, certificate, options.before)
+            )
             print(f"round {number + 1}/{options.rounds} done", flush=True)
     summary = summarise(samples)
-    show(summary, cases)
+    show(summary)
     print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     if options.json:
-        result = {"summary": summary, "samples": [asdict(sample) for sample in samples]}
+        figures = {
+            other: {case: asdict(figure) for case, figure in by_case.items()}
+            for other, by_case in summary.items()
+        }
+        result = {"summary": figures, "samples": [asdict(sample) for sample in samples]}
         options.json.write_text(json.dumps(result, indent=2) + "\n")
-    barred = [case.name for case in cases if case.barred]
-    return int(options.check and any(summary[n]["ratio"]["median"] > BAR for n in barred))
+    missed = [
+        (other, case)
+        for other, by_case in summary.items()
+        for case, figure in by_case.items()
+        if (bar := bar_of(case, other)) is not None and figure.ratio > bar
+    ]
+    return int(options.check and bool(missed))
 
 
 if __name__ == "__main__":
