@@ -16,7 +16,6 @@ the HTML comment in front of it:
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import inspect
 import math
@@ -323,20 +322,6 @@ def test_every_policy_is_in_the_reference() -> None:
     text = (REFERENCE / "policies.md").read_text()
     for name in policies.__all__:
         assert re.search(rf"^## `{name}\(", text, re.MULTILINE), name
-
-
-def test_bounds_are_given_as_they_are() -> None:
-    """Each default in the page of bounds is the one in the code."""
-    text = (REFERENCE / "bounds-and-defaults.md").read_text()
-    defaults = {
-        f"{kind.__name__}.{field.name}": field.default
-        for kind in (flowstream.Buffer, flowstream.Limits)
-        for field in fields(kind)
-    }
-    rows = dict(re.findall(r"^\| `((?:Buffer|Limits)\.\w+)` \| `([^`]*)` \|", text, re.MULTILINE))
-    assert set(rows) == set(defaults)
-    for name, shown in rows.items():
-        assert ast.literal_eval(shown.replace(",", "")) == defaults[name], name
 
 
 def test_the_two_commands_of_the_readme_stand_alone() -> None:
