@@ -54,6 +54,7 @@ from flowstream.server._plain_http1 import PlainExchange
 from flowstream.server._plain_request import read_plain
 from flowstream.server._protocols import Protocols
 from flowstream.server._stall_bound import StallBound, stall_bound
+from flowstream.server._turnstile import Turnstile
 
 logger = logging.getLogger("flowstream.server")
 
@@ -217,6 +218,11 @@ class Connection(Live, TCPServer):
         """Return where a request with these headers comes from: a trusted proxy may say so."""
         socket_path = "" if self.client else str(self._socket.getsockname())
         return self._connections.proxies.origin(headers, self.client, socket_path, tls=self._tls)
+
+    @property
+    def turnstile(self) -> Turnstile:
+        """What a protocol goes through before it begins with more than a few requests."""
+        return self._connections.turnstile
 
     def is_broken(self) -> bool:
         """Return whether nothing can be sent any more: not so if the client half-closed."""

@@ -17,6 +17,7 @@ from flowstream.server._hangup import HangupWatch
 from flowstream.server._hypercorn import HTTPStream
 from flowstream.server._plain_response import ServerFields
 from flowstream.server._settings import ServerConfig, trusted_proxies
+from flowstream.server._turnstile import Turnstile
 
 # What ended streams, for their reports (`StreamReport.detail`).
 GOING_DOWN = "the server goes down"
@@ -92,6 +93,7 @@ class Connections:
         fields: what the server adds to each response.
         proxies: those whose word on a request's client is taken.
         exchange_class: what serves a plain request.
+        turnstile: for connections on which many requests come at once.
         write_timeout: seconds that a write may make no progress.
         closing: whether the worker is shutting down.
         plain: requests that were read without h11.
@@ -103,6 +105,8 @@ class Connections:
         self.idle = Idle(config.keep_alive_timeout)
         self.fields = ServerFields(config)
         self.proxies = trusted_proxies(config)
+
+        self.turnstile = Turnstile()
         self.write_timeout = config.write_timeout
         self.closing = False
         self.plain = self.others = 0

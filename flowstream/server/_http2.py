@@ -74,9 +74,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flowstream.server")
 
-# So much of what the client sent is looked at before others have a turn: a thousand
-# requests that were reset again fit in it.
+# So much of what the client sent is looked at before others have a turn: an upload, and as long as
+# requests come, which take a few bytes each and cost a hundred times what data do.
 _PIECE = 16 * 1024
+_PIECE_OF_REQUESTS = 256
+
+# So many requests of a connection begin before others have a turn.
+_AT_ONCE = 1
 
 _UNANSWERED = (ASGIHTTPState.REQUEST, ASGIWebsocketState.HANDSHAKE)
 _ACCEPTED = (ASGIWebsocketState.CONNECTED, ASGIWebsocketState.CLOSED)
@@ -107,6 +111,7 @@ class HTTP2(H2Protocol):
         self._credit = 0  # of the connection's window
         self._patience = Patience()
         self._last_request = 0
+        self._begun = 0  # requests, since others had a turn
         self._going_away = False
 
     # -- from the application --------------------------------------------------------------
@@ -272,15 +277,27 @@ class HTTP2(H2Protocol):
     async def handle(self, event: TransportEvent) -> None:
         """Take what the transport says."""
         if isinstance(event, RawData):
-            for start in range(0, len(event.data), _PIECE):
-                if start:
-                    await trio.lowlevel.checkpoint()
-                if not self.closed:
-                    await super().handle(RawData(event.data[start : start + _PIECE]))
+            await self._take(event.data)
             return
         await super().handle(event)
         for buffer in self.stream_buffers.values():
             await buffer.close()  # else whoever waits for a window waits for ever
+
+    async def _take(self, data: bytes) -> None:
+        self._begun = 0
+        start, size = 0, _PIECE_OF_REQUESTS
+        while start < len(data) and not self.closed:
+            if self._begun:
+                await self._let_others()
+            elif start >= _PIECE:
+                await trio.lowlevel.checkpoint()
+            await super().handle(RawData(data[start : start + size]))
+            start += size
+            size = _PIECE_OF_REQUESTS if self._begun else _PIECE
+
+    async def _let_others(self) -> None:
+        await self._carrier.turnstile.go_through()
+        self._begun = 0
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
@@ -306,6 +323,9 @@ class HTTP2(H2Protocol):
         await self._flush()
 
     async def _request(self, event: h2.events.RequestReceived) -> None:
+        if self._begun >= _AT_ONCE:
+            await self._let_others()
+        self._begun += 1
         stream = self.connection.streams.get(event.stream_id)
         if stream is None or stream.closed:  # by what came right behind it
             await self._lose_patience()
