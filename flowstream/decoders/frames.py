@@ -93,6 +93,13 @@ class FramesDecoder:
         """
         self._check()
         self._rest += data
+        try:
+            return self._frames_in_rest()
+        except DecodingError:
+            self._rest = bytearray()
+            raise
+
+    def _frames_in_rest(self) -> list[Frame]:
         found: list[Frame] = []
         prefix, start = self._prefix, 0
         with memoryview(self._rest) as view:

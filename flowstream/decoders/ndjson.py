@@ -61,10 +61,10 @@ class NDJSONDecoder:
         for line in lines:
             self._read(line, values)
         if rest:
+            if self._size + len(rest) > self._max_line:
+                raise self._error(f"is longer than {self._max_line} bytes")
             self._parts.append(rest)
             self._size += len(rest)
-            if self._size > self._max_line:
-                raise self._error(f"is longer than {self._max_line} bytes")
         return values
 
     def flush(self) -> list[Any]:
@@ -103,6 +103,7 @@ class NDJSONDecoder:
 
     def _error(self, what: str) -> DecodingError:
         self._broken = f"line {self._lines + 1} {what}"
+        self._parts.clear()
         return DecodingError(self._broken)
 
     def _check(self) -> None:

@@ -136,10 +136,10 @@ class SSEDecoder:
             else:
                 self._other_line(line, events)
         if rest:
+            if self._data_size + self._line_size + len(rest) > self._max_event:
+                raise self._too_large()
             self._line.append(rest)
             self._line_size += len(rest)
-            if self._data_size + self._line_size > self._max_event:
-                raise self._too_large()
 
     def _other_line(self, line: str, events: list[ServerSentEvent]) -> None:
         """Ignore a line whose field the standard does not know."""
@@ -170,4 +170,6 @@ class SSEDecoder:
 
     def _too_large(self) -> DecodingError:
         self._broken = True
+        self._line.clear()
+        self._data.clear()
         return DecodingError(f"an event is larger than {self._max_event} characters")

@@ -24,7 +24,6 @@ import logging
 import math
 import random
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -43,6 +42,7 @@ from flowstream._outlet import Outlet
 from flowstream.decoders import ServerSentEvent
 from flowstream.limits import positive
 from flowstream.llm import Done, FinishReason, ModelEvent, Usage
+from flowstream.sources._llm_body import MAX_EVENT, Ration, unwinding
 from flowstream.sources._llm_failures import (
     broken,
     error_in,
@@ -54,7 +54,13 @@ from flowstream.sources._llm_failures import (
     timed_out,
 )
 from flowstream.sources._llm_halves import Halves
-from flowstream.sources._llm_loose import UpstreamDecoder, fit, is_keep_alive, loose_json
+from flowstream.sources._llm_loose import (
+    UpstreamDecoder,
+    check_structure,
+    fit,
+    is_keep_alive,
+    loose_json,
+)
 from flowstream.sources._source import Source
 
 logger = logging.getLogger("flowstream")
@@ -68,10 +74,8 @@ _AFTERWORD = 5.0
 # again; it is closed otherwise, which costs no more than a new one.
 _END = 0.1
 
-# Bytes that are read before others run. A packet of gzip may hold a thousand times its size.
+# Bytes that are read before others run.
 _PIECE = 16 * 1024
-# Characters of one event: a tool's whole arguments may come in one piece.
-_MAX_EVENT = 16 << 20
 
 ChunkT = TypeVar("ChunkT", bound=msgspec.Struct)
 
@@ -104,6 +108,7 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
             msgspec.MsgspecError: it is not what the API sends.
             PublicError: it says that the upstream failed.
         """
+        check_structure(event.data)
         if event.type != "message" and names_failure(event.type):
             raise failure_in_stream(said(event.data), event.type)
         try:
@@ -190,11 +195,13 @@ class ModelAnswer(Source):
     async def run(self, out: Outlet) -> None:
         """Make the request, and send what it is answered with."""
         reader = self._reader()
+        ration = Ration()
         stream: Any = None
         with trio.CancelScope(deadline=trio.current_time() + self._first_timeout) as patience:
-            stream = await self._ask(patience.deadline)
-            body = _Body(stream, self._sdk, reader)
-            async with _unwinding(body.parts), stream:
+            with ration.for_requests():
+                stream = await self._ask(patience.deadline)
+            body = _Body(stream, self._sdk, reader, ration)
+            async with unwinding(body.parts), stream:
                 await self._read(body, reader, out, patience)
         if reader.reason is None and patience.cancelled_caught:
             raise timed_out() from TimeoutError(self._silence(reader))
@@ -217,6 +224,8 @@ class ModelAnswer(Source):
         while True:
             try:
                 return await self._request()
+            except PublicError:
+                raise  # what it sent is beyond our bounds
             except Exception as error:
                 failure = failure_of(error, self._sdk)
                 if failure is None:
@@ -270,9 +279,12 @@ class _Body:
         parts: the iterator that it is received with.
     """
 
-    def __init__(self, stream: Any, sdk: ModuleType, reader: AnswerReader[Any]) -> None:
+    def __init__(
+        self, stream: Any, sdk: ModuleType, reader: AnswerReader[Any], ration: Ration
+    ) -> None:
         self._sdk = sdk
         self._reader = reader
+        self._ration = ration
         self._ended = False
         self._left = memoryview(b"")  # of the last part
         self.parts: AsyncIterator[Any]
@@ -283,7 +295,7 @@ class _Body:
         if type(stream) is sdk.AsyncStream and _is_plain(stream.response):
             self.parts = stream.response.aiter_bytes()
             self._next = self._next_piece
-            decoder = UpstreamDecoder(max_event=_MAX_EVENT)
+            decoder = UpstreamDecoder(max_event=MAX_EVENT)
             self._unpack = decoder.feed
             self._end = decoder.end
             self._read = reader.read
@@ -302,11 +314,14 @@ class _Body:
         """
         if self._ended:
             return None
+        self._ration.renew()
         try:
             received = await self._next()
         except StopAsyncIteration:
             self._ended = True
             received = None
+        except PublicError:
+            raise  # what it sent is beyond our bounds
         except Exception as error:
             raise failure_of(error, self._sdk) or failure_of_reading(error) from error
         try:
@@ -371,22 +386,6 @@ def _retry_delays(retries: int) -> Iterator[float]:
     for _ in range(retries):
         yield delay * random.uniform(0.75, 1)
         delay = min(delay * 2, _LONGEST_RETRY_DELAY)
-
-
-@contextlib.asynccontextmanager
-async def _unwinding(parts: AsyncIterator[Any]) -> AsyncGenerator[None, None]:
-    """Run an iterator to its end at last, so that all generators below it end, too.
-
-    HTTP clients leave the inner ones to the garbage collector when an outer one is closed, and
-    Trio warns of that. In a cancelled scope they read no more than what was received already.
-    """
-    try:
-        yield
-    finally:
-        with trio.CancelScope() as scope, contextlib.suppress(Exception):
-            scope.cancel()
-            async for _ in parts:  # noqa: ASYNC102  # it is cancelled already
-                pass
 
 
 def _seconds(name: str, value: float | None) -> float:

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from flowstream.sources._llm_body import bound_responses
+
 
 def check_client(client: object, kinds: tuple[type, ...], wanted: str) -> None:
     """Raise unless `client` is an asynchronous client of the right SDK.
@@ -54,8 +56,9 @@ def check_params(create: Callable[..., Any], params: dict[str, Any]) -> None:
 def for_one_stream(client: Any) -> Any:
     """Return `client` as it is to make the request for a stream.
 
-    Without retries of its own, which would sleep for minutes. And without compression: tokens
-    are a few bytes each and would wait in the compressor for others, and what a hostile server
-    packs into a small packet is taken apart in the event loop, all at once.
+    Without retries of its own, which would sleep for minutes. And without compression: tokens are
+    a few bytes each and would wait in the compressor for others. Its HTTP client, which is the
+    app's, gets a hook that bounds what is answered to us (see `_llm_body`).
     """
+    bound_responses(getattr(client, "_client", None))  # the SDKs have no public name for it
     return client.with_options(max_retries=0, default_headers={"Accept-Encoding": "identity"})

@@ -25,6 +25,13 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 # Numbers that a JavaScript client reads exactly; more is no count of tokens.
 _LARGEST = 2**53 - 1
 
+# Characters of one event outside of its texts. What is in a text takes as much memory as it has
+# characters; what is outside may be a million objects, for which the event loop stands still.
+_MAX_STRUCTURE = 1 << 20
+_SMALL = 64 * 1024
+
+# What says that a server is alive is short, and the pattern is slow.
+_LONGEST_KEEP_ALIVE = 100
 _KEEP_ALIVE = re.compile(
     r"\W*(ping|pong|heartbeat|keep.?alive|(\w+ )?processing)\W*", re.IGNORECASE
 )
@@ -92,10 +99,28 @@ def _is_object(line: str) -> bool:
 def is_keep_alive(event: ServerSentEvent) -> bool:
     """Return whether an event only says that the server is alive."""
     data = event.data
-    return (
-        not data
-        or data == "null"
-        or bool(_KEEP_ALIVE.fullmatch(event.type) or _KEEP_ALIVE.fullmatch(data))
+    return not data or data == "null" or _says_alive(event.type) or _says_alive(data)
+
+
+def _says_alive(text: str) -> bool:
+    return len(text) <= _LONGEST_KEEP_ALIVE and _KEEP_ALIVE.fullmatch(text) is not None
+
+
+def check_structure(data: str) -> None:
+    """Raise if a JSON text has more in it than any answer, but for the length of its texts.
+
+    Raises:
+        msgspec.ValidationError: what is outside of its texts is longer than `_MAX_STRUCTURE`.
+    """
+    if len(data) <= _SMALL:
+        return
+    plain = data.replace("\\\\", "").replace('\\"', "")  # quotes that end no text
+    if plain.count('"') <= _MAX_STRUCTURE // 4:  # else a text has less than 8 characters around it
+        outside = plain.split('"')[::2]
+        if sum(map(len, outside)) <= _MAX_STRUCTURE:
+            return
+    raise msgspec.ValidationError(
+        f"an event has more than {_MAX_STRUCTURE} characters outside of its texts"
     )
 
 

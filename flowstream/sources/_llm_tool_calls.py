@@ -17,19 +17,58 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from flowstream.llm import ModelEvent, ToolCall
 
-# Characters of one call's arguments that are looked at to find their end. No server that leaves
+# Characters of an answer's arguments that are looked at to find their end. No server that leaves
 # out ids and numbers sends as much.
 _MOST = 1024 * 1024
 
+# Calls of one answer, and characters of the ids and names that are remembered of them: a server
+# may give each piece another id. No model calls as many tools at once.
+_MOST_CALLS = 1000
+_MOST_REMEMBERED = 1024 * 1024
+
 _MARKS = re.compile(r'\\.?|["{}\[\]]', re.DOTALL)
+
+
+class Remembered:
+    """Counts what is kept of the tool calls of one answer until it ends."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._characters = 0
+
+    def call(self) -> None:
+        """Count another call.
+
+        Raises:
+            msgspec.ValidationError: there are more than any model makes.
+        """
+        self._calls += 1
+        if self._calls > _MOST_CALLS:
+            raise msgspec.ValidationError(f"an answer has more than {_MOST_CALLS} tool calls")
+
+    def text(self, text: str) -> None:
+        """Count an id or a name.
+
+        Raises:
+            msgspec.ValidationError: together they are longer than any server's.
+        """
+        self._characters += len(text) + 32  # and an entry for it
+        if self._characters > _MOST_REMEMBERED:
+            raise msgspec.ValidationError(
+                f"the ids and names of tool calls have more than {_MOST_REMEMBERED} characters"
+            )
 
 
 class ToolCalls:
     """The tool calls of one answer."""
 
     def __init__(self) -> None:
+        self._remembered = Remembered()
+        self._looked_at = 0  # characters of arguments
         self._calls: list[_Call] = []
         self._by_number: dict[int, _Call] = {}  # the latest with the upstream's number
         self._by_id: dict[str, _Call] = {}  # the latest with the upstream's id
@@ -56,18 +95,28 @@ class ToolCalls:
             custom: the tool takes text, not JSON.
             another: it stands in one list with the piece before; with a name and without an id
                 and a number of its own it is another call.
+
+        Raises:
+            msgspec.ValidationError: there are more calls, ids or names than are remembered.
         """
         call = self._find(number, id or None, name or None, text, another)
         if call is None:
             call = self._begin(id or None, name or "", custom)
-        call.name = call.name or name or ""
+        if name and not call.name:
+            self._remembered.text(name)
+            call.name = name
         call.custom = call.custom or custom
         if number is not None:
+            if number not in self._by_number:
+                self._remembered.text("")
             self._by_number[number] = call
         if id:
+            if id not in self._by_id:
+                self._remembered.text(id)
             self._by_id[id] = call
         self._latest = call
-        call.add(text)
+        self._looked_at += len(text)
+        call.add(text, keep=self._looked_at <= _MOST)
         if call.told:
             return ToolCall(call.index, text, custom=call.custom)
         if not (call.name or text):
@@ -110,6 +159,8 @@ class ToolCalls:
         return None if call is None or call.is_over_at(name, text) else call
 
     def _begin(self, id: str | None, name: str, custom: bool) -> _Call:
+        self._remembered.call()
+        self._remembered.text(name)
         index = len(self._calls)
         own = id or f"call_{index}"
         while own in self._ids:
@@ -139,7 +190,6 @@ class _Call:
         "_in_string",
         "_left",
         "_over",
-        "_size",
         "custom",
         "has_id",
         "has_text",
@@ -158,7 +208,6 @@ class _Call:
         self.told = False
         self.has_text = False
         self._left: list[str] = []  # the arguments that were not looked at yet
-        self._size = 0
         self._depth = 0  # of brackets
         self._in_string = False
         self._escaped = False  # a backslash was the last character
@@ -169,11 +218,10 @@ class _Call:
         self.told = True
         return ToolCall(self.index, text, self.id, self.name, self.custom)
 
-    def add(self, text: str) -> None:
-        """Add a piece of the arguments."""
+    def add(self, text: str, *, keep: bool) -> None:
+        """Add a piece of the arguments; `keep` it to be looked at."""
         self.has_text = self.has_text or bool(text.strip())
-        self._size += len(text)
-        if self._size <= _MOST:
+        if keep:
             self._left.append(text)
 
     def is_over_at(self, name: str | None, text: str) -> bool:

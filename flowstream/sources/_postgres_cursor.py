@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow, tuple_row
 
 from flowstream.sources._postgres_connection import connect, interrupt, told_to_the_client
 from flowstream.sources._postgres_values import is_loading_failure, keep_as_text, rows_as_sent
-from flowstream.sources._rows import Batch, Cursor, Params
+from flowstream.sources._rows import BATCH_BYTES, Batch, Cursor, Params
 
 _numbers = count(1)
 
@@ -23,9 +23,6 @@ _numbers = count(1)
 _GROWTH = 8
 _QUICK = 0.5
 _SLOW = 1.0
-
-# Bytes of text in a batch, by the look of one row of the last.
-_BATCH_BYTES = 1 << 20
 
 
 class PostgresCursor(Cursor):
@@ -80,7 +77,7 @@ class PostgresCursor(Cursor):
         elif taken > _SLOW:
             self._size = size // _GROWTH
         if rows:
-            self._size = min(self._size, _BATCH_BYTES // (_text_bytes(rows[-1]) + 1))
+            self._size = min(self._size, BATCH_BYTES // (_last_bytes(self._cursor) + 1))
         self._size = max(1, self._size)
 
     def interrupt(self, attempt: int) -> None:
@@ -116,5 +113,9 @@ def _fetch_into(rows: list[TupleRow], cursor: ServerCursor[TupleRow], size: int)
         rows.extend(rows_as_sent(cursor))
 
 
-def _text_bytes(row: TupleRow) -> int:
-    return sum(len(cell) for cell in row if isinstance(cell, (str, bytes)))
+def _last_bytes(cursor: ServerCursor[TupleRow]) -> int:
+    """Return the bytes in which the server has sent the last row: JSON is no text any more."""
+    result = cursor.pgresult
+    assert result is not None
+    last = result.ntuples - 1
+    return sum(len(result.get_value(last, place) or b"") for place in range(result.nfields))

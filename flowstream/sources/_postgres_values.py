@@ -118,7 +118,11 @@ class _AsSent(Loader):
 
 
 class _WholeNumbers(_AsSent):
-    """Loads JSON; a number that no float can hold as a `Decimal`, and what is too long as text."""
+    """Loads JSON; a number that no float can hold as a `Decimal`.
+
+    What Python can't read at all is left as text: an exponent beyond any `Decimal`, or more
+    brackets in each other than the interpreter has frames.
+    """
 
     def load(self, data: Buffer) -> Any:
         text = bytes(data)
@@ -126,7 +130,7 @@ class _WholeNumbers(_AsSent):
             if _LARGE.search(text) is None:
                 return json.loads(text)
             return json.loads(text, parse_float=_float_or_decimal)
-        except ValueError:
+        except (ValueError, ArithmeticError, RecursionError):
             return super().load(data)
 
 

@@ -28,6 +28,9 @@ _BATCH_SECONDS = 0.005
 # for some 5 µs a row: the event loop would stand still.
 MAX_BATCH = 5000
 
+# Bytes in a batch, by the look of one row of those before: 500 rows may have a picture each.
+BATCH_BYTES = 1 << 20
+
 Params = Sequence[Any] | Mapping[str, Any]
 _Shape = Callable[[Sequence[Any]], Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flowstream._errors import NotFoundError, SourceError, UpstreamError
-from flowstream.sources._rows import Batch, Cursor, Params
+from flowstream.sources._rows import BATCH_BYTES, Batch, Cursor, Params
 
 logger = logging.getLogger("flowstream")
 
@@ -73,17 +73,19 @@ class SQLiteCursor(Cursor):
         """Step through the rows until there are enough, or the thread is late."""
         cursor = self._cursor
         assert cursor is not None
-        rows, left = batch.rows, batch.size
+        rows, left, room = batch.rows, batch.size, BATCH_BYTES
         try:
-            while left > 0 and not batch.late:
+            while left > 0 and room > 0 and not batch.late:
                 row = next(cursor, None)
                 if row is None:
                     batch.last = True
                     return
-                step = min(self._step, left)
+                size = _bytes(row)
+                step = min(self._step, left, 1 + room // (size + 1))
                 rows.append(row)
                 rows.extend(islice(cursor, step - 1))
                 left -= step
+                room -= step * size
         except sqlite3.OperationalError as error:
             if not self._reads_on(error):
                 raise _public(error) from error
@@ -133,6 +135,10 @@ class SQLiteCursor(Cursor):
                     raise _public(error) from error
             else:
                 return
+
+
+def _bytes(row: Sequence[Any]) -> int:
+    return sum(len(cell) for cell in row if isinstance(cell, (str, bytes)))
 
 
 def _connect(path: str) -> sqlite3.Connection:

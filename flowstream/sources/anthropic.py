@@ -13,6 +13,7 @@ from flowstream.sources._llm_answer import AnswerReader, ModelAnswer
 from flowstream.sources._llm_client import check_client, check_params, for_one_stream
 from flowstream.sources._llm_failures import failure_of_reason
 from flowstream.sources._llm_loose import arguments_of, number, text_of, word_of
+from flowstream.sources._llm_tool_calls import Remembered
 from flowstream.sources._source import Source
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class MessageReader(AnswerReader[MessageEvent]):
         self._calls: dict[int | None, int] = {}  # ours by the block's number
         self._count_of_calls = 0
         self._ids: set[str] = set()
+        self._remembered = Remembered()
         self._without_arguments: set[int | None] = set()
         self._input = self._created = self._read_from_cache = self._output = 0
 
@@ -204,6 +206,7 @@ class MessageReader(AnswerReader[MessageEvent]):
             case "thinking" if block.thinking:
                 return (Reasoning(text_of(block.thinking)),)
             case "tool_use":
+                self._remembered.call()
                 index = self._count_of_calls
                 self._count_of_calls += 1
                 self._calls[place] = index
@@ -215,6 +218,7 @@ class MessageReader(AnswerReader[MessageEvent]):
                 id = word_of(block.id) or f"call_{index}"
                 while id in self._ids:  # a result belongs to one call
                     id = f"{id}_{index}"
+                self._remembered.text(id)
                 self._ids.add(id)
                 return (ToolCall(index, arguments, id, word_of(block.name)),)
         return ()

@@ -489,7 +489,7 @@ async def test_a_failure_in_the_middle_is_told_in_band(
     code: str,
 ) -> None:
     """What was said before comes whole, then `failed`; the connection is not left open."""
-    monkeypatch.setattr(_llm_answer, "_MAX_EVENT", 50_000)
+    monkeypatch.setattr(_llm_answer, "MAX_EVENT", 50_000)
     upstream.answer(stream(ROLE, HELLO, *steps))
     events = await answered(client, token_timeout=0.05 if hang in steps else 10)
     assert events[0] == token("Hello")

@@ -127,8 +127,11 @@ async def test_a_row_that_is_there_does_not_wait_for_a_whole_batch(server, sink)
     assert sink.items == [(1, None)]
 
 
+@pytest.mark.parametrize("made", ["repeat('x', %s)", "json_build_array(repeat('x', %s))"])
 @pytest.mark.parametrize(("size", "sizes"), [(1, [1, 8, 64, 100, 100]), (1 << 20, [1] * 13)])
-async def test_a_batch_grows_unless_its_rows_are_large(server, sink, monkeypatch, size, sizes):
+async def test_a_batch_grows_unless_its_rows_are_large(
+    server, sink, monkeypatch, size, sizes, made
+):
     """It is bounded in rows and, by the look of the last row, in bytes."""
     fetched = []
 
@@ -138,7 +141,7 @@ async def test_a_batch_grows_unless_its_rows_are_large(server, sink, monkeypatch
             return super().fetchmany(size)
 
     monkeypatch.setattr("flowstream.sources._postgres_cursor._QUICK", 30)
-    sql = "SELECT n, repeat('x', %s) AS x FROM generate_series(1, %s) AS n"
+    sql = f"SELECT n, {made} AS x FROM generate_series(1, %s) AS n"
     with psycopg.connect(server.dsn) as connection:
         connection.server_cursor_factory = Cursor
         total = sum(sizes) - 1
@@ -493,6 +496,8 @@ BEYOND = [
     ("ARRAY['10.0.0.1'::inet]", ["10.0.0.1"]),
     ("ARRAY['[1,5)'::int4range]", ["[1,5)"]),
     ("'{\"k\": [1, null]}'::jsonb", {"k": [1, None]}),
+    ("'1e99999999999999999999'::json", "1e99999999999999999999"),
+    ("(repeat('[', 3000) || repeat(']', 3000))::json", "[" * 3000 + "]" * 3000),
     ("'\\x00ff'::bytea", "AP8="),
     ("'NaN'::float8", None),
     ("tstzrange('infinity', NULL)", "[infinity,)"),

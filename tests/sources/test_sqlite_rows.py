@@ -482,6 +482,27 @@ async def test_a_stalled_client_holds_one_batch(database, sink, aeventually):
     assert 100 <= peak <= 102
 
 
+async def test_a_batch_of_large_rows_is_bounded_in_bytes(sink):
+    """Five hundred rows of a megabyte each would be held at once; two are."""
+    held = []
+
+    class Counted(sqlite3.Cursor):
+        def __next__(self):
+            held.append(len(sink.items))
+            return super().__next__()
+
+    class Counting(sqlite3.Connection):
+        def cursor(self):
+            return super().cursor(Counted)
+
+    sql = """WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
+             SELECT i, zeroblob(1000000) AS x FROM n"""
+    with closing(Counting(":memory:", check_same_thread=False)) as connection:
+        await sqlite_rows(connection, sql).run(sink)
+    assert [row["i"] for row in sink.items] == list(range(1, 21))
+    assert max(fetched - sent for fetched, sent in enumerate(held)) <= 3
+
+
 async def test_the_event_loop_goes_on_while_rows_are_fetched(database, sink):
     """A query that computes takes the processor, but not the event loop's turn."""
     ticks = 0
