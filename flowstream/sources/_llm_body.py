@@ -121,7 +121,7 @@ class _BoundedBody:
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         ration = self._ration
         parts: AsyncIterator[bytes] = aiter(self._stream)
-        async with unwinding(parts):
+        try:
             async for part in parts:
                 pieces = (part,) if self._inflate is None else self._inflate.pieces(part)
                 for number, piece in enumerate(pieces):
@@ -134,6 +134,8 @@ class _BoundedBody:
                         return
                     ration.left -= len(piece)
                     yield piece
+        finally:
+            await unwind(parts)  # noqa: ASYNC102  # it is cancelled at once
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -173,17 +175,22 @@ class _Inflate:
         return piece, self._inflate.unconsumed_tail or self._inflate.unused_data
 
 
-@contextlib.asynccontextmanager
-async def unwinding(parts: AsyncIterator[Any]) -> AsyncGenerator[None, None]:
-    """Run an iterator to its end at last, so that all generators below it end, too.
+async def unwind(parts: AsyncIterator[Any]) -> None:
+    """Run an iterator to its end, so that all generators below it end, too.
 
     HTTP clients leave the inner ones to the garbage collector when an outer one is closed, and
     Trio warns of that. In a cancelled scope they read no more than what was received already.
     """
+    with trio.CancelScope() as scope, contextlib.suppress(Exception):
+        scope.cancel()
+        async for _ in parts:
+            pass
+
+
+@contextlib.asynccontextmanager
+async def unwinding(parts: AsyncIterator[Any]) -> AsyncGenerator[None, None]:
+    """Run an iterator to its end at last: see `unwind`."""
     try:
         yield
     finally:
-        with trio.CancelScope() as scope, contextlib.suppress(Exception):
-            scope.cancel()
-            async for _ in parts:  # noqa: ASYNC102  # it is cancelled already
-                pass
+        await unwind(parts)  # noqa: ASYNC102  # it is cancelled at once
