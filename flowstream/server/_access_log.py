@@ -73,7 +73,7 @@ class Atoms(AccessLogAtoms):
         super().__init__(request, response, request_time)
         known = response or {}
         size = known.get("bytes")
-        if size is not None:  # else it comes from Hypercorn itself, with HTTP/3
+        if size is not None:  # else it is Hypercorn's own, as for a push
             self.update(B=size, b=size or "-")
         for name in ("reason", "detail", "items", "dropped"):
             value = known.get(name)

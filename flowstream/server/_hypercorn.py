@@ -36,7 +36,15 @@ try:
     from hypercorn.events import Event as TransportEvent
     from hypercorn.logging import AccessLogAtoms, Logger
     from hypercorn.protocol import ProtocolWrapper
-    from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, StreamClosed
+    from hypercorn.protocol.events import (
+        Body,
+        Data,
+        EndBody,
+        EndData,
+        Request,
+        Response,
+        StreamClosed,
+    )
     from hypercorn.protocol.events import Event as StreamEvent
     from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol, StreamBuffer
     from hypercorn.protocol.h11 import (
@@ -78,6 +86,7 @@ __all__ = [
     "ConnectionState",
     "Data",
     "EndBody",
+    "EndData",
     "H2Protocol",
     "H2ProtocolAssumedError",
     "H11Protocol",

@@ -1,8 +1,8 @@
-"""HTTP/3, as Hypercorn serves it: only where it is asked for, and without our promises.
+"""HTTP/3, as aioquic and Hypercorn serve it: only where it is asked for.
 
-Its protocol is not ours: what an app sends is taken without bound, a stalled client keeps
-what it was sent, and streams hear nothing of a shutdown. What is mended here is that bytes
-from the network end the server, and that a shutdown takes its whole time.
+Not all of our promises hold: what an app sends is taken without bound, a stalled client keeps what
+it was sent, and streams hear nothing of a shutdown. What clients may do is bounded as elsewhere
+(`_http3`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from flowstream._errors import MissingExtraError
-from flowstream.server._hypercorn import ASGIWrapper, ConnectionState, UDPServer
+from flowstream.server._hypercorn import ASGIWrapper, ConnectionState
 from flowstream.server._settings import ServerConfig
 
 logger = logging.getLogger("flowstream.server")
@@ -43,12 +43,14 @@ def check_quic() -> None:
 
 async def serve_quic(sock: Any, app: Any, config: ServerConfig, context: Any, state: Any) -> None:
     """Serve HTTP/3 on `sock` until the server shuts down and the last client has gone."""
-    wrapped = ASGIWrapper(_without_carrier(app))
+    from flowstream.server._datagrams import Datagrams  # which imports aioquic
+
+    wrapped = ASGIWrapper(app)
     with sock:
         while not context.terminated.is_set():
             try:
                 await _serve_until_told(
-                    UDPServer(wrapped, config, context, ConnectionState(dict(state)), sock),
+                    Datagrams(wrapped, config, context, ConnectionState(dict(state)), sock),
                     context,
                 )
             except* Exception as group:
@@ -57,20 +59,10 @@ async def serve_quic(sock: Any, app: Any, config: ServerConfig, context: Any, st
                 await trio.sleep(_PAUSE)
 
 
-async def _serve_until_told(server: UDPServer, context: Any) -> None:
+async def _serve_until_told(server: Any, context: Any) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         await context.terminated.wait()
         while not server.protocol.idle:  # noqa: ASYNC110  # see _PAUSE
             await trio.sleep(_PAUSE)
         nursery.cancel_scope.cancel()
-
-
-def _without_carrier(app: Any) -> Any:
-    async def serve_one(scope: Any, receive: Any, send: Any) -> None:
-        async def send_through(message: Any) -> None:  # tells streams whose server this is
-            await send(message)
-
-        await app(scope, receive, send_through)
-
-    return serve_one

@@ -4,8 +4,8 @@ A proxy decides by them what a client may reach. So a request that the proxy and
 could read otherwise is refused before an application is asked. What nginx refuses is refused here,
 and a few things more; ``tests/server/_request_probes.py`` has the verdicts of both side by side.
 
-h11 and h2 have looked at a request before it comes here: it has a host, its fields are fields, and
-its pseudo-header fields are there once each.
+h11, h2 and aioquic have looked at a request before it comes here: it has a host, its fields are
+fields, and its pseudo-header fields are there once each.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def judge_http1(head: RequestHead) -> RequestHead | int:
 
 
 def judge_http2(headers: Iterable[tuple[bytes, bytes]], *, ended: bool) -> RequestHead | int:
-    """Return the request, or the status to refuse it with.
+    """Return a request of HTTP/2 or HTTP/3, or the status to refuse it with.
 
     Args:
         headers: of the request, with its pseudo-header fields.
@@ -78,10 +78,13 @@ def judge_http2(headers: Iterable[tuple[bytes, bytes]], *, ended: bool) -> Reque
     head = RequestHead(fields.get(b":method", b""), fields.get(b":path", b""), b"2", headers)
     if head.method == b"CONNECT" and fields.get(b":protocol") != b"websocket":
         return 501  # RFC 9110 § 9.3.6, RFC 8441 § 4
+    if b":protocol" in fields and head.method != b"CONNECT":
+        return 400
     if not _METHOD.fullmatch(head.method) or fields.get(b":scheme") not in _SCHEMES:
         return 400
-    if not all(is_host(fields[name]) for name in (b":authority", b"host") if name in fields):
-        return 400
+    hosts = [fields[name] for name in (b":authority", b"host") if name in fields]
+    if not all(map(is_host, hosts)) or len(set(hosts)) > 1:
+        return 400  # RFC 9113 § 8.3.1
     lengths = [value for name, value in headers if name == b"content-length"]
     if len(lengths) > 1 or not all(value.isdigit() for value in lengths):
         return 400

@@ -12,6 +12,9 @@ import trustme
 from _http2_client import Peer
 from hypercorn.config import Config
 
+import flowstream
+from flowstream.server import ServerConfig
+
 
 @pytest.fixture(scope="session")
 def authority():
@@ -121,3 +124,40 @@ def clean_log(clean_log):
     """Fail the test if a traceback was logged at INFO, too: a server's log begins there."""
     clean_log.set_level(logging.INFO)
     return clean_log
+
+
+@pytest.fixture
+async def serve_http3(certificate):
+    """Serve an app with HTTP/3: ``await serve_http3(app)`` is its port; its `end()` ends it."""
+    async with trio.open_nursery() as nursery:
+
+        class Serve:
+            def __init__(self):
+                self._stop = trio.Event()
+                self.ended = trio.Event()
+
+            async def __call__(self, app, **settings):
+                common = {"errorlog": logging.getLogger("tests.server"), "graceful_timeout": 60}
+                config = ServerConfig.from_mapping(
+                    bind="127.0.0.1:0",
+                    quic_bind="127.0.0.1:0",
+                    **{**common, **certificate, **settings},
+                )
+
+                async def run(task_status):
+                    await flowstream.serve(
+                        app, config, shutdown_trigger=self._stop.wait, task_status=task_status
+                    )
+                    self.ended.set()
+
+                (self.url,) = await nursery.start(run)
+                ((_, port),) = config._quic_addresses
+                return port
+
+            async def end(self):
+                self._stop.set()
+                with trio.fail_after(10):
+                    await self.ended.wait()
+
+        yield Serve()
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,6 @@
+"""The pieces of Hypercorn that need aioquic: see `_hypercorn`, which has the others."""
+
+from hypercorn.protocol.h3 import H3Protocol
+from hypercorn.protocol.quic import QuicProtocol
+
+__all__ = ["H3Protocol", "QuicProtocol"]
