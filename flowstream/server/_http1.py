@@ -34,6 +34,7 @@ from flowstream.server._request_rules import RequestHead, judge_http1
 from flowstream.server._settings import ServerConfig
 from flowstream.server._strict_lines import StrictLines
 from flowstream.server._websocket import LoggedWebSocket, WebSocket
+from flowstream.server._ws_handshake import combined
 
 if TYPE_CHECKING:
     from flowstream.server._connection import Connection
@@ -155,8 +156,13 @@ def _asks_for_websocket(request: h11.Request) -> bool:
         return False
     # As Hypercorn decides it, which would take what we let pass: as text, whose white space
     # has more characters than that of bytes.
-    fields = {name: value.decode("latin-1").strip().lower() for name, value in request.headers}
+    fields = {
+        name: value.decode("latin-1").strip().lower() for name, value in combined(request.headers)
+    }
     tokens = [token.strip() for token in fields.get(b"connection", "").split(",")]
     return (
-        request.method == b"GET" and "upgrade" in tokens and fields.get(b"upgrade") == "websocket"
+        request.method == b"GET"
+        and request.http_version != b"1.0"  # which has no upgrades (RFC 9110 § 7.8)
+        and "upgrade" in tokens
+        and fields.get(b"upgrade") == "websocket"
     )

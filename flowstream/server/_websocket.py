@@ -14,6 +14,10 @@ What is different from ``hypercorn.protocol.ws_stream.WSStream``, and why:
 * A refusal ends the connection, with HTTP/2 the stream. Hypercorn keeps it for as long as the
   client likes.
 * The application hears with which code the client closed. Hypercorn says 1006 to all.
+* When the application has closed, the client has 10 s to answer (RFC 6455 § 7.1.1). With HTTP/1.1
+  Hypercorn waits for ever; with HTTP/2 it ends the stream at once, and the application, which waits
+  for the answer, is never told.
+* Others run between small frames, too: 64 KiB have room for ten thousand of them.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import trio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
+from wsproto.handshake import WEBSOCKET_VERSION
 
 from flowstream.server import _ws_handshake
 from flowstream.server._access_entry import Logged
@@ -33,6 +38,7 @@ from flowstream.server._hypercorn import (
     ASGIWebsocketState,
     Body,
     Data,
+    EndBody,
     Request,
     Response,
     StreamClosed,
@@ -43,8 +49,11 @@ from flowstream.server._message_bound import MessageBound, Pieces
 
 # Compressed bytes that are taken at once: at most 1,032 times as many come out of them.
 _STEP = 1024
-# Decompressed bytes after which others run: a millisecond's work.
+# Decompressed bytes after which others run: a millisecond's work. A frame takes as long as so many.
 _TURN = 1 << 18
+_FRAME = 1 << 12
+# Seconds that a client has to answer the application's close.
+CLOSE_TIMEOUT = 10.0
 
 
 class WebSocket(WSStream):
@@ -55,15 +64,17 @@ class WebSocket(WSStream):
         self._bound = MessageBound(self.config.websocket_max_message_size)
         self._pieces = Pieces()
         self._is_failed = False  # we have closed it for a fault of the client's
-        self._taken = 0  # bytes of messages since others ran
+        self._taken = 0  # bytes of messages since others ran, and frames
+        self._gone: trio.Event | None = None  # once the application has closed it
         self._code = CloseReason.ABNORMAL_CLOSURE.value  # what the application is told
 
     async def handle(self, event: StreamEvent) -> None:
         """Take what the client says."""
         if isinstance(event, Request):
-            if not _ws_handshake.is_valid(event.headers, event.http_version):
-                event = replace(event, headers=_ws_handshake.without(event.headers))
-            await super().handle(event)
+            headers = _ws_handshake.combined(event.headers)
+            if not _ws_handshake.is_valid(headers, event.http_version):
+                headers = _ws_handshake.without(headers)
+            await super().handle(replace(event, headers=headers))
             if self.closed:  # refused: no application was asked
                 await self._leave()
         elif isinstance(event, (Body, Data)):
@@ -73,15 +84,35 @@ class WebSocket(WSStream):
                 await self._take(event.data)
             elif self.state is ASGIWebsocketState.HANDSHAKE:
                 await super().handle(StreamClosed(stream_id=self.stream_id))
-                await super()._send_error_response(400)
+                await self._send_error_response(400)
                 await self._leave()
         elif isinstance(event, StreamClosed) and self.handshake.accepted:
             if not self.closed:
                 self.closed = True
+                if self._gone is not None:
+                    self._gone.set()
                 assert self.app_put is not None  # it was asked, since it has accepted
                 await self.app_put({"type": "websocket.disconnect", "code": self._code})
         else:
             await super().handle(event)
+
+    async def app_send(self, message: Any) -> None:
+        """Take what the application says; None is its end."""
+        closes = message is not None and message["type"] == "websocket.close"
+        if self.closed or not closes or self.state is not ASGIWebsocketState.CONNECTED:
+            await super().app_send(message)
+            return
+        code = int(message.get("code", CloseReason.NORMAL_CLOSURE))
+        self.state = ASGIWebsocketState.CLOSED
+        await self._send_wsproto_event(CloseConnection(code=code, reason=message.get("reason")))
+        self._gone = trio.Event()
+        self.task_group.spawn(self._leave_without_an_answer, self._gone)
+
+    async def _leave_without_an_answer(self, gone: trio.Event) -> None:
+        with trio.move_on_after(CLOSE_TIMEOUT):
+            await gone.wait()
+            return
+        await self._leave()
 
     async def _accept(self, message: Any) -> None:
         self.state = ASGIWebsocketState.CONNECTED
@@ -105,12 +136,15 @@ class WebSocket(WSStream):
             await self._handle_events()
             if self.closed or self._is_failed:
                 return
-            if self._taken > _TURN:
-                self._taken = 0
-                await trio.lowlevel.checkpoint()
 
     async def _handle_events(self) -> None:
         for event in self.connection.events():
+            self._taken += _FRAME
+            if self._taken >= _TURN:
+                self._taken = 0
+                await trio.lowlevel.checkpoint()
+                if self.closed:
+                    return
             if isinstance(event, Message):
                 self._taken += len(event.data)
                 whole = self._pieces.add(event)
@@ -124,20 +158,30 @@ class WebSocket(WSStream):
                 return
 
     async def _end(self, event: CloseConnection) -> None:
-        if self.connection.state is ConnectionState.REMOTE_CLOSING:
+        state = self.connection.state
+        if state is ConnectionState.REMOTE_CLOSING:
             self._code = event.code
             await self._send_wsproto_event(event.response())
-        elif self.connection.state is ConnectionState.OPEN:  # what came is no WebSocket
+        elif state is ConnectionState.CLOSED:  # the answer to ours
+            self._code = event.code
+        elif state is ConnectionState.OPEN:  # what came is no WebSocket
             self._is_failed = True
             self._code = event.code
             await self._send_wsproto_event(CloseConnection(code=event.code))
-        elif self.state is ASGIWebsocketState.CLOSED:
-            self._code = CloseReason.NORMAL_CLOSURE.value
         await self._leave()
 
     async def _send_error_response(self, status_code: int) -> None:
+        # Hypercorn's, but for the version that a client may try (RFC 6455 § 4.4).
         self.state = ASGIWebsocketState.HTTPCLOSED  # before the wait, so that it is the only one
-        await super()._send_error_response(status_code)
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        if status_code == 400:
+            headers.append((b"sec-websocket-version", WEBSOCKET_VERSION))
+        stream_id = self.stream_id
+        await self.send(Response(stream_id=stream_id, status_code=status_code, headers=headers))
+        await self.send(EndBody(stream_id=stream_id))
+        await self.config.log.access(
+            self.scope, {"status": status_code, "headers": []}, time() - self.start_time
+        )
 
     async def _leave(self) -> None:
         await self.send(StreamClosed(stream_id=self.stream_id))

@@ -2,8 +2,8 @@
 
 Hypercorn looks at few of the rules and raises at others, so that a client gets no answer and the
 log a traceback: a header with bytes beyond ASCII, an extension offered with nonsense for a number,
-a key of any length. `is_valid` checks before the application is asked (RFC 6455 § 4.2.1, and for
-HTTP/2 RFC 8441 § 5, which has no key).
+a key of any length. Of a list that comes in several lines it sees the last line. `is_valid` checks
+before the application is asked (RFC 6455 § 4.2.1, and for HTTP/2 RFC 8441 § 5, which has no key).
 """
 
 from __future__ import annotations
@@ -25,14 +25,35 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _TOKENS = re.compile(rb"\s*%b\s*(,\s*%b\s*)*" % (_TOKEN, _TOKEN))
 _KEY_BYTES = 16  # RFC 6455 § 4.1, item 7
 _ONCE = {b"sec-websocket-key", b"sec-websocket-version"}  # § 11.3.1, § 11.3.5
+# Lists, which may come in several lines (RFC 9110 § 5.3, RFC 6455 § 9.1 and § 11.3.4).
+_LISTS = {b"connection", b"sec-websocket-extensions", b"sec-websocket-protocol"}
+
+
+def combined(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return the headers with each list in one line, which is the place of its first."""
+    found: list[tuple[bytes, bytes]] = []
+    places: dict[bytes, int] = {}
+    for name, value in headers:
+        key = name.lower()
+        if key in places:
+            first, values = found[places[key]]
+            found[places[key]] = (first, values + b", " + value)
+            continue
+        if key in _LISTS:
+            places[key] = len(found)
+        found.append((name, value))
+    return found
 
 
 def is_valid(headers: Headers, http_version: str) -> bool:
-    """Return whether these headers, whose names are in lower case, may ask for a WebSocket."""
+    """Return whether these headers may ask for a WebSocket: they are well-formed, with no body."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
-        if name == b"connection" or name.startswith(b"sec-websocket-"):
-            found.setdefault(name, []).append(value)
+        key = name.lower()
+        if key == b"transfer-encoding" or (key == b"content-length" and value.strip(b"0")):
+            return False  # what is a frame here is a body to a proxy on the way
+        if _is_of_handshake(key):
+            found.setdefault(key, []).append(value)
     if any(len(values) > 1 for name, values in found.items() if name in _ONCE):
         return False
     if not all(value.isascii() for values in found.values() for value in values):
@@ -44,11 +65,7 @@ def is_valid(headers: Headers, http_version: str) -> bool:
 
 def without(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Return the headers without those of the handshake: a request that Hypercorn refuses."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name != b"connection" and not name.startswith(b"sec-websocket-")
-    ]
+    return [(name, value) for name, value in headers if not _is_of_handshake(name.lower())]
 
 
 def answer(
@@ -90,6 +107,10 @@ def answer(
         answered.append((name, value))
     handshake.accepted = True
     return status, answered
+
+
+def _is_of_handshake(name: bytes) -> bool:
+    return name == b"connection" or name.startswith(b"sec-websocket-")
 
 
 def _is_key(key: bytes) -> bool:
