@@ -9,7 +9,7 @@ import trio
 import wsproto
 from _http2_client import Peer
 from _reading import read_to_end
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
@@ -132,6 +132,7 @@ def test_compression_that_was_not_agreed_on():
     assert messages_of(receiver(offer=None), data) == ([], 1002)
 
 
+@settings(deadline=None)  # a busy machine has none
 @given(
     sent=st.lists(st.one_of(st.text(max_size=300), st.binary(max_size=300)), max_size=8),
     size=st.integers(1, 200),

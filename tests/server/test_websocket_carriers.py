@@ -426,7 +426,9 @@ async def test_a_client_that_leaves(server, client, clean_log, end):
                 await ask.read_to_end()
             await apps.asked[-1].ended.wait()
             codes[name] = apps.asked[-1].code
-    assert codes == dict.fromkeys(BEFORE, 1006) | {"after a close": 4000}
+    # A reset may overtake what came before it.
+    assert codes.pop("after a close") in ((4000,) if end == "send_eof" else (4000, 1006))
+    assert set(codes.values()) == {1006}
 
 
 ANSWERS = {
