@@ -81,6 +81,7 @@ PURE = [
     "server._plain_request",
     "server._request_rules",
     "server._response_rules",
+    "server._uploads",
     "server._strict_lines",
 ]
 

@@ -105,7 +105,6 @@ class Connections:
         self.idle = Idle(config.keep_alive_timeout)
         self.fields = ServerFields(config)
         self.proxies = trusted_proxies(config)
-
         self.turnstile = Turnstile()
         self.write_timeout = config.write_timeout
         self.closing = False

@@ -7,7 +7,8 @@ What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
   has granted none to the whole connection, the connection is.
 * An app that ends without ending its response resets the stream: the client would wait
   for ever for the rest.
-* An upload that its application does not read holds up nothing else (`Upload`).
+* An upload that its application does not read holds up nothing else, and all of them together are
+  bounded (`Uploads`).
 * A request that a proxy may read otherwise is refused with 400 before an application is asked
   (`judge_http2`). A method or path that is not ASCII ends Hypercorn's worker, and so does data
   for a stream that is over, which is dropped here.
@@ -59,14 +60,15 @@ from flowstream.server._hypercorn import (
     WSStream,
     filter_pseudo_headers,
 )
+from flowstream.server._inbox import inbox_of
 from flowstream.server._link import Link
 from flowstream.server._patience import Patience
-from flowstream.server._peer_settings import forget_table_sizes, keep_little
+from flowstream.server._peer_settings import forget_table_sizes, keep_little, unfinished_head
 from flowstream.server._request_rules import RequestHead, judge_http2
 from flowstream.server._stream_buffer import LOW_WATER, BoundedStreamBuffer
 from flowstream.server._stream_faults import StreamFault, keep_apart
 from flowstream.server._turns import Turns
-from flowstream.server._upload import CREDIT, Upload
+from flowstream.server._uploads import Upload, Uploads
 from flowstream.server._websocket import LoggedWebSocket, WebSocket
 
 if TYPE_CHECKING:
@@ -78,6 +80,9 @@ logger = logging.getLogger("flowstream.server")
 # requests come, which take a few bytes each and cost a hundred times what data do.
 _PIECE = 16 * 1024
 _PIECE_OF_REQUESTS = 256
+
+# So much do the heads of a connection's open requests take. More are refused, to come again.
+_HEADS = 256 * 1024
 
 # So many requests of a connection begin before others have a turn.
 _AT_ONCE = 1
@@ -99,19 +104,20 @@ class HTTP2(H2Protocol):
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
-        keep_little(self.connection)
+        keep_little(self.connection, self.config.h2_max_header_list_size)
         keep_apart(self.connection)
         self.priority = Turns()  # type: ignore[assignment]  # no tree
         self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams
         self._links: dict[int, Link] = {}
-        self._uploads: dict[int, Upload] = {}
+        self._uploads = Uploads(self.connection)
         self._holding = False  # what h2 has made waits for what comes behind it
         self._held: dict[int, Head] = {}  # by their streams
-        self._credit = 0  # of the connection's window
         self._patience = Patience()
         self._last_request = 0
         self._begun = 0  # requests, since others had a turn
+        self._heads: dict[int, int] = {}  # their sizes, by the streams that are open
+        self._size_of_heads = 0
         self._going_away = False
 
     # -- from the application --------------------------------------------------------------
@@ -292,6 +298,8 @@ class HTTP2(H2Protocol):
             elif start >= _PIECE:
                 await trio.lowlevel.checkpoint()
             await super().handle(RawData(data[start : start + size]))
+            if unfinished_head(self.connection) > self.config.h2_max_header_list_size:
+                await self._calm()
             start += size
             size = _PIECE_OF_REQUESTS if self._begun else _PIECE
 
@@ -306,7 +314,7 @@ class HTTP2(H2Protocol):
             if isinstance(event, h2.events.RequestReceived):
                 await self._request(event)
             elif isinstance(event, h2.events.DataReceived):
-                self._data(event)
+                await self._data(event)
             elif isinstance(event, h2.events.StreamEnded):
                 await self._ended(event.stream_id)
             elif isinstance(event, h2.events.StreamReset):
@@ -319,7 +327,10 @@ class HTTP2(H2Protocol):
             elif not isinstance(event, h2.events.PriorityUpdated):
                 if isinstance(event, h2.events.RemoteSettingsChanged):
                     forget_table_sizes(self.connection)
+                elif isinstance(event, h2.events.SettingsAcknowledged):
+                    self._uploads.acknowledged(event.changed_settings)
                 await super()._handle_events([event])
+        self._uploads.settle()
         await self._flush()
 
     async def _request(self, event: h2.events.RequestReceived) -> None:
@@ -331,7 +342,12 @@ class HTTP2(H2Protocol):
             await self._lose_patience()
             return
         # RFC 9113 § 8.7: refused before any processing, so it is safe to send again.
-        refused = self._going_away or self._at_work >= 2 * self.config.h2_max_concurrent_streams
+        size = sum(len(name) + len(value) for name, value in event.headers)
+        refused = (
+            self._going_away
+            or self._at_work >= 2 * self.config.h2_max_concurrent_streams
+            or self._size_of_heads + size > _HEADS
+        )
         if refused:
             self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             await self._lose_patience()
@@ -340,6 +356,8 @@ class HTTP2(H2Protocol):
         if isinstance(head, int):
             await self._refuse(event, head)
             return
+        self._heads[event.stream_id] = size
+        self._size_of_heads += size
         await self.send(Updated(idle=False))
         await self._create_stream(event)
         await self._close_if_answered(event.stream_id)
@@ -404,6 +422,10 @@ class HTTP2(H2Protocol):
         )
         if not stream.closed:
             self._at_work += 1
+            inbox = inbox_of(stream)
+            if request.stream_ended is None and inbox is not None:
+                self._uploads.open(stream_id)
+                inbox.on_empty = partial(self._received, stream_id)
         self.keep_alive_requests += 1
         await self.context.mark_request()
 
@@ -413,28 +435,27 @@ class HTTP2(H2Protocol):
         if stream is not None and stream.closed:
             await self._finish(stream_id)
 
-    def _data(self, event: h2.events.DataReceived) -> None:
-        stream_id, size = event.stream_id, event.flow_controlled_length
-        self._give_back(size)
-        if stream_id in self.streams and size:
-            upload = self._uploads.setdefault(stream_id, Upload())
-            upload.add(event.data, size)
-            self._feed_soon(stream_id, upload)
-
-    def _give_back(self, size: int) -> None:
-        # The connection's window is opened at once: it is there for all streams. And data
-        # that nobody wants still counts against it (RFC 9113 § 6.9).
-        self._credit += size
-        if self._credit >= CREDIT:
-            self.connection.increment_flow_control_window(self._credit)
-            self._credit = 0
+    async def _data(self, event: h2.events.DataReceived) -> None:
+        upload = self._uploads.arrived(event.stream_id, event.data, event.flow_controlled_length)
+        if upload is not None:
+            await self._feed_on(event.stream_id, upload)
 
     async def _ended(self, stream_id: int) -> None:
-        if upload := self._uploads.get(stream_id):
-            upload.ended = True
-            self._feed_soon(stream_id, upload)
+        if upload := self._uploads.end(stream_id):
+            await self._feed_on(stream_id, upload)
         elif stream := self.streams.get(stream_id):
             await self._end_request(stream)
+
+    async def _feed_on(self, stream_id: int, upload: Upload) -> None:
+        stream = self.streams.get(stream_id)
+        # A WebSocket's bytes may be more messages than there is room for, and so may the second
+        # message of a request.
+        if isinstance(stream, HTTPStream) and self.config.max_app_queue_size > 1:
+            if not upload.feeding:
+                upload.feeding = True
+                await self._feed(stream_id, upload)
+        else:
+            self._feed_soon(stream_id, upload)
 
     def _feed_soon(self, stream_id: int, upload: Upload) -> None:
         if not upload.feeding:
@@ -442,18 +463,21 @@ class HTTP2(H2Protocol):
             self.task_group.spawn(self._feed, stream_id, upload)
 
     async def _feed(self, stream_id: int, upload: Upload) -> None:
-        """Hand over what has come for one stream, at the pace of its application."""
+        """Hand over what has come for one stream, if its application has received what came before.
+
+        No task waits for that: `_received` is called then.
+        """
         stream = self.streams.get(stream_id)
+        inbox = inbox_of(stream)
         try:
-            while stream is not None and upload.waiting and not stream.closed:
+            while upload.waiting and inbox is not None and inbox.is_empty:
                 data = upload.take()
-                if data:
+                if data and stream is not None:
                     await stream.handle(Body(stream_id=stream_id, data=data))
-                credit = upload.credit()
-                if credit and not upload.ended:
-                    self.connection.increment_flow_control_window(credit, stream_id)
-                    await self._flush()
-            if stream is not None and upload.ended:
+                if inbox.is_empty:  # there is no message in it, or nobody to receive one
+                    self._uploads.received(stream_id)
+            if stream is not None and upload.ended and not (upload.waiting or upload.told):
+                upload.told = True
                 await self._end_request(stream)
         except h2.exceptions.ProtocolError:
             pass  # the stream is over meanwhile
@@ -462,6 +486,16 @@ class HTTP2(H2Protocol):
             await self.reset(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
         finally:
             upload.feeding = False
+        await self._flush()
+
+    def _received(self, stream_id: int) -> None:
+        """Hear that an application has received all that it was handed."""
+        told = False
+        with contextlib.suppress(h2.exceptions.ProtocolError):  # the stream is over meanwhile
+            told = self._uploads.received(stream_id)
+        upload = self._uploads.get(stream_id)
+        if upload is not None and (told or upload.waiting):
+            self._feed_soon(stream_id, upload)
 
     async def _end_request(self, stream: HTTPStream | WSStream) -> None:
         if isinstance(stream, HTTPStream):
@@ -477,20 +511,28 @@ class HTTP2(H2Protocol):
                 await self._lose_patience()
 
     async def _fault(self, event: StreamFault) -> None:
-        self._give_back(event.size)
+        self._uploads.give_back(event.size)
         await self._close_stream(event.stream_id, "the server reset the HTTP/2 stream")
         await self._lose_patience()
 
     async def _lose_patience(self) -> None:
         if not self._patience.try_once():
-            self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
-            await self._flush()
-            await self.send(Closed())
+            await self._calm()
+
+    async def _calm(self) -> None:
+        """End a connection whose client asks too much."""
+        self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+        await self._flush()
+        await self.send(Closed())
 
     async def _close_stream(self, stream_id: int, detail: str = CLOSED) -> None:
         if link := self._links.pop(stream_id, None):
             link.end(CloseReason.CLIENT_DISCONNECTED, detail)
-        self._uploads.pop(stream_id, None)
+        self._size_of_heads -= self._heads.pop(stream_id, 0)
+        stream = self.streams.get(stream_id)
+        inbox = inbox_of(stream)
+        if self._uploads.close(stream_id) and inbox and isinstance(stream, HTTPStream):
+            inbox.drop()  # what was to come behind it never will
         self._take_along(stream_id)
         await super()._close_stream(stream_id)
         if buffer := self.stream_buffers.get(stream_id):

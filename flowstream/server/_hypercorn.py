@@ -27,6 +27,7 @@ def _unexpected(what: str, library: str = "Hypercorn") -> RuntimeError:
 
 try:
     from h2.connection import H2Connection
+    from h2.frame_buffer import FrameBuffer
     from h2.stream import H2Stream
     from h11 import Connection as H11Connection
     from h11._receivebuffer import ReceiveBuffer
@@ -256,7 +257,8 @@ _ATTRIBUTES: dict[type, str] = {
     H11Connection: "_receive_buffer",
     H2Connection: "_closed_streams _frame_dispatch_table decoder encoder highest_inbound_stream_id "
     "remote_settings streams",
-    H2Stream: "_actual_content_length _expected_content_length",
+    H2Stream: "_actual_content_length _expected_content_length _inbound_window_manager",
+    FrameBuffer: "_headers_buffer",
     HTTPStream: "closed response scope send state stream_id",
     Handshake: "accepted extensions http_version key subprotocols",
     WSStream: "app_put closed config send state stream_id task_group",

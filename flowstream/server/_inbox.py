@@ -39,6 +39,7 @@ class Inbox:
         body_timeout: seconds that a request's body may keep `receive` waiting.
 
     Attributes:
+        on_empty: called when the last message that is here was received.
         refuse: called when it was too late: answers the request, and returns False if a response
             has begun, which is not to be ended by that.
         scope: the application's, and since when it runs (``time.monotonic``); for the log.
@@ -57,6 +58,7 @@ class Inbox:
         "_messages",
         "_size",
         "_times_told",
+        "on_empty",
         "refuse",
         "scope",
         "since",
@@ -78,6 +80,7 @@ class Inbox:
         self._body_timeout = body_timeout if kind == "http" else math.inf
         self._body: BodyClock | None = None  # once the application has waited for it
         self.refuse: Callable[[], Awaitable[bool]] | None = None
+        self.on_empty: Callable[[], None] | None = None
 
     async def put(self, message: Message) -> None:
         """Add a message; **wait** while there are too many, but not to add the disconnect.
@@ -128,6 +131,8 @@ class Inbox:
         message = self._messages.pop(0)
         self._size -= _size(message)
         self._change()
+        if self.on_empty is not None and not self._messages:
+            self.on_empty()
         return message
 
     async def _wait_for_body(self) -> None:
@@ -159,12 +164,21 @@ class Inbox:
         if self._complete:
             self.disconnect()
 
-    def close(self) -> None:
-        """Drop what is there and what is yet to come: the application has returned."""
-        self._closed = True
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is here to be received but, perhaps, the disconnect."""
+        return not self._messages
+
+    def drop(self) -> None:
+        """Drop what is there: the client has left in the middle of it."""
         self._messages.clear()
         self._size = 0
         self._change()
+
+    def close(self) -> None:
+        """Drop what is there and what is yet to come: the application has returned."""
+        self._closed = True
+        self.drop()
 
     @property
     def _full(self) -> bool:
@@ -183,6 +197,12 @@ class Inbox:
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+
+def inbox_of(stream: Any) -> Inbox | None:
+    """Return the inbox of the application behind a stream of Hypercorn's, if it was asked."""
+    put = getattr(stream, "app_put", None)
+    return None if put is None else put.__self__
 
 
 def _size(message: Message) -> int:

@@ -74,6 +74,11 @@ class ServerConfig(Config):
     proxies are on the same machine, and whoever else is there can do no more than claim an address.
     """
 
+    h2_max_header_list_size = 20 * 1024
+    """Bytes of an HTTP/2 request's head: as many as over HTTP/1.1 (``h11_max_incomplete_size``, 16
+    KiB), and 32 for each of 128 fields, which HTTP/2 counts beside. Hypercorn's 64 KiB are 6 MiB on
+    a hundred streams."""
+
     backlog = 2048
     """Connections that may wait to be accepted. Hypercorn's 100 are few when a thousand
     browsers come back after a restart; the kernel caps it at ``net.core.somaxconn`` (4096)."""

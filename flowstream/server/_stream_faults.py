@@ -8,6 +8,8 @@ cut the others. RFC 9113 has these reset their stream; h2 ends the connection:
 * a body that is longer or shorter than its ``content-length`` (§ 8.1.1);
 * a request beyond the number of streams that are allowed at a time (§ 5.1.2).
 
+Data without a byte needs no window (§ 6.9.1), also where h2 finds the window to be below 0.
+
 And a client's GOAWAY ends nothing that is open (§ 6.8); h2 sends nothing more behind it. What HPACK
 can't read ends the connection, since later blocks depend on it, with a code of its own (§ 4.3).
 
@@ -99,9 +101,24 @@ class _Streams:
     def data(self, frame: DataFrame) -> Received:
         """Take a piece of a body."""
         try:
-            found: Received = self._data(frame)
+            found: Received = (self._data if frame.flow_controlled_length else self._empty)(frame)
         except InvalidBodyLengthError:
             return self._reset(frame.stream_id, frame.flow_controlled_length)
+        return found
+
+    def _empty(self, frame: DataFrame) -> Received:
+        stream: Any = self._connection.streams.get(frame.stream_id)
+        if stream is None or stream._inbound_window_manager.current_window_size >= 0:
+            found: Received = self._data(frame)
+            return found
+        # The window was narrowed meanwhile. h2 takes nothing then, and the client may still say
+        # that there is nothing more to come.
+        window = stream._inbound_window_manager
+        missing, window.current_window_size = window.current_window_size, 0
+        try:
+            found = self._data(frame)
+        finally:
+            window.current_window_size += missing
         return found
 
     def goaway(self, frame: GoAwayFrame) -> Received:

@@ -1,10 +1,8 @@
-"""What a client has sent on one HTTP/2 stream and its application has not yet taken.
+"""What a client has sent on one HTTP/3 stream and its application has not yet taken.
 
-Hypercorn hands DATA over in the connection's reader, which then waits for the application.
-One that does not read its upload holds up every other stream of the connection, and the
-WINDOW_UPDATE and RST_STREAM frames for its own response. Here a task of the stream's own
-waits, and the stream's window is opened when the data has been handed over, so that no
-more than a window of it is ever here. The small frames in between are put together.
+A task of the stream's own hands it over, so that an upload that nobody reads holds up no other
+stream. The stream's window is opened when the data has been handed over. The small frames in
+between are put together. HTTP/2, whose windows are bounded together, has `Uploads`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,15 @@
 """What an HTTP/2 client sets takes a bounded amount of memory, whatever it sets."""
 
+import contextlib
 import struct
 
 import h2.config
 import h2.connection
 import pytest
-from _conversations import SETTINGS, frame
+import trio
+import trio.testing
+from _conversations import CONTINUATION, HEADERS, SETTINGS, frame
+from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import SettingsFrame, WindowUpdateFrame
 
@@ -70,7 +74,7 @@ def test_what_the_client_is_told():
 def test_closed_streams():
     """How a stream was closed is remembered of some 2,000, not of all that there were."""
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
-    keep_little(connection)
+    keep_little(connection, 20_000)
     client = h2.connection.H2Connection(h2.config.H2Configuration())
     client.initiate_connection()
     head = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "a")]
@@ -91,3 +95,66 @@ def test_known_settings():
     settings.acknowledge()
     assert settings.initial_window_size == 5
     assert settings.header_table_size == 4096
+
+
+def literal(name, value):
+    """Return a field as HPACK has it, without a table, for lengths up to 254."""
+    assert len(value) < 255
+    short = bytes([len(value)]) if len(value) < 127 else bytes([127, len(value) - 127])
+    return b"\x00" + bytes([len(name)]) + name + short + value
+
+
+BEGIN = b"\x82\x84\x86\x41\x01x"  # :method GET, :path /, :scheme http, :authority x
+FIELDS = b"".join(literal(b"x%03d" % number, b"v" * 200) for number in range(500))
+
+
+async def test_a_head_without_end(server, http2):
+    """Of a header block that goes on and on no more is taken than a head may have."""
+    url = await server(hello)
+    other, peer = await http2(url), await http2(url)
+    await peer.fence()
+    await peer.flush(frame(HEADERS, 0, 1, BEGIN))
+    sent = 0
+    with contextlib.suppress(trio.BrokenResourceError):
+        for start in range(0, len(FIELDS), 1000):
+            await peer.flush(frame(CONTINUATION, 0, 1, FIELDS[start : start + 1000]))
+            sent += 1000
+            await trio.testing.wait_all_tasks_blocked(0.005)
+    assert sent < 40_000
+    await peer.until_closed()
+    assert await other.finished(await other.get()) == b"hello"
+
+
+async def test_a_head_that_is_too_long(server, http2):
+    """It is no longer than over HTTP/1.1, and 32 bytes for each field."""
+    peer = await http2(await server(hello))
+    await peer.fence()
+    assert peer.h2.remote_settings.max_header_list_size == 20 * 1024
+    # h2 counts this itself, of which each connection ends by GOAWAY.
+    fields = [(f"x{number:03}", "v" * 200) for number in range(80)]
+    assert await peer.finished(await peer.get("/", *fields)) == b"hello"
+    await peer.get("/", *fields, *fields)
+    await peer.until_closed()
+    assert peer.goaway.error_code == ErrorCodes.ENHANCE_YOUR_CALM
+
+
+async def test_heads_of_many_requests(server, http2):
+    """All that are open on a connection have a bound; more are refused, and may come again."""
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            raise NotImplementedError
+        await done.wait()
+        await hello(scope, receive, send)
+
+    done = trio.Event()
+    peer = await http2(await server(app))
+    fields = [(f"x{number}", "v" * 4000) for number in range(4)]
+    numbers = [peer.open("/", *fields) for _ in range(40)]
+    await peer.fence()
+    assert 20 < len(peer.resets) < 30
+    assert {*peer.resets.values()} == {ErrorCodes.REFUSED_STREAM}
+    done.set()
+    for number in set(numbers) - set(peer.resets):
+        assert await peer.finished(number) == b"hello"
+    assert await peer.finished(await peer.get("/", *fields)) == b"hello"
