@@ -24,7 +24,9 @@ _LARGEST = 1 << 16  # a datagram
 class Datagrams(UDPServer):
     """Serves HTTP/3 on one socket."""
 
-    async def run(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC114  # as Hypercorn's, which is not started
+        self, task_status: Any = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Serve until the worker ends and the last connection has."""
         task_status.started()
         server = parse_socket_addr(self.socket.family, self.socket.getsockname())
