@@ -25,6 +25,7 @@ from flowstream.server._loading import (
     load_app,
 )
 from flowstream.server._log_handlers import FORMATS
+from flowstream.server._output import own_output
 from flowstream.server._process_log import ProcessLog
 from flowstream.server._settings import LEVELS, LOOPBACK, checked
 from flowstream.server._stopping import (
@@ -154,6 +155,7 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     MODULE is a module, found in the current directory first, or a file; APP the name of the
     app in it, "app" if it is left out, or of a function that makes it: "create_app()".
     """
+    own_output()  # before a logging configuration takes it
     config, supervised = _make_config(config_file, options)
     with ProcessLog(config) as log:
         try:

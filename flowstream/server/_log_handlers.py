@@ -6,12 +6,19 @@ whenever that was put there. So a line is shown once, and in the way that its ow
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
+import stat
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from flowstream.server._sinks import Direct
+from flowstream.server._spool import Spool
 
 FORMATS = ("text", "json")
 
@@ -71,6 +78,21 @@ def formatter(log_format: str) -> logging.Formatter:
     return JSONFormatter() if log_format == "json" else TextFormatter()
 
 
+def announcement(log_format: str) -> Callable[[int, str], bytes]:
+    """Return what makes the line that says how many lines were dropped, and why."""
+    lines = formatter(log_format)
+
+    def announce(count: int, why: str) -> bytes:
+        text = "%d lines of the log were dropped: %s"
+        if count == 1:
+            text = "%d line of the log was dropped: %s"
+        name, level = "flowstream.server", logging.WARNING
+        record = logging.LogRecord(name, level, __file__, 0, text, (count, why), None)
+        return f"{lines.format(record)}\n".encode(errors="backslashreplace")
+
+    return announce
+
+
 class Standard(logging.Handler):
     """Writes to what is the process's standard output or standard error at the moment.
 
@@ -91,8 +113,10 @@ class Standard(logging.Handler):
             return
         stream = getattr(sys, self._standard)
         try:
-            encoding = getattr(stream, "encoding", None) or "utf-8"
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            if not text.isascii():
+                encoding = getattr(stream, "encoding", None) or "utf-8"
+                text = text.encode(encoding, "backslashreplace").decode(encoding)
+            stream.write(text)
             stream.flush()
         except (AttributeError, OSError, ValueError):
             pass  # there is none, nobody reads it, or it is closed
@@ -124,9 +148,40 @@ class Console(Standard):
         return False
 
 
-class LogFile(logging.FileHandler):
-    """Appends to a file."""
+class LogFile(logging.Handler):
+    """Appends to a file, or writes to a pipe that has a name.
+
+    A disk that is full, or a pipe that nobody reads, drops lines; the first that is written
+    again is after one that says how many.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
 
     def __init__(self, path: str, log_format: str) -> None:
-        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        super().__init__()
         self.setFormatter(formatter(log_format))
+        flags, to = os.O_WRONLY | os.O_APPEND | os.O_CREAT, None
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.stat(path).st_mode):
+                # To open it for writing alone would wait for a reader.
+                flags, to = os.O_RDWR | os.O_NONBLOCK, Direct
+        self._fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+        way = None if to is None else to(self._fd)
+        self._spool = Spool(self._fd, name=path, announce=announcement(log_format), to=way)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, in one piece."""
+        try:
+            text = f"{self.format(record)}\n"
+        except Exception:  # noqa: BLE001  # shown
+            self.handleError(record)
+            return
+        self._spool.write(text.encode(errors="backslashreplace"))
+
+    def close(self) -> None:
+        """Close the file, unless a line still waits for its reader."""
+        super().close()
+        if self._fd >= 0 and self._spool.release():
+            os.close(self._fd)
+            self._fd = -1

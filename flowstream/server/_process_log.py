@@ -18,7 +18,8 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from flowstream.server._log_handlers import Console
+from flowstream.server._log_handlers import Console, announcement
+from flowstream.server._output import announce_as, own_output
 from flowstream.server._settings import ServerConfig
 
 _logger = logging.getLogger("flowstream")
@@ -41,7 +42,8 @@ class ProcessLog:
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> ProcessLog:
-        _fill_descriptors()
+        own_output()
+        announce_as(announcement(self._config.log_format))
         if self._own:
             self._set(logging, "lastResort", self._console)
             if self._json:
@@ -105,22 +107,6 @@ def _remove_quarts_own() -> None:
     for one in list(logging.Logger.manager.loggerDict.values()):
         if isinstance(one, logging.Logger):
             one.removeHandler(flask.default_handler)
-
-
-def _fill_descriptors() -> None:
-    """Open what was closed of standard input, output and error.
-
-    A socket would get its number, and what is printed would be written to a client.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
-            os.set_inheritable(number, True)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # as long as the process
 
 
 def _flush(stream: Any) -> None:

@@ -19,7 +19,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -28,6 +27,7 @@ from typing import Any
 import trio
 
 from flowstream.server._connections import at_work
+from flowstream.server._output import last_words
 from flowstream.server._settings import ServerConfig
 
 logger = logging.getLogger("flowstream.server")
@@ -134,8 +134,7 @@ def end_the_process() -> None:
     def say() -> None:
         log_what_holds_on()
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        last_words(_LAST_WORDS)
         said.set()
 
     _thread.start_new_thread(say, ())
