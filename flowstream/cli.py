@@ -50,6 +50,8 @@ _FOREIGN = {
     "--fd": "write --bind fd://NUMBER",
     "--ssl-certfile": "write --certfile FILE",
     "--ssl-keyfile": "write --keyfile FILE",
+    "--timeout": "write --worker-timeout SECONDS",
+    "--timeout-worker-healthcheck": "write --worker-timeout SECONDS",
     "--timeout-graceful-shutdown": "write --graceful-timeout SECONDS",
     "--log-config": 'write logconfig = "FILE" into the file of --config',
     "--factory": "write MODULE:create_app(), with the parentheses",
@@ -140,6 +142,12 @@ def main() -> None:
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds that a client may take nothing of what is written to it.  "
     f"[default: {ServerConfig.write_timeout}]",
+)
+@click.option(
+    "--worker-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds that the event loop of a worker may be blocked; then it is killed and replaced. "
+    f"With --workers or --reload; inf for no bound.  [default: {ServerConfig.worker_timeout}]",
 )
 @click.option("--readyz", metavar="PATH", help="Path that says whether the server is ready.")
 @click.option(
@@ -277,7 +285,12 @@ def _make_config(file: str | None, options: dict[str, Any]) -> tuple[ServerConfi
         _ = config.log
     except Exception as error:
         raise click.ClickException(f"cannot set up logging: {error}") from error
-    return config, "workers" in given or config.workers > 1 or config.use_reloader
+    supervised = "workers" in given or config.workers > 1 or config.use_reloader
+    if not supervised and "worker_timeout" in settings | given:
+        raise click.UsageError(
+            "worker_timeout needs a supervisor, which replaces a worker that hangs: add --workers 1"
+        )
+    return config, supervised
 
 
 def _about_tls(config: ServerConfig, error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -13,6 +14,15 @@ import trio
 
 from flowstream._failure import first_of
 from flowstream.server._job import Job
+from flowstream.server._watchdog import (
+    BEAT,
+    STACK_LIMIT,
+    Silence,
+    beat_interval,
+    is_traced,
+    stacks,
+    told,
+)
 from flowstream.server._worker import READY
 
 # -P: the current directory is no place to find flowstream, or the standard library, in. The
@@ -20,11 +30,16 @@ from flowstream.server._worker import READY
 _COMMAND = [sys.executable, "-P", "-m", "flowstream.server._worker"]
 
 
+# Seconds that a hung worker has to write where it hangs.
+_FOR_THE_STACK = 1.0
+
+
 class Child:
     """A worker process.
 
     Args:
         patience: seconds that it has to end by itself when it is stopped.
+        worker_timeout: seconds that its event loop may be blocked, once it is ready.
 
     Attributes:
         ready: set once it accepts connections.
@@ -33,10 +48,14 @@ class Child:
         status: its exit status then; a signal's number below 0.
         failure: why it does not get ready, in its own words.
         killed: whether it did not end in time, when it was stopped, and was killed.
+        hung: for how many seconds its event loop had not run when it was killed for that, or None.
     """
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, worker_timeout: float) -> None:
         self._patience = patience
+        self._worker_timeout = worker_timeout
+        self._silence = Silence(worker_timeout, trio.current_time())
+        self._dump = b""
         self._process: trio.Process | None = None
         self._scope = trio.CancelScope()
         self._started = trio.current_time()
@@ -46,6 +65,7 @@ class Child:
         self.status: int | None = None
         self.failure = ""
         self.killed = False
+        self.hung: float | None = None
 
     async def run(self, make_job: Callable[[int], Job]) -> None:
         """Start the process and see it to its end; when cancelled, tell it to end.
@@ -94,15 +114,29 @@ class Child:
             return f"was killed by {_signal_name(-self.status)}"
         return f"has ended with status {self.status}"
 
+    @property
+    def last_words(self) -> str:
+        """What the log should say of its end: that it hung, or how it crashed; else nothing."""
+        dump = self._dump.decode(errors="replace")
+        if self.hung is not None:
+            return told(self.name, self.hung, dump)
+        return f"{self.name} has crashed:\n{stacks(dump) or dump}" if dump else ""
+
     async def _run(self, make_job: Callable[[int], Job]) -> None:
-        told, tell = os.pipe()
-        async with trio.lowlevel.FdStream(told) as report, trio.open_nursery() as nursery:
+        heard, tell = os.pipe()
+        async with trio.lowlevel.FdStream(heard) as report, trio.open_nursery() as nursery:
             try:
                 job = make_job(tell)
-                self._process = await nursery.start(self._process_for(job))
+                process = self._process = await nursery.start(self._process_for(job))
             finally:
                 os.close(tell)  # so that the report ends with the process
-            await self._hear(report)
+            # Not when the report ends: a program that the worker has forked may hold it.
+            async with trio.open_nursery() as watch:
+                watch.start_soon(self._hear, report)
+                watch.start_soon(self._watch, process)
+                await process.wait()
+                watch.cancel_scope.cancel()
+            self._hear_the_rest(heard)
 
     def _process_for(self, job: Job) -> Callable[..., Awaitable[object]]:
         return partial(
@@ -117,13 +151,49 @@ class Child:
         )
 
     async def _hear(self, report: trio.lowlevel.FdStream) -> None:
-        text = await report.receive_some(4096)
-        if text == READY:
-            self.ready.set()
-        else:
-            self.failure = text.decode(errors="replace")
-        if text:
+        async for data in report:
+            self._take(bytes(data))
+
+    def _hear_the_rest(self, fd: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(fd, 65536):
+                self._take(bytes(data))
+
+    def _take(self, data: bytes) -> None:
+        """Take what it reports: that it is ready, or why not; beats; stacks as it dies."""
+        if not self.settled.is_set():
             self.settled.set()
+            if data.startswith(READY):
+                self.ready.set()
+                data = data[len(READY) :]
+            else:
+                self.failure = data.decode(errors="replace")
+        if not self.ready.is_set():
+            return
+        self._silence.end()
+        self._dump += data if self._dump else data.lstrip(BEAT)
+        self._dump = self._dump[:STACK_LIMIT]
+
+    async def _watch(self, process: trio.Process) -> None:
+        """Kill it once its event loop has not run for too long."""
+        if self._worker_timeout == math.inf:
+            return
+        await self.ready.wait()
+        silence = self._silence = Silence(self._worker_timeout, trio.current_time())
+        interval = beat_interval(self._worker_timeout)
+        while True:
+            await trio.sleep(interval)
+            if not silence.look(trio.current_time()):
+                continue
+            if not is_traced(process.pid):
+                break
+            silence.end()  # somebody looks at it
+        self.hung = silence.seconds
+        with trio.CancelScope(shield=True):
+            process.send_signal(signal.SIGABRT)
+            with trio.move_on_after(_FOR_THE_STACK):
+                await process.wait()
+            process.kill()
 
     async def _end_in_time(self, process: trio.Process) -> None:
         self._process = process  # it may not have been told yet that it has started

@@ -12,6 +12,7 @@ import trio
 
 from flowstream.server._hypercorn import Sockets, repr_socket_addr
 from flowstream.server._settings import ServerConfig
+from flowstream.server._trouble import QUIET, Trouble
 from flowstream.server._wire import Wire
 
 Transport = Wire | trio.SSLStream[Wire]
@@ -76,25 +77,50 @@ class Listener:
         self._socket.close()
 
 
-async def accept(listener: Listener, serve: Callable[[Transport], None]) -> None:
-    """Call `serve` with each connection until cancelled; then close the listening socket."""
+async def accept(listener: Listener, serve: Callable[[Transport], None], trouble: Trouble) -> None:
+    """Call `serve` with each connection until cancelled; then close the listening socket.
+
+    Args:
+        listener: where they come from.
+        serve: takes one.
+        trouble: counts for all listeners how often there was no room for one.
+    """
     try:
         while True:
-            await listener.wait()
+            await _wait(listener, trouble)
             try:
                 for _ in range(_BATCH):
                     connection = listener.accept_nowait()
                     if connection is None:
                         break
                     serve(connection)
+                    if trouble.is_on:
+                        trouble.work()
             except OSError as error:
                 if error.errno in _NO_ROOM:
-                    logger.error("no connection can be accepted for the moment: %s", error)
+                    if count := trouble.fail(trio.current_time()):
+                        logger.error("no connection can be accepted: %s%s", error, _times(count))
                     await trio.sleep(_SECONDS_WITHOUT_ROOM)  # noqa: ASYNC120  # it was logged
                 elif error.errno not in _GIVEN_UP:
                     raise
     finally:
         listener.close()
+
+
+async def _wait(listener: Listener, trouble: Trouble) -> None:
+    """Wait for a connection; log it when those can be accepted again."""
+    while trouble.is_on:
+        with trio.move_on_after(QUIET) as scope:
+            await listener.wait()
+        if over := trouble.end(trio.current_time()):
+            logger.info("connections are accepted again: it failed %d times in %.0f s", *over)
+        if not scope.cancelled_caught:
+            return
+    await listener.wait()
+
+
+def _times(count: int) -> str:
+    return f" ({count} times since the last such line)" if count > 1 else ""
 
 
 def open_sockets(config: ServerConfig) -> Sockets:

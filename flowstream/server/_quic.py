@@ -15,6 +15,7 @@ import trio
 from flowstream._errors import MissingExtraError
 from flowstream.server._hypercorn import ASGIWrapper, ConnectionState
 from flowstream.server._settings import ServerConfig
+from flowstream.server._trouble import QUIET, Trouble
 
 logger = logging.getLogger("flowstream.server")
 
@@ -46,23 +47,36 @@ async def serve_quic(sock: Any, app: Any, config: ServerConfig, context: Any, st
     from flowstream.server._datagrams import Datagrams  # which imports aioquic
 
     wrapped = ASGIWrapper(app)
+    trouble = Trouble()
     with sock:
         while not context.terminated.is_set():
             try:
                 await _serve_until_told(
                     Datagrams(wrapped, config, context, ConnectionState(dict(state)), sock),
                     context,
+                    trouble,
                 )
             except* Exception as group:
-                logger.info("HTTP/3 starts anew: %r", group.exceptions[0])
+                if count := trouble.fail(trio.current_time()):
+                    more = f" ({count} times since the last such line)" if count > 1 else ""
+                    logger.info("HTTP/3 starts anew: %r%s", group.exceptions[0], more)
                 logger.debug("what ended it", exc_info=group)
                 await trio.sleep(_PAUSE)
 
 
-async def _serve_until_told(server: Any, context: Any) -> None:
+async def _serve_until_told(server: Any, context: Any, trouble: Trouble) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
+        if trouble.is_on:
+            nursery.start_soon(_tell_of_the_end, trouble)
         await context.terminated.wait()
         while not server.protocol.idle:  # noqa: ASYNC110  # see _PAUSE
             await trio.sleep(_PAUSE)
         nursery.cancel_scope.cancel()
+
+
+async def _tell_of_the_end(trouble: Trouble) -> None:
+    await trio.sleep(QUIET)  # if it lasts for so long, it works
+    trouble.work()
+    if over := trouble.end(trio.current_time()):
+        logger.info("HTTP/3 works again: it failed %d times in %.0f s", *over)

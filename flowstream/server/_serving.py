@@ -45,6 +45,7 @@ from flowstream.server._listening import (
 from flowstream.server._quic import check_quic, serve_quic
 from flowstream.server._readiness import Readiness
 from flowstream.server._settings import ServerConfig, checked
+from flowstream.server._trouble import Trouble
 
 logger = logging.getLogger("flowstream.server")
 
@@ -214,9 +215,10 @@ class _Service:
             made = Connection(self._connections, app, self._config, self._context, state, stream)
             self._connections.start(made.run)
 
+        trouble = Trouble()
         async with trio.open_nursery() as nursery:
             for listener in listeners:
-                nursery.start_soon(accept, listener, serve)
+                nursery.start_soon(accept, listener, serve, trouble)
             await self._wait_to_be_told(trigger)
             self._ready.stop()
             await trio.sleep(self._config.lame_duck)

@@ -28,9 +28,10 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _FOREIGN = {
     "host": "bind, such as '0.0.0.0:8000'",
     "port": "bind, such as '127.0.0.1:8000'",
-    "timeout": "write_timeout or graceful_timeout",
+    "timeout": "worker_timeout, write_timeout or graceful_timeout",
     "timeout_keep_alive": "keep_alive_timeout",
     "timeout_graceful_shutdown": "graceful_timeout",
+    "timeout_worker_healthcheck": "worker_timeout",
     "ssl_certfile": "certfile",
     "ssl_keyfile": "keyfile",
     "reload": "use_reloader",
@@ -108,6 +109,11 @@ class ServerConfig(Config):
     give back one. Then the request is answered with 408, unless its response has begun. nginx's
     ``client_body_timeout`` is 60 s, too, but only between two reads. `math.inf` for no bound."""
 
+    worker_timeout: float = 30.0
+    """Seconds that the event loop of a worker under a supervisor may be blocked; then the worker
+    is killed, and another one takes its place. gunicorn's ``timeout`` is as long. `math.inf` for
+    no bound: for a debugger inside the app, say. Without ``workers`` nobody watches."""
+
     keep_alive_probes: tuple[int, int, int] = (60, 10, 3)
     """Seconds of silence before TCP asks whether the peer is there, seconds between two
     questions, and questions before it is given up: a peer that lost its power is noticed
@@ -161,6 +167,7 @@ def checked(config: Config) -> ServerConfig:
         config = _adopted(config)
     positive("write_timeout", config.write_timeout, unit="seconds")
     positive("body_timeout", config.body_timeout, unit="seconds")
+    positive("worker_timeout", config.worker_timeout, unit="seconds")
     for name in ("graceful_timeout", "lame_duck", "shutdown_timeout"):
         _seconds(name, getattr(config, name))
     for name in ("backlog", "max_app_queue_size"):

@@ -3,7 +3,8 @@
 It opens the sockets and hands them to processes of its own making, each a fresh Python, so
 that an app is imported in its workers only and a new worker gets new code. A worker that
 dies is replaced. To stop is to cancel: every child is then told to end, waited for, and
-killed at its deadline.
+killed at its deadline. A worker whose event loop has been blocked for too long is killed, and
+replaced, too: see `_watchdog`.
 
 ============  =================================================================
 signal        what it does
@@ -171,7 +172,7 @@ class Supervisor:
         return child
 
     def _spawn(self) -> Child:
-        child = Child(self._patience)
+        child = Child(self._patience, self._config.worker_timeout)
         self._nursery.start_soon(self._run_child, child)
         return child
 
@@ -181,10 +182,14 @@ class Supervisor:
             await child.run(self._make_job)
         finally:
             self._children.discard(child)
-            if child.killed and self._stop.cancel_called:
+            killed = child.killed
+            if killed and self._stop.cancel_called:
                 self._killed.append(child.name)
-            elif child.killed:  # one that has been replaced, or was to replace another
-                with trio.move_on_after(1, shield=True):
+                killed = False  # that is the error of the whole
+            with trio.move_on_after(1, shield=True):  # statsd may be told, too
+                if child.last_words:
+                    await self._config.log.error("%s", child.last_words)
+                if killed:  # one that has been replaced, or was to replace another
                     await self._config.log.error("%s did not end in time: killed", child.name)
 
     def _make_job(self, report: int) -> Job:

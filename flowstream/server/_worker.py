@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
+import math
 import os
 import signal
 import sys
@@ -27,6 +29,7 @@ from flowstream.server._stopping import (
     log_what_holds_on,
     shutdown_bound,
 )
+from flowstream.server._watchdog import BEAT, beat_interval
 
 logger = logging.getLogger("flowstream.server")
 
@@ -101,12 +104,26 @@ class _Worker:
                     addresses = await server.start(partial(serve, self._app, self._config, **how))
                     if addresses:
                         self.ready = True
-                        _report(self._job, READY)
+                        self._report_that_it_is_ready()
+                        nursery.start_soon(self._beat)
                     if addresses and self._job.reload:
                         nursery.start_soon(self._watch)
                 nursery.cancel_scope.cancel()
         deadline.met()
         return self._status
+
+    def _report_that_it_is_ready(self) -> None:
+        os.set_blocking(self._job.report, False)  # a supervisor may be stopped
+        _write(self._job, READY)
+        # Stacks of a worker that the supervisor ends by SIGABRT, or that crashes. Not to standard
+        # error: that may be a pipe which nobody reads.
+        faulthandler.enable(self._job.report)
+
+    async def _beat(self) -> None:
+        interval = beat_interval(self._config.worker_timeout)
+        while self._config.worker_timeout < math.inf:
+            _write(self._job, BEAT)
+            await trio.sleep(interval)
 
     async def _watch(self) -> None:
         await CodeWatch(self._started).wait()
@@ -126,10 +143,9 @@ def _run_soon(token: trio.lowlevel.TrioToken, function: Any) -> None:
         token.run_sync_soon(function)
 
 
-def _report(job: Job, text: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the lifeline says so, too
+def _write(job: Job, text: bytes) -> None:
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the lifeline says so, too
         os.write(job.report, text[:4096])
-    os.close(job.report)
 
 
 def _fail(job: Job, error: Exception, started: float) -> int:
@@ -141,7 +157,8 @@ def _fail(job: Job, error: Exception, started: float) -> int:
         with contextlib.suppress(OSError):  # nobody reads it
             sys.stderr.write(trace)
             sys.stderr.flush()
-    _report(job, reason.encode(errors="replace"))
+    _write(job, reason.encode(errors="replace"))
+    os.close(job.report)
     if not job.reload:
         return 1
     # Files may come, too: their directory changes then.

@@ -249,3 +249,22 @@ async def test_no_process_to_be_had(supervise, monkeypatch, aeventually):
     monkeypatch.setattr(child_module, "_COMMAND", ["/no/such/python"])
     await aeventually(lambda: supervise.outcome.get("over"), "it ends")
     assert "No such file or directory" in supervise.outcome["error"]
+
+
+async def test_a_program_that_a_worker_leaves_behind(supervise, caplog, aeventually):
+    """A worker is replaced when it dies, although a process that it has forked lives on."""
+    forks = "child = os.fork()\nif not child: time.sleep(20); os._exit(0)"
+    supervise(workers=1, first="import time")
+    supervise.becomes()
+    await aeventually(lambda: "Running on" in caplog.text, "it runs")
+    supervise.becomes(first=f"import time\n{forks}")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await aeventually(lambda: "have been replaced" in caplog.text, "one that forks")
+    await aeventually(lambda: len(children()) == 1, "the old one is gone")
+    (worker,) = children()
+    (left,) = psutil.Process(worker).children()
+    os.kill(worker, signal.SIGKILL)
+    try:
+        await aeventually(lambda: "another one starts" in caplog.text, "it is replaced", timeout=5)
+    finally:
+        left.kill()
