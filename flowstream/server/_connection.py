@@ -26,7 +26,7 @@ import logging
 import math
 import select
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -214,8 +214,8 @@ class Connection(Live, TCPServer):
         """Whether the server is shutting down."""
         return self._connections.closing
 
-    def origin(self, headers: Iterable[tuple[bytes, bytes]]) -> Origin:
-        """Return where a request with these headers comes from: a trusted proxy may say so."""
+    def origin(self, headers: Sequence[tuple[bytes, bytes]]) -> Origin:
+        """Return where a request with these headers, whose names are in lower case, comes from."""
         socket_path = "" if self.client else str(self._socket.getsockname())
         return self._connections.proxies.origin(headers, self.client, socket_path, tls=self._tls)
 

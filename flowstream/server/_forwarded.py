@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -33,7 +33,6 @@ Client = tuple[str, int] | None
 """Address and port; None if there is no address, as over a UNIX socket."""
 
 _FOR, _PROTO = b"x-forwarded-for", b"x-forwarded-proto"
-_LENGTHS = (len(_FOR), len(_PROTO))
 _IS_TLS = {b"http": False, b"https": True, b"ws": False, b"wss": True}
 
 # An address with a port, or one of IPv6 in brackets. A bare one of IPv6 has more colons.
@@ -94,30 +93,26 @@ class TrustedProxies:
             ) from None
 
     def origin(
-        self, headers: Iterable[tuple[bytes, bytes]], client: Client, socket: str, *, tls: bool
+        self, headers: Sequence[tuple[bytes, bytes]], client: Client, socket: str, *, tls: bool
     ) -> Origin:
         """Return where a request comes from.
 
         Args:
-            headers: the request's.
+            headers: the request's, with names in lower case.
             client: who has connected.
             socket: the path of the UNIX socket that was connected to, if `client` is None.
             tls: whether the connection is TLS.
         """
         if self._nobody:
             return Origin(client, tls)
-        lists, scheme = [], b""
-        for name, value in headers:
-            if len(name) in _LENGTHS:  # nearly always it is not
-                lower = name.lower()
-                if lower == _FOR:
-                    lists.append(value)
-                elif lower == _PROTO:
-                    scheme = value
-        if not (lists or scheme) or not self.trusts(client[0] if client else _ANY_SOCKET + socket):
+        fields = dict(headers)  # of several the last: in C, since nearly always neither is there
+        if not (_FOR in fields or _PROTO in fields):
             return Origin(client, tls)
-        found = self._client(b",".join(lists).decode("latin-1"))
-        return Origin(found or client, _IS_TLS.get(scheme.strip().lower(), tls))
+        if not self.trusts(client[0] if client else _ANY_SOCKET + socket):
+            return Origin(client, tls)
+        listed = b",".join([value for name, value in headers if name == _FOR])
+        scheme = fields.get(_PROTO, b"").strip().lower()
+        return Origin(self._client(listed.decode("latin-1")) or client, _IS_TLS.get(scheme, tls))
 
     def trusts(self, peer: str) -> bool:
         """Return whether `peer`, an address or ``unix:`` with a path, is a trusted proxy."""

@@ -21,6 +21,7 @@ from flowstream.asgi._head import HEAD_KEY, Head
 from flowstream.server._access_entry import Logged, keeps_access, log_unread
 from flowstream.server._context import Context
 from flowstream.server._exchange import LoggedExchange
+from flowstream.server._forwarded import Origin
 from flowstream.server._hypercorn import (
     Closed,
     H2ProtocolAssumedError,
@@ -107,9 +108,15 @@ class HTTP1(H11Protocol):
         else:
             await self._open(LoggedExchange if keeps_access(self.config) else HTTPStream, head)
 
+    def _origin(self, head: RequestHead) -> Origin:
+        headers = head.headers
+        if self.config.h11_pass_raw_headers:
+            headers = [(name.lower(), value) for name, value in headers]
+        return self._carrier.origin(headers)
+
     async def _refuse(self, status: int, head: RequestHead) -> None:
         await super()._send_error_response(status)
-        origin = self._carrier.origin(head.headers)
+        origin = self._origin(head)
         await log_unread(self.config, origin.client, origin.tls, status, head)
         await self.send(Closed())
 
@@ -124,7 +131,7 @@ class HTTP1(H11Protocol):
 
     async def _open(self, kind: type[HTTPStream | WebSocket], head: RequestHead) -> None:
         self.is_fresh = False
-        origin = self._carrier.origin(head.headers)
+        origin = self._origin(head)
         # Hypercorn's, but for the class, the origin, and methods, which are not put in capitals.
         self.stream = kind(
             self.app,
