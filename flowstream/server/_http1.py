@@ -84,7 +84,8 @@ class HTTP1(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         line = (event.method, event.target, event.http_version)
-        if not self.is_fresh or self.ssl or line != (b"PRI", b"*", b"2.0"):
+        is_preface = line == (b"PRI", b"*", b"2.0") and not event.headers
+        if not self.is_fresh or self.ssl or not is_preface:
             return  # under TLS there is ALPN to ask for HTTP/2 (RFC 9113 § 3.2)
         if not cast(ServerConfig, self.config).h2c:
             cast(Context, self.context).say_once(

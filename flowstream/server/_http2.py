@@ -211,7 +211,6 @@ class HTTP2(H2Protocol):
         await self._close_stream(stream_id)
         await self.say_goodbye()
         await self._leave_if_done()
-        await self.send(Updated(idle=self.idle))
 
     async def _stalled(self, stream_id: int) -> None:
         """Give up a stream whose client grants it no window."""
@@ -500,8 +499,12 @@ class HTTP2(H2Protocol):
     async def _end_request(self, stream: HTTPStream | WSStream) -> None:
         if isinstance(stream, HTTPStream):
             await stream.handle(EndBody(stream_id=stream.stream_id))
-        elif stream.stream_id in self.streams:
+        elif stream.stream_id not in self.streams:
+            pass
+        elif stream.state in _ACCEPTED:
             await self._close_stream(stream.stream_id)  # RFC 8441 § 5: as TCP's FIN
+        else:  # before the answer, whose end would come without its head
+            await self.reset(stream.stream_id, h2.errors.ErrorCodes.CANCEL)
 
     async def _was_reset(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
@@ -538,3 +541,5 @@ class HTTP2(H2Protocol):
         if buffer := self.stream_buffers.get(stream_id):
             await buffer.close()
             await self._window_updated(stream_id)  # for the sending task to clear it away
+        if not self.closed:  # however the stream has ended, its connection may be idle now
+            await self.send(Updated(idle=self.idle))

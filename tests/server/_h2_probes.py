@@ -18,7 +18,7 @@ import struct
 from typing import NamedTuple
 
 import hpack
-from _conversations import (
+from fuzzing.http2 import (
     ACK,
     CONTINUATION,
     DATA,

@@ -2,11 +2,15 @@
 
 import logging
 
+import hpack
 import hypercorn.config
 import hypercorn.trio
 import pytest
 import trio
 import trio.testing
+from _reading import read_to_end
+from fuzzing.http2 import DATA, END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame
+from fuzzing.judge import frames_of
 
 from flowstream.server import _serving
 
@@ -178,3 +182,69 @@ async def test_bytes_behind_an_unfinished_response_hold_nothing(server, monkeypa
     assert closed
     assert answer.endswith(b"x\r\n")
     await aeventually(lambda: not len(made[0]), "no connection is left")
+
+
+HTTP2 = PREFACE + frame(SETTINGS, 0, 0)
+# What is sent at once, and when the application waits for the rest.
+RESETS = {
+    "a reset by the client": (b"", frame(RST_STREAM, 0, 1, bytes(4))),
+    "data behind its end": (b"", frame(DATA, END_STREAM, 1) + frame(DATA, 0, 1, b"x")),
+    "trailers without an end": (b"", frame(HEADERS, 4, 1, b"\x00\x01x\x01y")),
+    "a window that overflows": (b"", frame(8, 0, 1, b"\x7f\xff\xff\xff")),
+    "a reset right behind the request": (frame(RST_STREAM, 0, 1, bytes(4)), b""),
+}
+
+
+@pytest.mark.parametrize("name", RESETS)
+async def test_a_reset_stream_does_not_keep_its_connection(name, server, autojump_clock):
+    """When its last stream was reset a connection has `keep_alive_timeout`, as behind an answer."""
+    at_once, later = RESETS[name]
+
+    async def waiting(scope, receive, send):
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    url = await server(waiting, keep_alive_timeout=5)
+    host, port = url.removeprefix("http://").split(":")
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        await stream.send_all(HTTP2 + frame(HEADERS, 4, 1, b"\x83\x84\x86\x41\x01x") + at_once)
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(later)
+        await read_to_end(stream, seconds=8)
+
+
+PRI = b"PRI * HTTP/2.0\r\nHost: localhost\r\n\r\nSM\r\n\r\n"
+
+
+async def test_a_preface_with_fields_is_none(server):
+    """A request line like that of HTTP/2's preface, with a header: no HTTP/2 follows."""
+    asked = frame(HEADERS, 5, 1, b"\x82\x84\x86\x41\x01x")
+    answer, closed = await ask(await server(answering), PRI + HTTP2[24:] + asked, seconds=10)
+    assert answer.startswith(b"HTTP/1.1 505 ")
+    assert closed
+
+
+async def test_a_websocket_that_its_client_ends_before_the_answer_is_reset(
+    server, autojump_clock, clean_log
+):
+    """Over HTTP/2 no end of a response comes without its head: the stream is reset."""
+    told = []
+
+    async def slow(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return
+        await receive()
+        told.append(await receive())
+        await send({"type": "websocket.accept"})
+
+    fields = [(":method", "CONNECT"), (":protocol", "websocket"), (":path", "/")]
+    fields += [(":scheme", "http"), (":authority", "x"), ("sec-websocket-version", "13")]
+    url = await server(slow, keep_alive_timeout=5)
+    host, port = url.removeprefix("http://").split(":")
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        await stream.send_all(HTTP2 + frame(HEADERS, 5, 1, hpack.Encoder().encode(fields)))
+        answer = await read_to_end(stream, seconds=8)
+    assert [kind for kind, _, stream, _ in frames_of(answer) if stream] == [RST_STREAM]
+    assert told[0]["type"] == "websocket.disconnect"

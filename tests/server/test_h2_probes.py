@@ -3,7 +3,6 @@
 import hpack
 import pytest
 import trio
-from _conversations import DATA, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, frame
 from _h2_probes import (
     ACKED,
     BAD_PREFACE,
@@ -14,6 +13,7 @@ from _h2_probes import (
     block,
     fields,
 )
+from fuzzing.http2 import DATA, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, frame
 from h2.errors import ErrorCodes
 
 ACK = 1

@@ -8,7 +8,7 @@ import h2.connection
 import pytest
 import trio
 import trio.testing
-from _conversations import CONTINUATION, HEADERS, SETTINGS, frame
+from fuzzing.http2 import CONTINUATION, HEADERS, SETTINGS, frame
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import SettingsFrame, WindowUpdateFrame

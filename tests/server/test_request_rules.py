@@ -5,7 +5,9 @@ import re
 import hpack
 import pytest
 import trio
-from _conversations import (
+from _reading import read_to_end
+from _request_probes import HTTP1, HTTP2
+from fuzzing.http2 import (
     DATA,
     END_HEADERS,
     END_STREAM,
@@ -16,8 +18,6 @@ from _conversations import (
     SETTINGS,
     frame,
 )
-from _reading import read_to_end
-from _request_probes import HTTP1, HTTP2
 
 from flowstream.server._plain_request import read_plain
 from flowstream.server._request_rules import (

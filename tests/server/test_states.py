@@ -44,7 +44,8 @@ STATES = {
     "a ping": BEGUN + h2_frame(6, 0, 0, b"12345678"),
     "after an answer over HTTP/2": ASKED,
     "headers without end, after an answer": ASKED + h2_frame(1, 1, 3, GET),
-    "a reset of what was asked": ASKED + h2_frame(8, 0, 0, b"\0\0\0\1"),
+    "a window, after an answer": ASKED + h2_frame(8, 0, 0, b"\0\0\0\1"),
+    "a reset of what was asked": BEGUN + h2_frame(1, 4, 1, POST) + h2_frame(3, 0, 1, b"\0\0\0\0"),
 }
 # What a client goes on to send, at an interval shorter than any bound.
 DRIPS = {
