@@ -15,6 +15,7 @@ log. If no head has gone out, and the application sends no other one, the answer
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -301,6 +302,10 @@ def _asked(scope: Any) -> str:
 
 def _is_quiet(failure: BaseException) -> bool:
     """Whether nothing has failed, but that the client left, or what the log has said already."""
+    kinds: tuple[type[BaseException], ...] = _QUIET
+    if starlette := sys.modules.get("starlette.websockets"):
+        # Starlette's word for it, which an endpoint need not catch.
+        kinds = (*kinds, starlette.WebSocketDisconnect)
     if isinstance(failure, BaseExceptionGroup):
-        return failure.split(_QUIET)[1] is None
-    return isinstance(failure, _QUIET)
+        return failure.split(kinds)[1] is None
+    return isinstance(failure, kinds)

@@ -98,8 +98,8 @@ class WebSocket(WSStream):
 
     async def app_send(self, message: Any) -> None:
         """Take what the application says; None is its end."""
-        closes = message is not None and message["type"] == "websocket.close"
-        if self.closed or not closes or self.state is not ASGIWebsocketState.CONNECTED:
+        is_open = self.state is ASGIWebsocketState.CONNECTED and not self.closed
+        if message is None or message["type"] != "websocket.close" or not is_open:
             await super().app_send(message)
             return
         code = int(message.get("code", CloseReason.NORMAL_CLOSURE))
