@@ -12,6 +12,10 @@ The sections: 1 framing, 2 pings, 3 reserved bits, 4 opcodes, 5 fragments, 6 UTF
 9 limits (16 MiB at most), 10 pieces, 12 and 13 compression. A verdict other than OK that is no
 failure: NON-STRICT (allowed, but later than it could be), INFORMATIONAL (RFC 6455 leaves it open),
 UNIMPLEMENTED (an offer of compression that we decline, as RFC 7692 allows).
+
+On 2026-11-30 with autobahntestsuite 25.10.1 none failed. Sections 1 to 7 and 10, 247 cases: 234 OK,
+10 NON-STRICT, 3 INFORMATIONAL. Of 12 and 13 the messages of 64 bytes to 4 KiB (12.*.2 to .5, 13.*.2
+to .5), 48 cases: 48 OK; the longer messages were not run to their end that day.
 """
 
 from __future__ import annotations
