@@ -128,9 +128,11 @@ async def read(receive: Any) -> None:
 
 async def take_all(receive: Any, send: Any) -> None:
     """Accept a WebSocket, and look at nothing that comes."""
-    while (message := await receive())["type"] != "websocket.disconnect":
-        if message["type"] == "websocket.connect":
-            await send({"type": "websocket.accept"})
+    await receive()
+    await send({"type": "websocket.accept"})
+    # None is held while the next one comes.
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
 
 
 app = Site()

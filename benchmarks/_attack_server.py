@@ -123,7 +123,7 @@ def wait_for(port: int, command: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             pass
         if command.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"the server did not start:\n{log.read_text()}")
+            raise SystemExit(f"the server did not start:\n{log.read_text()[-2000:]}")
         time.sleep(0.02)
 
 

@@ -84,7 +84,7 @@ async def pipelined(aim: Aim) -> None:
 
 @attack(20)
 async def pipelined_unread(aim: Aim) -> None:
-    """The same, and the answers are never read."""
+    """Requests without waiting for the answers, which are never read."""
     wire = await aim.connect()
     await wire.flood(GET * 100, reads=False)
 

@@ -333,16 +333,17 @@ def main() -> int:
                 side: trio.run(measure, attack, side, options, certificate) for side in sides
             }
             results += measured.values()
+            if options.json:
+                rows = [{**asdict(one), "faults": one.faults()} for one in results]
+                options.json.write_text(json.dumps(rows, indent=2) + "\n")
             if "flowstream" in measured:
                 print(row(measured["flowstream"], measured.get("hypercorn")), flush=True)
-    print(*(note for result in results for note in notes(result)), sep="\n")
+            for note in (note for result in measured.values() for note in notes(result)):
+                print(note, file=sys.stderr, flush=True)
     print(
         f"\nbars: 1 MiB a connection (WebSocket 10), {RATIO:g} times; {versions('hypercorn', 'h2')}"
         f"\nPython {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}"
     )
-    if options.json:
-        rows = [{**asdict(one), "faults": one.faults()} for one in results]
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
     missed = any(one.faults() for one in results if one.side == "flowstream")
     return int(options.check and missed)
 

@@ -48,6 +48,10 @@ _TIME_TO_HEAR = 0.1
 _COMPLETE = (ASGIHTTPState.CLOSED, ASGIWebsocketState.CLOSED, ASGIWebsocketState.HTTPCLOSED)
 
 
+async def _at_once() -> None:
+    """Wait for no turn."""
+
+
 class ClientGoneError(ConnectionResetError):
     """The client is gone: what ``send()`` raises then, under flowstream's server."""
 
@@ -60,11 +64,15 @@ class Applications(TaskGroup):
 
     Args:
         is_broken: whether nothing can be sent on the connection any more.
+        turn: waits for the connection's turn, before anything new is done for its client.
     """
 
-    def __init__(self, is_broken: Callable[[], bool]) -> None:
+    def __init__(
+        self, is_broken: Callable[[], bool], turn: Callable[[], Awaitable[None]] = _at_once
+    ) -> None:
         super().__init__()
         self._is_broken = is_broken
+        self.turn = turn
         # Few at a time, and with HTTP/1.1 one: a set takes 216 bytes of each connection.
         self._inboxes: list[Inbox] = []
         self._background: list[trio.CancelScope] = []
@@ -86,6 +94,7 @@ class Applications(TaskGroup):
     def open_inbox(self, config: Any, scope: Any) -> Inbox:
         """Return an inbox for an application that `serve` is to be called with."""
         inbox = Inbox(scope["type"], config.max_app_queue_size, config.body_timeout)
+        inbox.turn = self.turn
         inbox.scope, inbox.since = scope, time.monotonic()
         if self._half_closed:
             inbox.half_close()

@@ -50,6 +50,7 @@ from flowstream.server._hypercorn import (
     parse_socket_addr,
 )
 from flowstream.server._listening import Transport
+from flowstream.server._pass_budget import Share
 from flowstream.server._plain_http1 import PlainExchange
 from flowstream.server._plain_request import read_plain
 from flowstream.server._protocols import Protocols
@@ -112,6 +113,7 @@ class Connection(Live, TCPServer):
         self._answered = 0  # plain requests that have begun
         self._turn = 0  # of the tasks that hold the connection, one after the other
         self._tasks = 0
+        self._share = Share()
         self._over = False
         self._idle_until = math.inf
         self._requested = False  # a request has begun
@@ -126,7 +128,7 @@ class Connection(Live, TCPServer):
         self._turns: trio.lowlevel.ParkingLot | None = None  # who waits for it
         self._carry = b""  # what was left over of a direct write
         self._direct_write: DirectWrite | None = None  # that of the last response
-        self.applications = self._task_group = Applications(self.is_broken)
+        self.applications = self._task_group = Applications(self.is_broken, self.turn)
         self.client: Any = None
         self.server: Any = None
         self.reason: CloseReason | None = None
@@ -251,6 +253,10 @@ class Connection(Live, TCPServer):
         """Note that the client has taken something."""
         self._wire.progress_at = trio.current_time()
 
+    async def turn(self) -> None:
+        """**Wait** for the turn to do something that the client has asked for."""
+        await self._connections.budget.turn(self._share)
+
     async def write(self, data: bytes) -> bool:
         """Write what belongs to the response; return whether the client is there.
 
@@ -327,7 +333,9 @@ class Connection(Live, TCPServer):
         if self._tls:
             try:
                 with trio.fail_after(self.config.ssl_handshake_timeout):
+                    self._wire.turn = self.turn
                     await self.stream.do_handshake()
+                    self._wire.turn = None
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 return
             alpn = self.stream.selected_alpn_protocol()
@@ -352,6 +360,7 @@ class Connection(Live, TCPServer):
             connections.idle.discard(self)
             if not data:
                 return
+            await self.turn()
             request = None
             if len(data) <= self.config.h11_max_incomplete_size:
                 request = read_plain(data)
@@ -412,7 +421,7 @@ class Connection(Live, TCPServer):
 
     async def _read_data(self, data: bytes | None = b"") -> None:
         if not data:
-            data = await self._receive()
+            data = await self._receive_in_turn()
         while data is not None:
             # Not open while it reads, which is as long as it lasts: a scope takes 0.8 KB.
             with trio.CancelScope() as self._handling:
@@ -420,7 +429,12 @@ class Connection(Live, TCPServer):
             self._handling = None
             if not data:
                 break
-            data = await self._receive()
+            data = await self._receive_in_turn()
+
+    async def _receive_in_turn(self) -> bytes | None:
+        data = await self._receive()
+        await self.turn()
+        return None if self._read_enough else data
 
     def _read_at_once(self) -> bytes | None:
         """Return what the client has sent already, which is what a new one has, as a rule."""

@@ -15,6 +15,7 @@ from flowstream.server._access_entry import keeps_access
 from flowstream.server._exchange import LoggedExchange
 from flowstream.server._hangup import HangupWatch
 from flowstream.server._hypercorn import HTTPStream
+from flowstream.server._pass_budget import PassBudget
 from flowstream.server._plain_response import ServerFields
 from flowstream.server._settings import ServerConfig, trusted_proxies
 from flowstream.server._turnstile import Turnstile
@@ -90,6 +91,7 @@ class Connections:
     Attributes:
         hangups: the watch over their sockets.
         idle: those that wait for a plain request.
+        budget: gives them their turns.
         fields: what the server adds to each response.
         proxies: those whose word on a request's client is taken.
         exchange_class: what serves a plain request.
@@ -103,6 +105,7 @@ class Connections:
     def __init__(self, config: ServerConfig) -> None:
         self.hangups = HangupWatch()
         self.idle = Idle(config.keep_alive_timeout)
+        self.budget = PassBudget()
         self.fields = ServerFields(config)
         self.proxies = trusted_proxies(config)
         self.turnstile = Turnstile()

@@ -19,6 +19,7 @@ import h11
 
 from flowstream.asgi._head import HEAD_KEY, Head
 from flowstream.server._access_entry import Logged, keeps_access, log_unread
+from flowstream.server._applications import Applications
 from flowstream.server._context import Context
 from flowstream.server._exchange import LoggedExchange
 from flowstream.server._forwarded import Origin
@@ -53,6 +54,8 @@ class HTTP1(H11Protocol):
     Attributes:
         is_fresh: whether no request has come yet.
     """
+
+    task_group: Applications  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -96,6 +99,7 @@ class HTTP1(H11Protocol):
             raise H2ProtocolAssumedError(b"PRI * HTTP/2.0\r\n\r\n" + rest)
 
     async def _create_stream(self, request: h11.Request) -> None:
+        await self.task_group.turn()
         raw = self.config.h11_pass_raw_headers
         headers = request.headers.raw_items() if raw else list(request.headers)
         asked = RequestHead(request.method, request.target, request.http_version, headers)

@@ -40,6 +40,7 @@ from flowstream.asgi._head import HEAD_KEY, Head
 from flowstream.server._access_entry import keeps_access, log_unread
 from flowstream.server._connections import CLOSED
 from flowstream.server._exchange import LoggedExchange
+from flowstream.server._frame_pieces import FramePieces
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
     ASGIWebsocketState,
@@ -76,11 +77,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flowstream.server")
 
-# So much of what the client sent is looked at before others have a turn: an upload, and as long as
-# requests come, which take a few bytes each and cost a hundred times what data do.
-_PIECE = 16 * 1024
-_PIECE_OF_REQUESTS = 256
-
 # So much do the heads of a connection's open requests take. More are refused, to come again.
 _HEADS = 256 * 1024
 
@@ -114,6 +110,7 @@ class HTTP2(H2Protocol):
         self._holding = False  # what h2 has made waits for what comes behind it
         self._held: dict[int, Head] = {}  # by their streams
         self._patience = Patience()
+        self._pieces = FramePieces()
         self._last_request = 0
         self._begun = 0  # requests, since others had a turn
         self._heads: dict[int, int] = {}  # their sizes, by the streams that are open
@@ -290,17 +287,15 @@ class HTTP2(H2Protocol):
 
     async def _take(self, data: bytes) -> None:
         self._begun = 0
-        start, size = 0, _PIECE_OF_REQUESTS
-        while start < len(data) and not self.closed:
+        for piece in self._pieces.cut(data):
             if self._begun:
                 await self._let_others()
-            elif start >= _PIECE:
-                await trio.lowlevel.checkpoint()
-            await super().handle(RawData(data[start : start + size]))
+            await self._carrier.turn()
+            if self.closed:
+                return
+            await super().handle(RawData(piece))
             if unfinished_head(self.connection) > self.config.h2_max_header_list_size:
                 await self._calm()
-            start += size
-            size = _PIECE_OF_REQUESTS if self._begun else _PIECE
 
     async def _let_others(self) -> None:
         await self._carrier.turnstile.go_through()

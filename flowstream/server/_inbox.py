@@ -42,6 +42,7 @@ class Inbox:
         on_empty: called when the last message that is here was received.
         refuse: called when it was too late: answers the request, and returns False if a response
             has begun, which is not to be ended by that.
+        turn: waits for the turn to add a message, if there are turns.
         scope: the application's, and since when it runs (``time.monotonic``); for the log.
     """
 
@@ -54,6 +55,7 @@ class Inbox:
         "_default",
         "_disconnect",
         "_half_closed",
+        "_is_websocket",
         "_limit",
         "_messages",
         "_size",
@@ -62,12 +64,15 @@ class Inbox:
         "refuse",
         "scope",
         "since",
+        "turn",
     )
 
     def __init__(self, kind: str, limit: int, body_timeout: float = math.inf) -> None:
         self._default = _DISCONNECTS[kind]
+        self._is_websocket = kind == "websocket"
         self.scope: Any = None
         self.since: float = 0.0
+        self.turn: Callable[[], Awaitable[None]] | None = None
         self._limit = limit
         self._messages: list[Message] = []  # few: a deque would take ten times the memory
         self._size = 0  # of what they carry, in bytes or characters
@@ -85,11 +90,15 @@ class Inbox:
     async def put(self, message: Message) -> None:
         """Add a message; **wait** while there are too many, but not to add the disconnect.
 
+        A WebSocket's message of 64 KiB or more is waited for until it was received.
+
         What comes after the disconnect or after `close` is dropped.
         """
         if message["type"] == self._default["type"]:
             self.disconnect(message)
             return
+        if self.turn is not None:
+            await self.turn()
         while self._full and not self._over:
             await self._wait()
         if self._over:
@@ -102,6 +111,9 @@ class Inbox:
         if self._complete and self._half_closed:
             self.disconnect()
         self._change()
+        # A large message is taken before another one is put together.
+        while self._is_websocket and self._size >= _BYTES and not self._over:
+            await self._wait()
 
     def complete(self) -> None:
         """Add the end of a request that has no body."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import trio
 
 from flowstream.server._hypercorn import Sockets, repr_socket_addr
+from flowstream.server._pass_budget import PassBudget
 from flowstream.server._settings import ServerConfig
 from flowstream.server._trouble import QUIET, Trouble
 from flowstream.server._wire import Wire
@@ -77,13 +78,16 @@ class Listener:
         self._socket.close()
 
 
-async def accept(listener: Listener, serve: Callable[[Transport], None], trouble: Trouble) -> None:
+async def accept(
+    listener: Listener, serve: Callable[[Transport], None], trouble: Trouble, budget: PassBudget
+) -> None:
     """Call `serve` with each connection until cancelled; then close the listening socket.
 
     Args:
         listener: where they come from.
         serve: takes one.
         trouble: counts for all listeners how often there was no room for one.
+        budget: has the time for more of them in one pass of the event loop, which has one at least.
     """
     try:
         while True:
@@ -96,6 +100,8 @@ async def accept(listener: Listener, serve: Callable[[Transport], None], trouble
                     serve(connection)
                     if trouble.is_on:
                         trouble.work()
+                    if budget.is_spent:
+                        break
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     if count := trouble.fail(trio.current_time()):

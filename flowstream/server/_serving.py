@@ -183,6 +183,7 @@ class _Service:
         async with trio.open_nursery() as watches:
             watches.start_soon(self._connections.hangups.run)
             watches.start_soon(self._connections.idle.run)
+            watches.start_soon(self._connections.budget.run)
             async with trio.open_nursery() as connections:
                 self._connections.run_in(connections)
                 try:
@@ -218,7 +219,7 @@ class _Service:
         trouble = Trouble()
         async with trio.open_nursery() as nursery:
             for listener in listeners:
-                nursery.start_soon(accept, listener, serve, trouble)
+                nursery.start_soon(accept, listener, serve, trouble, self._connections.budget)
             await self._wait_to_be_told(trigger)
             self._ready.stop()
             await trio.sleep(self._config.lame_duck)

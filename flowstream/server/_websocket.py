@@ -34,6 +34,7 @@ from wsproto.handshake import WEBSOCKET_VERSION
 
 from flowstream.server import _ws_handshake
 from flowstream.server._access_entry import Logged
+from flowstream.server._applications import Applications
 from flowstream.server._hypercorn import (
     ASGIWebsocketState,
     Body,
@@ -58,6 +59,8 @@ CLOSE_TIMEOUT = 10.0
 
 class WebSocket(WSStream):
     """One WebSocket."""
+
+    task_group: Applications  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -143,6 +146,7 @@ class WebSocket(WSStream):
             if self._taken >= _TURN:
                 self._taken = 0
                 await trio.lowlevel.checkpoint()
+                await self.task_group.turn()
                 if self.closed:
                     return
             if isinstance(event, Message):

@@ -20,6 +20,7 @@ import math
 import os
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
@@ -61,15 +62,17 @@ class Wire(trio.abc.HalfCloseableStream):
             nothing else; without bound until it is set.
         owner: says how long that is now, and is told at the deadline.
         progress_at: when the peer was last seen to take something.
+        turn: waits for the turn to take what comes, where that is dear: in a TLS handshake.
     """
 
-    __slots__ = ("_user_timeout", "owner", "progress_at", "socket", "timeout")
+    __slots__ = ("_user_timeout", "owner", "progress_at", "socket", "timeout", "turn")
 
     def __init__(self, sock: trio.socket.SocketType) -> None:
         self.socket = sock
         self.timeout = math.inf
         self.progress_at = trio.current_time()
         self.owner: Owner | None = None
+        self.turn: Callable[[], Awaitable[None]] | None = None
         self._user_timeout: int | None = None  # TCP's own bound before it was stretched
 
     @property
@@ -168,6 +171,8 @@ class Wire(trio.abc.HalfCloseableStream):
             return data
         while data is None:
             await trio.lowlevel.wait_readable(self.socket)
+            if self.turn is not None:
+                await self.turn()
             data = self.read_nowait(max_bytes or _READ_SIZE)
         return data
 

@@ -9,6 +9,7 @@ import trio
 
 from flowstream.server import _datagrams, _quic
 from flowstream.server._listening import accept
+from flowstream.server._pass_budget import PassBudget
 from flowstream.server._trouble import EVERY, QUIET, Trouble
 
 
@@ -89,7 +90,7 @@ async def test_no_room_for_connections(autojump_clock, caplog, number):
     served, trouble = [], Trouble()
     async with trio.open_nursery() as nursery:
         for listener in listeners:
-            nursery.start_soon(accept, listener, served.append, trouble)
+            nursery.start_soon(accept, listener, served.append, trouble, PassBudget())
         await trio.sleep(59.95)
         assert len(caplog.records) == 6
         for listener in listeners:
