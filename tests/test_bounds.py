@@ -33,6 +33,8 @@ NO_ARGUMENTS = {"PublicError.status", "UpstreamError.status", "Frames.prefix"} |
 NO_CONSTANTS = {
     "encoders._json._SAFE",
     "encoders.ndjson._LF",
+    "server._frame_pieces._HEAD",
+    "server._frame_pieces._PREFACE",
     "server._http1._STREAM_ID",
     "server._job.CODE_CHANGED",
     "server._lifeline._EXIT_STATUS",
