@@ -108,8 +108,8 @@ class Watch:
 def serve(home: str, database: str, dsn: str) -> None:
     """Serve the flights in one of the homes."""
     import flowstream
-    from flowstream.sources.postgres import postgres_rows
-    from flowstream.sources.sqlite import sqlite_rows
+    from flowstream.sources.rows.postgres import postgres_rows
+    from flowstream.sources.rows.sqlite import sqlite_rows
 
     def rows_of(source: Callable[..., Any], place: str, sql: str) -> Any:
         async def view(given: dict[str, str]) -> Any:

@@ -1,7 +1,7 @@
 """What handing an item from a producer to a writer costs: our queue or a Trio channel.
 
 A stream's buffer could be a bounded Trio memory channel with the items in it; it is a queue
-with doorbells (``flowstream/_buffer.py``). This measures what the difference
+with doorbells (``flowstream/buffer/_event_buffer.py``). This measures what the difference
 costs or saves, without a network, for the three things that happen to a buffer:
 
 * **batch**: 64 items go in, the writer takes all that is there, over and over; the queue
@@ -32,9 +32,9 @@ from pathlib import Path
 import trio
 
 from flowstream import Block, Buffer, Conflate, Disconnect, DropNewest, DropOldest, Sample
-from flowstream._buffer import EventBuffer
-from flowstream._queue import Outcome
 from flowstream.abc import Policy
+from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.buffer._queue import Outcome
 
 Case = Callable[[int], Awaitable[None]]
 

@@ -144,7 +144,7 @@ def run_flowstream(home: str, upstream: str) -> None:
     import openai
 
     import flowstream
-    from flowstream.sources.openai import openai_tokens
+    from flowstream.sources.llm.openai import openai_tokens
 
     client = openai.AsyncOpenAI(api_key="none", base_url=f"{upstream}/v1")
 

@@ -14,7 +14,7 @@ import trio
 from quart_trio import QuartTrio
 
 from flowstream import sse
-from flowstream.events import Events
+from flowstream.event_types import Events
 from flowstream.quart import Flowstream
 from flowstream.sources import Progress, batched, merge, progress, throttle, with_timeout
 

@@ -25,13 +25,12 @@ from flowstream.abc import Policy  # noqa: F401
 from flowstream.limits import Buffer, Limits
 
 if TYPE_CHECKING:
-    from flowstream._buffer import BufferStatistics
-    from flowstream._outlet import Outlet
-    from flowstream._subscription import SlowConsumerError, Subscription
     from flowstream.asgi._statistics import StreamStatistics
     from flowstream.asgi.plan import StreamOptions
     from flowstream.asgi.receive import SharedReceive
     from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
+    from flowstream.buffer._event_buffer import BufferStatistics
+    from flowstream.buffer._outlet import Outlet
     from flowstream.encoders import (
         AGUI,
         CSV,
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
         Raw,
         UIMessages,
     )
-    from flowstream.events import Events
+    from flowstream.event_types import Events
     from flowstream.policies import (
         Block,
         CatchUp,
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
         DropOldest,
         Sample,
     )
-    from flowstream.runs import (
+    from flowstream.runs.runs import (
         NoSuchRunError,
         Run,
         RunExistsError,
@@ -64,7 +63,8 @@ if TYPE_CHECKING:
     )
     from flowstream.server import serve
     from flowstream.sources import SourceLike, resumable
-    from flowstream.topic import (
+    from flowstream.topics._subscription import SlowConsumerError, Subscription
+    from flowstream.topics.topic import (
         Feeder,
         FeederStatistics,
         LatestByKey,
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
         Topic,
         TopicStatistics,
     )
-    from flowstream.topics import (
+    from flowstream.topics.topics import (
         NotAuthorizedError,
         TooManyTopicsError,
         TopicNameError,
@@ -88,48 +88,48 @@ __getattr__, __dir__ = lazy_names(
     {
         "AGUI": "flowstream.encoders.ag_ui",
         "Block": "flowstream.policies",
-        "BufferStatistics": "flowstream._buffer",
+        "BufferStatistics": "flowstream.buffer._event_buffer",
         "CSV": "flowstream.encoders.csv",
         "CatchUp": "flowstream.policies",
         "Conflate": "flowstream.policies",
         "Disconnect": "flowstream.policies",
         "DropNewest": "flowstream.policies",
         "DropOldest": "flowstream.policies",
-        "Events": "flowstream.events",
-        "Feeder": "flowstream.topic",
-        "FeederStatistics": "flowstream.topic",
+        "Events": "flowstream.event_types",
+        "Feeder": "flowstream.topics.topic",
+        "FeederStatistics": "flowstream.topics.topic",
         "Frames": "flowstream.encoders.frames",
         "JSONSequence": "flowstream.encoders.json_seq",
-        "LatestByKey": "flowstream._snapshots",
+        "LatestByKey": "flowstream.topics._snapshots",
         "NDJSON": "flowstream.encoders.ndjson",
-        "NoSuchRunError": "flowstream.runs",
-        "NotAuthorizedError": "flowstream.topics",
+        "NoSuchRunError": "flowstream.runs.runs",
+        "NotAuthorizedError": "flowstream.topics.topics",
         "OpenAIChunks": "flowstream.encoders.openai_chunks",
-        "Outlet": "flowstream._outlet",
+        "Outlet": "flowstream.buffer._outlet",
         "Raw": "flowstream.encoders.raw",
-        "Replay": "flowstream._history",
-        "Retry": "flowstream._retry",
-        "Run": "flowstream._run",
-        "RunExistsError": "flowstream.runs",
-        "RunStatistics": "flowstream._run",
-        "Runs": "flowstream.runs",
-        "RunsStatistics": "flowstream.runs",
+        "Replay": "flowstream.topics._history",
+        "Retry": "flowstream.tasks._retry",
+        "Run": "flowstream.runs._run",
+        "RunExistsError": "flowstream.runs.runs",
+        "RunStatistics": "flowstream.runs._run",
+        "Runs": "flowstream.runs.runs",
+        "RunsStatistics": "flowstream.runs.runs",
         "SSE": "flowstream.encoders.sse",
         "Sample": "flowstream.policies",
         "SharedReceive": "flowstream.asgi.receive",
-        "SlowConsumerError": "flowstream._subscription",
+        "SlowConsumerError": "flowstream.topics._subscription",
         "SourceLike": "flowstream.sources._source_like",
         "StreamOptions": "flowstream.asgi.plan",
         "StreamResponse": "flowstream.asgi.response",
         "StreamStatistics": "flowstream.asgi._statistics",
-        "Subscription": "flowstream._subscription",
-        "TooManyRunsError": "flowstream.runs",
-        "TooManyTopicsError": "flowstream.topics",
-        "TopicNameError": "flowstream.topics",
-        "Topic": "flowstream.topic",
-        "TopicStatistics": "flowstream.topic",
-        "Topics": "flowstream.topics",
-        "TopicsStatistics": "flowstream.topics",
+        "Subscription": "flowstream.topics._subscription",
+        "TooManyRunsError": "flowstream.runs.runs",
+        "TooManyTopicsError": "flowstream.topics.topics",
+        "TopicNameError": "flowstream.topics.topics",
+        "Topic": "flowstream.topics.topic",
+        "TopicStatistics": "flowstream.topics.topic",
+        "Topics": "flowstream.topics.topics",
+        "TopicsStatistics": "flowstream.topics.topics",
         "UIMessages": "flowstream.encoders.ui_messages",
         "csv": "flowstream.asgi.response",
         "ndjson": "flowstream.asgi.response",
@@ -141,13 +141,13 @@ __getattr__, __dir__ = lazy_names(
     },
     submodules=(
         "asgi",
+        "buffer",
         "encoders",
-        "events",
+        "event_types",
         "policies",
         "runs",
         "server",
         "sources",
-        "topic",
         "topics",
     ),
 )

@@ -14,26 +14,26 @@ import click
 import trio
 
 from flowstream import __version__
-from flowstream._failure import first_of
 from flowstream.server import ServerConfig, serve, streaming_config
 from flowstream.server._config_file import ConfigFileError, read_config_file
 from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
-from flowstream.server._loading import (
+from flowstream.server._settings import LEVELS, LOOPBACK, checked
+from flowstream.server.log._log_handlers import FORMATS
+from flowstream.server.log._output import own_output
+from flowstream.server.log._process_log import ProcessLog
+from flowstream.server.process._loading import (
     AppNotFoundError,
     explain,
     keep_what_is_loaded,
     load_app,
 )
-from flowstream.server._log_handlers import FORMATS
-from flowstream.server._output import own_output
-from flowstream.server._process_log import ProcessLog
-from flowstream.server._settings import LEVELS, LOOPBACK, checked
-from flowstream.server._stopping import (
+from flowstream.server.process._stopping import (
     Deadline,
     StopSignals,
     end_the_process,
     shutdown_bound,
 )
+from flowstream.tasks._failure import first_of
 
 logger: logging.Logger = logging.getLogger("flowstream.server")
 
@@ -311,7 +311,7 @@ def _cannot_listen(config: ServerConfig, error: BaseException) -> click.ClickExc
 def _run_workers(app: str, config: ServerConfig) -> None:
     if sys.platform == "win32":
         raise click.ClickException("--workers and --reload need a Unix")
-    from flowstream.server._supervisor import Supervisor, WorkersError
+    from flowstream.server.process._supervisor import Supervisor, WorkersError
 
     try:
         supervisor = Supervisor(app, config)

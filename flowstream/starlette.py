@@ -18,11 +18,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from flowstream._errors import MissingExtraError, PublicError
-from flowstream._supervised import SupervisedNursery
-from flowstream.asgi._answers import answer_to
 from flowstream.asgi._compression import gzip_headers, is_gzip
+from flowstream.asgi._early_answer import answer_to
 from flowstream.asgi.receive import Message, Receive, Send, SharedReceive
 from flowstream.asgi.response import StreamResponse
+from flowstream.tasks._supervised import SupervisedNursery
 
 try:
     from starlette.background import BackgroundTask

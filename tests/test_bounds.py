@@ -35,13 +35,13 @@ NO_CONSTANTS = {
     "encoders.ndjson._LF",
     "server._frame_pieces._HEAD",
     "server._frame_pieces._PREFACE",
-    "server._http1._STREAM_ID",
-    "server._job.CODE_CHANGED",
-    "server._lifeline._EXIT_STATUS",
-    "server._plain_http1._STREAM_ID",
+    "server.http1._http1._STREAM_ID",
+    "server.process._job.CODE_CHANGED",
+    "server.process._lifeline._EXIT_STATUS",
+    "server.http1._plain_http1._STREAM_ID",
     "server._wire._LONGEST",
-    "server._ws_handshake._KEY_BYTES",
-    "sources._llm_loose._LARGEST",
+    "server.websocket._ws_handshake._KEY_BYTES",
+    "sources.llm._loose._LARGEST",
 }
 UNITS = {"KiB": 1024, "MiB": 1 << 20, "ms": 0.001, "ns": 1, "s": 1, "bytes": 1, "": 1}
 

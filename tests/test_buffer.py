@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from flowstream._buffer import BufferStatistics, Doorbell, EventBuffer
-from flowstream._queue import Gap, Outcome
 from flowstream.abc import Judge, Policy, Verdict
+from flowstream.buffer._event_buffer import BufferStatistics, Doorbell, EventBuffer
+from flowstream.buffer._queue import Gap, Outcome
 from flowstream.limits import Buffer
 from flowstream.policies import Block, Conflate, DropOldest
 

@@ -11,7 +11,7 @@ import sys
 import httpx2
 import pytest
 
-from flowstream.server._log_handlers import Console
+from flowstream.server.log._log_handlers import Console
 
 APP = """
 import logging

@@ -70,7 +70,7 @@ def test_a_public_name_says_so_when_it_is_the_only_one_asked_for(name: str) -> N
 
 def test_submodules_are_attributes_without_being_imported() -> None:
     """`flowstream.topics.Topics` works after `import flowstream` alone; a listed one exists."""
-    submodules = "abc asgi encoders events limits policies runs server sources topic topics"
+    submodules = "abc asgi buffer encoders event_types limits policies runs server sources topics"
     program = (
         "import flowstream;"
         f"print(*[getattr(flowstream, name).__name__ for name in '{submodules}'.split()])"

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from flowstream import _pace
-from flowstream._buffer import EventBuffer
-from flowstream._buffer_outlet import BufferOutlet
 from flowstream._errors import EncodingError
 from flowstream._event import Event
-from flowstream._queue import Gap
 from flowstream.abc import Encoder, Judge, Policy, Verdict
+from flowstream.buffer._buffer_outlet import BufferOutlet
+from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.buffer._queue import Gap
 from flowstream.limits import Buffer
 from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample
+from flowstream.tasks import _pace
 
 
 class Words(Encoder):

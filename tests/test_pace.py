@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowstream import _pace
-from flowstream._pace import Pace
+from flowstream.tasks import _pace
+from flowstream.tasks._pace import Pace
 
 
 class Loop:

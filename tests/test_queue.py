@@ -15,11 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flowstream._buffer import open_queue
-from flowstream._keyed_queue import KeyedQueue
-from flowstream._ordered_queue import OrderedQueue
-from flowstream._queue import Gap, Outcome
 from flowstream.abc import Judge, Policy, Verdict
+from flowstream.buffer._event_buffer import open_queue
+from flowstream.buffer._keyed_queue import KeyedQueue
+from flowstream.buffer._ordered_queue import OrderedQueue
+from flowstream.buffer._queue import Gap, Outcome
 from flowstream.limits import Buffer
 from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample
 

@@ -37,7 +37,7 @@ from flowstream import (
 )
 from flowstream.decoders import FramesDecoder, JSONSequenceDecoder, NDJSONDecoder, SSEDecoder
 from flowstream.encoders import Frames, JSONSequence
-from flowstream.events import Events
+from flowstream.event_types import Events
 from flowstream.quart import Flowstream
 from flowstream.sources import Progress, checked, progress
 from flowstream.sources._relay import Relay

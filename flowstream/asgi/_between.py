@@ -26,7 +26,7 @@ logger = logging.getLogger("flowstream")
 # class that they have to be of, since a subclass may do anything).
 # {(module, name): name of the variable, attribute or keyword that is the `send` inside}
 _KNOWN = {
-    ("flowstream._quart_connection", "_raising_oserror.<locals>.send_or_oserror"): "send",
+    ("flowstream.quart._connection_class", "_raising_oserror.<locals>.send_or_oserror"): "send",
     ("flowstream.starlette", "_Wrapped.__call__.<locals>.send_ours"): "send",
     # Notes that the response has begun.
     ("starlette.middleware.errors", "ServerErrorMiddleware.__call__.<locals>._send"): "send",

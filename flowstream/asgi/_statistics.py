@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flowstream._buffer import BufferStatistics
 from flowstream._closing import CloseReason
 from flowstream.asgi._direct_write import NotDirect
+from flowstream.buffer._event_buffer import BufferStatistics
 from flowstream.limits import Buffer
 
 

@@ -31,13 +31,10 @@ from typing import Any
 
 import trio
 
-from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason, StreamReport
-from flowstream._failure import is_refusal, kind_of, passes, public, public_of
-from flowstream._timers import Timer, start_timer
 from flowstream.abc import Policy
+from flowstream.asgi._carrier import carrier_of, entry_of
 from flowstream.asgi._compression import Gzip, accepts_gzip, gzip_headers
-from flowstream.asgi._connection import carrier_of, entry_of
 from flowstream.asgi._cut import cut_of
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.asgi._direct_write import direct_write_of
@@ -51,8 +48,11 @@ from flowstream.asgi._supply import open_supply
 from flowstream.asgi._writer import Writer, jittered
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
+from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.limits import chosen
 from flowstream.policies import Block
+from flowstream.tasks._failure import is_refusal, kind_of, passes, public, public_of
+from flowstream.tasks._timers import Timer, start_timer
 
 logger = logging.getLogger("flowstream")
 

@@ -14,19 +14,19 @@ from typing import Protocol
 
 import trio
 
-from flowstream._buffer import EventBuffer
-from flowstream._buffer_outlet import BufferOutlet
 from flowstream._closing import CloseReason
-from flowstream._failure import passes
-from flowstream._flag import Flag
-from flowstream._queue import Gap
-from flowstream._subscription import SlowConsumerError
 from flowstream.abc import Encoder
 from flowstream.asgi._writer import Writer
 from flowstream.asgi.plan import Plan
+from flowstream.buffer._buffer_outlet import BufferOutlet
+from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.buffer._queue import Gap
 from flowstream.sources import Resumable, Source
 from flowstream.sources._feed import Feed, Subscriber, Terms
 from flowstream.sources._running import run_to_end
+from flowstream.tasks._failure import passes
+from flowstream.tasks._flag import Flag
+from flowstream.topics._subscription import SlowConsumerError
 
 logger = logging.getLogger("flowstream")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from flowstream.asgi._connection import WORKERS_KEY
+from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.asgi._live import in_state
 
 logger = logging.getLogger("flowstream")

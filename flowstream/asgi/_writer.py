@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 import trio
 
-from flowstream._buffer import EventBuffer
-from flowstream._flag import Flag
-from flowstream._queue import Gap
 from flowstream.abc import Encoder
 from flowstream.asgi._compression import Gzip
 from flowstream.asgi._direct_write import DirectWrite
 from flowstream.asgi._head import Head
 from flowstream.asgi.receive import Message, Send
+from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.buffer._queue import Gap
 from flowstream.sources._beside import run_with_tasks
+from flowstream.tasks._flag import Flag
 
 # Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write
 # waits. A larger item goes in pieces of this size, so that a slow but steady reader is seen

@@ -17,13 +17,13 @@ from typing import Any, Literal, TypedDict
 
 from flowstream._closing import StreamReport
 from flowstream._event import Where, check_retry
-from flowstream._subscription import Subscription, SubscriptionManager, check_policy
 from flowstream.abc import Encoder, Policy
 from flowstream.asgi._disposition import attachment
-from flowstream.events import Events
+from flowstream.event_types import Events
 from flowstream.limits import Buffer, Limits, positive
 from flowstream.policies import Block
 from flowstream.sources import Feed, Source, as_source
+from flowstream.topics._subscription import Subscription, SubscriptionManager, check_policy
 
 Headers = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 OnReconnect = Literal["refuse", "restart"]

@@ -16,11 +16,10 @@ import trio
 
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError, StreamUsedError, other_event_loop
-from flowstream._failure import passes
 from flowstream.abc import Encoder
-from flowstream.asgi._answers import answer_to, is_handled
+from flowstream.asgi._carrier import carrier_of
 from flowstream.asgi._compression import accepts_gzip, gzip_headers
-from flowstream.asgi._connection import carrier_of
+from flowstream.asgi._early_answer import answer_to, is_handled
 from flowstream.asgi._request import is_final
 from flowstream.asgi._statistics import StreamStatistics, new_statistics
 from flowstream.asgi._stream import Stream
@@ -36,6 +35,7 @@ from flowstream.asgi.receive import Receive, Send, wait_disconnected
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
 from flowstream.encoders._json import BigIntegers, Encode
 from flowstream.sources import Feed, Resumable, SourceLike
+from flowstream.tasks._failure import passes
 
 Scope = Mapping[str, Any]
 

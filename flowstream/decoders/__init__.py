@@ -3,10 +3,10 @@
 CSV and raw bytes need none of ours: the standard library's `csv.reader`, and nothing.
 """
 
-from flowstream.decoders.frames import Frame, FramesDecoder
-from flowstream.decoders.json_seq import JSONSequenceDecoder
-from flowstream.decoders.ndjson import NDJSONDecoder
-from flowstream.decoders.sse import ServerSentEvent, SSEDecoder
+from flowstream.decoders._frames_decoder import Frame, FramesDecoder
+from flowstream.decoders._json_seq_decoder import JSONSequenceDecoder
+from flowstream.decoders._ndjson_decoder import NDJSONDecoder
+from flowstream.decoders._sse_decoder import ServerSentEvent, SSEDecoder
 
 __all__ = [
     "Frame",

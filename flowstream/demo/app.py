@@ -22,7 +22,7 @@ from flowstream.quart import Flowstream
 from . import _query, unicode_table
 from . import model as language_model
 from .answers import NoTopicError, add_answers, text_of
-from .feed import TOPIC_POLICIES, Subscriber
+from .demo_feed import TOPIC_POLICIES, Subscriber
 from .flood import POLICIES, Flood
 from .gallery import Gallery, NoRoomError, Owed
 from .guard import protect

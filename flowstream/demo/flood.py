@@ -25,7 +25,7 @@ from flowstream import (
 from flowstream.abc import Policy
 
 from . import _query
-from ._pace import Pace
+from ._rate import Pace
 
 POLICIES: dict[str, Policy] = {
     "block": Block(),

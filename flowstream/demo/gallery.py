@@ -18,7 +18,7 @@ import trio
 
 from flowstream import Event, StreamResponse, StreamStatistics
 
-from .feed import Feed
+from .demo_feed import Feed
 from .system import resident_memory
 from .unicode_table import cursors
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from flowstream._errors import missing_extra
 from flowstream.sources import Source
-from flowstream.sources.llama import local_tokens
+from flowstream.sources.llm.llama import local_tokens
 
 BEGINNING = "The lighthouse keeper climbed the stairs, opened the door and"
 """What it goes on with if nobody says."""

@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import AsyncGenerator, Mapping
 
-from ._pace import Pace
+from ._rate import Pace
 
 # A run of blanks belongs to the word after it, as with the tokens of a model; what
 # is long is cut. Every character is in exactly one match.

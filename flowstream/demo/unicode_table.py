@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from ._progress import progress
+from ._progress_bar import progress
 from .unicode_blocks import block_of
 
 SCHEMA = 1

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flowstream.encoders._answers import AnswerEncoder, AnswerStream, to_json
+from flowstream.encoders._answer_encoder import AnswerEncoder, AnswerStream, to_json
 from flowstream.llm import ToolCall
 
 __all__ = ["Call", "PartKind", "PartsStream"]

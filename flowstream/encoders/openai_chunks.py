@@ -14,7 +14,7 @@ import secrets
 import time
 from typing import Any, Final
 
-from flowstream.encoders._answers import AnswerEncoder, AnswerStream, to_json
+from flowstream.encoders._answer_encoder import AnswerEncoder, AnswerStream, to_json
 from flowstream.encoders._json import Encode
 from flowstream.llm import FinishReason, ToolCall
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from flowstream._event import check_field
-from flowstream.encoders._answers import AnswerEncoder, AnswerStream, to_json
+from flowstream.encoders._answer_encoder import AnswerEncoder, AnswerStream, to_json
 from flowstream.encoders._json import BigIntegers, Encode
 from flowstream.encoders._parts import Call, PartKind, PartsStream
 from flowstream.llm import FinishReason

@@ -23,8 +23,7 @@ from typing import Any
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._failure import split
-from flowstream.asgi._connection import carrier_of
+from flowstream.asgi._carrier import carrier_of
 from flowstream.asgi._cut import CUT_KEY, Cut
 from flowstream.asgi._direct_write import DIRECT_WRITE_KEY, DirectWrite
 from flowstream.asgi._logging import printable
@@ -36,6 +35,7 @@ from flowstream.server._hypercorn import (
 )
 from flowstream.server._inbox import Inbox
 from flowstream.server._response_rules import CHECKS, InvalidResponseError
+from flowstream.tasks._failure import split
 
 logger = logging.getLogger("flowstream.server")
 

@@ -32,8 +32,7 @@ from typing import Any
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._failure import first_of, split
-from flowstream.asgi._connection import STATE_KEY, Carried
+from flowstream.asgi._carrier import STATE_KEY, Carried
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.asgi._live import Live
 from flowstream.server._applications import Applications
@@ -51,11 +50,12 @@ from flowstream.server._hypercorn import (
 )
 from flowstream.server._listening import Transport
 from flowstream.server._pass_budget import Share
-from flowstream.server._plain_http1 import PlainExchange
-from flowstream.server._plain_request import read_plain
 from flowstream.server._protocols import Protocols
 from flowstream.server._stall_bound import StallBound, stall_bound
 from flowstream.server._turnstile import Turnstile
+from flowstream.server.http1._plain_http1 import PlainExchange
+from flowstream.server.http1._plain_request import read_plain
+from flowstream.tasks._failure import first_of, split
 
 logger = logging.getLogger("flowstream.server")
 

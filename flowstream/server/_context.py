@@ -11,8 +11,8 @@ from typing import Any
 
 import trio
 
-from flowstream._flag import Flag
 from flowstream.server._hypercorn import TaskGroup, WorkerContext
+from flowstream.tasks._flag import Flag
 
 logger = logging.getLogger("flowstream.server")
 

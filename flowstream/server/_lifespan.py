@@ -8,7 +8,6 @@ from typing import Any
 
 import trio
 
-from flowstream._failure import ASYNCIO_HINT, first_of, passes, wants_asyncio
 from flowstream.server._hypercorn import (
     ASGIWrapper,
     Lifespan,
@@ -16,6 +15,7 @@ from flowstream.server._hypercorn import (
     LifespanTimeoutError,
 )
 from flowstream.server._settings import ServerConfig
+from flowstream.tasks._failure import ASYNCIO_HINT, first_of, passes, wants_asyncio
 
 logger = logging.getLogger("flowstream.server")
 

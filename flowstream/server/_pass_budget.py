@@ -22,7 +22,7 @@ from time import perf_counter
 
 import trio
 
-# As long as a producer may hold the loop (`flowstream._pace`).
+# As long as a producer may hold the loop (`flowstream.tasks._pace`).
 _SECONDS = 0.001
 # Turns that the queues get in one pass, at the most: short ones, as it turned out.
 _MOST = 64

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowstream.server._http1 import HTTP1
-from flowstream.server._http2 import HTTP2
 from flowstream.server._hypercorn import (
     H2ProtocolAssumedError,
     ProtocolWrapper,
@@ -13,6 +11,8 @@ from flowstream.server._hypercorn import (
     TransportEvent,
     Updated,
 )
+from flowstream.server.http1._http1 import HTTP1
+from flowstream.server.http2._http2 import HTTP2
 
 if TYPE_CHECKING:
     from flowstream.server._connection import Connection

@@ -20,8 +20,7 @@ from typing import Any
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream.asgi._connection import WORKERS_KEY
-from flowstream.server._access_log import AccessLog, StatsdAccessLog
+from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
 from flowstream.server._context import Context
@@ -42,10 +41,11 @@ from flowstream.server._listening import (
     make_listeners,
     open_sockets,
 )
-from flowstream.server._quic import check_quic, serve_quic
 from flowstream.server._readiness import Readiness
 from flowstream.server._settings import ServerConfig, checked
 from flowstream.server._trouble import Trouble
+from flowstream.server.http3._quic import check_quic, serve_quic
+from flowstream.server.log._access_log import AccessLog, StatsdAccessLog
 
 logger = logging.getLogger("flowstream.server")
 

@@ -14,10 +14,10 @@ from types import new_class
 from typing import Any, cast
 
 from flowstream.limits import positive, whole
-from flowstream.server._access_log import FORMAT, AccessLog
 from flowstream.server._forwarded import TrustedProxies
 from flowstream.server._hypercorn import Config, Logger
-from flowstream.server._log_handlers import FORMATS
+from flowstream.server.log._access_log import FORMAT, AccessLog
+from flowstream.server.log._log_handlers import FORMATS
 
 LOOPBACK = "127.0.0.1,::1"
 """The proxies that are trusted unless others are named: those on the same machine."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from flowstream.asgi._connection import Carried
+from flowstream.asgi._carrier import Carried
 
 
 class StallBound(NamedTuple):

@@ -41,7 +41,16 @@ from typing import TYPE_CHECKING, Any
 from flowstream._lazy import lazy_names
 from flowstream.sources._as_source import as_source, resumable
 from flowstream.sources._feed import Feed
-from flowstream.sources._pools import (
+from flowstream.sources._resumable import Resumable
+from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
+from flowstream.sources.shapes.batched import batched
+from flowstream.sources.shapes.checked import checked
+from flowstream.sources.shapes.merge import merge
+from flowstream.sources.shapes.progress import Progress, progress
+from flowstream.sources.shapes.throttle import throttle
+from flowstream.sources.shapes.with_timeout import with_timeout
+from flowstream.sources.threads._pools import (
     ThreadPoolStatistics,
     ThreadStatistics,
     closing_limiter,
@@ -51,41 +60,32 @@ from flowstream.sources._pools import (
     thread_limiter,
     thread_statistics,
 )
-from flowstream.sources._resumable import Resumable
-from flowstream.sources._source import Source
-from flowstream.sources._source_like import SourceLike
-from flowstream.sources.batched import batched
-from flowstream.sources.checked import checked
-from flowstream.sources.merge import merge
-from flowstream.sources.progress import Progress, progress
-from flowstream.sources.throttle import throttle
-from flowstream.sources.with_timeout import with_timeout
 
 if TYPE_CHECKING:
-    from flowstream.sources._follow import follow
-    from flowstream.sources.anthropic import anthropic_tokens
-    from flowstream.sources.files import file_chunks
-    from flowstream.sources.llama import local_tokens
-    from flowstream.sources.openai import openai_responses, openai_tokens
-    from flowstream.sources.postgres import postgres_notifications, postgres_rows
-    from flowstream.sources.processes import process_output
-    from flowstream.sources.sqlite import sqlite_rows
+    from flowstream.sources.files._file_chunks import file_chunks
+    from flowstream.sources.files._follow import follow
+    from flowstream.sources.llm.anthropic import anthropic_tokens
+    from flowstream.sources.llm.llama import local_tokens
+    from flowstream.sources.llm.openai import openai_responses, openai_tokens
+    from flowstream.sources.programs._process_output import process_output
+    from flowstream.sources.rows.postgres import postgres_notifications, postgres_rows
+    from flowstream.sources.rows.sqlite import sqlite_rows
 
 __getattr__: Callable[[str], Any]
 __dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "anthropic_tokens": "flowstream.sources.anthropic",
-        "file_chunks": "flowstream.sources.files",
-        "follow": "flowstream.sources._follow",
-        "local_tokens": "flowstream.sources.llama",
-        "openai_responses": "flowstream.sources.openai",
-        "openai_tokens": "flowstream.sources.openai",
-        "postgres_notifications": "flowstream.sources.postgres",
-        "postgres_rows": "flowstream.sources.postgres",
-        "process_output": "flowstream.sources.processes",
-        "sqlite_rows": "flowstream.sources.sqlite",
+        "anthropic_tokens": "flowstream.sources.llm.anthropic",
+        "file_chunks": "flowstream.sources.files._file_chunks",
+        "follow": "flowstream.sources.files._follow",
+        "local_tokens": "flowstream.sources.llm.llama",
+        "openai_responses": "flowstream.sources.llm.openai",
+        "openai_tokens": "flowstream.sources.llm.openai",
+        "postgres_notifications": "flowstream.sources.rows.postgres",
+        "postgres_rows": "flowstream.sources.rows.postgres",
+        "process_output": "flowstream.sources.programs._process_output",
+        "sqlite_rows": "flowstream.sources.rows.sqlite",
     },
 )
 

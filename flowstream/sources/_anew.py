@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from flowstream._errors import SourceError
-from flowstream._outlet import Outlet
+from flowstream.buffer._outlet import Outlet
 from flowstream.sources._as_source import as_source, is_called_for_a_source
 from flowstream.sources._feed import Feed
 from flowstream.sources._source import Source

@@ -18,7 +18,7 @@ from flowstream.sources._producer import Producer
 from flowstream.sources._resumable import resumable_with
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
-from flowstream.sources._threads import ThreadedIteration
+from flowstream.sources.threads._threaded_iteration import ThreadedIteration
 
 __all__ = ["as_source", "resumable"]
 

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 import outcome
 import trio
 
-from flowstream._failure import first_of, split
 from flowstream.sources._shielding import make_transparent
+from flowstream.tasks._failure import first_of, split
 
 
 async def run_with_tasks(body: Callable[[trio.Nursery], Awaitable[None]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from flowstream._outlet import Outlet
+from flowstream.buffer._outlet import Outlet
 from flowstream.sources._source import Source
 
 

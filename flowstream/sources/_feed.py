@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flowstream._buffer import EventBuffer
 from flowstream._closing import CloseReason
-from flowstream._queue import Gap
 from flowstream.abc import Encoder, Policy
+from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.buffer._queue import Gap
 from flowstream.policies import DropOldest
 
 Ending = tuple[CloseReason, BaseException | None, str]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any
 
-from flowstream._outlet import Outlet
+from flowstream.buffer._outlet import Outlet
 from flowstream.sources._source import Source
 
 

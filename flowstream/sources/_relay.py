@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import trio
 
-from flowstream._buffer import BufferStatistics
-from flowstream._outlet import Outlet
+from flowstream.buffer._event_buffer import BufferStatistics
+from flowstream.buffer._outlet import Outlet
 
 
 class Relay(Outlet):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flowstream._errors import SourceError
-from flowstream._outlet import Outlet
+from flowstream.buffer._outlet import Outlet
 from flowstream.sources._source import Source
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import trio
 
-from flowstream._failure import explain_asyncio, split
-from flowstream._outlet import Outlet
+from flowstream.buffer._outlet import Outlet
 from flowstream.sources._shielding import run_cancelled_once
 from flowstream.sources._source import Source
+from flowstream.tasks._failure import explain_asyncio, split
 
 logger = logging.getLogger("flowstream")
 

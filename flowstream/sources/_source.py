@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 
-from flowstream._outlet import Outlet
+from flowstream.buffer._outlet import Outlet
 
 
 class Source(abc.ABC):

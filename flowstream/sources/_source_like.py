@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import trio
 
 from flowstream._event import Event
-from flowstream._outlet import Outlet
+from flowstream.buffer._outlet import Outlet
 from flowstream.sources._feed import Feed
 from flowstream.sources._source import Source
 

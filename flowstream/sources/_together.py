@@ -14,8 +14,8 @@ from typing import Any
 
 import trio
 
-from flowstream._failure import split
 from flowstream.sources._shielding import run_sheltered
+from flowstream.tasks._failure import split
 
 logger = logging.getLogger("flowstream")
 

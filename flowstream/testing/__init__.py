@@ -28,8 +28,8 @@ the context manager even if the app swallowed it.
 
 from flowstream.testing._client import ClientStatistics, EndOfBody, StreamClient
 from flowstream.testing._contract import Headers
-from flowstream.testing._lifespan import open_lifespan
 from flowstream.testing._opening import CollectedResponse, collect, open_stream
+from flowstream.testing._test_lifespan import open_lifespan
 
 __all__ = [
     "ClientStatistics",

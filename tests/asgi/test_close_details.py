@@ -27,7 +27,7 @@ from flowstream import (
     raw,
     sse,
 )
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 from flowstream.asgi._logging import log_report
 from flowstream.quart import Flowstream
 from flowstream.sources import Source

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from flowstream import raw
-from flowstream.asgi._connection import carrier_of
+from flowstream.asgi._carrier import carrier_of
 from flowstream.asgi._direct_write import NotDirect, direct_write_of
 from flowstream.asgi._workers import warn_of_workers
 

@@ -16,7 +16,7 @@ from flowstream import (
     sse,
     stream,
 )
-from flowstream._failure import passes, split
+from flowstream.tasks._failure import passes, split
 from flowstream.testing import collect, open_stream
 
 

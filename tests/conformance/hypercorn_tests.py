@@ -126,20 +126,20 @@ from unittest.mock import AsyncMock, Mock
 import trio
 import trio.testing
 
-import flowstream.server._http1 as http1
-from flowstream.server._access_log import AccessLog as Logger
-from flowstream.server._access_log import Atoms as AccessLogAtoms
+import flowstream.server.http1._http1 as http1
+from flowstream.server.log._access_log import AccessLog as Logger
+from flowstream.server.log._access_log import Atoms as AccessLogAtoms
 from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
 from flowstream.server._context import Context as WorkerContext
 from flowstream.server._context import Event as EventWrapper
-from flowstream.server._http2 import HTTP2
+from flowstream.server.http2._http2 import HTTP2
 from flowstream.server._lifespan import AppLifespan
 from flowstream.server._serving import serve
 from flowstream.server._settings import ServerConfig, checked
 from flowstream.server._stall_bound import StallBound
-from flowstream.server._stream_buffer import BoundedStreamBuffer
-from flowstream.server._websocket import WebSocket as WSStream
+from flowstream.server.http2._stream_buffer import BoundedStreamBuffer
+from flowstream.server.websocket._websocket import WebSocket as WSStream
 from flowstream.server._wire import Wire
 from hypercorn.trio.task_group import TaskGroup as TrioTaskGroup
 

@@ -12,7 +12,7 @@ from flowstream import CloseReason, StreamResponse, sse
 from flowstream.demo import app as app_module
 from flowstream.demo import unicode_table
 from flowstream.demo.app import ASSETS, create_app
-from flowstream.demo.feed import PAD, RATE, TOPIC_POLICIES
+from flowstream.demo.demo_feed import PAD, RATE, TOPIC_POLICIES
 from flowstream.demo.flood import KEYS, POLICIES, Flood
 from flowstream.demo.gallery import Gallery, NoRoomError
 from flowstream.testing import collect, open_stream

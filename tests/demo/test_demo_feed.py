@@ -7,7 +7,7 @@ import trio
 
 from flowstream import CatchUp
 from flowstream.demo.app import create_app
-from flowstream.demo.feed import LINGER, REPLAY, TOPIC_POLICIES, Feed
+from flowstream.demo.demo_feed import LINGER, REPLAY, TOPIC_POLICIES, Feed
 from flowstream.demo.gallery import Gallery
 from flowstream.demo.tokens import topic_names
 from flowstream.testing import collect, open_lifespan, open_stream

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from flowstream.demo._progress import progress
+from flowstream.demo._progress_bar import progress
 
 
 class Terminal(io.StringIO):

@@ -181,7 +181,7 @@ def test_a_text_beyond_the_bound_is_passed_over(step):
 
 def test_a_text_of_many_lines_is_not_read_as_often():
     """Each try reads a text that has doubled since the last."""
-    import flowstream.decoders.json_seq as module
+    import flowstream.decoders._json_seq_decoder as module
 
     tries = []
     original = module._from_json

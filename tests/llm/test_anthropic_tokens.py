@@ -40,7 +40,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from flowstream import MissingExtraError, ndjson
 from flowstream.decoders import ServerSentEvent, SSEDecoder
 from flowstream.llm import Reasoning, Token, ToolCall, Usage
-from flowstream.sources.anthropic import MessageReader, anthropic_tokens
+from flowstream.sources.llm.anthropic import MessageReader, anthropic_tokens
 from flowstream.testing import collect, open_stream
 
 KEY = "sk-ant-api03-secret"

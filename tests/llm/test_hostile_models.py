@@ -18,11 +18,11 @@ from _events import token, whole
 from _upstream import CHAT_USAGE, END, Connection, Upstream, chat_chunk, framed, stream
 
 from flowstream.decoders import ServerSentEvent
-from flowstream.sources import _llm_body
-from flowstream.sources._llm_body import MAX_ERROR, _bound, _Inflate
-from flowstream.sources._llm_tool_calls import ToolCalls
-from flowstream.sources.anthropic import MessageReader
-from flowstream.sources.openai import ChatReader, openai_tokens
+from flowstream.sources.llm import _model_body as _llm_body
+from flowstream.sources.llm._model_body import MAX_ERROR, _bound, _Inflate
+from flowstream.sources.llm._tool_calls import ToolCalls
+from flowstream.sources.llm.anthropic import MessageReader
+from flowstream.sources.llm.openai import ChatReader, openai_tokens
 
 ASK: dict[str, Any] = {"model": "m", "messages": []}
 HELLO = b"".join(

@@ -20,7 +20,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from flowstream import ndjson
-from flowstream.sources.llama import local_tokens
+from flowstream.sources.llm.llama import local_tokens
 from flowstream.testing import collect, open_stream
 
 pytestmark = [pytest.mark.llm, pytest.mark.timeout(300)]

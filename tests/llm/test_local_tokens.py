@@ -22,7 +22,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from flowstream import Limits, MissingExtraError, ndjson
 from flowstream.sources import as_source
-from flowstream.sources.llama import local_tokens
+from flowstream.sources.llm.llama import local_tokens
 from flowstream.testing import collect, open_stream
 
 CHAT = [{"role": "user", "content": "Why?"}]

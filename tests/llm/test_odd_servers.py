@@ -31,10 +31,10 @@ from flowstream import OpenAIChunks, PublicError
 from flowstream.decoders import ServerSentEvent
 from flowstream.encoders import AGUI, UIMessages
 from flowstream.llm import Done, ModelEvent, Reasoning, Token, ToolCall, Usage
-from flowstream.sources._llm_loose import UpstreamDecoder
-from flowstream.sources._llm_tool_calls import ToolCalls
-from flowstream.sources.anthropic import MessageReader
-from flowstream.sources.openai import ChatReader, ResponseReader, openai_tokens
+from flowstream.sources.llm._loose import UpstreamDecoder
+from flowstream.sources.llm._tool_calls import ToolCalls
+from flowstream.sources.llm.anthropic import MessageReader
+from flowstream.sources.llm.openai import ChatReader, ResponseReader, openai_tokens
 
 HELLO = chat_chunk({"content": "Hello"})
 DONE = {"type": "done", "reason": "stop"}

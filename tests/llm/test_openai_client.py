@@ -19,7 +19,7 @@ from flowstream.decoders import SSEDecoder
 from flowstream.encoders import OpenAIChunks
 from flowstream.llm import Done, Reasoning, Token, ToolCall, Usage
 from flowstream.sources._relay import Relay
-from flowstream.sources.openai import openai_tokens
+from flowstream.sources.llm.openai import openai_tokens
 
 # The SDK leaves its inner generators to the garbage collector at [DONE], and so does httpx2.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator '(http|openai):ResourceWarning")

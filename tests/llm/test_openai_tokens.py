@@ -39,11 +39,16 @@ from hypothesis import strategies as st
 from flowstream import Block, MissingExtraError, ndjson
 from flowstream.decoders import ServerSentEvent, SSEDecoder
 from flowstream.llm import Reasoning, Token, ToolCall, Usage
-from flowstream.sources import _llm_answer
-from flowstream.sources._llm_failures import failure_in_stream, failure_of_status, retry_after
-from flowstream.sources._llm_loose import UpstreamDecoder
-from flowstream.sources._llm_tool_calls import ToolCalls
-from flowstream.sources.openai import ChatReader, ResponseReader, openai_responses, openai_tokens
+from flowstream.sources.llm import _model_answer as _llm_answer
+from flowstream.sources.llm._loose import UpstreamDecoder
+from flowstream.sources.llm._model_failures import failure_in_stream, failure_of_status, retry_after
+from flowstream.sources.llm._tool_calls import ToolCalls
+from flowstream.sources.llm.openai import (
+    ChatReader,
+    ResponseReader,
+    openai_responses,
+    openai_tokens,
+)
 from flowstream.testing import collect, open_stream
 
 KEY = "sk-proj-4f1d0secret"

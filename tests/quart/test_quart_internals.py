@@ -10,7 +10,7 @@ import pytest
 from quart_trio import QuartTrio
 from werkzeug.exceptions import Forbidden, HTTPException
 
-from flowstream._quart_internals import check_parameters, choose_shape
+from flowstream.quart._internals import check_parameters, choose_shape
 
 ROOT = Path(__file__).parents[2]
 

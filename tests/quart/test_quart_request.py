@@ -7,8 +7,8 @@ from quart import request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
-from flowstream._quart_request import Requests
 from flowstream.quart import Flowstream
+from flowstream.quart._requests import Requests
 
 HEADERS = [
     (b"host", b"here:8000"),

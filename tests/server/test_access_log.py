@@ -10,7 +10,7 @@ from hypercorn.logging import Logger
 from wsproto.events import AcceptConnection, CloseConnection, Request
 
 from flowstream import Topic, raw, sse
-from flowstream.server._access_log import FORMAT, escaped
+from flowstream.server.log._access_log import FORMAT, escaped
 
 SHORT = "%(m)s %(Uq)s %(s)s %(b)s %(reason)s"
 

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from flowstream import sse
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 from flowstream.server import _hangup
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

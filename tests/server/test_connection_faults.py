@@ -12,7 +12,7 @@ import trio
 from _reading import read_to_end
 from hypercorn.events import Closed
 
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 from flowstream.server._protocols import Protocols
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

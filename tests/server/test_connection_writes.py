@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowstream
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 from flowstream.asgi._direct_write import DIRECT_WRITE_KEY, NotDirect
 from flowstream.server import streaming_config
 

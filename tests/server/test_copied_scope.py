@@ -10,7 +10,7 @@ from quart import request
 from quart_trio import QuartTrio
 
 from flowstream import ndjson
-from flowstream.asgi._connection import STATE_KEY, carrier_of
+from flowstream.asgi._carrier import STATE_KEY, carrier_of
 from flowstream.quart import Flowstream
 
 GET = (

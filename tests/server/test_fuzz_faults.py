@@ -17,16 +17,12 @@ from fuzzing.upgrades import downgraded, upgraded
 from fuzzing.uploads import odd_upload, odd_upload_http2, smuggled
 from fuzzing.websockets import extended
 
-from flowstream.server import (
-    _access_log,
-    _connection,
-    _http1,
-    _http2,
-    _inbox,
-    _listening,
-    _message_bound,
-)
+from flowstream.server import _connection, _inbox, _listening
 from flowstream.server._hypercorn import ReceiveBuffer
+from flowstream.server.http1 import _http1
+from flowstream.server.http2 import _http2
+from flowstream.server.log import _access_log
+from flowstream.server.websocket import _message_bound
 
 SEED = "faults"
 

@@ -11,7 +11,7 @@ from _http3_client import Client
 import flowstream
 from flowstream import sse
 from flowstream.server import ServerConfig
-from flowstream.server._datagrams import Datagrams
+from flowstream.server.http3._datagrams import Datagrams
 
 WARNING = "HTTP/3 has no backpressure"
 

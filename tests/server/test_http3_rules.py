@@ -10,7 +10,8 @@ from _request_probes import HTTP2
 from aioquic.h3.connection import ErrorCode, Setting
 
 from flowstream import CloseReason, csv, sse
-from flowstream.server import _http3, _patience
+from flowstream.server.http2 import _reset_limit as _patience
+from flowstream.server.http3 import _http3
 
 
 class App:

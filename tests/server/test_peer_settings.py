@@ -13,8 +13,8 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import SettingsFrame, WindowUpdateFrame
 
-from flowstream.server import _http2
-from flowstream.server._peer_settings import PeerSettings, forget_table_sizes, keep_little
+from flowstream.server.http2 import _http2
+from flowstream.server.http2._peer_settings import PeerSettings, forget_table_sizes, keep_little
 
 
 async def hello(scope, receive, send):

@@ -13,9 +13,9 @@ from _homes import HOMES
 from flowstream import Topic, sse
 from flowstream.server import _listening, streaming_config
 from flowstream.server._connections import Connections
-from flowstream.server._plain_request import read_plain
-from flowstream.server._plain_response import Chunked, FramedByH11, ServerFields
 from flowstream.server._request_rules import RequestHead, judge_http1
+from flowstream.server.http1._plain_request import read_plain
+from flowstream.server.http1._plain_response import Chunked, FramedByH11, ServerFields
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BROWSER = (
@@ -163,7 +163,7 @@ def test_what_h11_frames(status, field):
 def test_the_date_goes_on(monkeypatch):
     """The server's own fields are made anew each second."""
     moment = 1e9
-    monkeypatch.setattr("flowstream.server._plain_response.time", lambda: moment)
+    monkeypatch.setattr("flowstream.server.http1._plain_response.time", lambda: moment)
     monkeypatch.setattr("hypercorn.config.time", lambda: moment)
     server = ServerFields(streaming_config())
     before = server.block()

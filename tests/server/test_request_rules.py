@@ -19,7 +19,6 @@ from fuzzing.http2 import (
     frame,
 )
 
-from flowstream.server._plain_request import read_plain
 from flowstream.server._request_rules import (
     RequestHead,
     is_host,
@@ -27,6 +26,7 @@ from flowstream.server._request_rules import (
     judge_http1,
     judge_http2,
 )
+from flowstream.server.http1._plain_request import read_plain
 
 
 class App:

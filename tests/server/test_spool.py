@@ -14,9 +14,9 @@ import threading
 
 import pytest
 
-from flowstream.server._log_handlers import LogFile, announcement
-from flowstream.server._sinks import Direct, Sink, sink
-from flowstream.server._spool import NOBODY_READS, Spool
+from flowstream.server.log._log_handlers import LogFile, announcement
+from flowstream.server.log._sinks import Direct, Sink, sink
+from flowstream.server.log._spool import NOBODY_READS, Spool
 
 LINE = b"0123456789abcdef" * 4 + b"\n"
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import flowstream
 from flowstream import Limits, Topic, raw, sse
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 from flowstream.limits import chosen
 from flowstream.server import streaming_config
 from flowstream.server._stall_bound import stall_bound

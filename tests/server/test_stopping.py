@@ -11,7 +11,7 @@ from hypercorn.utils import LifespanFailureError
 
 import flowstream
 from flowstream.server import streaming_config
-from flowstream.server._stopping import Deadline, StopSignals, shutdown_bound
+from flowstream.server.process._stopping import Deadline, StopSignals, shutdown_bound
 
 KINDS = {"one process": (), "two workers": ("-w", "2"), "reload": ("--reload",)}
 

@@ -9,7 +9,7 @@ import trio.lowlevel
 from flowstream.server._context import Event
 from flowstream.server._hypercorn import BufferCompleteError
 from flowstream.server._stall_bound import StallBound
-from flowstream.server._stream_buffer import HIGH_WATER, LOW_WATER, BoundedStreamBuffer
+from flowstream.server.http2._stream_buffer import HIGH_WATER, LOW_WATER, BoundedStreamBuffer
 
 TIMEOUT = 30
 

@@ -6,7 +6,7 @@ from quart_trio import QuartTrio
 from trio.testing import wait_all_tasks_blocked
 
 from flowstream import CloseReason, Disconnect, Limits, raw, sse
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 from flowstream.quart import Flowstream
 from flowstream.testing import open_stream
 

@@ -7,10 +7,10 @@ import re
 import pytest
 import trio
 
-from flowstream.server import _datagrams, _quic
 from flowstream.server._listening import accept
 from flowstream.server._pass_budget import PassBudget
 from flowstream.server._trouble import EVERY, QUIET, Trouble
+from flowstream.server.http3 import _datagrams, _quic
 
 
 def test_the_first_is_told_at_once_and_then_few():

@@ -9,8 +9,8 @@ import trio
 from h2.settings import SettingCodes
 from hyperframe.frame import DataFrame
 
-from flowstream.server._stream_faults import keep_apart
-from flowstream.server._uploads import INITIAL, LEAST, SHARED, Uploads, Windows
+from flowstream.server.http2._stream_faults import keep_apart
+from flowstream.server.http2._uploads import INITIAL, LEAST, SHARED, Uploads, Windows
 
 HEAD = [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "a")]
 STREAMS = 100

@@ -8,7 +8,7 @@ import httpx2
 import psutil
 import pytest
 
-from flowstream.server._watchdog import Silence, beat_interval, stacks, told
+from flowstream.server.process._watchdog import Silence, beat_interval, stacks, told
 
 APP = """
     import os, time

@@ -16,8 +16,8 @@ from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, T
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason
 
-from flowstream.server._message_bound import MessageBound, Pieces
-from flowstream.server._ws_handshake import is_valid
+from flowstream.server.websocket._message_bound import MessageBound, Pieces
+from flowstream.server.websocket._ws_handshake import is_valid
 
 MOST = 100_000
 KEY = b"AAAAAAAAAAAAAAAAAAAAAA=="

@@ -17,7 +17,7 @@ from _reading import read_to_end
 from h2.errors import ErrorCodes
 from wsproto.connection import Connection
 
-from flowstream.server._websocket import CLOSE_TIMEOUT
+from flowstream.server.websocket._websocket import CLOSE_TIMEOUT
 
 MOST = 1000
 KEY = b"AAAAAAAAAAAAAAAAAAAAAA=="

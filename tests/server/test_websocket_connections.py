@@ -14,7 +14,7 @@ from wsproto.events import (
     Request,
 )
 
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 
 
 class Client:

@@ -13,13 +13,13 @@ import psutil
 import pytest
 import trio
 
-import flowstream.server._child as child_module
-import flowstream.server._supervisor as supervisor_module
-from flowstream.asgi._connection import WORKERS_KEY
+import flowstream.server.process._supervisor as supervisor_module
+import flowstream.server.process._worker_process as child_module
+from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.server import ServerConfig, streaming_config
 from flowstream.server._config_file import _types
-from flowstream.server._job import Job, settings_of
-from flowstream.server._supervisor import Supervisor, WorkersError
+from flowstream.server.process._job import Job, settings_of
+from flowstream.server.process._supervisor import Supervisor, WorkersError
 
 # A worker that starts in a few milliseconds.
 STAND_IN = """

@@ -9,7 +9,7 @@ import wsproto
 from wsproto.events import AcceptConnection, Request
 
 from flowstream import Buffer, Disconnect, Limits, raw
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PIECE = b"x" * 16384

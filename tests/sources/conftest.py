@@ -9,9 +9,9 @@ import pytest
 import trio
 from _postgres import postgres_server
 
-from flowstream._buffer import EventBuffer
-from flowstream._buffer_outlet import BufferOutlet
 from flowstream.abc import Encoder, Judge, Policy, Verdict
+from flowstream.buffer._buffer_outlet import BufferOutlet
+from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.limits import Buffer
 from flowstream.sources._relay import Relay
 

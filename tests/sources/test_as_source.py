@@ -13,7 +13,7 @@ from flowstream.sources import Source, as_source
 from flowstream.sources._channels import Channel
 from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration, InMemory
 from flowstream.sources._producer import Producer
-from flowstream.sources._threads import ThreadedIteration
+from flowstream.sources.threads._threaded_iteration import ThreadedIteration
 
 
 async def agen():

@@ -28,7 +28,7 @@ from flowstream import DropOldest, Runs, StreamReport, Topic, ndjson, resumable
 from flowstream.quart import Flowstream
 from flowstream.server import streaming_config
 from flowstream.sources import batched, merge, progress, throttle, with_timeout
-from flowstream.sources.llama import local_tokens
+from flowstream.sources.llm.llama import local_tokens
 from flowstream.testing import EndOfBody, collect, open_stream
 
 ITEMS = 6

@@ -18,8 +18,9 @@ from starlette.routing import Route
 
 from flowstream import CloseReason, DropOldest, Limits, NotFoundError, PublicError, ndjson, raw
 from flowstream.quart import Flowstream
-from flowstream.sources import file_chunks, files
-from flowstream.sources._ranges import asked_range
+from flowstream.sources import file_chunks
+from flowstream.sources.files import _file_chunks as files
+from flowstream.sources.files._ranges import asked_range
 from flowstream.testing import collect, open_stream
 
 CONTENT = os.urandom(3_000_001)  # more than a buffer holds

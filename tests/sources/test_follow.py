@@ -24,12 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstream import NotFoundError, PublicError, ndjson, raw, sse
-from flowstream._outlet import Outlet
+from flowstream.buffer._outlet import Outlet
 from flowstream.sources import follow
-from flowstream.sources._lines import LineSplitter, text_of
-from flowstream.sources._place import Cursor, Place
-from flowstream.sources._rotated import rotated
-from flowstream.sources._tail import Tail
+from flowstream.sources.files._file_position import Cursor, Place
+from flowstream.sources.files._lines import LineSplitter, text_of
+from flowstream.sources.files._rotated import rotated
+from flowstream.sources.files._tail import Tail
 from flowstream.testing import collect, open_stream
 
 POLL = 0.005

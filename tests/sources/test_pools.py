@@ -30,7 +30,7 @@ from flowstream.sources import (
     thread_limiter,
     thread_statistics,
 )
-from flowstream.sources._pools import Pool, Seat, pools
+from flowstream.sources.threads._pools import Pool, Seat, pools
 from flowstream.testing import collect, open_stream
 
 LIMITERS: dict[str, Callable[[], trio.CapacityLimiter]] = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowstream import DropOldest, Retry, Topic, sse
 from flowstream.quart import Flowstream
-from flowstream.sources.postgres import postgres_notifications
+from flowstream.sources.rows.postgres import postgres_notifications
 from flowstream.testing import collect, open_stream
 
 

@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 
 import flowstream
 from flowstream import MissingExtraError, SourceError, UpstreamError, ndjson, sse
-from flowstream.sources._pools import cursor_limiter
 from flowstream.sources._relay import Relay
-from flowstream.sources.postgres import postgres_rows
+from flowstream.sources.rows.postgres import postgres_rows
+from flowstream.sources.threads._pools import cursor_limiter
 from flowstream.testing import collect, open_stream
 
 NUMBERS = "SELECT n, 'name ' || n AS name FROM generate_series(0, %s) AS n"
@@ -140,7 +140,7 @@ async def test_a_batch_grows_unless_its_rows_are_large(
             fetched.append(size)
             return super().fetchmany(size)
 
-    monkeypatch.setattr("flowstream.sources._postgres_cursor._QUICK", 30)
+    monkeypatch.setattr("flowstream.sources.rows._postgres_cursor._QUICK", 30)
     sql = f"SELECT n, {made} AS x FROM generate_series(1, %s) AS n"
     with psycopg.connect(server.dsn) as connection:
         connection.server_cursor_factory = Cursor
@@ -247,7 +247,7 @@ async def test_a_server_that_cannot_be_made_to_cancel_is_left(
             raise psycopg.OperationalError("no route")
 
     monkeypatch.setattr(psycopg.Connection, "cancel_safe", cancel)
-    monkeypatch.setattr("flowstream.sources._postgres_connection._CANCEL_ATTEMPTS", 2)
+    monkeypatch.setattr("flowstream.sources.rows._postgres_connection._CANCEL_ATTEMPTS", 2)
     async with open_stream(ndjson(postgres_rows(server.dsn, SLEEPING))) as client:
         await aeventually(server.computes, "the query runs")
         client.abort()
@@ -257,8 +257,8 @@ async def test_a_server_that_cannot_be_made_to_cancel_is_left(
 
 async def test_a_thread_that_is_left_closes_what_it_has(server, monkeypatch, caplog, aeventually):
     """It comes back when the query has its row, long after the stream has ended."""
-    monkeypatch.setattr("flowstream.sources._visits._PATIENCE", 0.05)
-    monkeypatch.setattr("flowstream.sources._postgres_cursor.interrupt", lambda *_: None)
+    monkeypatch.setattr("flowstream.sources.threads._visits._PATIENCE", 0.05)
+    monkeypatch.setattr("flowstream.sources.rows._postgres_cursor.interrupt", lambda *_: None)
     async with open_stream(ndjson(postgres_rows(server.dsn, "SELECT pg_sleep(0.3)"))) as client:
         await aeventually(server.computes, "the query runs")
         client.abort()

@@ -21,7 +21,8 @@ import pytest
 import trio
 
 from flowstream import CloseReason, ndjson, raw, sse
-from flowstream.sources import _spawn, process_output
+from flowstream.sources import process_output
+from flowstream.sources.programs import _spawn
 from flowstream.testing import collect, open_stream
 
 

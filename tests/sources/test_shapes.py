@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from flowstream import Event, Limits, Runs, SourceError, Topic, ndjson, raw, resumable, sse
 from flowstream._errors import UpstreamError
-from flowstream.events import Events
+from flowstream.event_types import Events
 from flowstream.quart import Flowstream
 from flowstream.sources import (
     Resumable,

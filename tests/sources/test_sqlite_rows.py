@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 import flowstream
 from flowstream import SourceError, ndjson, sse
-from flowstream.sources._pools import cursor_limiter
 from flowstream.sources._relay import Relay
-from flowstream.sources._rows import _as_dicts
-from flowstream.sources.sqlite import sqlite_rows
+from flowstream.sources.rows._rows import _as_dicts
+from flowstream.sources.rows.sqlite import sqlite_rows
+from flowstream.sources.threads._pools import cursor_limiter
 from flowstream.testing import collect, open_stream
 
 # Counts for hours before it has a row.
@@ -232,7 +232,7 @@ async def test_a_thread_that_cannot_be_interrupted_is_left_and_closes(
     connection, monkeypatch, caplog, aeventually
 ):
     """After the patience is over the stream ends; the cursor is closed when its thread is back."""
-    monkeypatch.setattr("flowstream.sources._visits._PATIENCE", 0.05)
+    monkeypatch.setattr("flowstream.sources.threads._visits._PATIENCE", 0.05)
     stuck, release = threading.Event(), threading.Event()
 
     def wait():
@@ -377,7 +377,7 @@ async def test_a_database_that_is_written_to_is_waited_for(database, writer, sin
 
 async def test_a_database_that_stays_locked_is_a_503(database, writer, monkeypatch):
     """That is nobody's fault, and worth another try: an upstream's error."""
-    monkeypatch.setattr("flowstream.sources._sqlite_cursor._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("flowstream.sources.rows._sqlite_cursor._BUSY_SECONDS", 0.01)
     answer = await collect(ndjson(sqlite_rows(database, NUMBERS), prime=5))
     assert answer.status == 503
     assert json.loads(answer.body)["code"] == "database_busy"

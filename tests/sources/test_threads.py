@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from flowstream._errors import EncodingError
 from flowstream.sources import as_source, thread_limiter
 from flowstream.sources._shielding import run_cancelled_once
-from flowstream.sources._threads import ThreadedIteration, _tell
+from flowstream.sources.threads._threaded_iteration import ThreadedIteration, _tell
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flowstream import Event
 from flowstream.sources import as_source, throttle
-from flowstream.sources.throttle import _Turns
+from flowstream.sources.shapes.throttle import _Turns
 
 
 async def test_items_come_at_the_rate(kept, autojump_clock):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstream import NDJSON, SSE, Event, Replay
-from flowstream._history import History, Missing
+from flowstream.topics._history import History, Missing
 
 ENCODER = SSE()
 

@@ -22,8 +22,8 @@ from flowstream import (
     sse,
     stream,
 )
-from flowstream._snapshots import _MAX_FORMATS, KeptByKey
 from flowstream.testing import open_stream
+from flowstream.topics._snapshots import _MAX_FORMATS, KeptByKey
 
 
 class Price(msgspec.Struct, tag="price"):

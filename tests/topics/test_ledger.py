@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from ledger_books import FILTERS, JOINING, Audit, Books, Reader, WitnessedTopic
 from trio.testing import MockClock
 
-import flowstream._fanout
-import flowstream._history
-import flowstream._subscriber
+import flowstream.topics._cursor
+import flowstream.topics._fanout
+import flowstream.topics._history
 from flowstream import (
     Block,
     Buffer,
@@ -39,9 +39,9 @@ from flowstream import (
     ndjson,
     sse,
 )
-from flowstream._subscription import SlowConsumerError
-from flowstream.asgi._connection import STATE_KEY
+from flowstream.asgi._carrier import STATE_KEY
 from flowstream.asgi._direct_write import DIRECT_WRITE_KEY
+from flowstream.topics._subscription import SlowConsumerError
 
 POLICIES = [
     DropOldest(),
@@ -549,11 +549,11 @@ class World:
 async def run_world(setting, program, books=None, most=8):
     with contextlib.ExitStack() as patches:
         for module, name, value in (
-            (flowstream._fanout, "_BURST_DELIVERIES", setting.burst),
-            (flowstream._fanout, "_STRIDE", min(setting.burst, 32)),
-            (flowstream._fanout, "_BATCH_ITEMS", setting.batch),
-            (flowstream._history, "_PENDING_ITEMS", setting.pending),
-            (flowstream._subscriber, "_PULL_ITEMS", setting.pull),
+            (flowstream.topics._fanout, "_BURST_DELIVERIES", setting.burst),
+            (flowstream.topics._fanout, "_STRIDE", min(setting.burst, 32)),
+            (flowstream.topics._fanout, "_BATCH_ITEMS", setting.batch),
+            (flowstream.topics._history, "_PENDING_ITEMS", setting.pending),
+            (flowstream.topics._cursor, "_PULL_ITEMS", setting.pull),
         ):
             patches.enter_context(patch.object(module, name, value))
         async with trio.open_nursery() as nursery:

@@ -11,10 +11,10 @@ from quart_trio import QuartTrio
 from trio.testing import wait_all_tasks_blocked
 
 from flowstream import Event, Retry, SourceError, Topic, Topics, sse
-from flowstream import _retry as retry_module
 from flowstream.quart import Flowstream
 from flowstream.sources import batched, throttle, with_timeout
 from flowstream.starlette import lifespan
+from flowstream.tasks import _retry as retry_module
 from flowstream.testing import open_lifespan, open_stream
 
 

@@ -7,7 +7,7 @@ import weakref
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from flowstream._timers import start_timer
+from flowstream.tasks._timers import start_timer
 
 
 async def test_each_at_its_time(autojump_clock):

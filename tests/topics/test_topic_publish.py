@@ -8,8 +8,8 @@ import trio
 import trio.testing
 
 from flowstream import Block, CloseReason, EncodingError, Event, Replay, Topic, raw, sse
-from flowstream._subscription import SlowConsumerError
 from flowstream.testing import open_stream
+from flowstream.topics._subscription import SlowConsumerError
 
 
 async def drain(events):

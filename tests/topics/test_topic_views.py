@@ -23,7 +23,7 @@ from flowstream import (
     sse,
 )
 from flowstream.asgi import _workers
-from flowstream.asgi._connection import WORKERS_KEY
+from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.quart import Flowstream
 from flowstream.starlette import response
 from flowstream.testing import collect, open_stream

@@ -1,0 +1,1 @@
+"""The buffer between a producer and one client: its queues, its bounds, the producer's end."""

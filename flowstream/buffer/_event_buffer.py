@@ -1,0 +1,173 @@
+"""The buffer: the bounded channel between a producer and one client's writer.
+
+A `Queue` holds the items and knows the rules; this adds the waiting. There are two doorbells:
+one wakes the writer when there is something to write, one wakes the producer when there is
+room. It is no Trio memory channel, because that can neither count bytes nor give up an item in
+its middle. It is not for speed: for a client that keeps up the two cost about the same.
+``benchmarks/buffer.py`` has both sides, and docs/explanation/buffer.md the reasons.
+
+A doorbell is rung only while somebody waits at it, so a bell never rings stale and the
+producer of a busy stream never pays for one. It is made of what Trio's own locks and channels
+are made of; a memory channel of one slot would do the same, and take 2 KB of each idle stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from flowstream.abc import Policy
+from flowstream.buffer._keyed_queue import KeyedQueue
+from flowstream.buffer._ordered_queue import OrderedQueue
+from flowstream.buffer._queue import Gap, Outcome, Queue
+from flowstream.limits import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class BufferStatistics:
+    """A moment of one client's buffer."""
+
+    items: int
+    """Items queued now."""
+    bytes: int
+    """Bytes queued now, after encoding."""
+    max_items: int
+    """The bound in items."""
+    max_bytes: int
+    """The bound in bytes."""
+    offered: int
+    """Items offered since the start."""
+    dropped: int
+    """Items that the policy dropped, or that were left at the end."""
+    gaps: int
+    """Runs of dropped items that the writer has met."""
+
+
+class Doorbell:
+    """Wakes the one task that waits at it.
+
+    Attributes:
+        waiting: that task; None if nobody waits.
+    """
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: trio.lowlevel.Task | None = None
+
+    def ring(self) -> None:
+        """Wake the task that waits; do nothing if none does."""
+        task = self.waiting
+        if task is not None:
+            self.waiting = None
+            trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> None:
+        """Wait until somebody rings. One task at a time."""
+        self.waiting = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._cancelled)
+
+    def _cancelled(self, _: object) -> trio.lowlevel.Abort:
+        self.waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class EventBuffer:
+    """One client's buffer: a queue, a bell at each end, and whether it is finished.
+
+    Args:
+        bounds: how much it holds.
+        policy: what happens when it is full.
+        prefix: of the ids of items that are offered without one; see `OrderedQueue`.
+
+    Attributes:
+        queue: the queue, for `offer`; ring `filled` after it.
+        filled: rings when there is something to take, or nothing more will come.
+        room: rings when something was taken.
+        finished: no more items will be offered.
+    """
+
+    __slots__ = ("_bounds", "_warned", "filled", "finished", "prefix", "queue", "room")
+
+    def __init__(self, bounds: Buffer, policy: Policy, prefix: str | None = None) -> None:
+        self.queue: Queue = open_queue(bounds, policy, trio.current_time, prefix)
+        self.prefix: str | None = prefix
+        self.filled: Doorbell = Doorbell()
+        self.room: Doorbell = Doorbell()
+        self.finished: bool = False
+        self._bounds = bounds
+        self._warned = False
+
+    def offer(
+        self,
+        payload: bytes,
+        id: str | None = None,
+        *,
+        essential: bool = False,
+        key: object = None,
+        bare: bytes | None = None,
+    ) -> Outcome:
+        """Offer one item (see `Queue.offer`) and wake the writer."""
+        outcome = self.queue.offer(payload, id, essential=essential, key=key, bare=bare)
+        if self.filled.waiting:
+            self.filled.ring()
+        return outcome
+
+    def take(self, limit: int) -> list[bytes | Gap]:
+        """Take up to `limit` bytes of items (see `Queue.take`) and wake the producer."""
+        pieces = self.queue.take(limit)
+        if self.room.waiting:
+            self.room.ring()
+        return pieces
+
+    def warning(self) -> tuple[int, int] | None:
+        """Return (queued, limit) in items if the buffer has just passed its warning mark.
+
+        Asked by the writer before it takes. The mark is armed again at half empty.
+        """
+        mark = self._bounds.warn_at
+        if mark is None:
+            return None
+        level = self.queue.level
+        if self._warned:
+            self._warned = level > min(mark, 0.5)
+            return None
+        if level <= mark:
+            return None
+        self._warned = True
+        return self.queue.items, self._bounds.items
+
+    def finish(self) -> None:
+        """Say that no more items will come; what is queued may still be taken."""
+        self.finished = True
+        self.filled.ring()
+        self.room.ring()
+
+    def abandon(self) -> None:
+        """Drop what is queued and finish: nobody will take it."""
+        self.queue.clear()
+        self.finish()
+
+    def statistics(self) -> BufferStatistics:
+        """Return how full the buffer is and what became of what was offered."""
+        queue = self.queue
+        return BufferStatistics(
+            items=queue.items,
+            bytes=queue.bytes,
+            max_items=self._bounds.items,
+            max_bytes=self._bounds.bytes,
+            offered=queue.offered,
+            dropped=queue.dropped,
+            gaps=queue.gaps,
+        )
+
+
+def open_queue(
+    bounds: Buffer, policy: Policy, clock: Callable[[], float], prefix: str | None = None
+) -> Queue:
+    """Return the queue for one client's buffer; `clock` gives seconds."""
+    if policy.keyed:
+        return KeyedQueue(bounds, policy, clock)
+    return OrderedQueue(bounds, policy, clock, prefix)

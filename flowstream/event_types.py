@@ -1,0 +1,392 @@
+"""Typed events: what a stream may send, said once, checked in the producer, told to clients.
+
+::
+
+    class Token(msgspec.Struct, tag="token"):
+        text: str
+
+    class Usage(msgspec.Struct, tag="usage"):
+        tokens: int
+
+    answer = Events(Token, Usage)
+
+    @app.get("/answer")
+    async def view():
+        return sse(tokens, events=answer)       # ndjson(...) and stream(...) likewise
+
+    answer.json_schema(SSE())                   # for clients, in whatever language
+
+An encoder is what checks: the one place that a producer's items, a topic's and a run's all
+come through. It is a value like any other encoder, so a topic's subscribers share its bytes.
+
+What is checked is what is sent: each item is written as JSON and read again by its type.
+msgspec does not check a Struct that is made in Python, and this finds a wrong value however
+it came in, at 0.3 µs an item; as well as a NaN, which would reach the client as null.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar, Union
+
+import msgspec
+
+from flowstream._errors import unencodable
+from flowstream._event import Event, check_field
+from flowstream.abc import Encoder
+from flowstream.encoders import NDJSON, SSE, Frames
+from flowstream.encoders._controls import CONTROL_NAMES, ControlEncoder
+from flowstream.encoders._json import Encode, JSONWriter
+from flowstream.encoders._schemas import Parts, Schema, Shape, shape_of
+
+__all__ = ["Events"]
+
+_Data = TypeVar("_Data")
+
+_USUAL = JSONWriter()
+
+_CHANNEL = re.compile(r"[A-Za-z0-9_-]+")
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class Events:
+    """The events that a stream may send: msgspec Structs, told apart by their tags.
+
+    Equal to, and of the same hash as, any other of the same Structs.
+
+    Args:
+        types: Struct classes, each with a tag of its own that is a `str`, all with the same
+            tag field: ``class Token(msgspec.Struct, tag="token")``.
+        snapshot: what the snapshots of a topic are, any type that msgspec knows; they are
+            checked, too. None for anything.
+
+    Raises:
+        TypeError: a type is no Struct, has no tag, or one that is no `str`; or their tag
+            fields differ.
+        ValueError: there is none, two have one tag, or a tag has CR, LF or NUL in it.
+    """
+
+    def __init__(self, *types: type[msgspec.Struct], snapshot: Any = None) -> None:
+        self.types = types
+        self._tags = _tags(types)
+        self._snapshot = snapshot
+        self._read = msgspec.json.Decoder(Union[types]).decode  # noqa: UP007  # of a tuple
+        self._read_snapshot = None if snapshot is None else msgspec.json.Decoder(snapshot).decode
+        self._expected = "expected " + ", ".join(
+            f"{kind.__name__} ({tag!r})" for kind, tag in self._tags.items()
+        )
+
+    def check(self, data: _Data, *, encode: Encode | None = None) -> _Data:
+        """Return `data` if it is one of these events, else raise.
+
+        For a publisher, who would else hear of a wrong event only if somebody listens:
+        ``await topic.publish(prices.check(Price("EUR", 1.1)))``.
+
+        Args:
+            data: one of the Structs, or a `dict` of the same shape, tag included; or an
+                `Event` with such data.
+            encode: the format's function for types of the app's own, if it has one.
+
+        Raises:
+            EncodingError: it is of another type, or has a value that its type does not allow;
+                the message names what was expected.
+        """
+        event = data if isinstance(data, Event) else Event(data)
+        try:
+            self.tag_of(event.data, event.type, JSONWriter(encode))
+        except Exception as error:
+            raise unencodable(event.data, error) from error
+        return data
+
+    def tag_of(self, data: Any, type: str | None = None, writer: JSONWriter | None = None) -> str:
+        """Return the tag of an event, checked.
+
+        Args:
+            data: the event's data.
+            type: what the app calls it, if it does.
+            writer: makes the JSON that is checked; left out, one that has no hook.
+
+        Raises:
+            TypeError: it is none of the types, or JSON cannot carry it.
+            ValueError: a value in it is not what its type allows, or `type` is not its tag.
+        """
+        if data.__class__ not in self._tags and not isinstance(data, (dict, msgspec.Raw)):
+            raise TypeError(f"it is no event of this stream; {self._expected}")
+        payload = (writer or _USUAL).dumps(data)
+        try:
+            found = self._read(payload)
+        except ValueError as error:
+            raise ValueError(f"{error}; {self._expected}") from error
+        tag = self._tags[found.__class__]
+        if type is not None and type != tag:
+            raise ValueError(f"its type is {type!r}, but its tag is {tag!r}")
+        return tag
+
+    def check_snapshot(self, data: Any, writer: JSONWriter | None = None) -> None:
+        """Raise unless `data` is what a snapshot may be; `writer` as `tag_of` takes it.
+
+        Raises:
+            TypeError: JSON cannot carry it.
+            ValueError: it is something else.
+        """
+        if self._read_snapshot is not None:
+            try:
+                self._read_snapshot((writer or _USUAL).dumps(data))
+            except ValueError as error:
+                raise ValueError(f"{error}; expected a snapshot, {self._snapshot!r}") from error
+
+    def encoder(self, inner: Encoder) -> Encoder:
+        """Return `inner` as an encoder that writes these events and no others.
+
+        In SSE an event's ``event:`` field is its tag; where other formats make an envelope,
+        that has the tag for ``"type"``. An `Event` that the app gave another type is refused.
+
+        Raises:
+            TypeError: `inner` is no encoder.
+            ValueError: a tag is the name of one of flowstream's own events in it.
+        """
+        if not isinstance(inner, Encoder):
+            raise TypeError(f"events go into an Encoder such as SSE(), not {inner!r}")
+        if isinstance(inner, ControlEncoder):
+            taken = {inner.wire_name(name) for name in CONTROL_NAMES}
+            clashes = sorted(taken.intersection(self._tags.values()))
+            if clashes:
+                raise ValueError(
+                    f"{clashes[0]!r} is the name of one of flowstream's own events: give the "
+                    f"Struct another tag, or those another name, {type(inner).__name__}(names=...)"
+                )
+        return _Typed(self, inner)
+
+    # -- what clients are told --------------------------------------------------------------
+
+    def json_schema(self, encoder: Encoder | None = None, *, controls: bool = True) -> Schema:
+        """Return the JSON Schema (draft 2020-12) of one item of the stream.
+
+        Args:
+            encoder: the format, `NDJSON` if it is left out. An item of NDJSON or of a JSON text
+                sequence is a JSON value; one of SSE is the object of its fields, of which
+                ``data`` is a string with JSON in it.
+            controls: whether flowstream's own events are in the stream; they are by default.
+
+        Raises:
+            TypeError: the format is none of these.
+        """
+        shape, parts = self._parts(encoder, "#/$defs/", controls)
+        items = [shape.item(part) for part in parts.all]
+        return _plain({"$schema": _DIALECT, "anyOf": items, "$defs": parts.definitions})
+
+    def openapi(
+        self,
+        encoder: Encoder | None = None,
+        *,
+        controls: bool = True,
+        version: Literal["3.1", "3.2"] = "3.1",
+    ) -> Schema:
+        """Return what an OpenAPI document says of the stream: ``content`` and ``components``.
+
+        The first is that of the response, by media type; the second has the ``schemas`` that
+        it refers to, and is to be merged into the document's own. OpenAPI 3.2 has a word for
+        streams, ``itemSchema``; in 3.1 the schema is that of one item, which is what
+        generators of clients take it for.
+
+        Args:
+            encoder: the format, `NDJSON` if it is left out.
+            controls: whether flowstream's own events are in the stream; they are by default.
+            version: ``"3.1"`` or ``"3.2"``.
+
+        Raises:
+            TypeError: the format is not SSE, NDJSON or a JSON text sequence.
+            ValueError: there is no such version.
+        """
+        if version not in ("3.1", "3.2"):
+            raise ValueError(f"version must be '3.1' or '3.2', not {version!r}")
+        shape, parts = self._parts(encoder, "#/components/schemas/", controls)
+        item = {
+            "description": "One item of the stream.",
+            "anyOf": [shape.item(part) for part in parts.all],
+        }
+        word = "schema" if version == "3.1" else "itemSchema"
+        return _plain(
+            {
+                "content": {shape.media_type: {word: item}},
+                "components": {"schemas": parts.definitions},
+            }
+        )
+
+    def asyncapi(
+        self, name: str, address: str, *, encoder: Encoder | None = None, controls: bool = True
+    ) -> Schema:
+        """Return what an AsyncAPI 3 document says of it: channels, operations, components.
+
+        One channel with a message a type, flowstream's own among them, and the operation that
+        sends them. Each part is to be merged into the document's own.
+
+        Args:
+            name: of the channel: letters, digits, ``_`` and ``-``.
+            address: where a client gets it, e.g. ``"/answer"``.
+            encoder: the format, `NDJSON` if it is left out. The payload of a message is an
+                item; in SSE it is what is in an event's ``data``.
+            controls: whether flowstream's own events are in the stream; they are by default.
+
+        Raises:
+            TypeError: the format is not SSE, NDJSON or a JSON text sequence.
+            ValueError: `name` has other characters in it.
+        """
+        if not _CHANNEL.fullmatch(name):
+            raise ValueError(f"a channel's name is letters, digits, '_' and '-', not {name!r}")
+        shape, parts = self._parts(encoder, "#/components/schemas/", controls)
+        messages = {f"{name}.{part.key}": shape.message(part) for part in parts.all}
+        return _plain(
+            {
+                "channels": {
+                    name: {
+                        "address": address,
+                        "messages": {
+                            part.key: {"$ref": f"#/components/messages/{name}.{part.key}"}
+                            for part in parts.all
+                        },
+                    }
+                },
+                "operations": {
+                    f"send-{name}": {"action": "send", "channel": {"$ref": f"#/channels/{name}"}}
+                },
+                "components": {"messages": messages, "schemas": parts.definitions},
+            }
+        )
+
+    def _parts(self, encoder: Encoder | None, refs: str, controls: bool) -> tuple[Shape, Parts]:
+        shape = shape_of(NDJSON() if encoder is None else encoder)
+        given = self.types if self._snapshot is None else (*self.types, self._snapshot)
+        data, definitions = msgspec.json.schema_components(given, ref_template=f"{refs}{{name}}")
+        parts = Parts(definitions, refs)
+        for kind, schema in zip(self.types, data, strict=False):
+            parts.add_event(self._tags[kind], schema)
+        if controls:
+            snapshot = None if self._snapshot is None else data[-1]
+            parts.add_controls(shape.names, snapshot)
+        return shape, parts
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Events):
+            return NotImplemented
+        return (self.types, self._snapshot) == (other.types, other._snapshot)
+
+    def __hash__(self) -> int:
+        return hash(self.types)
+
+    def __repr__(self) -> str:
+        return f"Events({', '.join(kind.__name__ for kind in self.types)})"
+
+
+class _Typed(Encoder):
+    """An encoder that writes the events of `events`, by `inner`, and refuses all others."""
+
+    def __init__(self, events: Events, inner: Encoder) -> None:
+        self._events = events
+        self._inner = inner
+        self._hash = hash((events, inner))
+        self.media_type = inner.media_type
+        self.headers = inner.headers
+        self.in_band = inner.in_band
+        self.automatic_ids = inner.automatic_ids
+        # In SSE an event's name has a place of its own; where it takes an envelope to say it,
+        # an event without one says it by its tag field.
+        self._names = isinstance(inner, SSE)
+        self._envelopes = isinstance(inner, (NDJSON, Frames))
+        # With the app's hook; large numbers are checked as the numbers that they are.
+        self._writer = (
+            JSONWriter(inner.json.encode) if isinstance(inner, ControlEncoder) else _USUAL
+        )
+
+    def start(self) -> Encoder:
+        """Return the encoder for one stream: itself, if `inner` remembers nothing."""
+        inner = self._inner.start()
+        return self if inner is self._inner else _Typed(self._events, inner)
+
+    def encode(
+        self,
+        data: Any,
+        *,
+        id: str | None = None,
+        type: str | None = None,
+        key: object = None,
+        retry: int | None = None,
+    ) -> bytes:
+        """Return what `inner` makes of it, if it is one of the events.
+
+        Raises:
+            TypeError, ValueError: it is not, or `inner` cannot write it.
+        """
+        tag = self._events.tag_of(data, type, self._writer)
+        if self._names or (self._envelopes and not (id is None and key is None)):
+            type = tag
+        return self._inner.encode(data, id=id, type=type, key=key, retry=retry)
+
+    def join(self, items: Iterable[bytes]) -> bytes:
+        """Return what `inner` makes of them."""
+        return self._inner.join(items)
+
+    def opening(self, retry: int | None) -> bytes:
+        """Return that of `inner`."""
+        return self._inner.opening(retry)
+
+    def header(self) -> bytes:
+        """Return that of `inner`."""
+        return self._inner.header()
+
+    def heartbeat(self) -> bytes:
+        """Return that of `inner`."""
+        return self._inner.heartbeat()
+
+    def control(
+        self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
+    ) -> bytes:
+        """Return what `inner` makes of it; of a snapshot, if it is one.
+
+        Raises:
+            TypeError, ValueError: it is not, or `inner` cannot write it.
+        """
+        if name == "snapshot":
+            self._events.check_snapshot(body, self._writer)
+        return self._inner.control(name, body, id=id, retry=retry)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Typed):
+            return NotImplemented
+        return (self._events, self._inner) == (other._events, other._inner)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"{self._events!r}.encoder({self._inner!r})"
+
+
+def _tags(types: tuple[Any, ...]) -> dict[type, str]:
+    """Return the tag of each type, checked."""
+    if not types:
+        raise ValueError("Events() takes at least one Struct")
+    tags: dict[type, str] = {}
+    for kind in types:
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            raise TypeError(f"events are msgspec Structs, not {kind!r}")
+        tag = kind.__struct_config__.tag
+        if not isinstance(tag, str):
+            raise TypeError(
+                f"{kind.__name__} has no name for clients to tell it by: "
+                f'class {kind.__name__}(msgspec.Struct, tag="...")'
+            )
+        check_field(f"the tag of {kind.__name__}", tag)
+        if not tag:
+            raise ValueError(f"the tag of {kind.__name__} must not be empty")
+        if tag in tags.values():
+            raise ValueError(f"two events have the tag {tag!r}")
+        tags[kind] = tag
+    return tags
+
+
+def _plain(schema: Schema) -> Schema:
+    """Return it as it will be read again: lists for tuples, text for dates."""
+    plain: Schema = msgspec.json.decode(_USUAL.dumps(schema))
+    return plain

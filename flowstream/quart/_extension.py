@@ -1,0 +1,284 @@
+"""The Quart-Trio extension: a view returns a stream as it returns any other response.
+
+Quart sends a response after it has left the request's context, stops any response after
+``RESPONSE_TIMEOUT`` (60 s), and cancels a request's tasks when the client disconnects. None
+of that suits a stream. `Flowstream(app)` puts functions in the way of a request, each of use
+only where the app answers with a `StreamResponse`:
+
+* ``preprocess_request`` and ``dispatch_request``: a stream with ``prime=`` is begun here,
+  where what its producer raises goes through the app's error handlers;
+* ``make_response``: the stream becomes a Quart response, which ``after_request`` functions
+  may change: status, headers, cookies;
+* ``finalize_request``: the stream is delivered here, after these functions and still inside
+  the request's context, so that ``request``, ``session`` and ``g`` work in a producer and
+  teardown functions run after the last byte. Quart comes by here with a view's answer and
+  with that of a handler of unhandled exceptions;
+* ``full_dispatch_request``: a primed stream that something else took the place of ends here;
+* ``create_url_adapter``: what it makes is shared by requests with the same first line and host.
+
+The lifespan class is replaced by one that refuses to start under asyncio, in one sentence.
+
+The connection class is replaced by one that tells the stream of a disconnect instead of
+cancelling around it, and lets a stream outlive its request where nobody can tell.
+
+Quart 0.23 gives these functions other arguments than 0.22; they are passed on as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import trio
+from quart import Response as QuartResponse
+from quart import has_request_context, request, websocket
+from quart_trio import QuartTrio
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, ServiceUnavailable
+
+from flowstream._errors import PublicError, other_event_loop
+from flowstream.asgi._early_answer import answer_to
+from flowstream.asgi.receive import Receive, Send
+from flowstream.asgi.response import StreamResponse
+from flowstream.quart._connection_class import connection_class
+from flowstream.quart._host import HOST, Hosted, Streams, host_of_request
+from flowstream.quart._internals import handle_http_exception
+from flowstream.quart._requests import sharing_adapters
+from flowstream.tasks._failure import passes
+from flowstream.tasks._supervised import SupervisedNursery
+from flowstream.topics.topics import NotAuthorizedError, TooManyTopicsError, TopicNameError
+
+__all__ = ["Flowstream", "FlowstreamStatistics"]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowstreamStatistics:
+    """A moment of one app's streams."""
+
+    open: int
+    """Streams that run now."""
+    closed: Mapping[str, int]
+    """Streams that have ended since the app was made, by close reason."""
+    left: int = 0
+    """How many of the open ones have outlived their request's context, and take 8 KB less."""
+
+
+class Flowstream:
+    """Lets the views of a Quart-Trio app return streams, and runs outlive their requests.
+
+    Outside Quart ``async with Flowstream():`` around what is served does the latter.
+
+    Args:
+        app: the app; or None, to call `init_app` later.
+        direct: what `stream` says, for all streams of the app that do not say it themselves.
+
+    Raises:
+        TypeError: `app` is a Quart app that does not run on Trio, or `direct` is no bool.
+    """
+
+    def __init__(self, app: QuartTrio | None = None, *, direct: bool | None = None) -> None:
+        if direct is not None and not isinstance(direct, bool):
+            raise TypeError(f"direct must be True, False or None, not {direct!r}")
+        self._direct = direct
+        self._streams = Streams()
+        self._outside: SupervisedNursery | None = None  # opened by `async with`
+        self._inside: SupervisedNursery | None = None  # open while the app is served
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: QuartTrio) -> None:
+        """Set up `app`; an app factory calls this.
+
+        Raises:
+            TypeError: `app` does not run on Trio.
+            RuntimeError: `app` was set up before.
+        """
+        if not isinstance(app, QuartTrio):
+            raise TypeError(f"expected a QuartTrio app, not a {type(app).__name__}")
+        if "flowstream" in app.extensions:
+            raise RuntimeError("this app has a Flowstream already")
+        app.extensions["flowstream"] = self
+        # Quart calls these by name on the app, so an attribute of the instance is enough;
+        # what the app's own class does in them is kept.
+        patched = cast(Any, app)
+        patched.preprocess_request = _priming(app.preprocess_request)
+        patched.dispatch_request = _priming(app.dispatch_request)
+        patched.make_response = _converting(app.make_response)
+        patched.finalize_request = _delivering(app.finalize_request)
+        patched.full_dispatch_request = _finishing(app.full_dispatch_request)
+        patched.add_background_task = _contained(app)
+        if type(app).create_url_adapter is QuartTrio.create_url_adapter:
+            patched.create_url_adapter = sharing_adapters(app, app.create_url_adapter)
+        ours = {name: vars(app)[name] for name in ("full_dispatch_request", "finalize_request")}
+        patched.asgi_http_class = connection_class(
+            app.asgi_http_class, ours, self._streams, lambda: self._inside, direct=self._direct
+        )
+        patched.asgi_lifespan_class = _lifespan_class(app.asgi_lifespan_class)
+
+        self._keep_open_while_serving(app)
+        handlers = app.error_handler_spec[None][None]
+        for error, status in _STATUS.items():
+            handlers.setdefault(error, _answering(app, status))
+        handlers.setdefault(PublicError, _answer_publicly)
+
+    async def __aenter__(self) -> Flowstream:
+        """Open the nursery that runs need, where no Quart app's lifespan does."""
+        if self._outside is not None:
+            raise RuntimeError("this Flowstream is open already")
+        self._outside = SupervisedNursery()
+        await self._outside.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        """End what runs in it, and **wait** for that."""
+        nursery, self._outside = self._outside, None
+        assert nursery is not None
+        return await nursery.__aexit__(*raised)  # noqa: ASYNC102  # it is bounded
+
+    def statistics(self) -> FlowstreamStatistics:
+        """Return how many streams run, and how those before them ended."""
+        streams = self._streams
+        return FlowstreamStatistics(len(streams.open), dict(streams.closed), streams.left)
+
+    def _keep_open_while_serving(self, app: QuartTrio) -> None:
+        """Have a supervised nursery be open from the startup of `app` to its shutdown."""
+        closing: trio.Event
+        closed: trio.Event
+
+        # ASYNC114 wants to know names of functions that are started; this one's only use is below.
+        async def keep_open(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
+            try:
+                async with SupervisedNursery() as self._inside:
+                    task_status.started()
+                    await closing.wait()
+            finally:
+                self._inside = None
+                closed.set()
+
+        # In a task of its own, and not around a `yield` of `while_serving`: such generators are
+        # not ended in the order that nurseries need.
+        @app.before_serving
+        async def open_nursery() -> None:
+            nonlocal closing, closed
+            closing, closed = trio.Event(), trio.Event()
+            await app.nursery.start(keep_open)
+
+        @app.after_serving
+        async def close_nursery() -> None:
+            closing.set()
+            await closed.wait()
+
+
+def _lifespan_class(base: type[Any]) -> type[Any]:
+    """Return Quart-Trio's lifespan class, which under asyncio says what is wrong."""
+
+    class FlowstreamLifespan(base):  # type: ignore[misc]  # whatever the app chose
+        async def __call__(self, receive: Receive, send: Send) -> None:
+            if not trio.lowlevel.in_trio_run():
+                await receive()
+                message = str(other_event_loop())
+                await send({"type": "lifespan.startup.failed", "message": message})
+                return
+            await super().__call__(receive, send)
+
+    return FlowstreamLifespan
+
+
+def _contained(app: QuartTrio) -> Callable[..., None]:
+    """Return `app.add_background_task`, for tasks whose failure may be no Exception.
+
+    Quart gives an Exception to `handle_background_exception`. Anything else would end the
+    app's nursery, and with it the app.
+    """
+    add = app.add_background_task
+
+    def add_background_task(func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        async def run() -> None:
+            try:
+                await app.ensure_async(func)(*args, **kwargs)
+            except BaseException as error:
+                if isinstance(error, Exception) or passes(error):
+                    raise
+                raise RuntimeError(f"a background task raised {error!r}") from error  # noqa: ASYNC104  # see `passes`
+
+        add(run)
+
+    return add_background_task
+
+
+_STATUS: dict[type[Exception], type[HTTPException]] = {
+    NotAuthorizedError: Forbidden,
+    TooManyTopicsError: ServiceUnavailable,
+    TopicNameError: BadRequest,
+}
+
+
+def _answering(app: QuartTrio, status: type[HTTPException]) -> Callable[[Any], Awaitable[Any]]:
+    """Return an error handler that answers as the app answers that status elsewhere."""
+
+    async def answer(error: Exception) -> Any:
+        return await handle_http_exception(app, status())
+
+    return answer
+
+
+async def _answer_publicly(error: Exception) -> QuartResponse:
+    assert isinstance(error, PublicError)
+    # A WebSocket that is not accepted yet is answered, too, where the server can do that.
+    path = request.path if has_request_context() else websocket.path
+    status, headers, body = answer_to(error, path)
+    return QuartResponse(body, status, dict(headers))
+
+
+_Step = Callable[..., Awaitable[Any]]
+
+
+def _priming(step: _Step) -> _Step:
+    async def prime_what_is_returned(*args: Any, **kwargs: Any) -> Any:
+        result = await step(*args, **kwargs)
+        response = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(response, Hosted):  # the view has called make_response itself
+            response = response.stream_response
+        if isinstance(response, StreamResponse) and response.prime is not None:
+            await host_of_request().begin(response, request.scope)
+        return result
+
+    return prime_what_is_returned
+
+
+def _converting(make: _Step) -> _Step:
+    async def make_response(result: Any) -> Any:
+        given = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(given, StreamResponse):
+            if not has_request_context():
+                raise TypeError("a WebSocket view cannot return a stream: it is an HTTP response")
+            hosted = Hosted(given)
+            result = (hosted, *result[1:]) if isinstance(result, tuple) else hosted
+        return await make(result)
+
+    return make_response
+
+
+def _delivering(finalize: _Step) -> _Step:
+    async def finalize_request(*args: Any, **kwargs: Any) -> Any:
+        response = await finalize(*args, **kwargs)
+        if isinstance(response, Hosted):
+            host = host_of_request()
+            try:
+                await host.deliver(response, request.scope)
+            finally:
+                await host.finish()  # noqa: ASYNC102  # shields itself
+        return response
+
+    return finalize_request
+
+
+def _finishing(dispatch: _Step) -> _Step:
+    async def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await dispatch(*args, **kwargs)
+        finally:
+            if HOST in request.scope:
+                await host_of_request().finish()  # noqa: ASYNC102  # shields itself
+
+    return full_dispatch_request

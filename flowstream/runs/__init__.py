@@ -1,0 +1,1 @@
+"""Runs: producers that outlive the request that started them."""

@@ -1,0 +1,155 @@
+"""A production: a source at work whose items go into a publisher, whoever reads them there.
+
+What a `Pump` is to one client's stream, this is to a run: the task that runs the source, is
+told to stop, and says how it ended. It belongs to the app and to no request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream._errors import PublicError
+from flowstream._event import Event, copied
+from flowstream.buffer._event_buffer import BufferStatistics
+from flowstream.sources import Source
+from flowstream.sources._relay import Relay
+from flowstream.sources._running import run_to_end
+from flowstream.tasks._failure import is_refusal, kind_of, public
+from flowstream.topics._publisher import Publisher
+
+logger = logging.getLogger("flowstream")
+
+
+class Production:
+    """Runs a source, and publishes what it makes.
+
+    Args:
+        name: for the log.
+        source: what is run, once.
+        publisher: where its items go.
+        cleanup_timeout: seconds that it may take to end once it is told to.
+        ended: called when it has ended and those who read it are told.
+
+    Attributes:
+        reason: why it has ended or is ending; None while it goes on.
+        over: set when it has ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        publisher: Publisher,
+        cleanup_timeout: float,
+        ended: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self._source: Source | None = source
+        self._publisher = publisher
+        self._cleanup_timeout = cleanup_timeout
+        self._ended = ended
+        self._scope = trio.CancelScope(shield=True)
+        self._error: PublicError | None = None
+        self._detail = ""  # for the reports of those who read it
+        self.reason: CloseReason | None = None
+        self.over = trio.Event()
+
+    def stop(self, reason: CloseReason, detail: str) -> None:
+        """Cancel the source; it may clean up. Does nothing if it has ended.
+
+        Args:
+            reason: why.
+            detail: the cause, for the reports of those who read it.
+        """
+        if self.reason is None:
+            self.reason, self._detail = reason, detail
+            self._scope.cancel()
+
+    def shut_down(self) -> None:
+        """Stop: the app is going down."""
+        self.stop(CloseReason.SHUTDOWN, "the run ended with its app")
+
+    async def run(self) -> None:
+        """Run the source to its end, whatever it does, then tell those who read it."""
+        # What it holds goes with it: the run may be kept for long.
+        source, self._source = self._source, None
+        assert source is not None
+        try:
+            await run_to_end(
+                source,
+                Relay(self._publish, self._statistics, self._publish_nowait),
+                self._scope,
+                self._cleanup_timeout,
+                name=self.name,
+                failed=self._failed,
+            )
+        except BaseException:
+            if self.reason is None:
+                self.reason = CloseReason.ERROR  # it ends the program, and completed nothing
+            raise
+        finally:
+            del source
+            try:
+                await self._tell()  # noqa: ASYNC102  # shields itself
+            finally:
+                self.over.set()
+                self._ended()
+
+    async def _tell(self) -> None:
+        """Tell those who read it how it has ended; wait for who is waited for, within bounds."""
+        if self.reason is None:
+            self.reason = CloseReason.COMPLETED
+        told = self.reason
+        if told is CloseReason.CLIENT_DISCONNECTED:
+            # Who came at the last moment, though, is connected, and may come again.
+            told, self._error = CloseReason.ERROR, _given_up()
+        with trio.move_on_after(self._cleanup_timeout, shield=True):
+            await self._publisher.finish(told, self._error, self._detail)
+
+    def _failed(self, error: BaseException) -> None:
+        if self.reason is None:
+            self.reason = CloseReason.ERROR
+            logger.error("%s failed", self.name, exc_info=error)
+            # What clients may know of it; each of their streams has it for its error.
+            self._detail = f"run: {kind_of(error)}"
+            code, message, retryable = public(CloseReason.ERROR, error)
+            self._error = PublicError(code, message, retryable=retryable)
+        elif not is_refusal(error):
+            logger.error(
+                "%s failed while it was ended (%s)", self.name, self.reason, exc_info=error
+            )
+
+    async def _publish(self, item: Any) -> None:
+        if self.reason is not None:
+            await trio.lowlevel.checkpoint()  # Cancelled, in the producer's own tasks
+            raise _refusal()
+        await self._publisher.publish(_as_event(item))
+
+    def _publish_nowait(self, item: Any) -> None:
+        if self.reason is not None:
+            raise _refusal()
+        self._publisher.publish_nowait(_as_event(item))
+
+    def _statistics(self) -> BufferStatistics:
+        """Return how full the replay is, which is what the producer fills."""
+        publisher = self._publisher
+        dropped = publisher.published - publisher.history.items
+        return publisher.statistics(publisher.published, dropped=dropped)
+
+
+def _as_event(item: Any) -> Event:
+    """Return a new event: the history gives it its id, and the app's own is the app's."""
+    return copied(item, id=item.id) if isinstance(item, Event) else Event(item)
+
+
+def _refusal() -> trio.BrokenResourceError:
+    return trio.BrokenResourceError("the run is over")
+
+
+def _given_up() -> PublicError:
+    return PublicError("given_up", "This was given up: nobody attended it.", retryable=True)

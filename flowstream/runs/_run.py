@@ -1,0 +1,221 @@
+"""A run: one producer at work, for whoever attaches, and the clock that runs while nobody does.
+
+What it makes is in a history, which its clients read; who makes it is a `Production`, a task of
+the app's. Here the two meet, and here is decided for how long it goes on that nobody reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream._event import Where
+from flowstream.abc import Encoder, Policy
+from flowstream.limits import Buffer
+from flowstream.policies import CatchUp
+from flowstream.runs._production import Production
+from flowstream.sources import Source
+from flowstream.sources._feed import Feed, Sink, Terms
+from flowstream.tasks._supervised import supervised_nursery
+from flowstream.tasks._timers import Timer, start_timer
+from flowstream.topics._cursor import Subscriber
+from flowstream.topics._history import Replay
+from flowstream.topics._joined import Joined
+from flowstream.topics._publisher import Publisher
+from flowstream.topics._subscription import SubscriptionManager
+
+# Of a key in the log: it may be what a client has sent.
+_NAME_LENGTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatistics:
+    """A moment of one run."""
+
+    key: Hashable
+    """The run's key."""
+    reason: CloseReason | None
+    """Why it has ended, or is about to; None while it goes on."""
+    attached: int
+    """Streams and subscriptions that read it now."""
+    published: int
+    """Events so far."""
+    replay_items: int
+    """Events kept."""
+    replay_bytes: int
+    """Bytes of their encodings."""
+    age: float
+    """Seconds since it was started."""
+    unattended: float
+    """Seconds since anybody read it; 0 while somebody does."""
+
+
+class Run(Feed):
+    """A producer at work, for whoever attaches; made by `Runs.start`.
+
+    Hand it to `sse()` and its kin as often as you like. A new client gets all from the
+    beginning, one with a ``Last-Event-ID`` goes on behind that; what the replay no longer has
+    is a gap. When the run ends, so do they, with its reason: ``end`` with `completed` or
+    `stopped`, ``failed``, or ``reconnect`` when the app goes down.
+
+    Each client reads the replay at its own pace (`CatchUp`), unless it is given another policy.
+    """
+
+    policy: Policy = CatchUp()
+
+    def __init__(
+        self,
+        key: Hashable,
+        source: Source,
+        kept: Replay,
+        grace: float,
+        cleanup_timeout: float,
+        ended: Callable[[Run], None],
+        given_up: Callable[[Run], None],
+    ) -> None:
+        self._key = key
+        self._grace = grace
+        self._given_up = given_up
+        name = _name(key)
+        self._publisher = Publisher(name, kept, self._changed)
+        self._production = Production(
+            name, source, self._publisher, cleanup_timeout, lambda: ended(self)
+        )
+        self._started = self._left = trio.current_time()
+        self._timer: Timer | None = None
+
+    # -- what an app asks ------------------------------------------------------------------
+
+    @property
+    def key(self) -> Hashable:
+        """What it was started under."""
+        return self._key
+
+    @property
+    def reason(self) -> CloseReason | None:
+        """Why it has ended, or is about to; None while it goes on.
+
+        `completed`, `stopped`, `error`, `client_disconnected` if it was given up because
+        nobody attended, or `shutdown`.
+        """
+        return self._production.reason
+
+    @property
+    def attached(self) -> int:
+        """How many streams and subscriptions read it now."""
+        return self._publisher.fanout.count
+
+    async def stop(self) -> None:
+        """End it for all, and **wait** until its producer has cleaned up.
+
+        Its clients get what there is, then ``end`` with `stopped`. Does nothing if it is over.
+        """
+        self._production.stop(CloseReason.STOPPED, "Run.stop()")
+        await self._production.over.wait()
+
+    async def wait(self) -> CloseReason:
+        """**Wait** until it is over, and return why. To wait is not to attend."""
+        await self._production.over.wait()
+        assert self.reason is not None
+        return self.reason
+
+    def subscribe(
+        self,
+        *,
+        after: str | None = None,
+        where: Where | None = None,
+        buffer: int | Buffer = 256,
+        policy: Policy | None = None,
+    ) -> SubscriptionManager:
+        """Attach inside the program: a context manager that gives an iterator of events.
+
+        ``sse(run.subscribe(...))`` streams the run to one client on these terms.
+
+        Args:
+            after: the id of the last event that is known; None for all from the beginning.
+            where: events for which it returns false are left out, without a gap.
+            buffer: how much may wait.
+            policy: what happens when that is full; `CatchUp()` by default.
+
+        Raises:
+            TypeError, ValueError: an argument is not what is said above.
+            PublicError: from the iterator, at its end, if the run failed.
+        """
+        return SubscriptionManager(self, after, where, buffer, policy)
+
+    def statistics(self) -> RunStatistics:
+        """Return how it is doing."""
+        history, now = self._publisher.history, trio.current_time()
+        history.trim()
+        return RunStatistics(
+            key=self._key,
+            reason=self.reason,
+            attached=self.attached,
+            published=self._publisher.published,
+            replay_items=history.items,
+            replay_bytes=history.size,
+            age=now - self._started,
+            unattended=0.0 if self.attached else now - self._left,
+        )
+
+    # -- what a stream asks ----------------------------------------------------------------
+
+    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
+        """Attach `sink`: it gets all from the beginning, or what it missed."""
+        return self._publisher.join(sink, encoder, replace(terms, whole=True))
+
+    @property
+    def epoch(self) -> str:
+        """What its ids begin with; each run has its own."""
+        return self._publisher.history.epoch
+
+    def beside(self, others: Sequence[Feed]) -> Feed:
+        """Return a feed of this run and `others`, for one connection."""
+        return Joined([self, *others])
+
+    # -- what its owner does ---------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start it, in the supervised nursery.
+
+        Raises:
+            RuntimeError: there is none in this Trio run.
+        """
+        supervised_nursery().start(self._production)
+        self._await_somebody()
+
+    def _changed(self, event: str) -> None:
+        self._left = trio.current_time()
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        if not self.attached:
+            self._await_somebody()
+
+    def _await_somebody(self) -> None:
+        if self.reason is None and self._grace < math.inf:
+            self._timer = start_timer(trio.current_time() + self._grace, self._give_up)
+
+    def _give_up(self, now: float) -> float:
+        if self.reason is None and not self.attached:
+            self._given_up(self)
+            self._production.stop(CloseReason.CLIENT_DISCONNECTED, "the run was given up")
+        return math.inf
+
+    def leave_alone(self) -> None:
+        """Stop looking whether somebody attends: it is over."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+
+
+def _name(key: Hashable) -> str:
+    """Return what the run of that key is called in the log and in errors."""
+    text = repr(key)
+    if len(text) > _NAME_LENGTH:
+        text = text[:_NAME_LENGTH] + "..."
+    return f"the run {text}"

@@ -1,0 +1,321 @@
+"""Runs: producers that outlive the request that started them.
+
+::
+
+    runs = Runs(grace=30)
+
+    @app.post("/chats/<id>")
+    async def ask(id):
+        runs.start(id, answer(await request.get_json()))
+        return "", 202
+
+    @app.get("/chats/<id>")
+    async def read(id):
+        return sse(runs[id])          # as often as the page is reloaded
+
+    @app.delete("/chats/<id>")
+    async def stop(id):
+        await runs.stop(id)
+        return "", 204
+
+Three things that a client's connection can't tell apart are apart here. A client that goes
+(a reload, a tunnel) only detaches. A stop is said by name, and ends the run for all. And a
+run to which nobody has come back for a while is given up: nobody would read what it costs.
+
+What a run makes is kept in a replay, from its beginning, and each client reads it there at
+its own pace; so a run never waits for a client, and who comes late misses nothing that is
+still kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream._errors import NotFoundError, PublicError, SourceError
+from flowstream.limits import positive, whole
+from flowstream.runs._run import Run, RunStatistics
+from flowstream.sources import Source, SourceLike, as_source
+from flowstream.sources._feed import Feeds
+from flowstream.tasks._supervised import supervised_nursery
+from flowstream.tasks._timers import Timer, start_timer
+from flowstream.topics._history import Replay
+
+__all__ = [
+    "NoSuchRunError",
+    "Run",
+    "RunExistsError",
+    "RunStatistics",
+    "Runs",
+    "RunsStatistics",
+    "TooManyRunsError",
+]
+
+# Those whose end is worth coming back for. A run that was given up is as if it had never been,
+# so that who comes back later after all starts it anew.
+_KEPT = (CloseReason.COMPLETED, CloseReason.STOPPED, CloseReason.ERROR)
+
+
+class NoSuchRunError(NotFoundError, KeyError):
+    """No run of that key is there: it never was, was given up, or has been over for long. 404."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such run.", code="no_such_run")
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # not that of KeyError, which shows a repr
+
+
+class RunExistsError(PublicError):
+    """A run of that key goes on already; `Runs.get_or_start` attaches to it. 409."""
+
+    def __init__(self) -> None:
+        super().__init__("run_exists", "This is running already.", status=409)
+
+
+class TooManyRunsError(PublicError):
+    """As many runs go on as may. 503."""
+
+    def __init__(self) -> None:
+        super().__init__("too_many_runs", "Too much is going on now.", retryable=True, status=503)
+
+
+@dataclass(frozen=True, slots=True)
+class RunsStatistics:
+    """A moment of all runs."""
+
+    running: int
+    """Runs that go on, or that clean up."""
+    limit: int
+    """How many may."""
+    kept: int
+    """Runs that are over and may be attached to."""
+    attached: int
+    """Streams and subscriptions of all of them."""
+    started: int
+    """Runs started so far."""
+    ended: Mapping[str, int]
+    """Runs that have ended so far, by reason."""
+
+
+class Runs(Feeds):
+    """Producers that outlive their clients, by key.
+
+    They run in the nursery that `Flowstream(app)` keeps open while the app is served (outside
+    Quart: ``async with Flowstream():``). One that fails disturbs no other. All of them belong to
+    one Trio run: in the next there are none.
+
+    Args:
+        grace: seconds for which a run goes on that nobody reads, from its start or since the
+            last client left; None for as long as it takes.
+        replay: what is kept of each run: all of it, as a rule.
+        max_running: how many may go on at once, those that clean up included.
+        keep: seconds for which a run that has ended can be attached to.
+        max_kept: how many of those there may be; the one that ended first goes first.
+        cleanup_timeout: seconds that a run's producer may take to end once it is told to.
+
+    Raises:
+        TypeError, ValueError: an argument is not what is said above.
+    """
+
+    one = "runs[key]"
+
+    def __init__(
+        self,
+        grace: float | None = 30.0,
+        *,
+        replay: Replay = Replay(items=10_000, bytes=1 << 20),  # noqa: B008  # a frozen value
+        max_running: int = 1000,
+        keep: float = 60.0,
+        max_kept: int = 1000,
+        cleanup_timeout: float = 5.0,
+    ) -> None:
+        if grace is not None:
+            positive("grace", grace, unit="seconds")
+        if not isinstance(replay, Replay):
+            raise TypeError(f"replay must be a Replay, not {type(replay).__name__}")
+        whole("max_running", max_running, unit="runs")
+        positive("keep", keep, unit="seconds")
+        whole("max_kept", max_kept, unit="runs")
+        positive("cleanup_timeout", cleanup_timeout, unit="seconds")
+        self._grace = math.inf if grace is None else grace
+        self._replay = replay
+        self._max_running = max_running
+        self._keep = keep
+        self._max_kept = max_kept
+        self._cleanup_timeout = cleanup_timeout
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._runs: dict[Hashable, Run] = {}
+        self._running: set[Run] = set()
+        self._kept: OrderedDict[Run, float] = OrderedDict()  # and when each ended
+        self._ended: Counter[str] = Counter()
+        self._started = 0
+        self._timer: Timer | None = None
+
+    def start(self, key: Hashable, source: SourceLike) -> Run:
+        """Start `source` under `key`. It goes on when the request is over.
+
+        Args:
+            key: what it is found by: the id of a chat, say. One of a run that is over is free.
+            source: anything that one client could be streamed; best a function that makes the
+                generator, which stands for nothing until it runs.
+
+        Raises:
+            RunExistsError: one of that key goes on.
+            TooManyRunsError: there is no room for another.
+            SourceError: `source` is none, or a topic, which needs no run.
+            RuntimeError: there is no `Flowstream` to run it in.
+            TypeError: `key` can't be hashed.
+        """
+        found = self._by_key().get(key)
+        if found is not None and found in self._running:
+            raise RunExistsError
+        opened = _opened(source)
+        if len(self._running) >= self._max_running:
+            raise TooManyRunsError
+        supervised_nursery()  # raises where there is none, and that is told before all else
+        run = Run(
+            key,
+            opened,
+            self._replay,
+            self._grace,
+            self._cleanup_timeout,
+            self._note_end,
+            self._forget,
+        )
+        run.begin()
+        if found is not None:
+            self._kept.pop(found, None)
+        self._runs[key] = run
+        self._running.add(run)
+        self._started += 1
+        return run
+
+    def get_or_start(self, key: Hashable, source: SourceLike) -> Run:
+        """Return the run of that key, which goes on or is kept; else `start` it.
+
+        Raises:
+            Exception: as `start`, but for `RunExistsError`.
+        """
+        opened = _opened(source)
+        found = self._by_key().get(key)
+        if found is None:
+            return self.start(key, opened)
+        with contextlib.suppress(RuntimeError):  # the app is going down, and all goes with it
+            supervised_nursery().start(_Discarding(opened, self._cleanup_timeout))
+        return found
+
+    def __getitem__(self, key: Hashable) -> Run:
+        """Return the run of that key, which goes on or is kept.
+
+        Raises:
+            NoSuchRunError: there is none; a `KeyError`, and a 404 to a client.
+        """
+        try:
+            return self._by_key()[key]
+        except KeyError:
+            raise NoSuchRunError from None
+
+    def get(self, key: Hashable) -> Run | None:
+        """Return the run of that key, or None."""
+        return self._by_key().get(key)
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Return whether a run of that key goes on or is kept."""
+        return key in self._by_key()
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """Iterate over the keys of the runs that go on or are kept."""
+        return iter(list(self._by_key()))
+
+    def __len__(self) -> int:
+        """Return how many go on or are kept."""
+        return len(self._by_key())
+
+    async def stop(self, key: Hashable) -> None:
+        """Stop the run of that key for all, and **wait** until its producer has cleaned up.
+
+        Raises:
+            NoSuchRunError: there is none.
+        """
+        await self[key].stop()
+
+    def statistics(self) -> RunsStatistics:
+        """Return how they are doing."""
+        self._by_key()
+        return RunsStatistics(
+            running=len(self._running),
+            limit=self._max_running,
+            kept=len(self._kept),
+            attached=sum(run.attached for run in {*self._running, *self._kept}),
+            started=self._started,
+            ended=dict(self._ended),
+        )
+
+    def _by_key(self) -> dict[Hashable, Run]:
+        """Return the runs of this Trio run: what another has left is gone, with its clock."""
+        if trio.lowlevel.in_trio_run():
+            token = trio.lowlevel.current_trio_token()
+            if self._token is not token:
+                self._token, self._timer = token, None
+                for left in (self._runs, self._running, self._kept):
+                    left.clear()
+        return self._runs
+
+    def _note_end(self, run: Run) -> None:
+        run.leave_alone()
+        self._running.discard(run)
+        assert run.reason is not None
+        self._ended[run.reason.value] += 1
+        if run.reason not in _KEPT:
+            self._forget(run)
+            return
+        self._kept[run] = now = trio.current_time()
+        if len(self._kept) > self._max_kept:
+            self._forget(next(iter(self._kept)))
+        if self._timer is None:
+            self._timer = start_timer(now + self._keep, self._forget_old)
+
+    def _forget_old(self, now: float) -> float:
+        for run, ended in list(self._kept.items()):
+            if ended + self._keep > now:
+                return ended + self._keep
+            self._forget(run)
+        self._timer = None
+        return math.inf
+
+    def _forget(self, run: Run) -> None:
+        self._kept.pop(run, None)
+        if self._runs.get(run.key) is run:
+            del self._runs[run.key]
+
+
+def _opened(source: Any) -> Source:
+    opened = as_source(source)
+    if not isinstance(opened, Source):
+        raise SourceError("a topic needs no run: it has no client to outlive")
+    return opened
+
+
+class _Discarding:
+    """Releases a source that was not needed: its run is there already."""
+
+    name = "a source that was not needed"
+
+    def __init__(self, source: Source, timeout: float) -> None:
+        self._source = source
+        self._timeout = timeout
+
+    async def run(self) -> None:
+        with trio.move_on_after(self._timeout, shield=True):
+            await self._source.discard()
+
+    def shut_down(self) -> None:
+        """Do nothing: it is soon over."""

@@ -1,0 +1,1 @@
+"""HTTP/1.1: plain requests by ourselves, all others by h11."""

@@ -1,0 +1,167 @@
+"""HTTP/1.1 for plain requests: no parser, no nursery and no task of their own.
+
+The task that has read a plain request runs the application. Nobody reads meanwhile: the hang-up
+watch tells when the client leaves, and what it sends before waits in the kernel. When the response
+is complete the next request is another task's to wait for, since the application may have more to
+do.
+
+A request that is not plain ends this, for the rest of the connection: see `Protocols`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from flowstream.asgi._head import HEAD_KEY, Head
+from flowstream.server._hypercorn import (
+    Body,
+    ConnectionState,
+    EndBody,
+    Request,
+    Response,
+    StreamClosed,
+    StreamEvent,
+    TaskGroup,
+)
+from flowstream.server._inbox import Inbox
+from flowstream.server.http1._plain_response import Chunked, FramedByH11
+from flowstream.server.log._access_entry import Logged
+
+if TYPE_CHECKING:
+    from flowstream.server._connection import Connection
+    from flowstream.server._connections import Connections
+    from flowstream.server.http1._plain_request import PlainRequest
+
+_STREAM_ID = 1
+
+
+class PlainExchange:
+    """One plain request on a connection, and its response.
+
+    Args:
+        connection: that.
+        connections: those of the worker.
+        last: the connection is not to be used again.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_connection",
+        "_fields",
+        "_framing",
+        "_head",
+        "_held",
+        "_inbox",
+        "_kind",
+        "_last",
+        "_send",
+        "_stream",
+    )
+
+    def __init__(self, connection: Connection, connections: Connections, *, last: bool) -> None:
+        self._connection = connection
+        self._fields = connections.fields
+        self._kind = connections.exchange_class
+        self._last = last
+        self._begun = False  # something is written
+        self._framing: Chunked | FramedByH11 | None = None
+        self._head = Head(self._write_head)
+        self._held = b""
+        self._inbox: Inbox | None = None  # once there is an application
+        self._send: Any = None
+
+    async def run(self, request: PlainRequest) -> None:
+        """Answer it, and return when the application has."""
+        connection = self._connection
+        config = connection.config
+        origin = connection.origin(request.headers)
+        self._stream = stream = self._kind(
+            connection.app,
+            config,
+            connection.context,
+            cast(TaskGroup, self),
+            origin.tls,
+            origin.client,
+            connection.server,
+            self.take,
+            _STREAM_ID,
+        )
+        await stream.handle(
+            Request(
+                stream_id=_STREAM_ID,
+                headers=request.headers,
+                http_version="1.1",
+                method="GET",
+                raw_path=request.target,
+                state=ConnectionState({**connection.state, HEAD_KEY: self._head}),
+            )
+        )
+        await connection.context.mark_request()
+        inbox = self._inbox
+        if inbox is not None:
+            inbox.complete()
+            await connection.applications.serve(stream.app, config, stream.scope, inbox, self._send)
+
+    def leave(self) -> None:
+        """Hear that the client has left."""
+        stream = self._stream
+        if not stream.closed:
+            if isinstance(stream, Logged):
+                stream.entry.left()
+            stream.closed = True
+        if self._inbox is not None:
+            self._inbox.disconnect()
+
+    # -- for Hypercorn's stream ------------------------------------------------------------
+
+    async def spawn_app(self, app: Any, config: Any, scope: Any, send: Any) -> Any:
+        """Note what is to be run: there is no task to be started."""
+        self._inbox = inbox = self._connection.applications.open_inbox(config, scope)
+        self._send = send
+        return inbox.put
+
+    async def take(self, event: StreamEvent) -> None:
+        """Carry out what the application wants of the connection."""
+        if isinstance(event, Body):
+            assert self._framing is not None
+            await self._write(self._framing.body(event.data))
+        elif isinstance(event, Response):
+            self._held += self._begin(event)
+            if not self._head.is_wanted:
+                await self._write(b"")
+            else:
+                self._head.is_held = True
+        elif isinstance(event, EndBody):
+            assert self._framing is not None
+            await self._write(self._framing.end())
+        elif isinstance(event, StreamClosed):
+            await self._stream.handle(event)
+            await self._connection.answered(self._framing is not None and self._framing.keeps)
+
+    def _begin(self, event: Response) -> bytes:
+        """Choose the framing, and return the head."""
+        if self._framing is None and not self._last:
+            head = Chunked.head(event.status_code, event.headers, self._fields)
+            if head is not None:
+                self._framing = Chunked()
+                return head
+        if not isinstance(self._framing, FramedByH11):
+            self._framing = FramedByH11()
+        fields = [*event.headers, *self._fields.fields()]
+        if self._last and event.status_code >= 200:
+            fields.append((b"connection", b"close"))
+        return self._framing.head(event.status_code, fields)
+
+    async def _write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held, self._head.is_held = self._held + data, b"", False
+        begun, self._begun = self._begun, True
+        if not await self._connection.write(data):
+            self.leave()
+        elif begun:
+            await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
+
+    async def _write_head(self) -> None:
+        await self._write(b"")

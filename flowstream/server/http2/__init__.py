@@ -1,0 +1,1 @@
+"""HTTP/2: Hypercorn's, with backpressure and with bounds."""

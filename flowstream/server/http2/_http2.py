@@ -1,0 +1,540 @@
+"""HTTP/2: Hypercorn's, with backpressure, and with faults that end one stream only.
+
+What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
+
+* A stream's buffer holds its sender back for as long as it is full (`BoundedStreamBuffer`).
+* A stream that its client grants no window is reset at the write deadline; if the client
+  has granted none to the whole connection, the connection is.
+* An app that ends without ending its response resets the stream: the client would wait
+  for ever for the rest.
+* An upload that its application does not read holds up nothing else, and all of them together are
+  bounded (`Uploads`).
+* A request that a proxy may read otherwise is refused with 400 before an application is asked
+  (`judge_http2`). A method or path that is not ASCII ends Hypercorn's worker, and so does data
+  for a stream that is over, which is dropped here.
+* What h2 keeps of the client is bounded (`keep_little`).
+* What a client does wrong on one stream ends that stream (`keep_apart`).
+* A client that opens streams in order to reset them meets two bounds: on applications at
+  work, and on its trials (`Patience`). Its priorities are ignored (`Turns`).
+* ``keep_alive_max_requests`` and a shutdown send GOAWAY and let the streams that are open go
+  on. h2's own `close_connection` refuses to write to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import h2.errors
+import h2.events
+import h2.exceptions
+import trio
+from hyperframe.frame import GoAwayFrame
+
+from flowstream._closing import CloseReason
+from flowstream.asgi._carrier import STATE_KEY
+from flowstream.asgi._head import HEAD_KEY, Head
+from flowstream.server._connections import CLOSED
+from flowstream.server._frame_pieces import FramePieces
+from flowstream.server._hypercorn import (
+    ASGIHTTPState,
+    ASGIWebsocketState,
+    Body,
+    Closed,
+    ConnectionState,
+    Data,
+    EndBody,
+    H2Protocol,
+    HTTPStream,
+    RawData,
+    Request,
+    Response,
+    StreamClosed,
+    StreamEvent,
+    TransportEvent,
+    Updated,
+    WSStream,
+    filter_pseudo_headers,
+)
+from flowstream.server._inbox import inbox_of
+from flowstream.server._request_rules import RequestHead, judge_http2
+from flowstream.server.http2._link import Link
+from flowstream.server.http2._peer_settings import forget_table_sizes, keep_little, unfinished_head
+from flowstream.server.http2._reset_limit import Patience
+from flowstream.server.http2._round_robin import Turns
+from flowstream.server.http2._stream_buffer import LOW_WATER, BoundedStreamBuffer
+from flowstream.server.http2._stream_faults import StreamFault, keep_apart
+from flowstream.server.http2._uploads import Upload, Uploads
+from flowstream.server.log._access_entry import keeps_access, log_unread
+from flowstream.server.log._exchange import LoggedExchange
+from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
+
+if TYPE_CHECKING:
+    from flowstream.server._connection import Connection
+
+logger = logging.getLogger("flowstream.server")
+
+# So much do the heads of a connection's open requests take. More are refused, to come again.
+_HEADS = 256 * 1024
+
+# So many requests of a connection begin before others have a turn.
+_AT_ONCE = 1
+
+_UNANSWERED = (ASGIHTTPState.REQUEST, ASGIWebsocketState.HANDSHAKE)
+_ACCEPTED = (ASGIWebsocketState.CONNECTED, ASGIWebsocketState.CLOSED)
+
+
+class HTTP2(H2Protocol):
+    """One HTTP/2 connection.
+
+    Args:
+        carrier: the connection that carries it.
+        arguments: those of Hypercorn's own.
+    """
+
+    stream_buffers: dict[int, BoundedStreamBuffer]  # type: ignore[assignment]  # narrower
+
+    def __init__(self, carrier: Connection, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._carrier = carrier
+        keep_little(self.connection, self.config.h2_max_header_list_size)
+        keep_apart(self.connection)
+        self.priority = Turns()  # type: ignore[assignment]  # no tree
+        self._application, self.app = self.app, cast("Any", self._serve)
+        self._at_work = 0  # applications: some outlast their streams
+        self._links: dict[int, Link] = {}
+        self._uploads = Uploads(self.connection)
+        self._holding = False  # what h2 has made waits for what comes behind it
+        self._held: dict[int, Head] = {}  # by their streams
+        self._patience = Patience()
+        self._pieces = FramePieces()
+        self._last_request = 0
+        self._begun = 0  # requests, since others had a turn
+        self._heads: dict[int, int] = {}  # their sizes, by the streams that are open
+        self._size_of_heads = 0
+        self._going_away = False
+
+    # -- from the application --------------------------------------------------------------
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send what an application's stream says."""
+        try:
+            if isinstance(event, StreamClosed):
+                await self._finish(event.stream_id)
+                return
+            self._take_along(event.stream_id)
+            if isinstance(event, (Body, Data)) and len(event.data) > LOW_WATER:
+                for start in range(0, len(event.data), LOW_WATER):
+                    piece = event.data[start : start + LOW_WATER]
+                    await super().stream_send(type(event)(stream_id=event.stream_id, data=piece))
+            elif isinstance(event, Response):
+                await self._send_head(event)
+            else:
+                await super().stream_send(event)
+        except trio.TooSlowError:
+            await self._stalled(event.stream_id)
+
+    async def _send_head(self, event: Response) -> None:
+        if any(name.lower() == b"te" for name, _ in event.headers):
+            # h2 leaves out what belongs to a connection (RFC 9113 § 8.2.2), and refuses this one.
+            fields = [field for field in event.headers if field[0].lower() != b"te"]
+            event = replace(event, headers=fields)
+        stream = self.streams.get(event.stream_id)
+        head = None if stream is None else stream.scope["state"].get(HEAD_KEY)
+        if head is None or not head.is_wanted:
+            await super().stream_send(event)
+            return
+        # h2 keeps it until anything of the connection is written, which is when its turn comes.
+        self._held[event.stream_id] = head
+        head.is_held = self._holding = True
+        try:
+            await super().stream_send(event)
+        finally:
+            self._holding = False
+
+    def _take_along(self, stream_id: int) -> None:
+        """Leave a head that is held to the sending task, which has more of its stream to send."""
+        if head := self._held.pop(stream_id, None):
+            head.is_held = False
+
+    async def reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
+        """Send RST_STREAM and release whoever waits to write to the stream."""
+        with contextlib.suppress(h2.exceptions.ProtocolError):
+            self.connection.reset_stream(stream_id, code)
+        await self._close_stream(stream_id, "the server reset the HTTP/2 stream")
+        await self._flush()
+
+    async def say_goodbye(self) -> None:
+        """Send GOAWAY when it is time to: asked at a shutdown and whenever a stream has ended."""
+        if not self._going_away and self._is_time_to_go():
+            await self.say_goaway()
+
+    def _is_time_to_go(self) -> bool:
+        # There are clients that take GOAWAY for the end of all that is open (those built on
+        # Python's h2 do, such as httpx): what is about to end by itself ends first.
+        if any(stream_id not in self.streams for stream_id in self.stream_buffers):
+            return False  # END_STREAM is on its way
+        attached = [link.is_attached for link in self._links.values()]
+        if self._carrier.closing:  # streams are at their farewells; a first request may come yet
+            return bool(self._last_request) and not any(attached)
+        most = self.config.keep_alive_max_requests
+        if self.keep_alive_requests >= 2 * most:
+            return True
+        return self.keep_alive_requests >= most and all(attached)
+
+    async def say_goaway(self) -> None:
+        """Tell the client to take new requests elsewhere, and let the open ones end."""
+        if not self._going_away and not self.closed:
+            self._going_away = True
+            # Not h2's close_connection(), after which h2 lets nothing more be sent.
+            frame = GoAwayFrame(0, last_stream_id=self._last_request, error_code=0)
+            await self.send(RawData(frame.serialize()))
+            await self._leave_if_done()
+
+    async def _finish(self, stream_id: int) -> None:
+        """Close a stream whose application has left, or whose WebSocket is closed."""
+        self._links.pop(stream_id, None)  # what follows is no disconnect to it
+        stream, buffer = self.streams.get(stream_id), self.stream_buffers.get(stream_id)
+        if stream is not None and buffer is not None and not buffer.completed:
+            if stream.state in _ACCEPTED:
+                buffer.set_complete()  # RFC 8441 § 5: END_STREAM for TCP's FIN
+                await super()._window_updated(stream_id)
+            await buffer.drain()  # what it did say arrives first
+            if not buffer.completed:
+                await self.reset(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        await self._close_stream(stream_id)
+        await self.say_goodbye()
+        await self._leave_if_done()
+
+    async def _stalled(self, stream_id: int) -> None:
+        """Give up a stream whose client grants it no window."""
+        link = self._links.get(stream_id)
+        detail = str(self._carrier.stall_bound() if link is None else link.stall_bound())
+        if link is not None:
+            link.end(CloseReason.STALLED, detail)
+        if (
+            self.connection.outbound_flow_control_window <= 0
+            and self._carrier.seconds_since_progress() >= self._carrier.stall_bound().seconds
+        ):
+            self._carrier.abort(CloseReason.STALLED, detail)
+        else:
+            # Not in this task, which the response may just have cancelled.
+            self.task_group.spawn(self.reset, stream_id, h2.errors.ErrorCodes.CANCEL)
+
+    async def _flush(self) -> None:
+        # Shielded: frames that h2 has made have to go out, or its HPACK table is no longer
+        # the client's.
+        if not self._holding and (data := self.connection.data_to_send()):
+            with trio.CancelScope(shield=True):
+                await self.send(RawData(data))
+
+    async def _send_data(self, stream_id: int) -> None:
+        # Hypercorn's has one more frame for the end, and forgets no stream that was reset
+        # while it had nothing to send.
+        connection, buffer = self.connection, self.stream_buffers[stream_id]
+        over = buffer.complete
+        try:
+            window = connection.local_flow_control_window(stream_id)
+            size = max(0, min(window, connection.max_outbound_frame_size))
+            data = await buffer.pop(size)
+            over = buffer.complete
+            if data or over:
+                connection.send_data(stream_id, data, end_stream=over)
+            else:
+                self.priority.block(stream_id)
+            if over:
+                self._discourage(stream_id)
+        except h2.exceptions.ProtocolError:
+            over = True  # the stream or the connection is closed
+            await buffer.close()
+        if over:
+            del self.stream_buffers[stream_id]
+            self.priority.remove_stream(stream_id)
+        await self._flush()
+        if over:
+            await self.say_goodbye()
+            await self._leave_if_done()
+
+    def _discourage(self, stream_id: int) -> None:
+        """Stop an upload that the complete response makes pointless (RFC 9113 § 8.1)."""
+        stream = self.connection.streams.get(stream_id)
+        if stream is not None and not stream.closed:
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+
+    async def _leave_if_done(self) -> None:
+        if self._going_away and not self.streams and not self.stream_buffers:
+            await self.send(Closed())
+
+    async def _serve(self, *arguments: Any) -> None:
+        try:
+            await self._application(*arguments)
+        finally:
+            self._at_work -= 1
+
+    # -- from the client -------------------------------------------------------------------
+
+    async def handle(self, event: TransportEvent) -> None:
+        """Take what the transport says."""
+        if isinstance(event, RawData):
+            await self._take(event.data)
+            return
+        await super().handle(event)
+        for buffer in self.stream_buffers.values():
+            await buffer.close()  # else whoever waits for a window waits for ever
+
+    async def _take(self, data: bytes) -> None:
+        self._begun = 0
+        for piece in self._pieces.cut(data):
+            if self._begun:
+                await self._let_others()
+            await self._carrier.turn()
+            if self.closed:
+                return
+            await super().handle(RawData(piece))
+            if unfinished_head(self.connection) > self.config.h2_max_header_list_size:
+                await self._calm()
+
+    async def _let_others(self) -> None:
+        await self._carrier.turnstile.go_through()
+        self._begun = 0
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            if self.closed:
+                return
+            if isinstance(event, h2.events.RequestReceived):
+                await self._request(event)
+            elif isinstance(event, h2.events.DataReceived):
+                await self._data(event)
+            elif isinstance(event, h2.events.StreamEnded):
+                await self._ended(event.stream_id)
+            elif isinstance(event, h2.events.StreamReset):
+                await self._was_reset(event.stream_id)
+            elif isinstance(event, StreamFault):
+                await self._fault(event)
+            elif isinstance(event, h2.events.ConnectionTerminated) and not event.error_code:
+                self._going_away = True
+                await self._leave_if_done()
+            elif not isinstance(event, h2.events.PriorityUpdated):
+                if isinstance(event, h2.events.RemoteSettingsChanged):
+                    forget_table_sizes(self.connection)
+                elif isinstance(event, h2.events.SettingsAcknowledged):
+                    self._uploads.acknowledged(event.changed_settings)
+                await super()._handle_events([event])
+        self._uploads.settle()
+        await self._flush()
+
+    async def _request(self, event: h2.events.RequestReceived) -> None:
+        if self._begun >= _AT_ONCE:
+            await self._let_others()
+        self._begun += 1
+        stream = self.connection.streams.get(event.stream_id)
+        if stream is None or stream.closed:  # by what came right behind it
+            await self._lose_patience()
+            return
+        # RFC 9113 § 8.7: refused before any processing, so it is safe to send again.
+        size = sum(len(name) + len(value) for name, value in event.headers)
+        refused = (
+            self._going_away
+            or self._at_work >= 2 * self.config.h2_max_concurrent_streams
+            or self._size_of_heads + size > _HEADS
+        )
+        if refused:
+            self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            await self._lose_patience()
+            return
+        head = judge_http2(event.headers or (), ended=event.stream_ended is not None)
+        if isinstance(head, int):
+            await self._refuse(event, head)
+            return
+        self._heads[event.stream_id] = size
+        self._size_of_heads += size
+        await self.send(Updated(idle=False))
+        await self._create_stream(event)
+        await self._close_if_answered(event.stream_id)
+
+    async def _refuse(self, event: h2.events.RequestReceived, status: int) -> None:
+        """Answer a request, which is not the application's to see, and end its stream."""
+        fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
+        fields += self.config.response_headers("h2")
+        self.connection.send_headers(event.stream_id, fields, end_stream=True)
+        self._discourage(event.stream_id)
+        await self._lose_patience()
+        asked = dict(event.headers or ())
+        head = RequestHead(
+            asked.get(b":method", b"-"), asked.get(b":path", b"-"), b"2", event.headers or []
+        )
+        origin = self._carrier.origin(head.headers)
+        await log_unread(self.config, origin.client, origin.tls, status, head)
+
+    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        # Hypercorn's, but for the buffer, the link in the state and the origin.
+        stream_id, fields = request.stream_id, dict(request.headers)
+        method = fields[b":method"].decode("ascii")
+        if stream_id % 2:  # a client's: not one that we push
+            self._last_request = max(self._last_request, stream_id)
+        self._links[stream_id] = link = Link(
+            self._carrier,
+            partial(self.task_group.spawn, self.reset, stream_id, h2.errors.ErrorCodes.CANCEL),
+            has_body=request.stream_ended is None,
+        )
+        origin = self._carrier.origin(request.headers)
+        kind: Any
+        if keeps_access(self.config):
+            kind = LoggedWebSocket if method == "CONNECT" else LoggedExchange
+        else:
+            kind = WebSocket if method == "CONNECT" else HTTPStream
+        self.streams[stream_id] = stream = kind(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            origin.tls,
+            origin.client,
+            self.server,
+            self.stream_send,
+            stream_id,
+        )
+        self.stream_buffers[stream_id] = BoundedStreamBuffer(
+            self.context.event_class, link, self._carrier.note_progress
+        )
+        self.priority.insert_stream(stream_id)
+        await stream.handle(
+            Request(
+                stream_id=stream_id,
+                headers=filter_pseudo_headers(request.headers),
+                http_version="2",
+                method=method,
+                raw_path=fields[b":path"],
+                state=ConnectionState(
+                    {**self.connection_state, STATE_KEY: link, HEAD_KEY: Head(self._flush)}
+                ),
+            )
+        )
+        if not stream.closed:
+            self._at_work += 1
+            inbox = inbox_of(stream)
+            if request.stream_ended is None and inbox is not None:
+                self._uploads.open(stream_id)
+                inbox.on_empty = partial(self._received, stream_id)
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
+
+    async def _close_if_answered(self, stream_id: int) -> None:
+        """Forget a stream that Hypercorn has answered itself, for a wrong host or handshake."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.closed:
+            await self._finish(stream_id)
+
+    async def _data(self, event: h2.events.DataReceived) -> None:
+        upload = self._uploads.arrived(event.stream_id, event.data, event.flow_controlled_length)
+        if upload is not None:
+            await self._feed_on(event.stream_id, upload)
+
+    async def _ended(self, stream_id: int) -> None:
+        if upload := self._uploads.end(stream_id):
+            await self._feed_on(stream_id, upload)
+        elif stream := self.streams.get(stream_id):
+            await self._end_request(stream)
+
+    async def _feed_on(self, stream_id: int, upload: Upload) -> None:
+        stream = self.streams.get(stream_id)
+        # A WebSocket's bytes may be more messages than there is room for, and so may the second
+        # message of a request.
+        if isinstance(stream, HTTPStream) and self.config.max_app_queue_size > 1:
+            if not upload.feeding:
+                upload.feeding = True
+                await self._feed(stream_id, upload)
+        else:
+            self._feed_soon(stream_id, upload)
+
+    def _feed_soon(self, stream_id: int, upload: Upload) -> None:
+        if not upload.feeding:
+            upload.feeding = True
+            self.task_group.spawn(self._feed, stream_id, upload)
+
+    async def _feed(self, stream_id: int, upload: Upload) -> None:
+        """Hand over what has come for one stream, if its application has received what came before.
+
+        No task waits for that: `_received` is called then.
+        """
+        stream = self.streams.get(stream_id)
+        inbox = inbox_of(stream)
+        try:
+            while upload.waiting and inbox is not None and inbox.is_empty:
+                data = upload.take()
+                if data and stream is not None:
+                    await stream.handle(Body(stream_id=stream_id, data=data))
+                if inbox.is_empty:  # there is no message in it, or nobody to receive one
+                    self._uploads.received(stream_id)
+            if stream is not None and upload.ended and not (upload.waiting or upload.told):
+                upload.told = True
+                await self._end_request(stream)
+        except h2.exceptions.ProtocolError:
+            pass  # the stream is over meanwhile
+        except Exception as error:  # noqa: BLE001  # what a peer sent has tripped a library
+            logger.info("a stream was reset: %s: %s", type(error).__name__, error)
+            await self.reset(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+        finally:
+            upload.feeding = False
+        await self._flush()
+
+    def _received(self, stream_id: int) -> None:
+        """Hear that an application has received all that it was handed."""
+        told = False
+        with contextlib.suppress(h2.exceptions.ProtocolError):  # the stream is over meanwhile
+            told = self._uploads.received(stream_id)
+        upload = self._uploads.get(stream_id)
+        if upload is not None and (told or upload.waiting):
+            self._feed_soon(stream_id, upload)
+
+    async def _end_request(self, stream: HTTPStream | WSStream) -> None:
+        if isinstance(stream, HTTPStream):
+            await stream.handle(EndBody(stream_id=stream.stream_id))
+        elif stream.stream_id not in self.streams:
+            pass
+        elif stream.state in _ACCEPTED:
+            await self._close_stream(stream.stream_id)  # RFC 8441 § 5: as TCP's FIN
+        else:  # before the answer, whose end would come without its head
+            await self.reset(stream.stream_id, h2.errors.ErrorCodes.CANCEL)
+
+    async def _was_reset(self, stream_id: int) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            await self._close_stream(stream_id, "the client reset the HTTP/2 stream")
+            if stream.state in _UNANSWERED:
+                await self._lose_patience()
+
+    async def _fault(self, event: StreamFault) -> None:
+        self._uploads.give_back(event.size)
+        await self._close_stream(event.stream_id, "the server reset the HTTP/2 stream")
+        await self._lose_patience()
+
+    async def _lose_patience(self) -> None:
+        if not self._patience.try_once():
+            await self._calm()
+
+    async def _calm(self) -> None:
+        """End a connection whose client asks too much."""
+        self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+        await self._flush()
+        await self.send(Closed())
+
+    async def _close_stream(self, stream_id: int, detail: str = CLOSED) -> None:
+        if link := self._links.pop(stream_id, None):
+            link.end(CloseReason.CLIENT_DISCONNECTED, detail)
+        self._size_of_heads -= self._heads.pop(stream_id, 0)
+        stream = self.streams.get(stream_id)
+        inbox = inbox_of(stream)
+        if self._uploads.close(stream_id) and inbox and isinstance(stream, HTTPStream):
+            inbox.drop()  # what was to come behind it never will
+        self._take_along(stream_id)
+        await super()._close_stream(stream_id)
+        if buffer := self.stream_buffers.get(stream_id):
+            await buffer.close()
+            await self._window_updated(stream_id)  # for the sending task to clear it away
+        if not self.closed:  # however the stream has ended, its connection may be idle now
+            await self.send(Updated(idle=self.idle))

@@ -1,0 +1,91 @@
+"""What the response on one HTTP/2 stream knows of its connection: the stream, mostly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream.asgi._carrier import Carried, Carrier
+from flowstream.asgi._direct_write import DirectWrite, NotDirect
+from flowstream.asgi._live import Live
+from flowstream.server._stall_bound import StallBound, stall_bound
+
+_NONE = DirectWrite.impossible(NotDirect.HTTP_VERSION)  # frames share the connection
+
+
+class Link(Live):
+    """One HTTP/2 stream, as the response on it sees it.
+
+    Args:
+        connection: what carries all streams of the connection.
+        reset: called to have this one reset.
+        has_body: whether the request's headers were not the end of it.
+
+    Attributes:
+        reason: why it ended before the response did, or None.
+        detail: the cause of that, for reports.
+    """
+
+    def __init__(self, connection: Carrier, reset: Callable[[], None], *, has_body: bool) -> None:
+        self._connection = connection
+        self._reset = reset
+        self._has_body = has_body
+        self._carried: tuple[Carried, ...] = ()
+        self.reason: CloseReason | None = None
+        self.detail = ""
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """The nursery that outlives the connection: the worker's."""
+        return self._connection.nursery
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a response is told of what happens to it."""
+        return bool(self._carried)
+
+    @property
+    def write_timeout(self) -> float:
+        """Seconds that a write may make no progress where no stream says otherwise."""
+        return self._connection.write_timeout
+
+    def stall_bound(self) -> StallBound:
+        """Return how long a write of this stream may make no progress now."""
+        return stall_bound(self._carried, self.write_timeout, shared=False)
+
+    def attach(self, stream: Carried) -> None:
+        """Tell `stream` when it is reset, the connection ends or the server shuts down."""
+        self._connection.attach(stream)
+        self._carried += (stream,)
+        if self.reason is not None:
+            stream.abort(self.reason, self.detail)
+
+    def detach(self, stream: Carried) -> None:
+        """Tell `stream` nothing more."""
+        self._connection.detach(stream)
+        self._carried = tuple(other for other in self._carried if other is not stream)
+
+    def abort(self, reason: CloseReason, detail: str = "") -> None:
+        """Reset this stream; the others of the connection go on."""
+        if self.reason is None:
+            self.end(reason, detail)
+            self._reset()
+
+    def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
+        """Return whether DATA may follow the request: END_STREAM says so, not its method."""
+        return self._has_body
+
+    def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
+        """Return that there is none: responses share the connection, and its windows."""
+        return _NONE
+
+    def end(self, reason: CloseReason, detail: str = "") -> None:
+        """Tell the response that it is over."""
+        if self.reason is None:
+            self.reason, self.detail = reason, detail
+        for stream in self._carried:
+            self.detach(stream)
+            stream.abort(self.reason, self.detail)

@@ -1,0 +1,341 @@
+"""One HTTP/3 connection: Hypercorn's, with the rules for requests, and with ends that are told.
+
+What is different from ``hypercorn.protocol.h3.H3Protocol``, and why:
+
+* A request that a proxy may read otherwise is refused before an application is asked
+  (`judge_http2`: its fields are those of HTTP/2). Hypercorn puts methods in capitals, and one that
+  is not ASCII ends all connections.
+* Trailers are no second request, and data for a response that is over is dropped. In Hypercorn each
+  of them ends all connections.
+* An application hears that its client has left: by a reset of the stream, or with the connection.
+  In Hypercorn it goes on for ever.
+* An upload that its application does not read holds up nothing else, and what waits of all of a
+  connection is bounded. Hypercorn reads no datagram meanwhile, of whatever client.
+* What is kept of a client is bounded: header blocks, fields, and what comes out of order.
+* A response without its end is reset, and so is an upload that a complete response makes pointless.
+* A client that opens streams in order to reset them meets the bounds that HTTP/2 has: on
+  applications at work, and on its trials (`Patience`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+from typing import Any, cast
+
+from aioquic.h3.connection import ErrorCode, H3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
+
+from flowstream.server._hypercorn import (
+    ASGIHTTPState,
+    ASGIWebsocketState,
+    Body,
+    ConnectionState,
+    EndBody,
+    EndData,
+    HTTPStream,
+    Request,
+    Response,
+    StreamClosed,
+    StreamEvent,
+    filter_pseudo_headers,
+)
+from flowstream.server._request_rules import RequestHead, judge_http2
+from flowstream.server.http2._reset_limit import Patience
+from flowstream.server.http3._hypercorn_quic import H3Protocol
+from flowstream.server.http3._stream_upload import Upload
+from flowstream.server.log._access_entry import keeps_access, log_unread
+from flowstream.server.log._exchange import LoggedExchange
+from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
+
+logger = logging.getLogger("flowstream.server")
+
+# Bytes of uploads that may wait for their applications, of all streams of a connection. aioquic
+# opens the windows by itself, so a stream that brings more is stopped.
+WAITING = 1 << 20
+
+# RFC 9114 § 4.2.
+_OF_CONNECTIONS = (
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"transfer-encoding",
+    b"upgrade",
+)
+# Bytes of a header block, and of any other frame that has to be whole: as of a head of HTTP/1.1.
+_HEAD = 16 * 1024
+# Bytes that may be kept of streams until what belongs before them has come. aioquic makes room for
+# what is missing, too, and opens the windows as if all had come.
+_OUT_OF_ORDER = 2 << 20
+
+_UNANSWERED = (ASGIHTTPState.REQUEST, ASGIWebsocketState.HANDSHAKE)
+
+
+class _Frames(H3Connection):
+    """aioquic's state of HTTP/3, with no table of a client's fields (RFC 9204 § 3.2.3).
+
+    pylsqpack does not bound what comes out of a header block, and each of its bytes could be a
+    field of 4 KiB from the table. Of the static one the longest has 90 bytes.
+    """
+
+    def _init_connection(self) -> None:
+        self._max_table_capacity = self._blocked_streams = 0
+        self._decoder = type(self._decoder)(0, 0)
+        super()._init_connection()
+
+
+class HTTP3(H3Protocol):
+    """One HTTP/3 connection. Its arguments are those of Hypercorn's own."""
+
+    def __init__(
+        self,
+        app: Any,
+        config: Any,
+        context: Any,
+        task_group: Any,
+        state: Any,
+        client: Any,
+        server: Any,
+        quic: QuicConnection,
+        send: Any,
+    ) -> None:
+        # Not super().__init__: it would make aioquic's own HTTP/3.
+        self._application, self.app = app, cast("Any", self._serve)
+        self.config, self.context, self.task_group = config, context, task_group
+        self.state, self.client, self.server = state, client, server
+        self._quic, self.send = quic, send
+        self.connection = _Frames(quic)
+        self.streams = {}
+        self._at_work = 0  # applications: some outlast their streams
+        self._uploads: dict[int, Upload] = {}
+        self._waiting = 0  # bytes in them
+        self._ended: set[int] = set()  # streams that have had the end of their response
+        self._patience = Patience()
+
+    # -- from the application --------------------------------------------------------------
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send what an application's stream says."""
+        if isinstance(event, StreamClosed):
+            await self._finish(event.stream_id)
+        elif event.stream_id in self.streams:
+            if isinstance(event, (EndBody, EndData)):
+                self._ended.add(event.stream_id)
+            elif isinstance(event, Response):
+                # aioquic sends what belongs to a connection, and clients then refuse the response.
+                fields = [one for one in event.headers if one[0].lower() not in _OF_CONNECTIONS]
+                event = replace(event, headers=fields)
+            await super().stream_send(event)
+
+    async def _finish(self, stream_id: int) -> None:
+        """Forget a stream whose application has left, or whose WebSocket is closed."""
+        stream = self.streams.pop(stream_id, None)
+        if stream is None:
+            return
+        upload = self._forget(stream_id)
+        if stream_id not in self._ended:
+            if isinstance(stream, WebSocket) and stream.state is ASGIWebsocketState.CLOSED:
+                self.connection.send_data(stream_id, b"", True)  # for TCP's FIN (RFC 9220 § 3)
+            else:
+                self._abort(stream_id, ErrorCode.H3_INTERNAL_ERROR)
+        self._ended.discard(stream_id)
+        if upload is None or not upload.ended:
+            self._stop(stream_id, ErrorCode.H3_NO_ERROR)
+        await self.send()
+
+    async def _serve(self, *arguments: Any) -> None:
+        self._at_work += 1
+        try:
+            await self._application(*arguments)
+        finally:
+            self._at_work -= 1
+
+    # -- from the client -------------------------------------------------------------------
+
+    async def handle(self, quic_event: QuicEvent) -> None:
+        """Take what QUIC says; a failure ends this connection, and no other."""
+        try:
+            events = self.connection.handle_event(quic_event)
+            if isinstance(quic_event, StreamDataReceived):
+                stream = self.connection._stream.get(quic_event.stream_id)
+                if stream is not None and len(stream.buffer) > _HEAD:
+                    self._quic.close(error_code=ErrorCode.H3_EXCESSIVE_LOAD)
+                    return
+            for event in events:
+                if isinstance(event, HeadersReceived):
+                    await self._headers(event)
+                elif isinstance(event, DataReceived):
+                    await self._data(event)
+            if isinstance(quic_event, (StreamReset, StopSendingReceived)):
+                await self._was_reset(quic_event.stream_id)
+            elif isinstance(quic_event, ConnectionTerminated):
+                for stream_id in list(self.streams):
+                    await self._leave(stream_id)
+        except Exception as error:  # what a peer sent has tripped a library
+            logger.info("an HTTP/3 connection was closed: %s: %s", type(error).__name__, error)
+            logger.debug("what closed it", exc_info=error)
+            self._quic.close(error_code=ErrorCode.H3_INTERNAL_ERROR)
+
+    def check_kept(self) -> None:
+        """End the connection if too much is kept of what came out of order."""
+        kept = sum(len(stream.receiver._buffer) for stream in self._quic._streams.values())
+        if kept > _OUT_OF_ORDER:
+            self._quic.close(error_code=ErrorCode.H3_EXCESSIVE_LOAD)
+
+    async def _headers(self, event: HeadersReceived) -> None:
+        stream_id = event.stream_id
+        if all(name != b":method" for name, _ in event.headers):  # trailers, which are dropped
+            if event.stream_ended:
+                self._end(stream_id)
+            return
+        if self.context.terminated.is_set() or self._is_busy():
+            # RFC 9114 § 4.1.1: refused before any processing, so it is safe to send again.
+            self._abort(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+            self._lose_patience()
+            return
+        head = judge_http2(event.headers, ended=event.stream_ended)
+        if isinstance(head, int):
+            await self._refuse(event, head)
+            return
+        await self._open(event, head)
+        if event.stream_ended:
+            self._end(stream_id)
+
+    def _is_busy(self) -> bool:
+        return self._at_work >= 2 * self.config.h2_max_concurrent_streams
+
+    async def _refuse(self, event: HeadersReceived, status: int) -> None:
+        """Answer a request, which is not the application's to see, and end its stream."""
+        fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
+        fields += self.config.response_headers("h3")
+        self.connection.send_headers(event.stream_id, fields, True)
+        if not event.stream_ended:
+            self._stop(event.stream_id, ErrorCode.H3_NO_ERROR)
+        self._lose_patience()
+        asked = dict(event.headers)
+        head = RequestHead(
+            asked.get(b":method", b"-"), asked.get(b":path", b"-"), b"3", list(event.headers)
+        )
+        await log_unread(self.config, self.client, True, status, head)
+
+    async def _open(self, event: HeadersReceived, head: RequestHead) -> None:
+        # Hypercorn's, but for the classes, and for methods, which are not put in capitals.
+        stream_id, logged = event.stream_id, keeps_access(self.config)
+        kind: Any
+        if head.method == b"CONNECT":
+            kind = LoggedWebSocket if logged else WebSocket
+        else:
+            kind = LoggedExchange if logged else HTTPStream
+        stream = kind(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            True,
+            self.client,
+            self.server,
+            self.stream_send,
+            stream_id,
+        )
+        self.streams[stream_id] = stream
+        self._uploads[stream_id] = Upload()
+        await stream.handle(
+            Request(
+                stream_id=stream_id,
+                headers=filter_pseudo_headers(head.headers),
+                http_version="3",
+                method=head.method.decode("ascii"),
+                raw_path=head.target,
+                state=ConnectionState(dict(self.state)),
+            )
+        )
+        if stream.closed:  # Hypercorn has answered itself, for a wrong host or handshake
+            await self._finish(stream_id)
+        await self.context.mark_request()
+
+    async def _data(self, event: DataReceived) -> None:
+        stream_id, size = event.stream_id, len(event.data)
+        if upload := self._uploads.get(stream_id):
+            upload.add(event.data, size)
+            self._waiting += size
+            if self._waiting > WAITING:
+                self._abort(stream_id, ErrorCode.H3_EXCESSIVE_LOAD)
+                await self._was_reset(stream_id)
+            elif event.stream_ended:
+                self._end(stream_id)
+            elif size:
+                self._feed_soon(stream_id, upload)
+
+    def _end(self, stream_id: int) -> None:
+        if upload := self._uploads.get(stream_id):
+            upload.ended = True
+            self._feed_soon(stream_id, upload)
+
+    def _feed_soon(self, stream_id: int, upload: Upload) -> None:
+        if not upload.feeding:
+            upload.feeding = True
+            self.task_group.spawn(self._feed, stream_id, upload)
+
+    async def _feed(self, stream_id: int, upload: Upload) -> None:
+        """Hand over what has come for one stream, at the pace of its application."""
+        stream = self.streams.get(stream_id)
+        try:
+            while stream is not None and upload.waiting and not stream.closed:
+                data = upload.take()
+                self._waiting -= len(data)
+                await stream.handle(Body(stream_id=stream_id, data=data))
+            if upload.ended and isinstance(stream, HTTPStream):
+                await stream.handle(EndBody(stream_id=stream_id))
+            elif upload.ended:
+                await self._leave(stream_id)  # RFC 9220 § 3: as TCP's FIN
+        except Exception as error:  # noqa: BLE001  # what a peer sent has tripped a library
+            logger.info("an HTTP/3 stream was reset: %s: %s", type(error).__name__, error)
+            await self._leave(stream_id)
+        finally:
+            upload.feeding = False
+
+    async def _was_reset(self, stream_id: int) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            await self._leave(stream_id)
+            if stream.state in _UNANSWERED:
+                self._lose_patience()
+
+    async def _leave(self, stream_id: int) -> None:
+        """Tell an application that its client has left, and end what there is of its stream."""
+        stream = self.streams.pop(stream_id, None)
+        self._forget(stream_id)
+        self._ended.discard(stream_id)
+        if stream is not None:
+            self._abort(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+            await stream.handle(StreamClosed(stream_id=stream_id))
+            await self.send()
+
+    def _forget(self, stream_id: int) -> Upload | None:
+        upload = self._uploads.pop(stream_id, None)
+        if upload is not None:
+            self._waiting -= len(upload.take())
+        return upload
+
+    def _stop(self, stream_id: int, code: ErrorCode) -> None:
+        with contextlib.suppress(ValueError):  # all of it has come
+            self._quic.stop_stream(stream_id, code)
+
+    def _abort(self, stream_id: int, code: ErrorCode) -> None:
+        with contextlib.suppress(AssertionError, ValueError):  # it has been, or all is sent
+            self._quic.reset_stream(stream_id, code)
+        self._stop(stream_id, code)
+
+    def _lose_patience(self) -> None:
+        if not self._patience.try_once():
+            self._quic.close(error_code=ErrorCode.H3_EXCESSIVE_LOAD)

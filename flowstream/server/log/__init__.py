@@ -1,0 +1,1 @@
+"""The log: of each request, and of the process, written without a wait for whoever reads it."""

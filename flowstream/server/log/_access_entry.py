@@ -1,0 +1,250 @@
+"""What the access log says of one request, and when it says it.
+
+::
+
+    head ─► body ─► complete ──────► written, unless a stream's report is still to come
+              └──► client left ─┐
+                   app ended ───┴──► written
+
+Hypercorn writes a line as soon as the client has left, with no status, and another when the
+response is complete. Here there is one, of the head that went out. It waits for the application
+when the client leaves: one that has only closed its half of the connection still gets an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from flowstream._closing import CloseReason, StreamReport
+from flowstream.asgi._carrier import ENTRY_KEY, carrier_of
+from flowstream.asgi._live import Live
+from flowstream.server._hypercorn import (
+    Body,
+    Data,
+    EndBody,
+    Request,
+    Response,
+    StreamClosed,
+    StreamEvent,
+)
+
+logger = logging.getLogger("flowstream.server")
+
+
+class AccessEntry(Live):
+    """One request, as the access log tells of it.
+
+    Args:
+        log: Hypercorn's logger, or one with its methods.
+
+    Attributes:
+        bytes: of the body, so far.
+    """
+
+    __slots__ = (
+        "_complete",
+        "_ended",
+        "_expects",
+        "_head",
+        "_log",
+        "_report",
+        "_start",
+        "_why",
+        "bytes",
+    )
+
+    def __init__(self, log: Any) -> None:
+        self._log: Any = log  # None once the line is written
+        self._start = time.monotonic()
+        self._ended: float | None = None
+        self._complete = False
+        self._head: tuple[int, Any] | None = None
+        self._expects = False
+        self._why: tuple[CloseReason, str] = (CloseReason.ERROR, "")
+        self._report: StreamReport | None = None
+        self.bytes = 0
+
+    # -- what the server says --------------------------------------------------------------
+
+    def head(self, status: int, headers: Any) -> None:
+        """Note the head that goes out; the first one counts."""
+        if self._head is None:
+            self._head = (status, headers)
+
+    def no_head(self) -> None:
+        """Take it back: it could not be sent."""
+        self._head = None
+
+    def complete(self) -> None:
+        """Note that the response is complete."""
+        self._complete = True
+        self._ended = time.monotonic()
+
+    def left(self) -> None:
+        """Note that the client has left."""
+        if self._ended is None:
+            self._ended = time.monotonic()
+
+    def app_ended(self, scope: Any) -> None:
+        """Note that the application has ended: an incomplete response will stay so."""
+        carrier = carrier_of(scope)
+        if carrier is not None and carrier.reason is not None:
+            self._why = (carrier.reason, carrier.detail)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a stream is yet to say how it ended."""
+        return self._expects and self._report is None
+
+    async def write(self, scope: Any) -> None:
+        """Write the line, once."""
+        log, self._log = self._log, None
+        if log is None:
+            return
+        ended = time.monotonic() if self._ended is None else self._ended
+        try:
+            await log.access(scope, self._response(scope), ended - self._start)
+        except Exception:
+            logger.exception("a line of the access log could not be written")
+
+    # -- what a stream says ----------------------------------------------------------------
+
+    def begin_stream(self) -> None:
+        """Hear that a stream answers the request: its report belongs to the line."""
+        self._expects = True
+
+    def end_stream(self, report: StreamReport, direct_bytes: int) -> None:
+        """Hear how it ended, and what was written past the server."""
+        self._report = report
+        self.bytes += direct_bytes
+
+    def _response(self, scope: Any) -> dict[str, Any] | None:
+        if self._head is None:
+            return None
+        status, headers = self._head
+        response = {"status": status, "headers": headers, "bytes": self.bytes}
+        report = self._report
+        if report is not None:
+            response |= {"items": report.items, "dropped": report.dropped}
+            response |= {"reason": report.reason.value, "detail": report.detail or None}
+        elif not self._complete and scope["type"] == "http":
+            reason, detail = self._why
+            response |= {"reason": reason.value, "detail": detail or None}
+        return response
+
+
+class _QuietLog:
+    """A logger whose access log is kept by somebody else."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    async def access(self, *_: Any) -> None:
+        """Write nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
+class _QuietConfig:
+    """A configuration with such a logger."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self.log = _QuietLog(config.log)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._config, name)
+
+
+if TYPE_CHECKING:
+    from flowstream.server._hypercorn import HTTPStream as _Base
+else:
+    _Base = object
+
+
+class Logged(_Base):
+    """Over one of Hypercorn's streams: has an `AccessEntry`, and no line of Hypercorn's own."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.entry = AccessEntry(self.config.log)
+        self.config: Any = _QuietConfig(self.config)
+
+    @property
+    def send(self) -> Any:  # an attribute would make a cycle
+        """How events go to the protocol."""
+        return self._pass_on
+
+    @send.setter
+    def send(self, send: Any) -> None:
+        self._protocol_send = send
+
+    async def handle(self, event: StreamEvent) -> None:
+        """Take what the client says."""
+        if isinstance(event, StreamClosed) and not self.closed:
+            self.entry.left()
+        await super().handle(event)
+        if isinstance(event, Request):  # the application has not run yet
+            self.scope["state"][ENTRY_KEY] = self.entry
+
+    async def app_send(self, message: Any) -> None:
+        """Take what the application says; None is its end."""
+        if message is None:
+            self.entry.app_ended(self.scope)  # before the connection is closed because of it
+        try:
+            await super().app_send(message)
+        finally:
+            if message is None:
+                await self.entry.write(self.scope)  # noqa: ASYNC102  # waits for nobody
+
+    async def _pass_on(self, event: Any) -> None:
+        # Noted before it is sent: the client may leave at the moment that it has all.
+        is_head = isinstance(event, Response)
+        if is_head:
+            self.entry.head(event.status_code, event.headers)
+        elif isinstance(event, EndBody):
+            self.entry.complete()
+        try:
+            await self._protocol_send(event)
+        except Exception:
+            if is_head:
+                self.entry.no_head()
+            raise
+        if isinstance(event, (Body, Data)):
+            self.entry.bytes += len(event.data)
+        elif isinstance(event, EndBody) and not self.entry.waits:
+            await self.entry.write(self.scope)
+
+
+def keeps_access(config: Any) -> bool:
+    """Return whether anybody wants to know of requests: a logger of the app's own may."""
+    return bool(getattr(config.log, "keeps_access", True))
+
+
+async def log_unread(config: Any, client: Any, tls: bool, status: int, request: Any = None) -> None:
+    """Write the line of a request that the server has answered by itself, perhaps unread."""
+    if not keeps_access(config):
+        return
+    method, target, version, headers = "-", "-", "-", []
+    if request is not None:
+        method, version = request.method.decode("latin-1"), request.http_version.decode("latin-1")
+        target, headers = request.target.decode("latin-1"), list(request.headers)
+    path, _, query = target.partition("?")
+    entry = AccessEntry(config.log)
+    entry.head(status, [])
+    entry.complete()
+    await entry.write(
+        {
+            "type": "http",
+            "http_version": version,
+            "method": method,
+            "scheme": "https" if tls else "http",
+            "path": path,
+            "query_string": query.encode("latin-1"),
+            "headers": headers,
+            "client": client,
+        }
+    )

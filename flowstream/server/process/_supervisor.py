@@ -1,0 +1,261 @@
+"""The supervisor: several worker processes on one set of listening sockets.
+
+It opens the sockets and hands them to processes of its own making, each a fresh Python, so
+that an app is imported in its workers only and a new worker gets new code. A worker that
+dies is replaced. To stop is to cancel: every child is then told to end, waited for, and
+killed at its deadline. A worker whose event loop has been blocked for too long is killed, and
+replaced, too: see `_watchdog`.
+
+============  =================================================================
+signal        what it does
+============  =================================================================
+SIGTERM, INT  the workers shut down in stages; a second one kills them at once
+SIGHUP        the workers are replaced, one at a time, each by one that is ready
+============  =================================================================
+
+All workers accept from one queue, in the kernel, which the supervisor holds open: what a
+worker that ends has not accepted, another one does. With ``SO_REUSEPORT``, as in Hypercorn,
+each has a queue of its own, and what waits in it is reset.
+
+Turned down: `multiprocessing`, as in Hypercorn, whose children inherit a resource tracker,
+need a parent that can be imported, and poll a semaphore to learn of a shutdown.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import trio
+
+from flowstream.server._hypercorn import Sockets, repr_socket_addr
+from flowstream.server._listening import open_sockets
+from flowstream.server._settings import ServerConfig, checked
+from flowstream.server.process._job import CODE_CHANGED, Job, descriptors, settings_of
+from flowstream.server.process._stopping import shutdown_bound
+from flowstream.server.process._worker_process import Child
+
+# A worker that dies young is started again after a pause that doubles each time.
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
+_YOUNG = 30.0
+
+
+class WorkersError(Exception):
+    """No worker could be started, or some had to be killed; the message says which."""
+
+
+class _Seat:
+    """A place for one worker, and who sits there."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+
+
+class Supervisor:
+    """Runs an app in worker processes.
+
+    Args:
+        app: its name, ``module:app``.
+        config: the configuration of each; ``workers`` says how many, and ``use_reloader``
+            whether they are replaced when their code changes.
+
+    Raises:
+        TypeError, ValueError: a setting is not what it should be, or cannot be passed to a
+            worker.
+    """
+
+    def __init__(self, app: str, config: ServerConfig) -> None:
+        self._app = app
+        self._config = checked(config)
+        if config.workers < 1:
+            raise ValueError(f"workers must be 1 or more, not {config.workers!r}")
+        if config.workers > 1 and config.quic_bind:
+            raise ValueError(
+                "HTTP/3 needs workers = 1: the kernel would hand the packets of one connection "
+                "to any worker"
+            )
+        settings_of(config)  # so that what cannot travel is refused here
+        self._patience = shutdown_bound(config)
+        self._children: set[Child] = set()
+        self._seats: list[_Seat] = []
+        self._replacing = trio.CancelScope()
+        self._stop = trio.CancelScope()
+        self._killed: list[str] = []
+        self._failure: str | None = None
+
+    def open_sockets(self) -> Sockets:
+        """Bind and listen where the configuration says.
+
+        Raises:
+            OSError, ValueError, OverflowError: an address cannot be listened on.
+        """
+        alone = copy.copy(self._config)
+        alone.workers = 1  # or Hypercorn sets SO_REUSEPORT
+        sockets = open_sockets(alone)
+        self._config._quic_addresses = alone._quic_addresses
+        return sockets
+
+    async def run(self, sockets: Sockets) -> None:
+        """Run workers on `sockets` until SIGTERM or SIGINT; then close them.
+
+        Raises:
+            WorkersError: a worker did not get ready at the first start, or did not end in
+                time and was killed.
+        """
+        self._sockets = sockets
+        self._settings = settings_of(self._config)
+        self._lifeline, held = os.pipe()
+        try:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._obey, signals)
+                    with self._stop:
+                        async with trio.open_nursery() as self._nursery:
+                            await self._start()
+                    nursery.cancel_scope.cancel()
+        finally:
+            os.close(self._lifeline)
+            os.close(held)
+            _close(self._sockets)
+        if self._failure is not None:
+            raise WorkersError(self._failure)
+        if self._killed:
+            raise WorkersError(f"{', '.join(self._killed)} did not end in time: killed")
+
+    # -- signals ---------------------------------------------------------------------------
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                if not self._stop.cancel_called:
+                    # Who asks twice has changed something since: begin again, with that.
+                    self._replacing.cancel()
+                    self._replacing = trio.CancelScope()
+                    self._nursery.start_soon(self._replace_all, self._replacing)
+            elif self._stop.cancel_called:
+                for child in self._children:
+                    child.kill()
+            else:
+                self._stop.cancel()
+
+    # -- workers ---------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        """Start the workers. One goes ahead: what fails in it would fail in all."""
+        count = self._config.workers
+        seats = [_Seat(child) for child in (await self._start_some(1))]
+        seats += [_Seat(child) for child in (await self._start_some(count - 1))]
+        self._seats = seats
+        for seat in seats:
+            self._nursery.start_soon(self._keep, seat)
+        for address in _addresses_of(self._sockets):
+            await self._config.log.info(f"Running on {address} (CTRL + C to quit)")
+
+    async def _start_some(self, count: int) -> list[Child]:
+        """Start workers and wait until they are ready; stop everything if one won't be."""
+        return [await self._started(child) for child in [self._spawn() for _ in range(count)]]
+
+    async def _started(self, child: Child) -> Child:
+        while not child.ready.is_set():
+            await child.settled.wait()
+            if child.ready.is_set():
+                break
+            await child.over.wait()  # which it is at once, unless it waits for new code
+            if child.status != CODE_CHANGED:
+                self._failure = child.failure or f"{child.name} {child.end} before it was ready"
+                self._stop.cancel()
+                await trio.sleep_forever()
+            child = self._spawn()
+        return child
+
+    def _spawn(self) -> Child:
+        child = Child(self._patience, self._config.worker_timeout)
+        self._nursery.start_soon(self._run_child, child)
+        return child
+
+    async def _run_child(self, child: Child) -> None:
+        self._children.add(child)
+        try:
+            await child.run(self._make_job)
+        finally:
+            self._children.discard(child)
+            killed = child.killed
+            if killed and self._stop.cancel_called:
+                self._killed.append(child.name)
+                killed = False  # that is the error of the whole
+            with trio.move_on_after(1, shield=True):  # statsd may be told, too
+                if child.last_words:
+                    await self._config.log.error("%s", child.last_words)
+                if killed:  # one that has been replaced, or was to replace another
+                    await self._config.log.error("%s did not end in time: killed", child.name)
+
+    def _make_job(self, report: int) -> Job:
+        return Job(
+            app=self._app,
+            settings=self._settings,
+            sockets=descriptors(self._sockets),
+            lifeline=self._lifeline,
+            report=report,
+            reload=self._config.use_reloader,
+        )
+
+    async def _keep(self, seat: _Seat) -> None:
+        """Have somebody sit there, always."""
+        pause = _FIRST_PAUSE
+        while True:
+            child = seat.child
+            await child.over.wait()
+            if seat.child is not child:
+                continue  # it has been replaced
+            if child.status == CODE_CHANGED:
+                await self._config.log.info("%s: its code has changed", child.name)
+                seat.child = self._spawn()
+                continue
+            if child.age > _YOUNG:
+                pause = _FIRST_PAUSE
+            # An orderly end is one that somebody asked for, or that max_requests did.
+            log = self._config.log.error if child.status else self._config.log.info
+            await log("%s %s: another one starts in %.1f s", child.name, child.end, pause)
+            await trio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            if seat.child is child:
+                seat.child = self._spawn()
+
+    async def _replace_all(self, scope: trio.CancelScope) -> None:
+        """Replace the workers, one at a time, each by one that is ready."""
+        with scope:
+            await self._config.log.info("the workers are replaced")
+            for seat in self._seats:
+                successor = self._spawn()
+                try:
+                    await successor.settled.wait()
+                finally:
+                    if not successor.ready.is_set():
+                        successor.stop()
+                if not successor.ready.is_set():
+                    await self._config.log.error(
+                        "%s did not get ready, so the workers stay as they are: %s",
+                        successor.name,
+                        successor.failure or successor.end,
+                    )
+                    return
+                old, seat.child = seat.child, successor
+                old.stop()
+            await self._config.log.info("the workers have been replaced")
+
+
+def _addresses_of(sockets: Sockets) -> list[str]:
+    schemes = {"https": sockets.secure_sockets, "http": sockets.insecure_sockets}
+    return [
+        f"{scheme}://{repr_socket_addr(sock.family, sock.getsockname())}"
+        for scheme, group in schemes.items()
+        for sock in group
+    ]
+
+
+def _close(sockets: Sockets) -> None:
+    for sock in (*sockets.secure_sockets, *sockets.insecure_sockets, *sockets.quic_sockets):
+        sock.close()

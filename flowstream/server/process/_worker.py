@@ -1,0 +1,172 @@
+"""A worker process: ``python -m flowstream.server.process._worker``, started by the supervisor only."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from flowstream.server._serving import serve
+from flowstream.server.log._process_log import ProcessLog
+from flowstream.server.process._code_watch import CodeWatch
+from flowstream.server.process._job import CODE_CHANGED, Job
+from flowstream.server.process._lifeline import Lifeline
+from flowstream.server.process._loading import explain, files_in, keep_what_is_loaded, load_app
+from flowstream.server.process._stopping import (
+    Deadline,
+    StopSignals,
+    log_what_holds_on,
+    shutdown_bound,
+)
+from flowstream.server.process._watchdog import BEAT, beat_interval
+from flowstream.tasks._failure import first_of
+
+logger = logging.getLogger("flowstream.server")
+
+READY = b"+"
+"""What a worker reports when it accepts connections; anything else is why it never will."""
+
+# Of the time that a worker without its supervisor has, what its streams have for their
+# farewell, and then its app to shut down.
+_ORPHANS_GRACE = 0.8
+_ORPHANS_SHUTDOWN = 0.5
+
+# So long before the supervisor kills a worker, that logs what holds it up.
+_WORDS = 0.5
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def main() -> int:
+    """Run one worker; return its exit status."""
+    started = time.time()
+    job = Job.from_json(sys.stdin.buffer.read())
+    lifeline = Lifeline(job.lifeline)
+    os.set_inheritable(job.report, False)
+    sockets = job.open_sockets()
+    if job.reload:
+        # A .pyc is taken for current if its source has the same size and the same second.
+        sys.dont_write_bytecode = True
+    with ProcessLog(job.config()) as log:
+        return _load_and_run(job, lifeline, sockets, started, log)
+
+
+def _load_and_run(
+    job: Job, lifeline: Lifeline, sockets: Any, started: float, log: ProcessLog
+) -> int:
+    try:
+        app = load_app(job.app)
+    except Exception as error:  # noqa: BLE001  # shown
+        return _fail(job, error, started)
+    keep_what_is_loaded()
+    log.begin()
+    worker = _Worker(app, job, lifeline, started)
+    try:
+        return trio.run(worker.run, sockets)
+    except Exception as error:
+        if worker.ready:
+            raise
+        return _fail(job, error, started)
+
+
+class _Worker:
+    """One worker at work."""
+
+    def __init__(self, app: Any, job: Job, lifeline: Lifeline, started: float) -> None:
+        self._app = app
+        self._job = job
+        self._lifeline = lifeline
+        self._started = started
+        self._config = job.config()
+        self._status = 0
+        self.ready = False
+
+    async def run(self, sockets: Any) -> int:
+        """Serve until told to stop; return the exit status."""
+        # The supervisor is about to kill it then, and can't know what holds it up.
+        deadline = Deadline(lambda: shutdown_bound(self._config) - _WORDS, log_what_holds_on)
+        token = trio.lowlevel.current_trio_token()
+        with StopSignals(_SIGNALS, deadline, final=False) as self._stop:
+            self._lifeline.when_cut(lambda: _run_soon(token, self._hurry))
+            how: dict[str, Any] = {"sockets": sockets, "shutdown_trigger": self._stop.wait}
+            async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as server:
+                    addresses = await server.start(partial(serve, self._app, self._config, **how))
+                    if addresses:
+                        self.ready = True
+                        self._report_that_it_is_ready()
+                        nursery.start_soon(self._beat)
+                    if addresses and self._job.reload:
+                        nursery.start_soon(self._watch)
+                nursery.cancel_scope.cancel()
+        deadline.met()
+        return self._status
+
+    def _report_that_it_is_ready(self) -> None:
+        os.set_blocking(self._job.report, False)  # a supervisor may be stopped
+        _write(self._job, READY)
+        # Stacks of a worker that the supervisor ends by SIGABRT, or that crashes. Not to standard
+        # error: that may be a pipe which nobody reads.
+        faulthandler.enable(self._job.report)
+
+    async def _beat(self) -> None:
+        interval = beat_interval(self._config.worker_timeout)
+        while self._config.worker_timeout < math.inf:
+            _write(self._job, BEAT)
+            await trio.sleep(interval)
+
+    async def _watch(self) -> None:
+        await CodeWatch(self._started).wait()
+        self._status = CODE_CHANGED
+        self._stop.tell()
+
+    def _hurry(self) -> None:
+        """Shut down in the time that an orphan has. (A shutdown under way is cut short.)"""
+        self._config.lame_duck = 0.0
+        self._config.graceful_timeout = min(self._config.graceful_timeout, _ORPHANS_GRACE)
+        self._config.shutdown_timeout = min(self._config.shutdown_timeout, _ORPHANS_SHUTDOWN)
+        self._stop.tell()
+
+
+def _run_soon(token: trio.lowlevel.TrioToken, function: Any) -> None:
+    with contextlib.suppress(trio.RunFinishedError):
+        token.run_sync_soon(function)
+
+
+def _write(job: Job, text: bytes) -> None:
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the lifeline says so, too
+        os.write(job.report, text[:4096])
+
+
+def _fail(job: Job, error: Exception, started: float) -> int:
+    """Say why the app cannot be served; if it is watched, wait until it has changed."""
+    trace, reason = explain(error, job.app)
+    if job.config().log_format == "json":
+        logger.critical("%s", reason, exc_info=first_of(error) if trace else None)
+    else:
+        with contextlib.suppress(OSError):  # nobody reads it
+            sys.stderr.write(trace)
+            sys.stderr.flush()
+    _write(job, reason.encode(errors="replace"))
+    os.close(job.report)
+    if not job.reload:
+        return 1
+    # Files may come, too: their directory changes then.
+    also = [*files_in(error), Path(job.app.partition(":")[0]).parent]
+    with contextlib.suppress(KeyboardInterrupt):
+        trio.run(CodeWatch(started, also).wait)
+    return CODE_CHANGED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

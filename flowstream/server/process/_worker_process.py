@@ -1,0 +1,211 @@
+"""A worker process, as its supervisor sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from flowstream.server.process._job import Job
+from flowstream.server.process._watchdog import (
+    BEAT,
+    STACK_LIMIT,
+    Silence,
+    beat_interval,
+    is_traced,
+    stacks,
+    told,
+)
+from flowstream.server.process._worker import READY
+from flowstream.tasks._failure import first_of
+
+# -P: the current directory is no place to find flowstream, or the standard library, in. The
+# app is looked for there later.
+_COMMAND = [sys.executable, "-P", "-m", "flowstream.server.process._worker"]
+
+
+# Seconds that a hung worker has to write where it hangs.
+_FOR_THE_STACK = 1.0
+
+
+class Child:
+    """A worker process.
+
+    Args:
+        patience: seconds that it has to end by itself when it is stopped.
+        worker_timeout: seconds that its event loop may be blocked, once it is ready.
+
+    Attributes:
+        ready: set once it accepts connections.
+        settled: set once it is ready, or has said that it won't be, or is over.
+        over: set once the process has ended.
+        status: its exit status then; a signal's number below 0.
+        failure: why it does not get ready, in its own words.
+        killed: whether it did not end in time, when it was stopped, and was killed.
+        hung: for how many seconds its event loop had not run when it was killed for that, or None.
+    """
+
+    def __init__(self, patience: float, worker_timeout: float) -> None:
+        self._patience = patience
+        self._worker_timeout = worker_timeout
+        self._silence = Silence(worker_timeout, trio.current_time())
+        self._dump = b""
+        self._process: trio.Process | None = None
+        self._scope = trio.CancelScope()
+        self._started = trio.current_time()
+        self.ready = trio.Event()
+        self.settled = trio.Event()
+        self.over = trio.Event()
+        self.status: int | None = None
+        self.failure = ""
+        self.killed = False
+        self.hung: float | None = None
+
+    async def run(self, make_job: Callable[[int], Job]) -> None:
+        """Start the process and see it to its end; when cancelled, tell it to end.
+
+        Args:
+            make_job: returns its job, given the descriptor to which it reports.
+        """
+        try:
+            with self._scope:
+                await self._run(make_job)
+        except* OSError as group:  # no process, or no descriptor, to be had
+            self.failure = str(first_of(group))
+        finally:
+            self.status = None if self._process is None else self._process.returncode
+            self.over.set()
+            self.settled.set()
+
+    def stop(self) -> None:
+        """Have the process told to end, and killed if it does not."""
+        self._scope.cancel()
+
+    def kill(self) -> None:
+        """Kill the process; if it is yet to start, as soon as it has."""
+        if self._process is None:
+            self.killed = not self.over.is_set()
+        elif self._process.returncode is None:
+            self.killed = True
+            self._process.kill()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return trio.current_time() - self._started
+
+    @property
+    def name(self) -> str:
+        """What to call it in a log."""
+        return f"worker {'' if self._process is None else self._process.pid}"
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        if self.status is None:
+            return "was never started"
+        if self.status < 0:
+            return f"was killed by {_signal_name(-self.status)}"
+        return f"has ended with status {self.status}"
+
+    @property
+    def last_words(self) -> str:
+        """What the log should say of its end: that it hung, or how it crashed; else nothing."""
+        dump = self._dump.decode(errors="replace")
+        if self.hung is not None:
+            return told(self.name, self.hung, dump)
+        return f"{self.name} has crashed:\n{stacks(dump) or dump}" if dump else ""
+
+    async def _run(self, make_job: Callable[[int], Job]) -> None:
+        heard, tell = os.pipe()
+        async with trio.lowlevel.FdStream(heard) as report, trio.open_nursery() as nursery:
+            try:
+                job = make_job(tell)
+                process = self._process = await nursery.start(self._process_for(job))
+            finally:
+                os.close(tell)  # so that the report ends with the process
+            # Not when the report ends: a program that the worker has forked may hold it.
+            async with trio.open_nursery() as watch:
+                watch.start_soon(self._hear, report)
+                watch.start_soon(self._watch, process)
+                await process.wait()
+                watch.cancel_scope.cancel()
+            self._hear_the_rest(heard)
+
+    def _process_for(self, job: Job) -> Callable[..., Awaitable[object]]:
+        return partial(
+            trio.run_process,
+            _COMMAND,
+            stdin=job.to_json(),
+            pass_fds=job.descriptors,
+            # A terminal's Ctrl-C is for the supervisor, which passes it on.
+            start_new_session=True,
+            check=False,
+            deliver_cancel=self._end_in_time,
+        )
+
+    async def _hear(self, report: trio.lowlevel.FdStream) -> None:
+        async for data in report:
+            self._take(bytes(data))
+
+    def _hear_the_rest(self, fd: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(fd, 65536):
+                self._take(bytes(data))
+
+    def _take(self, data: bytes) -> None:
+        """Take what it reports: that it is ready, or why not; beats; stacks as it dies."""
+        if not self.settled.is_set():
+            self.settled.set()
+            if data.startswith(READY):
+                self.ready.set()
+                data = data[len(READY) :]
+            else:
+                self.failure = data.decode(errors="replace")
+        if not self.ready.is_set():
+            return
+        self._silence.end()
+        self._dump += data if self._dump else data.lstrip(BEAT)
+        self._dump = self._dump[:STACK_LIMIT]
+
+    async def _watch(self, process: trio.Process) -> None:
+        """Kill it once its event loop has not run for too long."""
+        if self._worker_timeout == math.inf:
+            return
+        await self.ready.wait()
+        silence = self._silence = Silence(self._worker_timeout, trio.current_time())
+        interval = beat_interval(self._worker_timeout)
+        while True:
+            await trio.sleep(interval)
+            if not silence.look(trio.current_time()):
+                continue
+            if not is_traced(process.pid):
+                break
+            silence.end()  # somebody looks at it
+        self.hung = silence.seconds
+        with trio.CancelScope(shield=True):
+            process.send_signal(signal.SIGABRT)
+            with trio.move_on_after(_FOR_THE_STACK):
+                await process.wait()
+            process.kill()
+
+    async def _end_in_time(self, process: trio.Process) -> None:
+        self._process = process  # it may not have been told yet that it has started
+        if not self.killed:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            await trio.sleep(self._patience)
+        self.kill()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

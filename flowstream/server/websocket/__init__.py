@@ -1,0 +1,1 @@
+"""WebSockets: a handshake that is checked, and messages with a bound."""

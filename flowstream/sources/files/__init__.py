@@ -1,0 +1,1 @@
+"""Files as sources: the bytes of one, and what others append to one."""

@@ -1,0 +1,219 @@
+"""Following a file: what others append to it, as they do, like ``tail -F``.
+
+::
+
+    @app.get("/log")
+    async def log():
+        return sse(follow("/var/log/app.log"))
+
+Nothing in Trio tells that a file has grown, so it is looked at several times a second, in a
+worker thread: a look costs about a fifth of a millisecond, and a slow disk holds up no other
+stream. Each client reads for itself; one who waits for room reads nothing, but goes on to look
+for a file that takes the place of the one it is at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+
+import trio
+
+from flowstream._errors import NotFoundError, PublicError
+from flowstream._event import Event
+from flowstream.buffer._outlet import Outlet
+from flowstream.limits import positive
+from flowstream.sources._beside import run_with_tasks
+from flowstream.sources._resumable import Resumable
+from flowstream.sources._source import Source
+from flowstream.sources.files._file_position import Cursor
+from flowstream.sources.files._lines import MAX_LINE, LineSplitter, check_lines, text_of
+from flowstream.sources.files._regular_file import Path, open_regular
+from flowstream.sources.files._tail import Piece, Tail
+from flowstream.sources.threads._pools import pools
+
+__all__ = ["follow"]
+
+logger: logging.Logger = logging.getLogger("flowstream")
+
+
+class Follow(Resumable):
+    """A file that is followed; made by `follow`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        last: int | None,
+        lines: bool,
+        encoding: str,
+        max_line: int,
+        replay: int,
+        poll: float,
+    ) -> None:
+        self._path = path
+        self._last = last
+        self._lines = lines
+        self._encoding = encoding
+        self._max_line = max_line
+        self._replay = replay
+        self._poll = poll
+        self._after: str | None = None
+
+    def resumed(self, after: str | None) -> Source:
+        """Return the source for one client."""
+        resumed = copy.copy(self)
+        resumed._after = after
+        return resumed
+
+    async def run(self, out: Outlet) -> None:
+        """Send what is in the file and what comes to it; ends only when it is cancelled.
+
+        Raises:
+            PublicError: ``forbidden``: the file, or the one in its place, may not be read.
+            OSError: the file system failed.
+        """
+        tail = Tail(self._path, last=self._last, after=self._after, replay=self._replay)
+        turn = trio.Lock()  # a client takes one thread at a time
+
+        async def send_all(nursery: trio.Nursery) -> None:
+            nursery.start_soon(self._hold_on, tail, turn)
+            await self._send_all(tail, turn, out)
+
+        try:
+            await run_with_tasks(send_all)
+        finally:
+            tail.close()
+
+    async def _hold_on(self, tail: Tail, turn: trio.Lock) -> None:
+        """Find the files that come to be, however long the client takes for what is before."""
+        while True:
+            looks = tail.looks
+            await trio.sleep(1.5 * self._poll)
+            if tail.looks != looks or turn.locked():
+                continue  # who reads does not wait for the client
+            # What is wrong is met again by who reads.
+            with contextlib.suppress(OSError, PublicError):
+                async with turn:
+                    await pools().files.run(tail.find)
+
+    async def _send_all(self, tail: Tail, turn: trio.Lock, out: Outlet) -> None:
+        sender = _Lines(out, self._encoding, self._max_line, self._after) if self._lines else None
+        while True:
+            async with turn:
+                piece = await pools().files.run(tail.look)
+            if sender is not None:
+                await sender.send(piece)
+            else:
+                if piece.lost:
+                    logger.warning("%s was written anew: its end is lost", os.fspath(self._path))
+                if piece.data:
+                    await out.send(piece.data)
+            if not piece.more:
+                await trio.sleep(self._poll)
+
+
+class _Lines:
+    """Sends pieces of a file as lines, each with its place."""
+
+    def __init__(self, out: Outlet, encoding: str, max_line: int, after: str | None) -> None:
+        self._out = out
+        self._encoding = encoding
+        self._splitter = LineSplitter(max_line)
+        self._cursor = Cursor(0, 0, b"")
+        self._seen = after  # the id that the client saw last
+
+    async def send(self, piece: Piece) -> None:
+        """Send the lines that have become whole."""
+        if piece.begins is not None:
+            await self._put(self._splitter.flush())  # nothing more will come to it
+            self._cursor = piece.begins
+            if piece.lost:
+                # With an id, unlike one of flowstream's own: no replay has what is missing.
+                id = self._cursor.pass_over(b"")
+                body = {"missed": None, "after": self._seen, "before": None}
+                await self._out.send(Event(body, id=id, type="gap", essential=True))
+                self._seen = id
+        if piece.data:
+            await self._put(self._splitter.feed(piece.data))
+
+    async def _put(self, lines: list[bytes]) -> None:
+        put, pass_over, encoding = self._out.put, self._cursor.pass_over, self._encoding
+        for line in lines:
+            self._seen = id = pass_over(line)
+            wait = put(Event(text_of(line, encoding), id=id))
+            if wait is not None:
+                await wait
+
+
+def follow(
+    path: Path,
+    *,
+    last: int | None = 10,
+    lines: bool = True,
+    encoding: str = "utf-8",
+    max_line: int = MAX_LINE,
+    replay: int = 1024 * 1024,
+    poll: float = 0.2,
+    missing_ok: bool = True,
+) -> Source:
+    """Return a file as a source: its last lines, and those that are appended, as they are.
+
+    It never ends by itself. A file that is not there yet, or vanishes, is waited for. One that
+    is renamed while another takes its place (as `logrotate` does) is read to its end, and as
+    long as the other is empty; then that is read from its beginning: no line is lost or twice,
+    unless a writer goes on in the old file after another has begun in the new one. (Where that
+    is done twice within `poll` seconds, the one in between is found by its name: that of the
+    file with a number or a date behind it.) One that is emptied (``copytruncate``) is read anew
+    from its beginning; what was written between the last look and then is lost, which nobody can
+    know, so it is announced as a gap.
+
+    Each line is an event with an id, the place behind it. A client that comes back with one goes
+    on there, if the file is still the one it was; else it gets an event ``gap``, and the file
+    that is there now: all of it, if it is not longer than `replay`, else the last lines.
+
+    Args:
+        path: the file, or where it will be.
+        last: lines to begin with for a client that is new; None for all.
+        lines: whether an item is a line, a `str` without its end. Otherwise items are bytes, as
+            they come, for `raw`, which can tell of no gap: that is in the log alone.
+        encoding: of the text. What is not in it becomes U+FFFD; lines must end with the byte 10.
+        max_line: bytes of a line that are held back until it is whole. A longer one comes in
+            pieces of that.
+        replay: bytes that a client that comes back may be behind, and in which the last lines
+            are looked for.
+        poll: seconds between two looks at a file to which nothing is appended.
+        missing_ok: whether it may be missing now.
+
+    Raises:
+        NotFoundError: it is a directory or a device, or missing and that is not ok. 404.
+        PublicError: it may not be read. 403.
+        OSError: the file system failed.
+        TypeError, ValueError, LookupError: an argument is not what is said above.
+    """
+    check_lines(max_line, encoding)
+    positive("poll", poll, unit="seconds")
+    for name, value in (("last", last), ("replay", replay)):
+        if (value is None and name == "replay") or not isinstance(value, int | None):
+            raise TypeError(f"{name} must be an int, not {value!r}")
+        if value is not None and value < 0:
+            raise ValueError(f"{name} must be 0 or more, not {value}")
+    try:
+        os.close(open_regular(path)[0])
+    except NotFoundError as error:
+        # Of what is something else, or has an impossible name, nothing is to be expected.
+        if not (missing_ok and isinstance(error.__cause__, FileNotFoundError)):
+            raise
+        # It may also be a path that is wrong, and the client would see nothing for ever.
+        logger.warning("there is no file %s yet: it is waited for", os.fspath(path))
+    return Follow(
+        path,
+        last=last,
+        lines=lines,
+        encoding=encoding,
+        max_line=max_line,
+        replay=replay,
+        poll=poll,
+    )

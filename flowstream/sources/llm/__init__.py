@@ -1,0 +1,1 @@
+"""Language models as sources: the SDKs of those who run them, and a model in this process."""

@@ -1,0 +1,311 @@
+"""A language model in this process: the tokens of llama.cpp, as a source.
+
+A model computes one answer at a time: what it has read and said so far is state of the model
+itself. So streams that share a model take turns, in the order in which they came; one that
+waits holds no thread, and leaves the line when its client goes. The model's thread computes
+the next tokens while those before are on their way (see `Conveyor`), and halts when the
+client's buffer is full: a client that stops reading halts the model, and holds its turn until
+``stall_timeout`` ends it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import trio
+
+from flowstream._errors import PublicError, missing_extra
+from flowstream.buffer._outlet import Outlet
+from flowstream.llm import Done, ModelEvent, Usage
+from flowstream.sources._source import Source
+from flowstream.sources.llm._conveyor import Conveyor
+from flowstream.sources.llm.openai import ChatReader
+
+__all__ = ["local_tokens"]
+
+# Tokens that the model may be ahead of the client's buffer, which is there for more: enough
+# that it never waits for the event loop, and little that is computed for a client who has gone.
+_AHEAD = 8
+
+# llama.cpp's own default is 512, which a chat soon fills; the model's own may be a hundred
+# thousand, which at once takes gigabytes.
+_CONTEXT = 4096
+
+# How often a thread that finds the model in use by another Trio run asks whether to go on.
+_PATIENCE = 0.05
+
+
+def local_tokens(
+    model: Any,
+    prompt: str | Sequence[Mapping[str, Any]],
+    *,
+    max_tokens: int = 512,
+    **options: Any,
+) -> Source:
+    """Return the answer of a language model that runs in this process.
+
+    The stream's items are those of `flowstream.llm`: a `Token` for each piece of text, a
+    `ToolCall` for each piece of a call, at last `Usage` and `Done`. The model is slowed down
+    by a client that is slow; when the client goes it stops after the token that it is at, or
+    in the midst of its prompt.
+    Streams that share a model **wait** for their turn.
+
+    Args:
+        model: the path of a GGUF file, which is loaded in a thread when it is first needed
+            and then kept for as long as the process lives, with a context of 4096 tokens; or
+            a ``llama_cpp.Llama`` of your own, made with the settings that you want. It must be used
+            by nothing else.
+        prompt: text, which the model goes on with; or the messages of a chat, the last of
+            which it answers (``[{"role": "user", "content": "..."}]``), for a model that was
+            trained to chat.
+        max_tokens: how many tokens the answer may have at most.
+        options: what ``create_completion`` or ``create_chat_completion`` of llama-cpp-python
+            take besides, such as ``temperature``, ``stop``, ``seed`` or ``tools``.
+
+    Raises:
+        MissingExtraError: `model` is a path, and llama-cpp-python is not installed.
+        FileNotFoundError: there is no such file.
+        TypeError, ValueError: another argument is not what is said above.
+        PublicError: while it streams: ``context_too_long`` (status 413), the prompt
+            is longer than the model can take.
+    """
+    if not isinstance(prompt, str):
+        _check_messages(prompt)
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
+        raise TypeError(f"max_tokens must be an int, not a {type(max_tokens).__name__}")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+    if taken := {"messages", "stream"} & options.keys():
+        raise TypeError(f"{taken.pop()} is not for the caller to say: local_tokens() does")
+    opened: Callable[[], Any]
+    if isinstance(model, (str, os.PathLike)):
+        path = os.path.realpath(model)
+        if find_spec("llama_cpp") is None:
+            raise missing_extra("local_tokens()", "llm-local")
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no model at {path}")
+        desk = _desk_for(path, _desks_by_path)
+        opened = partial(desk.load, path)
+    elif callable(getattr(model, "create_chat_completion", None)):
+        desk = _desk_for(model, _desks_by_model)
+
+        def opened() -> Any:
+            return model
+
+    else:
+        raise TypeError(
+            "model must be the path of a GGUF file or a llama_cpp.Llama, "
+            f"not a {type(model).__name__}"
+        )
+    return LocalTokens(desk, opened, prompt, {"max_tokens": max_tokens, **options})
+
+
+def _check_messages(messages: Any) -> None:
+    if isinstance(messages, (bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise TypeError(
+            f"prompt must be text or a list of messages, not a {type(messages).__name__}"
+        )
+    if not messages:
+        raise ValueError("there is no message to answer")
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise TypeError(f"a message is a dict with a role and a content, not {message!r}")
+
+
+class LocalTokens(Source):
+    """The answer of a model to one prompt; made by `local_tokens`.
+
+    Args:
+        desk: where one takes one's turn with the model.
+        model: returns it, loaded; called in its thread.
+        prompt: text or messages.
+        options: further arguments of the model's function.
+    """
+
+    def __init__(
+        self, desk: _Desk, model: Callable[[], Any], prompt: Any, options: dict[str, Any]
+    ) -> None:
+        self._desk = desk
+        self._model = model
+        self._prompt = prompt
+        self._options = options
+
+    async def run(self, out: Outlet) -> None:
+        """Wait for the model, and put its answer into `out`."""
+        turn = self._desk.turn()
+        conveyor = Conveyor(_AHEAD)
+        await turn.acquire_on_behalf_of(conveyor)
+        # The turn ends with the thread, which may be later than the stream.
+        conveyor.start(
+            partial(self._answer, conveyor), then=partial(turn.release_on_behalf_of, conveyor)
+        )
+        try:
+            await conveyor.carry(out)
+        finally:
+            await conveyor.stop()  # noqa: ASYNC102  # see _shielding.py
+
+    def _answer(self, conveyor: Conveyor) -> None:
+        """Compute. Runs in the thread."""
+        with self._desk.held(conveyor) as held:
+            if not held:
+                return
+            model = self._model()
+            begin = (
+                partial(model.create_completion, self._prompt)
+                if isinstance(self._prompt, str)
+                else partial(model.create_chat_completion, messages=list(self._prompt))
+            )
+            chunks = None
+            try:
+                with _reading(model, conveyor) as has_read:
+                    chunks = begin(stream=True, **self._options)
+                    for event in _events(chunks, model):
+                        has_read()
+                        if not conveyor.put(event):
+                            return
+            except RuntimeError:
+                if not conveyor.over:  # else it is told that it was cut short
+                    raise
+            except ValueError as error:
+                if "context window" not in str(error):  # it has no type of its own for it
+                    raise
+                raise PublicError(
+                    "context_too_long", "This is more text than the model can take.", status=413
+                ) from error
+            finally:
+                _close(chunks)  # before another answer is begun
+
+
+class _Desk:
+    """Where streams take turns with one model."""
+
+    __slots__ = ("__weakref__", "_lock", "_model")
+
+    def __init__(self) -> None:
+        # What keeps two threads out of one model. Streams of one Trio run wait for their turn
+        # without a thread; this is for other runs in the process, and for a thread that was
+        # left behind by a run that is over.
+        self._lock = threading.Lock()
+        self._model: Any = None
+
+    def turn(self) -> trio.CapacityLimiter:
+        """Return what is borrowed, in this Trio run, to have the model for oneself."""
+        try:
+            turns = _turns.get()
+        except LookupError:
+            turns = WeakKeyDictionary()
+            _turns.set(turns)
+        if self not in turns:
+            turns[self] = trio.CapacityLimiter(1)
+        return turns[self]
+
+    @contextmanager
+    def held(self, conveyor: Conveyor) -> Iterator[bool]:
+        """Keep other threads out; false if nobody wants the answer any more."""
+        while not self._lock.acquire(timeout=_PATIENCE):
+            if conveyor.over:
+                yield False
+                return
+        try:
+            yield not conveyor.over
+        finally:
+            self._lock.release()
+
+    def load(self, path: str) -> Any:
+        """Return the model at `path`, loaded once. To be called while it is `held`."""
+        if self._model is None:
+            # Not before it is needed, and not in the event loop: importing it takes a while.
+            llama = import_module("llama_cpp").Llama
+            self._model = llama(model_path=path, n_ctx=_CONTEXT, verbose=False)
+            # It would close itself when half of Python is gone, and say what it missed.
+            atexit.register(self._unload)
+        return self._model
+
+    def _unload(self) -> None:
+        if self._lock.acquire(timeout=_PATIENCE):  # else a thread is in it, to the very end
+            _close(self._model)
+
+
+_turns: trio.lowlevel.RunVar[WeakKeyDictionary[_Desk, trio.CapacityLimiter]] = trio.lowlevel.RunVar(
+    "flowstream models"
+)
+_desks_by_path: dict[str, _Desk] = {}
+_desks_by_model: WeakKeyDictionary[Any, _Desk] = WeakKeyDictionary()
+_desks_lock = threading.Lock()
+
+
+def _desk_for(key: Any, desks: Any) -> _Desk:
+    with _desks_lock:
+        desk: _Desk = desks.setdefault(key, _Desk())
+        return desk
+
+
+@contextmanager
+def _reading(model: Any, conveyor: Conveyor) -> Iterator[Callable[[], None]]:
+    """Have the model stop where it is in reading its prompt when nobody wants the answer.
+
+    A prompt may take many times as long as a token. llama.cpp asks in the midst of its
+    arithmetic, hundreds of times a token, so this is for the prompt alone: what is given is
+    to be called when it has been read.
+    """
+    llama = sys.modules.get("llama_cpp")
+    context, set_callback = getattr(model, "ctx", None), None
+    if context is not None:
+        set_callback = getattr(llama, "llama_set_abort_callback", None)
+    if llama is None or set_callback is None:
+        yield lambda: None
+        return
+    asked = llama.ggml_abort_callback(lambda _: conveyor.over)  # to be kept: C has it, too
+    set_callback(context, asked, None)
+    is_set = True
+
+    def has_read() -> None:
+        nonlocal is_set
+        if is_set:
+            is_set = False
+            set_callback(context, llama.ggml_abort_callback(), None)
+
+    try:
+        yield has_read
+    finally:
+        has_read()
+
+
+def _events(chunks: Iterable[Mapping[str, Any]], model: Any) -> Iterator[ModelEvent]:
+    """Give the events that are in llama.cpp's chunks, of a chat or of a text."""
+    read: int | None = None  # tokens of the prompt
+    reader = ChatReader()
+    for chunk in chunks:
+        if read is None:
+            read = _position(model)
+        yield from reader.read_object(chunk)
+        if reader.failure is not None:
+            raise reader.failure
+    yield from reader.rest()
+    known = _position(model)
+    if read is not None and known is not None:
+        # At its limit it does not read any more what it has said last.
+        yield Usage(read, known - read + (reader.reason == "length"))
+    yield Done(reader.reason or "other")
+
+
+def _position(model: Any) -> int | None:
+    """Return how many tokens the model has read of this conversation; None if it can't say."""
+    position = getattr(model, "n_tokens", None)
+    return position if isinstance(position, int) else None
+
+
+def _close(what: Any) -> None:
+    close = getattr(what, "close", None)
+    if close is not None:
+        close()

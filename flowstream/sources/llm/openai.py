@@ -1,0 +1,449 @@
+"""OpenAI's models, and all that are served in the same way.
+
+`openai_tokens` uses the chat completions API, which most servers of other models speak, too:
+vLLM, llama.cpp, Ollama, OpenRouter and many more, by the client's ``base_url``.
+`openai_responses` uses OpenAI's own later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flowstream._errors import PublicError, missing_extra
+from flowstream.llm import FinishReason, ModelEvent, Reasoning, Token, Usage
+from flowstream.sources._source import Source
+from flowstream.sources.llm._client_check import check_client, check_params, for_one_stream
+from flowstream.sources.llm._loose import arguments_of, number, text_of, word_of
+from flowstream.sources.llm._model_answer import AnswerReader, ModelAnswer
+from flowstream.sources.llm._model_failures import failure_in_stream, failure_of_reason
+from flowstream.sources.llm._tool_calls import ToolCalls
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+__all__ = ["openai_responses", "openai_tokens"]
+
+
+def openai_tokens(
+    client: AsyncOpenAI,
+    *,
+    first_timeout: float | None = 120.0,
+    token_timeout: float | None = 60.0,
+    **params: Any,
+) -> Source:
+    """Stream the answer of a chat completion: `Token`, ..., `Usage`, `Done`.
+
+    The request is made when the stream runs. When the client goes, the connection to the
+    model's server is closed at once, in whatever state the answer is.
+
+    **Emits** each piece of text as a `Token`, of what a model thinks as a `Reasoning` (from
+    servers that send it), of a tool call as a `ToolCall`; a refusal is text, too, and then the
+    reason is ``content_filter``. **Backpressures** the model's server: what the client does not
+    take is not read. **Completes** when the model has stopped.
+
+    Args:
+        client: an `openai.AsyncOpenAI`, or what derives from it. Its ``max_retries`` are kept
+            to where a retry is near: what asks for more than 8 seconds, or more than is left
+            of `first_timeout`, is told to our client instead.
+        first_timeout: seconds to the first event, 120 by default: a model that thinks in
+            silence may need as long. None for no other limit than the client's ``timeout``.
+        token_timeout: seconds from one event to the next, 60 by default; or None. The time that
+            our own client takes for them does not count.
+        params: those of ``client.chat.completions.create``: ``model``, ``messages``, ... The
+            usage is asked for by ``stream_options``, and without it of servers that refuse
+            that; ``stream_options=None`` does not ask.
+
+    Raises:
+        TypeError: `client` is no asynchronous client of this SDK, or `params` are not those of
+            the call.
+        ValueError: a timeout is not above 0, or more than one answer (``n``) is asked for.
+        MissingExtraError: the package ``openai`` is not installed.
+
+    While it runs, and to be told to the client:
+        UpstreamError: the model's server failed: ``upstream_busy``, ``upstream_timeout``,
+            ``upstream_failed``, ``upstream_unreachable``, ``upstream_broken`` (all retryable)
+            or ``upstream_rejected``.
+        PublicError: ``context_too_long`` or ``content_filter``.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise missing_extra("openai_tokens", "openai") from None
+    check_client(client, (openai.AsyncOpenAI,), "openai.AsyncOpenAI")
+    check_params(client.chat.completions.create, params)
+    if params.get("n") not in (None, 1):
+        raise ValueError(f"n must be 1: a stream is one answer, not {params['n']!r}")
+    create: Callable[..., Awaitable[Any]]
+    create = for_one_stream(client).chat.completions.create
+
+    async def request() -> Any:
+        if "stream_options" in params:
+            return await create(stream=True, **_without_none(params))
+        try:
+            return await create(stream=True, stream_options={"include_usage": True}, **params)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if "stream_options" not in str(error):
+                raise
+        return await create(stream=True, **params)  # it knows nothing of them
+
+    return ModelAnswer(
+        openai, request, client.max_retries, ChatReader, first_timeout, token_timeout
+    )
+
+
+def _without_none(params: dict[str, Any]) -> dict[str, Any]:
+    options = params["stream_options"]
+    return {
+        name: value
+        for name, value in params.items()
+        if name != "stream_options" or options is not None
+    }
+
+
+# -- chat completions ----------------------------------------------------------------------
+
+
+class _Function(msgspec.Struct):
+    name: Any = None
+    arguments: Any = None
+    input: Any = None  # in the place of arguments, of a custom tool
+
+
+class _Call(msgspec.Struct):
+    index: Any = None
+    id: Any = None
+    function: _Function | None = None
+    custom: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: Any = None  # text, or Mistral's list of parts
+    refusal: Any = None
+    # DeepSeek, vLLM, SGLang and others have the first, OpenRouter and newer vLLM the second,
+    # Ollama and proxies of Anthropic the third.
+    reasoning_content: Any = None
+    reasoning: Any = None
+    thinking: Any = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: Any = None
+    delta: _Delta | None = None
+    message: _Delta | None = None  # the whole answer in one piece
+    text: Any = None  # in the API before this one
+    finish_reason: Any = None
+    error: Any = None
+
+
+class Chunk(msgspec.Struct):
+    """One event of a chat completion; only what is used here, and all of it may be missing."""
+
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    object: Any = None
+
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "sensitive": "content_filter",
+    "safety": "content_filter",
+}
+
+
+_THOUGHTS = ("thinking", "reasoning", "reasoning_text", "summary_text")
+
+
+class ChatReader(AnswerReader[Chunk]):
+    """Reads the chunks of a chat completion."""
+
+    def __init__(self) -> None:
+        super().__init__(Chunk)
+        self._calls = ToolCalls()
+        self._refused = False
+        self._has_answer = False
+
+    def done(self) -> None:
+        """Note that the upstream said ``[DONE]``, with or without a reason before it."""
+        super().done()
+        if self.reason is None:
+            self.reason: FinishReason | None = "other"  # a server that does not say why
+
+    def is_usual(self, chunk: Chunk) -> bool:
+        """Return whether it has a choice and no error."""
+        return bool(chunk.choices) and not chunk.error and chunk.object != "error"
+
+    def rest(self) -> Sequence[ModelEvent]:
+        """Return the events that were held back, at the end of an answer."""
+        return (*super().rest(), *self._halves.mend(self._calls.rest()))
+
+    def take(self, chunk: Chunk) -> Sequence[ModelEvent]:
+        """Return the events in one chunk."""
+        if chunk.usage is not None:  # some servers send it with each chunk; the last is right
+            self.usage: Usage | None = (
+                usage_in(chunk.usage, "prompt_tokens", "completion_tokens") or self.usage
+            )
+        events: list[ModelEvent] = []
+        for choice in chunk.choices or ():
+            if choice.index and number(choice.index):
+                continue
+            delta = choice.delta
+            if delta is not None:
+                self._take_delta(delta, events)
+            elif choice.message is not None and not self._has_answer:
+                self._take_delta(choice.message, events)
+            if choice.text:
+                events.append(Token(text_of(choice.text)))
+            reason = choice.finish_reason
+            if reason or choice.error:
+                self._end(reason, choice.error)
+        if events:
+            self._has_answer = True
+        elif self.failure is not None:
+            raise self.failure
+        return events
+
+    def _end(self, reason: Any, error: Any) -> None:
+        """Note why the answer ends; what failed after its end takes nothing away from it."""
+        if isinstance(reason, dict):  # SGLang's own
+            reason, error = reason.get("type"), error or reason
+        reason = str(reason or "").lower()
+        if reason == "null":
+            reason = ""
+        failure = failure_in_stream(error) if error else failure_of_reason(reason, reason)
+        if failure is not None:
+            if self.reason is None:
+                self.failure: PublicError | None = failure
+        elif reason:
+            self.reason = "content_filter" if self._refused else _FINISH.get(reason, "other")
+
+    def _take_delta(self, delta: _Delta, events: list[ModelEvent]) -> None:
+        thought = delta.reasoning_content or delta.reasoning or delta.thinking
+        if thought:
+            events.append(Reasoning(text_of(thought)))
+        content = delta.content
+        if content.__class__ is str:
+            if content:
+                events.append(Token(content))
+        elif content:
+            self._take_parts(content, events)
+        if delta.refusal:
+            self._refused = True
+            events.append(Token(text_of(delta.refusal)))
+        if delta.tool_calls:
+            for place, call in enumerate(delta.tool_calls):
+                self._take_call(call, place > 0, events)
+        # Some servers send a call in both ways, for older clients.
+        elif delta.function_call is not None:
+            self._take_call(_Call(function=delta.function_call), False, events)
+
+    def _take_parts(self, content: Any, events: list[ModelEvent]) -> None:
+        for part in content if isinstance(content, list) else (content,):
+            kind = part.get("type") if isinstance(part, dict) else None
+            text = text_of(part)
+            if text:
+                events.append(Reasoning(text) if kind in _THOUGHTS else Token(text))
+
+    def _take_call(self, call: _Call, another: bool, events: list[ModelEvent]) -> None:
+        function = call.function or call.custom or _Function()
+        given = function.input if call.custom is not None else function.arguments
+        piece = self._calls.piece(
+            number(call.index),
+            word_of(call.id),
+            word_of(function.name),
+            arguments_of(given),
+            custom=call.custom is not None,
+            another=another,
+        )
+        if piece is not None:
+            events.append(piece)
+
+
+def usage_in(said: Any, of_input: str, of_output: str) -> Usage | None:
+    """Return the usage that a server says, however it writes numbers; None if it is none."""
+    if not isinstance(said, Mapping):
+        return None
+    counts = number(said.get(of_input)), number(said.get(of_output))
+    return None if counts == (None, None) else Usage(counts[0] or 0, counts[1] or 0)
+
+
+# -- responses -----------------------------------------------------------------------------
+
+
+def openai_responses(
+    client: AsyncOpenAI,
+    *,
+    first_timeout: float | None = 120.0,
+    token_timeout: float | None = 60.0,
+    **params: Any,
+) -> Source:
+    """Stream the answer of OpenAI's Responses API: `Token`, ..., `Usage`, `Done`.
+
+    As `openai_tokens`, but for `params`, which are those of ``client.responses.create``:
+    ``model``, ``input``, ... Summaries of what the model thinks are `Reasoning`; of the tools
+    only functions are `ToolCall`: OpenAI calls its own by itself.
+
+    Raises:
+        TypeError, ValueError, MissingExtraError: as `openai_tokens`.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise missing_extra("openai_responses", "openai") from None
+    check_client(client, (openai.AsyncOpenAI,), "openai.AsyncOpenAI")
+    check_params(client.responses.create, params)
+    create: Callable[..., Awaitable[Any]] = for_one_stream(client).responses.create
+
+    def request() -> Awaitable[Any]:
+        return create(stream=True, **params)
+
+    return ModelAnswer(
+        openai, request, client.max_retries, ResponseReader, first_timeout, token_timeout
+    )
+
+
+class _Item(msgspec.Struct):
+    type: Any = None
+    call_id: Any = None
+    name: Any = None
+    arguments: Any = None
+    input: Any = None  # in the place of arguments, of a custom tool
+
+
+class _Incomplete(msgspec.Struct):
+    reason: Any = None
+
+
+class _Response(msgspec.Struct):
+    usage: Any = None
+    incomplete_details: _Incomplete | None = None
+    error: Any = None
+
+
+class ResponseEvent(msgspec.Struct):
+    """One event of a response; only what is used here, and all of it may be missing."""
+
+    type: Any = None
+    delta: Any = None
+    output_index: Any = None
+    item: _Item | None = None
+    response: _Response | None = None
+    arguments: Any = None
+    input: Any = None
+    code: Any = None
+    message: Any = None
+    error: Any = None
+
+
+# Items that are calls of the app's tools, and whether they take text.
+_CALLS = {"function_call": False, "custom_tool_call": True}
+
+_INCOMPLETE: dict[str | None, FinishReason] = {
+    "max_output_tokens": "length",
+    "content_filter": "content_filter",
+}
+
+
+class ResponseReader(AnswerReader[ResponseEvent]):
+    """Reads the events of a response."""
+
+    def __init__(self) -> None:
+        super().__init__(ResponseEvent)
+        self._calls = ToolCalls()
+        self._kinds: dict[int | None, bool] = {}  # by the call's number: it is a custom tool's
+        self._without_arguments: set[int | None] = set()
+        self._reason: FinishReason = "stop"
+
+    def is_usual(self, chunk: ResponseEvent) -> bool:
+        """Return whether it is of a type that this API has, or says itself that it failed."""
+        return isinstance(chunk.type, str) and chunk.type.startswith("response.")
+
+    def rest(self) -> Sequence[ModelEvent]:
+        """Return the events that were held back, at the end of an answer."""
+        return (*super().rest(), *self._halves.mend(self._calls.rest()))
+
+    def take(self, chunk: ResponseEvent) -> Sequence[ModelEvent]:
+        """Return the events in one event of the upstream's."""
+        text = chunk.delta if isinstance(chunk.delta, str) else ""
+        place = number(chunk.output_index)
+        match chunk.type:
+            case "response.output_text.delta":
+                return _piece(Token, chunk.delta)
+            case "response.refusal.delta":
+                self._reason = "content_filter"
+                return _piece(Token, chunk.delta)
+            case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
+                return _piece(Reasoning, chunk.delta)
+            case (
+                "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta"
+            ) if text:
+                return self._go_on(place, text)
+            case "response.function_call_arguments.done" | "response.custom_tool_call_input.done":
+                whole = arguments_of(chunk.arguments or chunk.input)
+                if whole and place in self._without_arguments:  # they did not come in pieces
+                    return self._go_on(place, whole)
+            case "response.output_item.added" if chunk.item and chunk.item.type in _CALLS:
+                return self._begin(place, chunk.item)
+            case "response.output_item.done" if chunk.item and chunk.item.type in _CALLS:
+                if place not in self._kinds:
+                    return self._begin(place, chunk.item)
+                whole = arguments_of(chunk.item.arguments or chunk.item.input)
+                if whole and place in self._without_arguments:
+                    return self._go_on(place, whole)
+            case "response.completed" | "response.incomplete":
+                response = chunk.response or _Response()
+                if response.error and self.reason is None:
+                    raise failure_in_stream(response.error)
+                self._end(response)
+            case "response.failed" | "response.cancelled":
+                raise failure_in_stream(chunk.response and chunk.response.error)
+            case "response.error":
+                raise failure_in_stream(
+                    chunk.error or {"code": chunk.code, "message": chunk.message}
+                )
+        return ()
+
+    def _begin(self, place: int | None, item: _Item) -> Sequence[ModelEvent]:
+        if self._reason == "stop":
+            self._reason = "tool_calls"
+        custom = self._kinds[place] = _CALLS[item.type]
+        text = arguments_of(item.arguments or item.input)
+        if not text:
+            self._without_arguments.add(place)
+        id, name = word_of(item.call_id), word_of(item.name)
+        piece = self._calls.piece(place, id, name, text, custom=custom)
+        return () if piece is None else (piece,)
+
+    def _go_on(self, place: int | None, text: str) -> Sequence[ModelEvent]:
+        self._without_arguments.discard(place)
+        custom = self._kinds.get(place, False)
+        piece = self._calls.piece(place, None, None, text, custom=custom)
+        return () if piece is None else (piece,)
+
+    def _end(self, response: _Response) -> None:
+        self.usage: Usage | None = (
+            usage_in(response.usage, "input_tokens", "output_tokens") or self.usage
+        )
+        incomplete = response.incomplete_details
+        self.reason: FinishReason | None = self._reason
+        if incomplete is not None:
+            self.reason = _INCOMPLETE.get(incomplete.reason, "other")
+        self.over = True
+
+
+def _piece(kind: type[Token | Reasoning], delta: Any) -> Sequence[ModelEvent]:
+    if delta == {}:
+        raise msgspec.ValidationError("a piece of text is an object without members")
+    text = text_of(delta)
+    return (kind(text),) if text else ()

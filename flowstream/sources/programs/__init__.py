@@ -1,0 +1,1 @@
+"""Programs as sources: what one writes, as it does."""

@@ -1,0 +1,160 @@
+"""How a program is started for a stream, and whose it is if the client goes meanwhile.
+
+It takes a millisecond or two, in a thread; but for as long as it likes, if the program is on
+the disk of a file server that does not answer. A stream that is cancelled waits for that a
+little, and then leaves the thread to itself, which ends what it has started when it comes back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import trio
+
+from flowstream.sources.programs._program import Child
+from flowstream.sources.threads._pools import pools
+
+Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+# What `Child` is made of: the process, its pidfd, and our ends of its pipes.
+_Started = tuple[subprocess.Popen[bytes], int, int | None, int, int | None]
+
+# Seconds that a cancelled stream waits for a program to be started.
+_PATIENCE = 1.0
+
+
+async def start_child(
+    args: Sequence[Argument],
+    *,
+    stdin: bool,
+    stderr: str,
+    cwd: Argument | None,
+    env: Mapping[str, str] | None,
+) -> Child:
+    """Start a program; stderr is ``"capture"``, ``"merge"`` or ``"discard"``.
+
+    No process is without an owner, whenever this is cancelled. That takes effect when the
+    program was started, and ended; or after a second, if the system takes longer for that.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    start = partial(_start, list(args), stdin=stdin, stderr=stderr, cwd=cwd, env=env)
+    starting = _Starting(start)
+    try:
+        started = await pools().processes.run(starting.run)
+    except trio.Cancelled:
+        await starting.leave()  # noqa: ASYNC102  # shields itself
+        raise
+    assert started is not None
+    return Child(*started)
+
+
+class _Starting:
+    """A start that is under way, and can be left."""
+
+    def __init__(self, start: Callable[[], _Started]) -> None:
+        self._start = start
+        self._token = trio.lowlevel.current_trio_token()
+        self._over = trio.Event()
+        self._lock = threading.Lock()
+        self._begun = False
+        self._left = False
+        self._started: _Started | None = None
+
+    def run(self) -> _Started | None:
+        """Start it, and end it if nobody wants it any more. Runs in a thread."""
+        if not self._may_begin():
+            return None
+        try:
+            started = self._start()
+            if self._is_left_with(started):
+                _end(started)
+            return started
+        finally:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._over.set)
+
+    def _may_begin(self) -> bool:
+        with self._lock:
+            self._begun = not self._left
+            return self._begun
+
+    def _is_left_with(self, started: _Started) -> bool:
+        with self._lock:
+            self._started = started
+            return self._left
+
+    async def leave(self) -> None:
+        """End it, or have the thread do so that takes too long to start it. **Shielded.**"""
+        with self._lock:
+            self._left = not self._begun
+        if self._left:
+            return
+        with trio.move_on_after(_PATIENCE, shield=True):
+            await self._over.wait()
+        with self._lock:
+            started, self._left = self._started, True
+        if started is not None:
+            await Child(*started).end(0)
+
+
+def _start(
+    args: list[Argument],
+    *,
+    stdin: bool,
+    stderr: str,
+    cwd: Argument | None,
+    env: Mapping[str, str] | None,
+) -> _Started:
+    """Start it, which takes a millisecond or two. Runs in a thread."""
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        theirs_in, our_in = _pipe(theirs, ours) if stdin else (subprocess.DEVNULL, None)
+        our_out, theirs_out = _pipe(ours, theirs)
+        our_err, theirs_err = None, subprocess.STDOUT if stderr == "merge" else subprocess.DEVNULL
+        if stderr == "capture":
+            our_err, theirs_err = _pipe(ours, theirs)
+        for fd in (our_out, our_err):
+            if fd is not None:
+                os.set_blocking(fd, False)
+        process = subprocess.Popen(
+            args,
+            stdin=theirs_in,
+            stdout=theirs_out,
+            stderr=theirs_err,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except OSError:  # no descriptor is left
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        ours.pop_all()
+        return process, pidfd, our_in, our_out, our_err
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """Return a new pipe, whose ends are closed with these two."""
+    read, write = os.pipe()
+    reader.callback(os.close, read)
+    writer.callback(os.close, write)
+    return read, write
+
+
+def _end(started: _Started) -> None:
+    """Kill what nobody has taken. Runs in a thread."""
+    process, *fds = started
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for fd in fds:
+        if fd is not None:
+            os.close(fd)

@@ -1,0 +1,56 @@
+"""checked: every item of a source is one of the events that it may send.
+
+``events=`` checks where a stream's format is written. What a run makes has no format until
+somebody reads it, so a wrong item would fail it or not, by who happens to read: this checks it
+where it is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowstream.buffer._outlet import Outlet
+from flowstream.event_types import Events
+from flowstream.sources._relay import Relay
+from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
+from flowstream.sources.shapes._wrapper import Wrapper, wrap
+
+__all__ = ["checked"]
+
+
+def checked(source: SourceLike, events: Events) -> Source:
+    """Return `source`, which fails if it sends anything but `events`.
+
+    **Emits** each item, unchanged. **Waits** where the stream does. **Ends** with `source`, or
+    with the first item that is wrong: its ``send`` raises `EncodingError`.
+
+    Args:
+        source: what `stream` takes, but for a topic and a run.
+        events: what it may send.
+
+    Raises:
+        SourceError: `source` is no source of one client.
+        TypeError: `events` is not an `Events`.
+    """
+    if not isinstance(events, Events):
+        raise TypeError(f"events must be an Events(...), not a {type(events).__name__}")
+    return wrap(source, "checked", lambda inner: _Checked(inner, events))
+
+
+class _Checked(Wrapper):
+    def __init__(self, inner: Source, events: Events) -> None:
+        super().__init__(inner, alike=True)
+        self._events = events
+
+    async def run(self, out: Outlet) -> None:
+        """Run the inner source, and look at each of its items."""
+        check = self._events.check
+
+        async def send(item: Any) -> None:
+            await out.send(check(item))
+
+        def send_nowait(item: Any) -> None:
+            out.send_nowait(check(item))
+
+        await self._inner.run(Relay(send, out.statistics, send_nowait, out.reject))

@@ -1,0 +1,86 @@
+"""merge: several sources in one stream, each in a task of its own.
+
+There is no queue in between: all send into the one outlet, which lets them in turn by turn
+when it is full, and has each give way to the others after some items when it is not. So a
+source that floods cannot keep the others out, and what comes of one source keeps its order.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from flowstream._errors import SourceError
+from flowstream.buffer._outlet import Outlet
+from flowstream.sources._as_source import as_source
+from flowstream.sources._feed import Feed
+from flowstream.sources._resumable import Resumable
+from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
+from flowstream.sources._together import run_together
+from flowstream.sources.shapes._wrapper import shared
+from flowstream.tasks._failure import passes
+
+__all__ = ["merge"]
+
+logger: logging.Logger = logging.getLogger("flowstream")
+
+
+def merge(*sources: SourceLike) -> Source:
+    """Return one source that runs all of `sources` at once.
+
+    **Emits** each item as it comes. **Waits** where the stream does, each source in its own
+    ``send``. **Ends** when all have ended, or with the first failure: the others are
+    cancelled then, and that failure comes out as it is when they have cleaned up.
+
+    Args:
+        sources: what `stream` takes, at least one; but for a topic or a run (several topics
+            in one stream are a list of them), and for what is `resumable`: one id cannot say
+            where several of them are to go on.
+
+    Raises:
+        TypeError: there is none.
+        SourceError: one is no source of one client, or is resumable.
+    """
+    if not sources:
+        raise TypeError("merge() takes at least one source")
+    opened: list[Source] = []
+    for given in sources:
+        one = as_source(given)
+        if isinstance(one, Feed):
+            raise shared("merge")
+        if isinstance(one, Resumable):
+            raise SourceError(
+                "merge() takes no resumable() source: one Last-Event-ID cannot say where "
+                "several sources are to go on; merge inside of the function instead"
+            )
+        opened.append(one)
+    return _Merged(opened)
+
+
+class _Merged(Source):
+    def __init__(self, sources: list[Source]) -> None:
+        self._sources = sources
+
+    async def run(self, out: Outlet) -> None:
+        """Run them all."""
+        await run_together([partial(source.run, out) for source in self._sources])
+
+    async def discard(self) -> None:
+        """Release what each of them holds, also when another one fails at that.
+
+        Raises:
+            Exception: what the first one raised; that of others is logged.
+        """
+        failure: BaseException | None = None
+        for source in self._sources:
+            try:
+                await source.discard()
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
+                if failure is not None:
+                    logger.exception("a merged source failed while it was closed")
+                failure = failure or error
+        if failure is not None:
+            raise failure

@@ -1,0 +1,86 @@
+"""throttle: so many items a second, and no more. Nothing is dropped: the producer waits.
+
+The generic cell rate algorithm (GCRA; ITU-T I.371): one number, the time at which the bucket
+would be empty again, in place of a bucket that somebody fills. Each item takes its turn as it
+arrives, so tasks that send at once go in that order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import trio
+
+from flowstream.buffer._outlet import Outlet
+from flowstream.limits import positive, whole
+from flowstream.sources._relay import Relay
+from flowstream.sources._source import Source
+from flowstream.sources._source_like import SourceLike
+from flowstream.sources.shapes._wrapper import Wrapper, wrap
+
+__all__ = ["throttle"]
+
+
+def throttle(source: SourceLike, *, per_second: float, burst: int = 1) -> Source:
+    """Return `source`, its items at most `per_second` on average.
+
+    **Emits** each item when its turn has come. **Waits**, and the producer in its ``send``
+    with it, until then. **Ends** with `source`; what `source` raises comes out as it is.
+
+    Args:
+        source: what `stream` takes, but for a topic and a run.
+        per_second: items a second, more than 0; ``0.1`` is one every ten seconds.
+        burst: how many may go at once after a pause, 1 or more.
+
+    Raises:
+        SourceError: `source` is no source of one client.
+        TypeError, ValueError: a number is out of range.
+    """
+    positive("per_second", per_second, unit="items a second")
+    whole("burst", burst, unit="items")
+    return wrap(source, "throttle", lambda inner: _Throttled(inner, 1 / per_second, burst))
+
+
+class _Throttled(Wrapper):
+    def __init__(self, inner: Source, interval: float, burst: int) -> None:
+        super().__init__(inner, alike=True)
+        self._interval = interval
+        self._tolerance = (burst - 1) * interval
+
+    async def run(self, out: Outlet) -> None:
+        """Run the inner source, and hold each of its items until its turn."""
+        turns = _Turns(self._interval, self._tolerance)
+
+        async def send(item: Any) -> None:
+            at = turns.take(trio.current_time())
+            if at > trio.current_time():
+                await trio.sleep_until(at)
+            await out.send(item)
+
+        def send_nowait(item: Any) -> None:
+            if not turns.is_free(trio.current_time()):
+                raise trio.WouldBlock
+            out.send_nowait(item)
+            turns.take(trio.current_time())
+
+        await self._inner.run(Relay(send, out.statistics, send_nowait, out.reject))
+
+
+class _Turns:
+    """When the next item may go; times in seconds."""
+
+    def __init__(self, interval: float, tolerance: float) -> None:
+        self._interval = interval
+        self._tolerance = tolerance
+        self._empty_at = -math.inf  # the theoretical arrival time: no debts are left then
+
+    def is_free(self, now: float) -> bool:
+        """Return whether an item may go at once."""
+        return now >= self._empty_at - self._tolerance
+
+    def take(self, now: float) -> float:
+        """Take the next turn; return when it is."""
+        at = max(now, self._empty_at - self._tolerance)
+        self._empty_at = max(at, self._empty_at) + self._interval
+        return at

@@ -1,0 +1,1 @@
+"""Tasks: what starts them, wakes them, times them, tries them again and tells how they failed."""

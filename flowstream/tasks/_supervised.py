@@ -1,0 +1,148 @@
+"""The supervised nursery: where tasks live that outlive the request that started them.
+
+A request's own nursery ends with the request, and a nursery of Trio's own cancels all its
+tasks when one fails. In this one each task fails alone: the log is told, and nobody else.
+The app's lifespan opens it, so no task outlives the app. When it closes, each job is told to
+stop and is waited for; how long it then takes is the job's to bound.
+
+Jobs are told, not cancelled, because what they run is shielded: a producer is cancelled once
+and may then clean up in peace (see sources/_shielding.py).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from types import TracebackType
+from typing import Protocol
+
+import trio
+
+from flowstream._errors import asyncio_runs, other_event_loop
+from flowstream.tasks._failure import explain_asyncio, passes
+
+logger = logging.getLogger("flowstream")
+
+
+class Job(Protocol):
+    """What runs in a supervised nursery."""
+
+    name: str
+    """For the log."""
+
+    async def run(self) -> None:
+        """Do the work; return soon after `shut_down` was called."""
+
+    def shut_down(self) -> None:
+        """Hear that the app is going down."""
+
+
+class SupervisedNursery:
+    """Runs jobs, each of which fails alone: an async context manager.
+
+    Leaving it tells all jobs to stop and **waits** for them, also if it is left by an
+    exception or a cancellation. While it is open, `supervised_nursery` finds it; first of all
+    in its own body.
+    """
+
+    def __init__(self) -> None:
+        if not trio.lowlevel.in_trio_run():
+            raise other_event_loop()
+        self._jobs: set[Job] = set()
+        self._nursery: trio.Nursery | None = None
+        self._manager = trio.open_nursery()
+        self._closing = False
+        self._around: SupervisedNursery | None = None
+
+    async def __aenter__(self) -> SupervisedNursery:
+        """Open it."""
+        self._nursery = await self._manager.__aenter__()
+        _open.set((*_open.get(), self))
+        self._around = _own.get()
+        _own.set(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Tell the jobs to stop, and **wait** for them."""
+        self._closing = True
+        _own.set(self._around)
+        _open.set(tuple(nursery for nursery in _open.get() if nursery is not self))
+        for job in list(self._jobs):
+            job.shut_down()
+        # Bounded by what each job bounds for itself.
+        return await self._manager.__aexit__(kind, error, traceback)  # noqa: ASYNC102
+
+    def start(self, job: Job) -> None:
+        """Run `job` in a task of its own, in the contextvars of the caller.
+
+        Raises:
+            RuntimeError: the nursery is not open.
+        """
+        if self._nursery is None or self._closing:
+            raise RuntimeError("nothing can be started here any more: the app is going down")
+        self._jobs.add(job)
+        self._nursery.start_soon(self._run, job, name=f"flowstream {job.name}")
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await job.run()
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
+            explain_asyncio(error)
+            logger.exception("%s failed", job.name)
+        finally:
+            self._jobs.discard(job)
+
+
+def before_startup(what: str) -> RuntimeError:
+    """Return the error for `what`, which needs a nursery and is called where Trio does not run."""
+    if asyncio_runs():
+        return other_event_loop()
+    return RuntimeError(
+        f"{what} was called where Trio does not run: call it when the app starts, in Quart's "
+        "before_serving or in Starlette's lifespan, and not in a thread"
+    )
+
+
+def prefer(nursery: SupervisedNursery | None) -> None:
+    """Have what follows in this context find `nursery`, or the one opened last if it is None.
+
+    Several apps may be served in one Trio run, and end at different times: what a request
+    starts belongs to the app that it came to.
+    """
+    _own.set(nursery)
+
+
+def supervised_nursery() -> SupervisedNursery:
+    """Return the nursery of this context, else the one opened last that is open in this Trio run.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if not trio.lowlevel.in_trio_run():
+        raise other_event_loop()
+    own, nurseries = _own.get(), _open.get()
+    if own is not None:
+        return own
+    if not nurseries:
+        raise RuntimeError(
+            "nothing is there to run this in: call Flowstream(app) when the app is made, and "
+            "serve it with its lifespan; on Starlette and FastAPI, give the app "
+            "lifespan=flowstream.starlette.lifespan; elsewhere, `async with Flowstream():` around "
+            "what uses it"
+        )
+    return nurseries[-1]
+
+
+_open: trio.lowlevel.RunVar[tuple[SupervisedNursery, ...]] = trio.lowlevel.RunVar(
+    "flowstream supervised nurseries", ()
+)
+_own: contextvars.ContextVar[SupervisedNursery | None] = contextvars.ContextVar(
+    "flowstream supervised nursery", default=None
+)

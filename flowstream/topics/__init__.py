@@ -1,0 +1,1 @@
+"""Topics: what is published once goes to every subscriber, each at its own pace."""

@@ -1,0 +1,276 @@
+"""A subscriber's place in a topic, and how it gets from the past to the present.
+
+Where it left off is one number. While it is behind it pulls: what the history has after that
+number, as much as it can take, until there is nothing more; from then on events are pushed.
+Between the two there is no queue to overflow and no moment in which an event could come
+twice or not at all: both are decided by the same number, without an `await` in between.
+
+Where the history no longer has what it needs, the hole is announced at its place, a snapshot
+follows if the topic has one, and the present goes on from there. In a run it goes on with the
+oldest that is kept: there the past is what a client came for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from flowstream._event import Event
+from flowstream.abc import Encoder
+from flowstream.sources._feed import Sink, Terms
+from flowstream.tasks._failure import passes
+from flowstream.topics._fanout import Fanout
+from flowstream.topics._history import History, Missing, Published, lost_id
+from flowstream.topics._members import Member
+from flowstream.topics._snapshots import AsOf, Snapshots, unusable
+
+# Events that are looked at in one go, wanted or not, before others run.
+_PULL_ITEMS = 256
+
+# Snapshots in a row that one client is given though the history no longer reaches back to
+# them; then it is told to come back later.
+_VAIN_SNAPSHOTS = 3
+
+
+class Subscriber:
+    """One stream's place in a topic.
+
+    Args:
+        sink: the stream.
+        encoder: makes its bytes; None if it gets the events themselves.
+        terms: what it is to get.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        fanout: Fanout,
+        snapshots: Snapshots | None,
+        sink: Sink,
+        encoder: Encoder | None,
+        terms: Terms,
+    ) -> None:
+        self._history = history
+        self._snapshots = snapshots
+        self._controls = terms.controls
+        self._seen: int | None = None  # the last event that a client has that lost some
+        self._lost = False
+        self._vain = 0  # snapshots in a row behind which the history could not go on
+        self._prepared: AsOf | None = None  # a snapshot that has been waited for
+        self._whole = terms.whole
+        after = terms.after
+        self._wants_snapshot = after is None and snapshots is not None
+        position = self._locate(after)
+        if isinstance(position, Missing):
+            self._lost = True
+            if position.missed is not None:
+                self._seen = history.head - position.missed
+            else:
+                after = None  # a stranger's, which is not repeated to the client
+            position = self._next
+        self._shared = encoder is not None and encoder.start() is encoder
+        self._member = Member(sink, encoder, position, terms)
+        if after is not None:
+            sink.buffer.queue.pass_by(0, self._member.named(after))
+        else:
+            sink.buffer.queue.begin_in_order()
+        self._member.behind = self._lost or self._wants_snapshot or position < history.head
+        self.leave: Callable[[], None] = fanout.add(
+            self._member, encoder, shared=self._shared, whole=self._whole
+        )
+
+    def _locate(self, after: str | None) -> int | Missing:
+        """Return the number of the last event that the client has, or that it is lost."""
+        history = self._history
+        if after is not None:
+            return history.locate(after)
+        if not self._whole:
+            return history.head
+        history.trim()
+        return 0 if history.first == 1 else Missing(history.head)
+
+    @property
+    def _next(self) -> int:
+        """The event behind which a client that has lost some goes on."""
+        return self._history.first - 1 if self._whole else self._history.head
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are events that the stream has to pull."""
+        return self._member.behind
+
+    @property
+    def waits(self) -> bool:
+        """Whether `pull` would wait for a snapshot that the app makes."""
+        return (
+            (self._lost or self._wants_snapshot)
+            and self._snapshots is not None
+            and self._snapshots.waits
+            and self._prepared is None
+        )
+
+    async def prepare(self) -> None:
+        """**Wait** until `pull` need not: for the snapshot.
+
+        Raises:
+            PublicError: it could not be made.
+        """
+        assert self._snapshots is not None
+        self._prepared = await self._snapshots.get(self._seen or 0)
+
+    def lacks(self) -> int | None:
+        """Return how many events the stream has yet to pull; None if that can't be known."""
+        member, head = self._member, self._history.head
+        if not member.behind or (not self._lost and member.number >= head):
+            return 0
+        if member.where is not None or (self._lost and self._seen is None):
+            return None
+        return head - (member.number if self._seen is None else self._seen)
+
+    @property
+    def position(self) -> str | None:
+        """The id that a client would come back with, if it has got all that was handed on.
+
+        None if that is nothing yet, not even its first snapshot.
+        """
+        if self._lost:  # what was lost is not announced yet, and must not be passed over
+            if self._seen is None:
+                return lost_id(self._history.epoch)
+            return self._history.id_of(self._seen)
+        return None if self._wants_snapshot else self._history.id_of(self._member.number)
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed until it was pulled."""
+        self._member.fall_behind()
+
+    def catch_up(self) -> None:
+        """Be pushed to again, unless there is something to pull."""
+        if not self._lost and not self._wants_snapshot:
+            self._settle()
+
+    def tally(self) -> None:
+        """Have the stream count what was written directly to its connection."""
+        self._member.tally()
+
+    async def pull(self, limit: int) -> list[Any]:
+        """Return what follows, up to about `limit` bytes; **waits** only for a snapshot.
+
+        To be called while nothing is queued.
+
+        Raises:
+            PublicError: the snapshot could not be made.
+        """
+        member, history = self._member, self._history
+        history.trim()
+        if not self._lost and not self._wants_snapshot:
+            try:
+                events = history.after(member.number, _PULL_ITEMS)
+            except LookupError:
+                self._lost = True
+                self._seen = member.number
+                member.number = self._next
+                if self.waits:  # let it be seen that the next one does
+                    await trio.lowlevel.checkpoint()
+                    return []
+            else:
+                pieces = self._take(events, limit)
+                if not pieces and member.behind:
+                    await trio.lowlevel.checkpoint()  # it wants none of so many
+                return pieces
+        if self._snapshots is None:
+            number = max(member.number, self._next) if self._whole else member.number
+            return self._go_on_behind(number, None)
+        snapshot, self._prepared = self._prepared, None
+        if snapshot is None or snapshot.number + 1 < history.first:
+            # None, or one that so much was published behind that the history can't go on there.
+            snapshot = await self._snapshots.get(self._seen or 0)
+        self._vain = self._vain + 1 if snapshot.number + 1 < history.first else 0
+        if self._vain > _VAIN_SNAPSHOTS:
+            raise unusable("what follows on it is not in the replay, which has to be longer")
+        return self._go_on_behind(snapshot.number, snapshot)
+
+    def _take(self, events: list[Published], limit: int) -> list[Any]:
+        member, size = self._member, 0
+        pieces: list[Any] = []
+        last = None
+        for published in events:
+            try:
+                if member.where is None or member.where(published.event):
+                    frame = self._frame(published)
+                    if pieces and size + len(frame) > limit:
+                        break
+                    pieces.append(frame)
+                    size += len(frame)
+                    last = published.id
+            except BaseException as error:
+                if pieces and not passes(error):
+                    break  # these first: the next call meets it again  # noqa: ASYNC104  # see `passes`
+                raise
+            member.number = published.number
+        if last is not None:
+            member.queue.pass_by(len(pieces), member.named(last))
+        self._settle()
+        return pieces
+
+    def _frame(self, published: Published) -> Any:
+        encoder = self._member.encoder
+        if encoder is None:
+            return published
+        if self._shared:
+            return self._history.frame(published, encoder)
+        return published.encode(encoder)
+
+    def _go_on_behind(self, number: int, snapshot: AsOf | None) -> list[Any]:
+        """Announce what is lost, give the snapshot, and go on behind event `number`."""
+        member = self._member
+        pieces: list[Any] = []
+        # First what may fail: the position in a joined id is what it was until the gap is told.
+        frame = None if snapshot is None else self._snapshot_frame(snapshot)
+        if self._lost:
+            missed = None if self._seen is None else max(number - self._seen, 0)
+            if missed != 0:
+                # Which of them a filter would have passed is not known.
+                pieces.append(member.queue.lose(missed if member.where is None else None))
+        member.number = number
+        if snapshot is not None:
+            pieces.append(frame)
+            member.queue.pass_by(1, member.named(snapshot.id))
+        self._lost, self._seen = False, None
+        self._wants_snapshot = False
+        self._settle()
+        return pieces
+
+    def _snapshot_frame(self, snapshot: AsOf) -> Any:
+        """Return a snapshot as it goes to the stream.
+
+        Raises:
+            PublicError: the format cannot carry it.
+        """
+        encoder, id = self._member.encoder, snapshot.id
+        if encoder is None:
+            return Published(
+                snapshot.number, Event(snapshot.data(None), id=id, type="snapshot"), 0.0
+            )
+
+        def encode() -> bytes:
+            data = snapshot.data(encoder)
+            if self._controls:
+                return encoder.control("snapshot", data, id=id)
+            return encoder.encode(data, id=id, type="snapshot")
+
+        try:
+            return snapshot.frame((encoder, self._controls), encode) if self._shared else encode()
+        except BaseException as error:
+            if passes(error):
+                raise
+            raise unusable("%s", error) from error  # noqa: ASYNC104  # see `passes`
+
+    def _settle(self) -> None:
+        """Be pushed to from now on, if nothing is left to pull."""
+        member = self._member
+        if member.number >= self._history.head:
+            member.behind = False
+        if member.pulled is not None:
+            member.pulled()

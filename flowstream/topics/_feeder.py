@@ -1,0 +1,270 @@
+"""A feeder: the task that publishes in a topic what a source makes, and that outlives failures.
+
+::
+
+    run ──► failed ──► wait (back-off) ──┐      an item that is bad: counted, logged, left out
+     ▲                                   │      ended, stopped, shut down, closed: over
+     └───────────────────────────────────┘
+
+A run (`Production`) is one answer: it fails once, and its clients are told. A topic has clients
+that come for what is published next, from wherever. So what feeds it is tried again, and its
+failures are told to who operates the app: in the log and in the statistics.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from flowstream._errors import EncodingError
+from flowstream._event import Event, copied
+from flowstream.buffer._event_buffer import BufferStatistics
+from flowstream.limits import positive
+from flowstream.sources import Source
+from flowstream.sources._relay import Relay
+from flowstream.sources._running import run_to_end
+from flowstream.tasks._failure import first_of, is_refusal
+from flowstream.tasks._retry import Backoff, Retry
+from flowstream.topics._publisher import Publisher
+
+logger = logging.getLogger("flowstream")
+
+# Seconds between two lines of the log about bad items: a source may make nothing else.
+_BAD_ITEMS_EVERY = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeederStatistics:
+    """A moment of one feeder."""
+
+    topic: str
+    """The name of the topic that it feeds."""
+    running: bool
+    """Whether its source runs now. False while it waits for the next try, and at the end."""
+    over: bool
+    """Whether it has ended."""
+    published: int
+    """Items published so far."""
+    failures: int
+    """Times that its source failed so far."""
+    failures_in_a_row: int
+    """Those since its source last ran for as long as `Retry.longest`."""
+    bad_items: int
+    """Items left out so far, because they could not be made or published."""
+
+
+class FeedCounts:
+    """What the feeders of one topic have met, those that have ended included."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.bad_items = 0
+
+
+class Feeder:
+    """What feeds a topic; made by `Topic.publish_from`.
+
+    Attributes:
+        name: for the log.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        publisher: Publisher,
+        sources: tuple[Source, Source | None],
+        retry: Retry | None,
+        cleanup_timeout: float,
+        counts: FeedCounts,
+        ended: Callable[[Feeder], None],
+    ) -> None:
+        self.name: str = f"what feeds the topic {topic!r}"
+        self._topic = topic
+        self._publisher = publisher
+        # The one for the first run, and the one for each run after it.
+        self._first, self._later = sources
+        self._retry = retry
+        self._backoff = Backoff(retry or Retry())
+        self._cleanup_timeout = cleanup_timeout
+        self._counts = counts
+        self._ended = ended
+        self._scope: trio.CancelScope | None = None  # that of the source, while it runs
+        self._told = trio.Event()  # to stop
+        self._over = trio.Event()
+        self._error: BaseException | None = None  # what the last run failed with
+        self._published = 0
+        self._failures = 0
+        self._bad_items = 0
+        self._bad_untold = 0  # since the log was last told of bad items
+        self._bad_told = -math.inf  # when that was
+
+    async def stop(self) -> None:
+        """Stop it, and **wait** until its source has cleaned up."""
+        self.shut_down()
+        await self._over.wait()
+
+    def shut_down(self) -> None:
+        """Have it stop: cancel its source, which may clean up, or the wait for the next try."""
+        self._told.set()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def statistics(self) -> FeederStatistics:
+        """Return how it is doing."""
+        return FeederStatistics(
+            topic=self._topic,
+            running=self._scope is not None,
+            over=self._over.is_set(),
+            published=self._published,
+            failures=self._failures,
+            failures_in_a_row=self._backoff.failures,
+            bad_items=self._bad_items,
+        )
+
+    async def run(self) -> None:
+        """Run the source again and again, until it ends without a failure or is told to."""
+        source: Source | None = self._first
+        try:
+            if self._told.is_set():
+                await self._discard()
+            while source is not None and not self._told.is_set():
+                lasted = await self._try(source)
+                if self._error is None:
+                    if not self._told.is_set():
+                        logger.info("%s has come to its end", self.name)
+                    break
+                wait = self._failed(self._error, lasted)
+                self._error = None  # it holds frames, and what is in them, for as long as we wait
+                source = self._later if self._retry is not None else None
+                if source is not None:
+                    with trio.move_on_after(wait):
+                        await self._told.wait()
+        finally:
+            self._tell_bad_items()
+            self._over.set()
+            self._ended(self)
+
+    async def _try(self, source: Source) -> float:
+        """Run `source` to its end; return the seconds that took."""
+        began = trio.current_time()
+        self._scope = scope = trio.CancelScope(shield=True)
+        try:
+            await run_to_end(
+                source,
+                Relay(self._publish, self._statistics, self._publish_nowait, self._reject),
+                scope,
+                self._cleanup_timeout,
+                name=self.name,
+                failed=self._note,
+            )
+        finally:
+            self._scope = None
+        return trio.current_time() - began
+
+    async def _discard(self) -> None:
+        with trio.move_on_after(self._cleanup_timeout, shield=True):
+            await self._first.discard()
+
+    def _note(self, error: BaseException) -> None:
+        if not self._told.is_set():
+            self._error = error
+        elif not is_refusal(error):
+            logger.error("%s failed while it was stopped", self.name, exc_info=error)
+
+    def _failed(self, error: BaseException, lasted: float) -> float:
+        """Count a failure and tell the log; return the seconds to wait."""
+        wait = self._backoff.fail(lasted)
+        self._failures += 1
+        self._counts.failures += 1
+        then = f"it is tried again in {wait:.1f} s" if self._retry is not None else "it is over"
+        row = self._backoff.failures
+        if row == 1:
+            logger.error("%s failed; %s", self.name, then, exc_info=error)
+        else:
+            told = _line(error)
+            logger.error("%s failed (%s), %d times in a row; %s", self.name, told, row, then)
+        return wait
+
+    # -- items -----------------------------------------------------------------------------
+
+    async def _publish(self, item: Any) -> None:
+        if self._told.is_set():
+            await trio.lowlevel.checkpoint()  # Cancelled, in the source's own tasks
+            raise _refusal()
+        try:
+            await self._publisher.publish(_as_event(item))
+        except trio.ClosedResourceError:
+            self.shut_down()
+            await trio.lowlevel.checkpoint()  # noqa: ASYNC120  # Cancelled, as in any stop
+            raise _refusal() from None
+        except (EncodingError, TypeError, ValueError) as error:
+            self._reject(error)
+            await trio.lowlevel.checkpoint()  # there may be nothing but bad items
+        else:
+            self._published += 1
+
+    def _publish_nowait(self, item: Any) -> None:
+        if self._told.is_set():
+            raise _refusal()
+        try:
+            self._publisher.publish_nowait(_as_event(item))
+        except trio.ClosedResourceError:
+            self.shut_down()
+            raise _refusal() from None
+        except (EncodingError, TypeError, ValueError) as error:
+            self._reject(error)
+        else:
+            self._published += 1
+
+    def _reject(self, error: Exception) -> None:
+        self._bad_items += 1
+        self._counts.bad_items += 1
+        if self._bad_items == 1:
+            self._bad_told = trio.current_time()
+            logger.error("%s made a bad item; it is left out", self.name, exc_info=error)
+            return
+        self._bad_untold += 1
+        if trio.current_time() >= self._bad_told + _BAD_ITEMS_EVERY:
+            self._tell_bad_items(f" (the last: {_line(error)})")
+
+    def _tell_bad_items(self, last: str = "") -> None:
+        if self._bad_untold:
+            logger.error("%s made %d more bad items%s", self.name, self._bad_untold, last)
+            self._bad_untold, self._bad_told = 0, trio.current_time()
+
+    def _statistics(self) -> BufferStatistics:
+        """Return what the topic keeps, which is what the source fills."""
+        offered = self._published + self._bad_items
+        return self._publisher.statistics(offered, dropped=self._bad_items)
+
+
+def check_feed_arguments(retry: object, cleanup_timeout: float) -> None:
+    """Raise if these are not what `Topic.publish_from` takes."""
+    if retry is not None and not isinstance(retry, Retry):
+        raise TypeError(
+            f"retry must be a Retry or None, not {type(retry).__name__}: Retry(first=1.0, "
+            "longest=60.0) waits for up to a second after the first failure"
+        )
+    positive("cleanup_timeout", cleanup_timeout, unit="seconds")
+    if cleanup_timeout == math.inf:
+        raise ValueError("cleanup_timeout must be finite: a cleanup that hangs would never end")
+
+
+def _as_event(item: Any) -> Event:
+    return copied(item, id=item.id) if isinstance(item, Event) else Event(item)
+
+
+def _refusal() -> trio.BrokenResourceError:
+    return trio.BrokenResourceError("this no longer feeds the topic")
+
+
+def _line(error: BaseException) -> str:
+    """Return the type and text of an error, or of the first of a group, in one line."""
+    first = first_of(error)
+    text = " ".join(str(first).split())
+    return f"{type(first).__name__}: {text}"[:200]

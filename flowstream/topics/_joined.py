@@ -1,0 +1,268 @@
+"""Several topics on one connection: browsers have six a host, and a page has more to hear.
+
+Each event bears the positions in all of them, so that one ``Last-Event-ID`` resumes them all:
+a part for each topic, joined by ``~``. A part is the topic's own id, ``epoch.number``; or
+``epoch!id`` where the app has given one; or nothing, where a client has yet to be given its
+first snapshot. Which is whose is known by the epoch, so the order in which the topics are
+named does not matter. The bytes are one client's own then, and made for it alone.
+
+An id says "all up to here", of every topic. So nothing may be written ahead of what the id of
+another topic's event speaks of: while one topic's past is pulled, nothing of the others is
+pushed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import unquote
+
+from flowstream._closing import CloseReason
+from flowstream.abc import Encoder
+from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.buffer._queue import Gap
+from flowstream.sources._feed import Ending, Feed, Sink, Subscriber, Terms
+from flowstream.topics._history import lost_id
+
+_SEPARATOR = "~"
+_PART = re.compile(r"([0-9a-f]+)(?:(\.\w+)|!(.*))", re.DOTALL)
+
+
+class Joined(Feed):
+    """Several feeds as one.
+
+    Args:
+        feeds: they; one that is named twice counts once.
+    """
+
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self._feeds = list(feeds)
+        # One buffer has one policy. Where one of them is to lose nothing, none does.
+        self.policy = next((feed.policy for feed in feeds if feed.policy.rereads), Feed.policy)
+
+    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
+        """Have `sink` get what is published in any of them."""
+        return _JoinedSubscriber(self._distinct(), sink, encoder, terms)
+
+    @property
+    def epoch(self) -> str:
+        """Those of them all."""
+        return _SEPARATOR.join(feed.epoch for feed in self._distinct())
+
+    def beside(self, others: Sequence[Feed]) -> Feed:
+        """Return a feed of all of them."""
+        return Joined([*self._feeds, *others])
+
+    def _distinct(self) -> list[Feed]:
+        # Not before a client is there: a topic that was opened by name is made when it is asked
+        # for its epoch.
+        return list({feed.epoch: feed for feed in reversed(self._feeds)}.values())[::-1]
+
+
+class _JoinedSubscriber:
+    """One stream's places in several feeds."""
+
+    def __init__(
+        self,
+        feeds: list[Feed],
+        sink: Sink,
+        encoder: Encoder | None,
+        terms: Terms,
+    ) -> None:
+        self._epochs = [feed.epoch for feed in feeds]
+        self._open = len(feeds)
+        # Why the first of them ended that was not complete.
+        self._ending: Ending = (CloseReason.COMPLETED, None, "")
+        self._sink = sink
+        self._turn = 0  # the place whose past is looked at first
+        self._places: list[Subscriber] = []
+        try:
+            for index, (feed, own) in enumerate(
+                zip(feeds, _split(terms.after, feeds), strict=True)
+            ):
+                name = self._namer(index)
+                self._places.append(
+                    feed.join(
+                        _Part(sink, self._ended),
+                        None if encoder is None else _Renaming(encoder, name),
+                        replace(terms, after=own, name=name),
+                    )
+                )
+        except BaseException:
+            self.leave()
+            raise
+        # What a gap at the very beginning comes after, if any of it is known here.
+        known = {place.position for place in self._places} - {None, *map(lost_id, self._epochs)}
+        sink.buffer.queue.pass_by(0, self.position if known and terms.after is not None else None)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are events to pull in any of them."""
+        return any(place.behind for place in self._places)
+
+    @property
+    def waits(self) -> bool:
+        """Whether `pull` would wait for a snapshot that the app makes."""
+        return any(place.behind and place.waits for place in self._places)
+
+    async def prepare(self) -> None:
+        """**Wait** until `pull` need not. As in `pull`, nothing is pushed meanwhile."""
+        self.fall_behind()
+        for index, place in enumerate(self._places):
+            if place.behind and place.waits:
+                await place.prepare()
+                self._turn = index - 1  # it is the next one to be pulled
+
+    def lacks(self) -> int | None:
+        """Return how many events of all of them are yet to be pulled, None if unknown."""
+        lacking = [place.lacks() for place in self._places]
+        return None if None in lacking else sum(number or 0 for number in lacking)
+
+    @property
+    def position(self) -> str:
+        """The id that resumes all of them here."""
+        return self._join(None, "")
+
+    def tally(self) -> None:
+        """Have the stream count what was written directly to its connection."""
+        for place in self._places:
+            place.tally()
+
+    async def pull(self, limit: int) -> list[bytes | Gap]:
+        """Return what follows in one that is behind; they take turns."""
+        self._turn = (self._turn + 1) % len(self._places)
+        for place in [*self._places[self._turn :], *self._places[: self._turn]]:
+            if place.behind:
+                self.fall_behind()
+                try:
+                    return await place.pull(limit)
+                finally:
+                    self.catch_up()
+        return []
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed in any of them until it was pulled."""
+        for place in self._places:
+            place.fall_behind()
+
+    def catch_up(self) -> None:
+        """Have events pushed again in those that have nothing to pull."""
+        for place in self._places:
+            place.catch_up()
+
+    def leave(self) -> None:
+        """Leave all of them."""
+        for place in self._places:
+            place.leave()
+
+    def _namer(self, index: int) -> Callable[[str], str]:
+        return lambda id: self._join(index, id)
+
+    def _join(self, index: int | None, id: str) -> str:
+        """Return the positions in all of them, with `id` for that in the one at `index`."""
+        return _SEPARATOR.join(
+            _part(self._epochs[place_index], id if place_index == index else place.position)
+            for place_index, place in enumerate(self._places)
+        )
+
+    def _ended(self, ending: Ending) -> None:
+        self._open -= 1
+        if self._ending[0] is CloseReason.COMPLETED:
+            self._ending = ending
+        if not self._open:
+            self._sink.feed_ended(*self._ending)
+
+
+class _Part:
+    """The stream, as one of several feeds knows it."""
+
+    def __init__(self, sink: Sink, ended: Callable[[Ending], None]) -> None:
+        self._sink = sink
+        self._has_ended = False
+        self._tell_ended = ended
+        self.buffer: EventBuffer = sink.buffer
+        self.wrote = sink.wrote
+        self.give_up = sink.give_up
+        self.fail = sink.fail
+
+    @property
+    def direct(self) -> Callable[[bytes], bool] | None:
+        """Writes to the connection, or None."""
+        return self._sink.direct
+
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        """End the stream, though other feeds go on: what it was asked for is not there."""
+        self._sink.close(reason, detail)
+
+    def feed_ended(
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
+    ) -> None:
+        """End the stream if the others have ended, too."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._tell_ended((reason, error, detail))
+
+
+class _Renaming(Encoder):
+    """An encoder that puts all positions into the id. It is one stream's own."""
+
+    def __init__(self, encoder: Encoder, name: Callable[[str], str]) -> None:
+        self._encoder = encoder
+        self._name = name
+
+    def start(self) -> Encoder:
+        """Return another: nobody may share what this one writes."""
+        return _Renaming(self._encoder, self._name)
+
+    def encode(
+        self,
+        data: Any,
+        *,
+        id: str | None = None,
+        type: str | None = None,
+        key: object = None,
+        retry: int | None = None,
+    ) -> bytes:
+        """Return the event's bytes with the positions in all feeds for an id."""
+        named = None if id is None else self._name(id)
+        return self._encoder.encode(data, id=named, type=type, key=key, retry=retry)
+
+    def control(
+        self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
+    ) -> bytes:
+        """Return a control event's bytes, its id likewise."""
+        named = None if id is None else self._name(id)
+        return self._encoder.control(name, body, id=named, retry=retry)
+
+
+def _part(epoch: str, id: str | None) -> str:
+    """Return a feed's part of a joined id, given what it calls the position itself."""
+    if id is None:
+        return ""
+    match = _PART.fullmatch(id)
+    if match is not None and match[1] == epoch and match[2]:
+        return id
+    return f"{epoch}!{id.replace('%', '%25').replace(_SEPARATOR, '%7E')}"
+
+
+def _split(after: str | None, feeds: Sequence[Feed]) -> list[str | None]:
+    """Return, for each feed, the id that a client saw last in it, or None if it never did."""
+    if after is None:
+        return [None] * len(feeds)
+    seen: dict[str, str] = {}
+    strangers = False
+    epochs = {feed.epoch for feed in feeds}
+    for part in after.split(_SEPARATOR):
+        match = _PART.fullmatch(part)
+        if match is not None and match[1] in epochs:
+            seen[match[1]] = part if match[2] else unquote(match[3])
+        elif part:
+            strangers = True
+    # Of a topic that a client does not speak of it has seen nothing, unless it speaks of one
+    # that is not there any more: that may be what this one was before.
+    return [seen.get(feed.epoch, after if strangers else None) for feed in feeds]

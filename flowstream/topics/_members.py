@@ -1,0 +1,158 @@
+"""Who is subscribed to a topic: members, in groups that get the same bytes.
+
+A delivery to one of ten thousand is a write to its socket and little else, so what it touches
+here is little, too: see `Round`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flowstream.abc import Encoder
+from flowstream.buffer._event_buffer import Doorbell, EventBuffer
+from flowstream.buffer._queue import Queue
+from flowstream.sources._feed import Sink, Terms
+
+
+class Member:
+    """One subscriber, as the fan-out sees it.
+
+    Args:
+        sink: where events go.
+        encoder: makes its bytes; None if it gets the events themselves.
+        number: the last event that it has, or that it has no claim to.
+        terms: what it is to get.
+
+    Attributes:
+        behind: it pulls what it lacks; nothing is pushed to it.
+        gone: it has left.
+        got: the last round of its group, if it had its share of that; None if it is out of step.
+        counted: the round up to which its stream has counted what was written directly.
+        direct: writes to its connection, where that is known to be possible.
+        pulled: called when it has pulled something; None if nobody waits for that.
+    """
+
+    __slots__ = (
+        "behind",
+        "buffer",
+        "counted",
+        "direct",
+        "encoder",
+        "filled",
+        "gone",
+        "got",
+        "keyed",
+        "name",
+        "number",
+        "pulled",
+        "queue",
+        "rereads",
+        "sink",
+        "timeout",
+        "where",
+    )
+
+    def __init__(self, sink: Sink, encoder: Encoder | None, number: int, terms: Terms) -> None:
+        self.sink: Sink = sink
+        self.name: Callable[[str], str] | None = terms.name
+        self.encoder: Encoder | None = encoder
+        self.buffer: EventBuffer = sink.buffer
+        self.queue: Queue = sink.buffer.queue
+        self.filled: Doorbell = sink.buffer.filled
+        self.number: int = number
+        self.where: Callable[[Any], object] | None = terms.where
+        self.keyed: bool = terms.policy.keyed
+        self.timeout: float | None = terms.policy.timeout
+        self.rereads: bool = terms.policy.rereads
+        self.behind: bool = False
+        self.gone: bool = False
+        self.got: Round | None = None
+        self.counted: Round | None = None
+        self.direct: Callable[[bytes], bool] | None = None
+        self.pulled: Callable[[], object] | None = None
+
+    def named(self, id: str) -> str:
+        """Return what it sees of an id of the topic's."""
+        return id if self.name is None else self.name(id)
+
+    def tally(self) -> None:
+        """Have its stream count what was written directly since the last time."""
+        got, counted = self.got, self.counted
+        if got is not counted and got is not None and counted is not None:
+            self.counted = got
+            items = got.number - counted.number
+            self.queue.pass_by(items, got.id)
+            self.sink.wrote(got.bytes - counted.bytes, items, got.time)
+
+    def fall_out(self) -> None:
+        """Be out of step with its group."""
+        self.tally()
+        self.got = self.counted = None
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed to it until it was pulled."""
+        self.fall_out()
+        self.behind = True
+
+
+class Round:
+    """What the members of a group have got that are in step, by the end of one batch.
+
+    A delivery only notes which round it belongs to: that is one word in one object. What a
+    stream counts is the difference between two rounds, and it is worked out when somebody
+    asks. To touch a stream's own counters each time would cost more than to write to its
+    socket: of ten thousand streams nothing is in the processor's cache when their turn comes.
+
+    Attributes:
+        number, id: those of the last event.
+        bytes: of this and all earlier rounds, as encoded for this group.
+        time: when the batch was begun.
+    """
+
+    __slots__ = ("bytes", "id", "number", "time")
+
+    def __init__(self, number: int, id: str | None, bytes: int, time: float) -> None:
+        self.number: int = number
+        self.id: str | None = id
+        self.bytes: int = bytes
+        self.time: float = time
+
+
+NEVER = Round(-1, None, 0, 0.0)
+
+
+class Group:
+    """The subscribers that get the same bytes.
+
+    Args:
+        encoder: what makes them; None if they get the events themselves.
+        shared: whether others may get them, too, so that they are worth keeping.
+
+    Attributes:
+        round: the last that was begun.
+    """
+
+    def __init__(self, encoder: Encoder | None, shared: bool) -> None:
+        self.encoder = encoder
+        self.shared = shared
+        self.members: dict[Member, None] = {}
+        self.round = Round(0, None, 0, 0.0)
+        self._roster: tuple[Member, ...] | None = None
+
+    def add(self, member: Member) -> None:
+        """Add a member."""
+        self.members[member] = None
+        self._roster = None
+
+    def remove(self, member: Member) -> None:
+        """Remove a member."""
+        del self.members[member]
+        self._roster = None
+
+    @property
+    def roster(self) -> tuple[Member, ...]:
+        """The members that are there now, for a loop during which some come and go."""
+        if self._roster is None:
+            self._roster = tuple(self.members)
+        return self._roster

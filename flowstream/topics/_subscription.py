@@ -1,0 +1,199 @@
+"""Subscription: a topic's events inside the program, for code that reads them itself.
+
+`Topic.subscribe` returns a `SubscriptionManager`: ``async with`` it for the subscription, or hand
+it to `sse()`, which then streams the topic on these terms. A shape such as `throttle` takes it,
+too, since it is a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flowstream._closing import CloseReason
+from flowstream._errors import FlowstreamError
+from flowstream._event import Event, Where
+from flowstream.abc import Policy
+from flowstream.buffer._event_buffer import BufferStatistics, EventBuffer
+from flowstream.buffer._outlet import Outlet
+from flowstream.buffer._queue import Gap
+from flowstream.limits import Buffer
+from flowstream.policies import Block
+from flowstream.sources._feed import Feed, Subscriber, Terms
+from flowstream.sources._source import Source
+
+# How much is taken at a time; it is counted as the topic encodes it.
+_TAKE_BYTES = 1 << 16
+
+
+class SlowConsumerError(FlowstreamError):
+    """A subscription was ended by its policy: it did not take its events in time."""
+
+
+class Subscription:
+    """A topic's events, one after the other: ``async for event in subscription``.
+
+    Made by `Topic.subscribe`. **Ends** when the topic is closed and everything was taken.
+    What was missed comes at its place as ``Event({"missed", "after", "before"}, type="gap")``.
+
+    Raises:
+        SlowConsumerError: on the next step, if its policy gave it up.
+        Exception: what its ``where=`` raised; or what a run failed with, at its end.
+    """
+
+    direct: Callable[[bytes], bool] | None = None
+
+    def __init__(self, bounds: Buffer, policy: Policy) -> None:
+        self.buffer: EventBuffer = EventBuffer(bounds, policy)
+        self._subscriber: Subscriber | None = None
+        self._taken: list[Event] = []
+        self._error: BaseException | None = None
+        self._last_error: BaseException | None = None  # raised when everything was taken
+
+    def start(self, subscriber: Subscriber) -> None:
+        """Begin: the topic has given it its place."""
+        self._subscriber = subscriber
+
+    def end(self) -> None:
+        """Leave the topic."""
+        if self._subscriber is not None:
+            self._subscriber.leave()
+        self.buffer.abandon()
+
+    def __aiter__(self) -> Subscription:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """**Wait** for the next event, and return it."""
+        assert self._subscriber is not None
+        while not self._taken:
+            if self._error is not None:
+                raise self._error
+            pieces: list[Any] = self.buffer.take(_TAKE_BYTES)
+            if not pieces and self._subscriber.behind:
+                pieces = await self._subscriber.pull(_TAKE_BYTES)
+            elif not pieces:
+                if self.buffer.finished:
+                    if self._last_error is not None:
+                        # The run's, for all who read it: without the way that it took in others.
+                        raise self._last_error.with_traceback(None)
+                    raise StopAsyncIteration
+                await self.buffer.filled.wait()
+            self._taken = [_event(piece) for piece in reversed(pieces)]
+        return self._taken.pop()
+
+    def statistics(self) -> BufferStatistics:
+        """Return how full its buffer is, and what became of what was offered."""
+        return self.buffer.statistics()
+
+    # -- what the topic calls --------------------------------------------------------------
+
+    def wrote(self, size: int, items: int, at: float) -> None:
+        """Not called: there is no connection to write to."""
+
+    def give_up(self) -> None:
+        """End it: it is too slow."""
+        self.fail(SlowConsumerError("the subscription's buffer was full"))
+
+    def fail(self, error: BaseException) -> None:
+        """End it with `error`."""
+        if self._error is None:
+            self._error = error
+        self.end()
+
+    def feed_ended(
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
+    ) -> None:
+        """End it when everything was taken; with `error`, if there is one."""
+        self._last_error = error
+        self.buffer.finish()
+
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        """End it at once."""
+        self.end()
+
+
+class SubscriptionManager(Source):
+    """A place in a topic or run that is about to be taken; made by `Topic.subscribe`.
+
+    ``async with topic.subscribe() as events`` takes it for as long as the block lasts;
+    ``sse(topic.subscribe(...))`` streams the topic on these terms.
+
+    Args:
+        feed: the topic or run.
+        after, where, buffer, policy: as `Topic.subscribe` says.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        after: str | None,
+        where: Where | None,
+        buffer: int | Buffer,
+        policy: Policy | None,
+    ) -> None:
+        if after is not None and not isinstance(after, str):
+            raise TypeError(f"after must be the id of an event, not a {type(after).__qualname__}")
+        if where is not None and not callable(where):
+            raise TypeError(
+                f"where must be a function of an event, not a {type(where).__qualname__}"
+            )
+        self.feed = feed
+        self.buffer: Buffer = Buffer.of(buffer)
+        self.terms: Terms = Terms(check_policy(policy, feed), after, where, controls=True)
+        self._subscription: Subscription | None = None
+
+    async def __aenter__(self) -> Subscription:
+        """Take the place in the topic.
+
+        Raises:
+            RuntimeError: it was entered before.
+        """
+        if self._subscription is not None:
+            raise RuntimeError("this subscription was used already: call subscribe() again")
+        self._subscription = Subscription(self.buffer, self.terms.policy)
+        self._subscription.start(self.feed.join(self._subscription, None, self.terms))
+        return self._subscription
+
+    async def __aexit__(self, *raised: object) -> None:
+        """Leave the topic."""
+        assert self._subscription is not None
+        self._subscription.end()
+
+    async def run(self, out: Outlet) -> None:
+        """Put each event into `out`, as any other source of one client does."""
+        async with self as events:
+            await out.send_each(events)
+
+
+def check_policy(policy: Policy | None, feed: Feed) -> Policy:
+    """Return the policy of a client of `feed`, by default the feed's own.
+
+    Raises:
+        TypeError: it is no policy.
+        ValueError: it could make a publisher wait for ever.
+    """
+    if policy is None:
+        return feed.policy
+    if not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a Policy such as DropOldest(), not {policy!r}")
+    if isinstance(policy, Block) and policy.timeout is None:
+        raise ValueError(
+            "Block() without a timeout would let one client stop a topic for all: use "
+            "Block(timeout=seconds)"
+        )
+    return policy
+
+
+def _event(piece: Any) -> Event:
+    if isinstance(piece, Gap):
+        return Event(piece._asdict(), type="gap")
+    event: Event = piece.event
+    return event

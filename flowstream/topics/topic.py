@@ -1,0 +1,432 @@
+"""Topic: one publisher side, any number of subscribers, a bounded past.
+
+::
+
+    publish ──► history ──► fan-out ──┬─► a parked client's socket
+                   │                  ├─► a busy client's buffer, under its policy
+                   └──── pull ────────┴─► a client that is catching up
+
+How that is done is in `Publisher`, which a run has, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream._errors import SourceError
+from flowstream._event import Event, Where
+from flowstream.abc import Encoder, Policy
+from flowstream.limits import Buffer, positive
+from flowstream.sources._anew import SourceMaker, first_and_next
+from flowstream.sources._feed import Feed, Sink, Terms
+from flowstream.tasks._failure import passes
+from flowstream.tasks._retry import Retry
+from flowstream.tasks._supervised import before_startup, supervised_nursery
+from flowstream.topics._cursor import Subscriber
+from flowstream.topics._feeder import FeedCounts, Feeder, FeederStatistics, check_feed_arguments
+from flowstream.topics._history import Replay
+from flowstream.topics._joined import Joined
+from flowstream.topics._publisher import Publisher
+from flowstream.topics._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
+from flowstream.topics._subscription import SubscriptionManager
+
+__all__ = [
+    "Feeder",
+    "FeederStatistics",
+    "LatestByKey",
+    "Replay",
+    "Retry",
+    "Topic",
+    "TopicStatistics",
+]
+
+logger: logging.Logger = logging.getLogger("flowstream")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStatistics:
+    """A moment of one topic."""
+
+    name: str
+    """The topic's name."""
+    subscribers: int
+    """Streams and subscriptions that are there now."""
+    catching_up: int
+    """Those among them that are reading the past."""
+    published: int
+    """Events published so far."""
+    replay_items: int
+    """Events kept for replay now."""
+    replay_bytes: int
+    """Bytes of their encodings."""
+    replay_first: str | None
+    """Id of the oldest of them, or None."""
+    closed: bool
+    """Whether it takes no more events."""
+    deliveries: int
+    """Events handed to subscribers as they were published, counted once for each. Those that
+    one reads of the past are not counted, nor those that its policy or filter left out."""
+    direct_deliveries: int
+    """Those among them that were written to the client's connection directly."""
+    feeders: int
+    """Tasks of `Topic.publish_from` that feed it now."""
+    feed_failures: int
+    """Times that one of them failed so far. It began anew if it may."""
+    bad_items: int
+    """Items of theirs that were left out so far, because they could not be made or published."""
+
+
+class Topic(Feed):
+    """One publisher side and any number of subscribers.
+
+    Hand it to `sse()` or `ndjson()`; a client that comes back with a ``Last-Event-ID`` goes on
+    where it left off, or is told what it missed. For use inside one Trio run.
+
+    Args:
+        name: for logs and statistics.
+        replay: how much of the past is kept for clients that come back.
+        snapshot: an async function without arguments, or `LatestByKey()`: what a client is
+            given when it comes first, or when it can't be given what it missed. The function
+            may return an `Event` with the id of the last event that is in it; else it is
+            taken to hold what was published before it was called.
+        presence: a topic in which each coming and going is published, as an event ``join`` or
+            ``leave`` with the body ``{"topic", "subscribers"}`` and the name for a key.
+        snapshot_timeout: seconds that the function may take. Then it is cancelled, and those who
+            wait for it end with `error`, to come back later. Meanwhile they get heartbeats.
+
+    Raises:
+        TypeError, ValueError: an argument is not what is said above.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        replay: Replay = Replay(),  # noqa: B008  # a frozen value
+        snapshot: Callable[[], Awaitable[Any]] | LatestByKey | None = None,
+        presence: Topic | None = None,
+        snapshot_timeout: float = 30.0,
+    ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
+        if not isinstance(replay, Replay):
+            raise TypeError(f"replay must be a Replay, not {type(replay).__name__}")
+        if presence is not None and not isinstance(presence, Topic):
+            raise TypeError(f"presence must be a Topic, not {type(presence).__name__}")
+        positive("snapshot_timeout", snapshot_timeout, unit="seconds")
+        self.name = name
+        self._snapshot_timeout = snapshot_timeout
+        self._publisher = Publisher(f"the topic {name!r}", replay, self._count_changed)
+        self._publisher.snapshots = self._make_snapshots(snapshot)
+        self._presence = presence
+        self._feeders: set[Feeder] = set()
+        self._fed = FeedCounts()  # by all its feeders, those that have ended included
+
+    # -- publishing ------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        data: Any,
+        *,
+        type: str | None = None,
+        id: str | None = None,
+        key: object = None,
+        essential: bool = False,
+    ) -> str:
+        """Publish one event, and **wait** until every subscriber was handed it.
+
+        It is published at once; handing it on lets others run about once a millisecond, and
+        waits for subscribers with `Block(timeout=...)` until they have room or their time is
+        up, when they are disconnected with `slow_consumer`. If it is cancelled meanwhile the
+        event is delivered all the same.
+
+        Args:
+            data: the item. It is not copied: don't change it afterwards.
+            type: the event's name.
+            id: the app's own id; by default ``epoch.number``. One that is used again stands
+                for the first event that has it and is kept.
+            key: what the event is about, for `Conflate` and `LatestByKey`.
+            essential: no policy drops it. A subscriber whose buffer is full of such is
+                disconnected with `slow_consumer`.
+
+        Returns:
+            The event's id.
+
+        Raises:
+            EncodingError: no format of the subscribers can carry it (SSE, if there are none).
+                Nothing is published. If some can, the streams of the others end with `error`.
+            trio.ClosedResourceError: the topic is closed.
+            TypeError, ValueError: `type` or `id` can't stand in an event, `id` is empty or of
+                the kind that flowstream makes itself, or `key` can't be hashed.
+        """
+        event = Event(data, type=type, id=id, key=key, essential=essential)
+        return await self._publisher.publish(event)
+
+    def publish_nowait(
+        self,
+        data: Any,
+        *,
+        type: str | None = None,
+        id: str | None = None,
+        key: object = None,
+        essential: bool = False,
+    ) -> str:
+        """Publish one event without waiting.
+
+        It is handed to up to 256 subscribers at once, and to more by a task that lets others
+        run in between. A loop that does nothing else should `publish`.
+
+        Args, Returns, Raises: as `publish`, and
+            trio.WouldBlock: a subscriber with `Block(timeout=...)` has no room. Nothing is
+                published.
+        """
+        event = Event(data, type=type, id=id, key=key, essential=essential)
+        return self._publisher.publish_nowait(event)
+
+    def publish_from_thread(
+        self,
+        data: Any,
+        *,
+        type: str | None = None,
+        id: str | None = None,
+        key: object = None,
+        essential: bool = False,
+    ) -> str:
+        """Do as `publish` does, from a thread outside the event loop; **blocks** the thread.
+
+        Raises:
+            RuntimeError: in a thread that Trio did not start, if the topic was not used in
+                the event loop before: it can't know which loop is meant. And in the event
+                loop itself, which it would block.
+            trio.RunFinishedError: that event loop has ended.
+            Exception: as `publish`.
+        """
+
+        async def publish() -> str:
+            return await self.publish(data, type=type, id=id, key=key, essential=essential)
+
+        if trio.lowlevel.in_trio_run():
+            raise RuntimeError(
+                "publish_from_thread blocks, and here it would block the event loop: write "
+                "`await topic.publish(...)`"
+            )
+        try:
+            trio.from_thread.check_cancelled()
+            token = None  # Trio started this thread, and knows the event loop
+        except RuntimeError:
+            token = self._publisher.token
+            if token is None:
+                raise RuntimeError(
+                    f"publish_from_thread does not know the event loop of the topic {self.name!r}: "
+                    "start the thread with trio.to_thread.run_sync, or use the topic once in "
+                    "the event loop first"
+                ) from None
+        return trio.from_thread.run(publish, trio_token=token)
+
+    def publish_from(
+        self,
+        source: SourceMaker,
+        *,
+        retry: Retry | None = Retry(),  # noqa: B008  # a frozen value
+        cleanup_timeout: float = 5.0,
+    ) -> Feeder:
+        """Start a task that publishes each item of `source`, and that outlives failures.
+
+        It runs in the nursery that `Flowstream(app)` keeps open while the app is served, so it is
+        to be called when the app starts: in Quart's ``before_serving``, or inside
+        ``flowstream.starlette.lifespan``. It disturbs nobody else when it fails.
+
+        **Emits** what an `Event` says besides its data, too. **Backpressures** as `publish` does.
+        **Completes** when the source does, when the topic is closed, when the app shuts down,
+        and by `Feeder.stop`. When the source fails the log has the traceback, and the source is
+        run anew after a wait. An item that can't be published, or that the source rejects
+        (`Outlet.reject`), is left out. Both are counted in `statistics`.
+
+        Args:
+            source: a generator function, a producer function, or a function of no arguments
+                that returns what one client could be streamed: it is called for each run, and
+                for the first one at once. A list, or a source that can be run again, such as
+                `postgres_notifications`.
+            retry: how long to wait after a failure. None for one run only; then a generator
+                or a channel will do.
+            cleanup_timeout: seconds that the source may take to end once it is told to.
+
+        Returns:
+            What stops it and tells how it is doing. It need not be kept.
+
+        Raises:
+            SourceError: `source` is none, or is used up by one run and there is a `retry`.
+            RuntimeError: there is no `Flowstream` to run it in, or Trio does not run here.
+            trio.ClosedResourceError: the topic is closed.
+            TypeError, ValueError: another argument is not what is said above.
+            Exception: what a function raised that was to return a source.
+        """
+        check_feed_arguments(retry, cleanup_timeout)
+        if not trio.lowlevel.in_trio_run():
+            raise before_startup("publish_from")
+        supervised = supervised_nursery()
+        if self.closed:
+            raise trio.ClosedResourceError(f"the topic {self.name!r} takes no more events")
+        first, later = first_and_next(source)
+        if retry is not None and later is None:
+            raise SourceError(
+                f"this {type(source).__name__} is used up by one run, and could not begin anew "
+                "after a failure: hand over the function that makes it, without calling it "
+                "(`publish_from(items)`, or `publish_from(lambda: items(argument))`), or say "
+                "retry=None to run it once"
+            )
+        feeder = Feeder(
+            self.name,
+            self._publisher,
+            (first, later),
+            retry,
+            cleanup_timeout,
+            self._fed,
+            self._feeders.discard,
+        )
+        supervised.start(feeder)
+        self._feeders.add(feeder)
+        return feeder
+
+    # -- subscribing -----------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        *,
+        after: str | None = None,
+        where: Where | None = None,
+        buffer: int | Buffer = 256,
+        policy: Policy | None = None,
+    ) -> SubscriptionManager:
+        """Subscribe inside the program: a context manager that gives an iterator of events.
+
+        ``async with topic.subscribe() as events: async for event in events: ...``. What was
+        missed comes as an `Event` of type ``gap``, a snapshot as one of type ``snapshot``.
+        ``sse(topic.subscribe(...))`` streams the topic to one client on these terms; a client
+        that comes back with a ``Last-Event-ID`` goes on there instead of at `after`.
+
+        Args:
+            after: the id of the last event that is known; None for what comes from now on.
+            where: events for which it returns false are left out, without a gap.
+            buffer: how much may wait.
+            policy: what happens when that is full; `DropOldest()` by default.
+
+        Raises:
+            TypeError, ValueError: an argument is not what is said above.
+        """
+        return SubscriptionManager(self, after, where, buffer, policy)
+
+    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
+        """Have `sink` get what is published from now on, and what it missed."""
+        return self._publisher.join(sink, encoder, terms)
+
+    @property
+    def epoch(self) -> str:
+        """What the ids that it makes begin with; drawn when it is made."""
+        return self._publisher.history.epoch
+
+    def beside(self, others: Sequence[Feed]) -> Feed:
+        """Return a feed of this topic and `others`, for one connection."""
+        return Joined([self, *others])
+
+    # -- the end ---------------------------------------------------------------------------
+
+    async def aclose(self, reason: CloseReason | None = None) -> None:
+        """Take no more events, and end the subscribers.
+
+        Without a `reason` each gets what it has not got yet and ends with `completed`; with
+        one it ends at once, with that. **Waits** until what was published is delivered. What
+        feeds it (`publish_from`) is told to stop, and not waited for.
+        """
+        self._stop_feeders()
+        if reason is None:
+            await self._publisher.finish()
+        else:
+            self._publisher.close(reason, "Topic.aclose()")
+            await trio.lowlevel.checkpoint()
+
+    def touch(self) -> None:
+        """Count as used now, for `idle_for`."""
+        self._publisher.fanout.touch()
+
+    def close_idle(self) -> None:
+        """Take no more events; for a topic without subscribers."""
+        self._stop_feeders()
+        self._publisher.close(CloseReason.COMPLETED)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more events."""
+        return self._publisher.ending is not None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was ever published in it."""
+        return self._publisher.published > 0
+
+    @property
+    def subscribers(self) -> int:
+        """How many streams and subscriptions are there now."""
+        return self._publisher.fanout.count
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last event, or since somebody came or left."""
+        return trio.current_time() - max(
+            self._publisher.last_publish, self._publisher.fanout.last_change
+        )
+
+    def statistics(self) -> TopicStatistics:
+        """Return who is there and what is kept."""
+        history = self._publisher.history
+        history.trim()
+        fanout = self._publisher.fanout
+        members = fanout.members()
+        return TopicStatistics(
+            name=self.name,
+            subscribers=len(members),
+            catching_up=sum(member.behind for member in members),
+            published=self._publisher.published,
+            replay_items=history.items,
+            replay_bytes=history.size,
+            replay_first=history.id_of(history.first) if history.items else None,
+            closed=self.closed,
+            deliveries=fanout.direct + fanout.queued,
+            direct_deliveries=fanout.direct,
+            feeders=len(self._feeders),
+            feed_failures=self._fed.failures,
+            bad_items=self._fed.bad_items,
+        )
+
+    def _stop_feeders(self) -> None:
+        for feeder in list(self._feeders):
+            feeder.shut_down()
+
+    def _count_changed(self, event: str) -> None:
+        if self._presence is not None and not self._presence.closed:
+            body = {"topic": self.name, "subscribers": self.subscribers}
+            try:
+                self._presence._publisher.publish_soon(Event(body, type=event, key=self.name))
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
+                # Who comes and goes here has no part in what others do there.
+                logger.exception("the presence topic of %r failed", self.name)
+
+    def _make_snapshots(self, given: Any) -> Snapshots | None:
+        if given is None:
+            return None
+        if isinstance(given, LatestByKey):
+            return KeptByKey(self._publisher.history, given, self.name)
+        if not callable(given):
+            raise TypeError(
+                f"snapshot must be an async function or LatestByKey(), not {type(given).__name__}"
+            )
+        function = cast("Callable[[], Awaitable[Any]]", given)
+        return FromApp(self._publisher.history, function, self._snapshot_timeout)

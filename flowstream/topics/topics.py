@@ -1,0 +1,400 @@
+"""Topics by name: made when somebody asks, forgotten when nobody needs them.
+
+::
+
+    topics = Topics(authorize=may_read)
+
+    @app.get("/rooms/<name>")
+    async def room(name):
+        return sse(await topics.open(name, request))
+
+    await topics.publish("lobby", "hello")
+
+A topic that was forgotten is closed: who kept it and publishes to it is told so, where else
+the events would go to nobody, since its name would by then stand for another.
+"""
+
+from __future__ import annotations
+
+import heapq
+import inspect
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from flowstream._closing import CloseReason
+from flowstream._errors import FlowstreamError, PublicError
+from flowstream.abc import Encoder
+from flowstream.limits import positive, whole
+from flowstream.sources._feed import Feed, Feeds, Sink, Subscriber, Terms
+from flowstream.tasks._timers import Timer, start_timer
+from flowstream.topics._joined import Joined
+from flowstream.topics.topic import Topic
+
+Authorize = Callable[[str, Any], Any]
+
+# An idle topic is looked for so many times in its idle time.
+_LOOKS = 4
+
+# Where there is no room, one unused topic in so many is forgotten at once: finding them takes a
+# look at all.
+_SHARE = 16
+
+
+class NotAuthorizedError(FlowstreamError):
+    """`authorize` said no. Raised before the status line: a 403, most likely.
+
+    Args:
+        name: the topic's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"not authorized for the topic {name!r}")
+        self.name = name
+
+
+class TopicNameError(FlowstreamError, ValueError):
+    """A topic's name is longer than names may be: a 400, most likely.
+
+    Args:
+        length: characters of the name.
+        limit: characters that one may have.
+    """
+
+    def __init__(self, length: int, limit: int) -> None:
+        super().__init__(f"a topic's name may have {limit} characters, not {length}")
+        self.length = length
+        self.limit = limit
+
+
+class TooManyTopicsError(FlowstreamError):
+    """There are as many topics as there may be, and all are in use: a 503, most likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicsStatistics:
+    """A moment of all topics."""
+
+    topics: int
+    """How many there are."""
+    limit: int
+    """How many there may be."""
+    subscribers: int
+    """Streams and subscriptions of all of them."""
+    opened: int
+    """Streams among them that were authorized, and that `revoke` can end."""
+    forgotten: int
+    """Topics that were forgotten so far."""
+
+
+class Topics(Feeds):
+    """Topics by name, each made at its first use. For use inside one Trio run.
+
+    Args:
+        factory: makes a topic, given its name; `Topic` by default.
+        idle: seconds without a subscriber and without an event after which a topic, and what
+            it keeps, is forgotten; found out up to a quarter later.
+        limit: how many there may be. Where one more is asked for, some that nobody is
+            subscribed to are forgotten: first those that nothing was ever published in, then
+            those unused for longest.
+        authorize: ``authorize(name, request)``, a function or an async function: false, or an
+            exception of the app's, refuses. None admits everybody, to every name.
+        name_limit: characters that a name may have.
+
+    Raises:
+        TypeError, ValueError: an argument is not what is said above.
+    """
+
+    one = "await topics.open(name, request)"
+
+    def __init__(
+        self,
+        factory: Callable[[str], Topic] = Topic,
+        *,
+        idle: float = 60.0,
+        limit: int = 10_000,
+        authorize: Authorize | None = None,
+        name_limit: int = 256,
+    ) -> None:
+        positive("idle", idle, unit="seconds")
+        whole("limit", limit, unit="topics")
+        whole("name_limit", name_limit, unit="characters")
+        for name, function in (("factory", factory), ("authorize", authorize)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function, not {type(function).__name__}")
+        self._factory = factory
+        self._idle = idle
+        self._limit = limit
+        self._name_limit = name_limit
+        self._authorize = authorize
+        self._topics: dict[str, Topic] = {}
+        self._grants: weakref.WeakSet[_Grant] = weakref.WeakSet()
+        self._forgotten = 0
+        self._timer: Timer | None = None
+
+    def __getitem__(self, name: str) -> Topic:
+        """Return the topic of that name, which is made if there is none.
+
+        Raises:
+            TooManyTopicsError: there are `limit` topics already, all in use.
+            TopicNameError: `name` is longer than `name_limit`.
+            TypeError: `name` is no `str`.
+        """
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = self._make(name)
+        return topic
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a topic of that name now."""
+        return name in self._topics
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the topics that there are now."""
+        return iter(list(self._topics))
+
+    def __len__(self) -> int:
+        """Return how many topics there are now."""
+        return len(self._topics)
+
+    async def open(self, name: str, request: Any = None) -> Feed:
+        """Return the topic for one client, to be handed to `sse()`; **waits** for `authorize`.
+
+        To be called in the view, so that a refusal is an ordinary HTTP error. The topic itself is
+        made when its stream begins: a HEAD makes none.
+
+        Args:
+            name: the topic's.
+            request: what `authorize` and `revoke` go by: the framework's request, or a user.
+
+        Raises:
+            NotAuthorizedError: `authorize` said no.
+            TooManyTopicsError: there is no room for another topic.
+            TopicNameError: `name` is longer than `name_limit`; `authorize` was not asked.
+            TypeError: `name` is no `str`.
+            Exception: what `authorize` raises.
+        """
+        self._check_name(name)
+        # Quart's `request` is a proxy, which means another request in another task.
+        actual = getattr(request, "_get_current_object", None)
+        grant = _Grant(self, name, request if actual is None else actual())
+        self._grants.add(grant)  # from here on: what is revoked while it is asked for, too
+        if self._authorize is not None:
+            allowed = self._authorize(name, grant.request)
+            if inspect.isawaitable(allowed):
+                allowed = await allowed
+            if not allowed:
+                raise NotAuthorizedError(name)
+        if name not in self._topics and len(self._topics) >= self._limit:
+            self._make_room()
+        return grant
+
+    async def publish(
+        self,
+        name: str,
+        data: Any,
+        *,
+        type: str | None = None,
+        id: str | None = None,
+        key: object = None,
+        essential: bool = False,
+    ) -> str:
+        """Publish one event in the topic of that name: `Topic.publish`."""
+        return await self[name].publish(data, type=type, id=id, key=key, essential=essential)
+
+    def revoke(self, predicate: Callable[[str, Any], object]) -> int:
+        """End, with reason `stopped`, the streams for which `predicate` is true.
+
+        One that was opened and has yet to begin ends as soon as it does.
+
+        Args:
+            predicate: called with the topic's name and the request, of each stream that was
+                made with `open` and that is open now.
+
+        Returns:
+            How many of those that are open were ended.
+        """
+        chosen = [grant for grant in self._grants if predicate(grant.name, grant.request)]
+        count = sum(grant.streams for grant in chosen)
+        for grant in chosen:
+            grant.stop()
+        return count
+
+    async def aclose(self) -> None:
+        """Close all topics: their subscribers get what is left, and end with `completed`."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        topics, self._topics = self._topics, {}
+        async with trio.open_nursery() as nursery:
+            for topic in topics.values():
+                nursery.start_soon(topic.aclose)
+
+    def statistics(self) -> TopicsStatistics:
+        """Return how many there are, and who is there."""
+        return TopicsStatistics(
+            topics=len(self._topics),
+            limit=self._limit,
+            subscribers=sum(topic.subscribers for topic in self._topics.values()),
+            opened=sum(grant.streams for grant in self._grants),
+            forgotten=self._forgotten,
+        )
+
+    def _make(self, name: str) -> Topic:
+        self._check_name(name)
+        if len(self._topics) >= self._limit:
+            self._make_room()
+        topic = self._factory(name)
+        if not isinstance(topic, Topic):
+            raise TypeError(f"factory must return a Topic, not {type(topic).__name__}")
+        topic.touch()
+        if self._timer is None:
+            self._timer = start_timer(trio.current_time() + self._idle / _LOOKS, self._look)
+        return topic
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"a topic's name must be a str, not {type(name).__name__}")
+        if len(name) > self._name_limit:
+            raise TopicNameError(len(name), self._name_limit)
+
+    def _look(self, now: float) -> float:
+        for name, topic in list(self._topics.items()):
+            if not topic.subscribers and topic.idle_for >= self._idle:
+                self._forget(name)
+        if self._topics:
+            return now + self._idle / _LOOKS
+        self._timer = None
+        return math.inf
+
+    def _make_room(self) -> None:
+        """Forget some of the topics that nobody is subscribed to.
+
+        Names that somebody made up have nothing to lose, so they go before what has a past.
+
+        Raises:
+            TooManyTopicsError: there are none.
+        """
+        unused = {
+            name: (not topic.is_used, topic.idle_for)
+            for name, topic in self._topics.items()
+            if not topic.subscribers
+        }
+        if not unused:
+            raise TooManyTopicsError(f"there are {self._limit} topics, and all are in use")
+        for name in heapq.nlargest(1 + self._limit // _SHARE, unused, key=unused.__getitem__):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._topics.pop(name).close_idle()
+        self._forgotten += 1
+
+
+class _Grant(Feed):
+    """One client's leave to subscribe to a topic, and what can end that."""
+
+    def __init__(self, topics: Topics, name: str, request: Any) -> None:
+        self._topics = topics
+        self._topic: Topic | None = None
+        self._sinks: dict[Sink, None] = {}
+        self._revoked = False
+        self.name = name
+        self.request = request
+
+    def topic(self) -> Topic:
+        """Return the topic, or the new one of its name if it was forgotten.
+
+        Raises:
+            TooManyTopicsError: there is no room for it.
+        """
+        if self._topic is None or self._topic.closed:
+            self._topic = self._topics[self.name]
+        return self._topic
+
+    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
+        """Have `sink` get what is published in the topic.
+
+        Raises:
+            PublicError: it was forgotten since the view asked, and there is no room for it.
+        """
+        try:
+            topic = self.topic()
+        except TooManyTopicsError as error:
+            raise PublicError("busy", "there are too many topics", retryable=True) from error
+        subscriber = topic.join(sink, encoder, terms)
+        self._sinks[sink] = None
+        self._topics._grants.add(self)
+        if self._revoked:
+            sink.close(CloseReason.STOPPED, "Topics.revoke()")
+        return _Granted(subscriber, self, sink)
+
+    def left(self, sink: Sink) -> None:
+        """Hear that a stream has left."""
+        self._sinks.pop(sink, None)
+        if not self._sinks:
+            self._topics._grants.discard(self)
+
+    def stop(self) -> None:
+        """End the streams."""
+        self._revoked = True
+        for sink in list(self._sinks):
+            sink.close(CloseReason.STOPPED, "Topics.revoke()")
+
+    @property
+    def streams(self) -> int:
+        """How many there are."""
+        return len(self._sinks)
+
+    @property
+    def epoch(self) -> str:
+        """That of the topic."""
+        return self.topic().epoch
+
+    def beside(self, others: Sequence[Feed]) -> Feed:
+        """Return a feed of this one and `others`."""
+        return Joined([self, *others])
+
+
+class _Granted:
+    """A place in a topic, whose end the grant hears of."""
+
+    def __init__(self, subscriber: Subscriber, grant: _Grant, sink: Sink) -> None:
+        self._subscriber = subscriber
+        self._grant = grant
+        self._sink = sink
+        self.pull = subscriber.pull
+        self.prepare = subscriber.prepare
+        self.tally = subscriber.tally
+        self.lacks = subscriber.lacks
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are events to pull."""
+        return self._subscriber.behind
+
+    @property
+    def waits(self) -> bool:
+        """Whether `pull` would wait for a snapshot that the app makes."""
+        return self._subscriber.waits
+
+    @property
+    def position(self) -> str | None:
+        """The id of the last event that was handed on."""
+        return self._subscriber.position
+
+    def fall_behind(self) -> None:
+        """Have nothing pushed until it was pulled."""
+        self._subscriber.fall_behind()
+
+    def catch_up(self) -> None:
+        """Have events pushed again."""
+        self._subscriber.catch_up()
+
+    def leave(self) -> None:
+        """Leave the topic."""
+        self._subscriber.leave()
+        self._grant.left(self._sink)
