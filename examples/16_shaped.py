@@ -14,7 +14,7 @@ import trio
 from quart_trio import QuartTrio
 
 from flowstream import sse
-from flowstream.event_types import Events
+from flowstream.event_types import EventTypes
 from flowstream.quart import Flowstream
 from flowstream.sources import Progress, batched, merge, progress, throttle, with_timeout
 
@@ -28,7 +28,7 @@ class Letter(msgspec.Struct, tag="letter"):
     text: str
 
 
-letters = Events(Letter, Progress)  # what /letters may send; see letters.json_schema()
+letters = EventTypes(Letter, Progress)  # what /letters may send; see letters.json_schema()
 
 
 async def spell(alphabet, pause):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         Raw,
         UIMessages,
     )
-    from flowstream.event_types import Events
+    from flowstream.event_types import EventTypes
     from flowstream.policies import (
         Block,
         CatchUp,
@@ -95,7 +95,7 @@ __getattr__, __dir__ = lazy_names(
         "Disconnect": "flowstream.policies",
         "DropNewest": "flowstream.policies",
         "DropOldest": "flowstream.policies",
-        "Events": "flowstream.event_types",
+        "EventTypes": "flowstream.event_types",
         "Feeder": "flowstream.topics.topic",
         "FeederStatistics": "flowstream.topics.topic",
         "Frames": "flowstream.encoders.frames",
@@ -210,7 +210,7 @@ __all__ = [
     "OpenAIChunks",
     "UIMessages",
     "AGUI",
-    "Events",
+    "EventTypes",
     # how a stream ended, and how it is doing
     "CloseReason",
     "StreamReport",

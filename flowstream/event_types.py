@@ -8,7 +8,7 @@
     class Usage(msgspec.Struct, tag="usage"):
         tokens: int
 
-    answer = Events(Token, Usage)
+    answer = EventTypes(Token, Usage)
 
     @app.get("/answer")
     async def view():
@@ -40,7 +40,7 @@ from flowstream.encoders._controls import CONTROL_NAMES, ControlEncoder
 from flowstream.encoders._json import Encode, JSONWriter
 from flowstream.encoders._schemas import Parts, Schema, Shape, shape_of
 
-__all__ = ["Events"]
+__all__ = ["EventTypes"]
 
 _Data = TypeVar("_Data")
 
@@ -50,7 +50,7 @@ _CHANNEL = re.compile(r"[A-Za-z0-9_-]+")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-class Events:
+class EventTypes:
     """The events that a stream may send: msgspec Structs, told apart by their tags.
 
     Equal to, and of the same hash as, any other of the same Structs.
@@ -268,7 +268,7 @@ class Events:
         return shape, parts
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Events):
+        if not isinstance(other, EventTypes):
             return NotImplemented
         return (self.types, self._snapshot) == (other.types, other._snapshot)
 
@@ -276,13 +276,13 @@ class Events:
         return hash(self.types)
 
     def __repr__(self) -> str:
-        return f"Events({', '.join(kind.__name__ for kind in self.types)})"
+        return f"EventTypes({', '.join(kind.__name__ for kind in self.types)})"
 
 
 class _Typed(Encoder):
     """An encoder that writes the events of `events`, by `inner`, and refuses all others."""
 
-    def __init__(self, events: Events, inner: Encoder) -> None:
+    def __init__(self, events: EventTypes, inner: Encoder) -> None:
         self._events = events
         self._inner = inner
         self._hash = hash((events, inner))
@@ -366,7 +366,7 @@ class _Typed(Encoder):
 def _tags(types: tuple[Any, ...]) -> dict[type, str]:
     """Return the tag of each type, checked."""
     if not types:
-        raise ValueError("Events() takes at least one Struct")
+        raise ValueError("EventTypes() takes at least one Struct")
     tags: dict[type, str] = {}
     for kind in types:
         if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):

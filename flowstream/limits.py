@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 
-def positive(name: str, value: float, *, unit: str) -> None:
+def check_positive(name: str, value: float, *, unit: str) -> None:
     """Raise unless `value` is a number above 0.
 
     Raises:
@@ -23,7 +23,7 @@ def positive(name: str, value: float, *, unit: str) -> None:
         raise ValueError(f"{name} must be more than 0 {unit}, not {value!r}")
 
 
-def whole(name: str, value: int, *, unit: str) -> None:
+def check_count(name: str, value: int, *, unit: str) -> None:
     """Raise unless `value` is a whole number of 1 or more.
 
     Raises:
@@ -65,10 +65,10 @@ class Buffer:
     None, the default, for never. It is sent again only after the buffer was half empty."""
 
     def __post_init__(self) -> None:
-        whole("buffer items", self.items, unit="items")
-        whole("buffer bytes", self.bytes, unit="bytes")
+        check_count("buffer items", self.items, unit="items")
+        check_count("buffer bytes", self.bytes, unit="bytes")
         if self.warn_at is not None:
-            positive("warn_at", self.warn_at, unit="parts of the buffer")
+            check_positive("warn_at", self.warn_at, unit="parts of the buffer")
             if self.warn_at > 1:
                 raise ValueError(f"warn_at must be at most 1, the full buffer, not {self.warn_at}")
 
@@ -109,10 +109,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.max_duration is not None:
-            positive("max_duration", self.max_duration, unit="seconds")
-        positive("stall_timeout", self.stall_timeout, unit="seconds")
-        positive("cleanup_timeout", self.cleanup_timeout, unit="seconds")
+            check_positive("max_duration", self.max_duration, unit="seconds")
+        check_positive("stall_timeout", self.stall_timeout, unit="seconds")
+        check_positive("cleanup_timeout", self.cleanup_timeout, unit="seconds")
         if self.cleanup_timeout == math.inf:
             raise ValueError("cleanup_timeout must be finite: a cleanup that hangs would never end")
         if self.max_bytes is not None:
-            whole("max_bytes", self.max_bytes, unit="bytes")
+            check_count("max_bytes", self.max_bytes, unit="bytes")

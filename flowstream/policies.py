@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flowstream.abc import Judge, Policy, Verdict
-from flowstream.limits import positive, whole
+from flowstream.limits import check_count, check_positive
 
 __all__ = ["Block", "CatchUp", "Conflate", "Disconnect", "DropNewest", "DropOldest", "Sample"]
 
@@ -47,7 +47,7 @@ _DISCONNECT = _Always(Verdict.DISCONNECT, Verdict.DISCONNECT)
 
 def _check_max_age(max_age: float | None) -> None:
     if max_age is not None:
-        positive("max_age", max_age, unit="seconds")
+        check_positive("max_age", max_age, unit="seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Block(Policy):
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
-            positive("timeout", self.timeout, unit="seconds")
+            check_positive("timeout", self.timeout, unit="seconds")
 
     def start(self) -> Judge:
         """Return the judge for one client's buffer."""
@@ -177,11 +177,11 @@ class Sample(Policy):
         if (self.every is None) == (self.interval is None):
             raise TypeError("Sample takes either every=n or interval=seconds")
         if self.every is not None:
-            whole("every", self.every, unit="arrivals")
+            check_count("every", self.every, unit="arrivals")
             if self.every == 1:
                 raise ValueError("every must be at least 2: one in 1 keeps all, use DropOldest")
         if self.interval is not None:
-            positive("interval", self.interval, unit="seconds")
+            check_positive("interval", self.interval, unit="seconds")
         _check_max_age(self.max_age)
 
     def start(self) -> Judge:

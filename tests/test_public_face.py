@@ -61,7 +61,7 @@ NAMES = [
     "OpenAIChunks",
     "UIMessages",
     "AGUI",
-    "Events",
+    "EventTypes",
     "CloseReason",
     "StreamReport",
     "StreamStatistics",
@@ -140,7 +140,7 @@ SIGNATURES = {
     "OpenAIChunks": "(model, *, include_usage=False, encode=None)",
     "UIMessages": "(*, message_id=None, names={}, encode=None, big_integers='number')",
     "AGUI": "(*, thread_id=None, run_id=None, names={}, encode=None, big_integers='number')",
-    "Events": "(*types, snapshot=None)",
+    "EventTypes": "(*types, snapshot=None)",
 }
 
 

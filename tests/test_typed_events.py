@@ -37,7 +37,7 @@ from flowstream import (
 )
 from flowstream.decoders import FramesDecoder, JSONSequenceDecoder, NDJSONDecoder, SSEDecoder
 from flowstream.encoders import Frames, JSONSequence
-from flowstream.event_types import Events
+from flowstream.event_types import EventTypes
 from flowstream.quart import Flowstream
 from flowstream.sources import Progress, checked, progress
 from flowstream.sources._relay import Relay
@@ -64,7 +64,7 @@ class Numbered(msgspec.Struct, tag=7):
     x: int
 
 
-answer = Events(Token, Usage)
+answer = EventTypes(Token, Usage)
 
 wrong_items = pytest.mark.parametrize(
     ("item", "message"),
@@ -230,7 +230,7 @@ async def test_a_run_has_typed_events(encoder, autojump_clock):
 
 async def test_a_snapshot_is_checked_if_its_type_is_given(autojump_clock):
     """A board that is none fails the stream; without a type, anything is a snapshot."""
-    for typed, told in ((Events(Token, snapshot=list[int]), "failed"), (answer, "snapshot")):
+    for typed, told in ((EventTypes(Token, snapshot=list[int]), "failed"), (answer, "snapshot")):
 
         async def board():
             return {"no": "list"}
@@ -242,14 +242,14 @@ async def test_a_snapshot_is_checked_if_its_type_is_given(autojump_clock):
 def test_as_a_value_it_is_what_it_would_write():
     """Of the same Structs and the same format, two encoders are equal, and no others are."""
     first = answer.encoder(SSE())
-    assert first == Events(Token, Usage).encoder(SSE())
-    assert hash(first) == hash(Events(Token, Usage).encoder(SSE()))
-    others = [Events(Token).encoder(SSE()), answer.encoder(NDJSON()), SSE()]
+    assert first == EventTypes(Token, Usage).encoder(SSE())
+    assert hash(first) == hash(EventTypes(Token, Usage).encoder(SSE()))
+    others = [EventTypes(Token).encoder(SSE()), answer.encoder(NDJSON()), SSE()]
     assert all(first != other for other in others)
     assert first.start() is first
     assert answer.encoder(CSV()).start() is not answer.encoder(CSV())
-    assert Events(Token, snapshot=int) != Events(Token)
-    assert repr(first) == "Events(Token, Usage).encoder(SSE())"
+    assert EventTypes(Token, snapshot=int) != EventTypes(Token)
+    assert repr(first) == "EventTypes(Token, Usage).encoder(SSE())"
     plain = SSE()
     assert (first.media_type, first.in_band) == (plain.media_type, plain.in_band)
     assert (first.opening(5), first.heartbeat()) == (plain.opening(5), plain.heartbeat())
@@ -262,7 +262,7 @@ def test_as_a_value_it_is_what_it_would_write():
 )
 def test_a_snapshot_in_sse_is_json_unless_it_may_be_text(snapshot, is_json):
     """A text is sent as it is; the schema promises JSON only where there is nothing else."""
-    schema = Events(Token, snapshot=snapshot).json_schema(SSE())
+    schema = EventTypes(Token, snapshot=snapshot).json_schema(SSE())
     (kind,) = [one for one in schema["anyOf"] if one["properties"]["event"]["const"] == "snapshot"]
     assert ("contentSchema" in kind["properties"]["data"]) == is_json
 
@@ -274,22 +274,26 @@ class Gap(msgspec.Struct, tag="gap"):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (Events, ValueError, "at least one"),
-        (lambda: Events(dict), TypeError, "msgspec Structs"),
-        (lambda: Events(Token("x")), TypeError, "msgspec Structs"),
-        (lambda: Events(Untagged), TypeError, 'class Untagged.*tag="..."'),
-        (lambda: Events(Numbered), TypeError, "no name"),
-        (lambda: Events(Token, msgspec.defstruct("T", [], tag="token")), ValueError, "two events"),
-        (lambda: Events(msgspec.defstruct("T", [], tag="a\nb")), ValueError, "CR, LF or NUL"),
-        (lambda: Events(msgspec.defstruct("T", [], tag="")), ValueError, "empty"),
+        (EventTypes, ValueError, "at least one"),
+        (lambda: EventTypes(dict), TypeError, "msgspec Structs"),
+        (lambda: EventTypes(Token("x")), TypeError, "msgspec Structs"),
+        (lambda: EventTypes(Untagged), TypeError, 'class Untagged.*tag="..."'),
+        (lambda: EventTypes(Numbered), TypeError, "no name"),
         (
-            lambda: Events(Token, msgspec.defstruct("T", [], tag="t", tag_field="kind")),
+            lambda: EventTypes(Token, msgspec.defstruct("T", [], tag="token")),
+            ValueError,
+            "two events",
+        ),
+        (lambda: EventTypes(msgspec.defstruct("T", [], tag="a\nb")), ValueError, "CR, LF or NUL"),
+        (lambda: EventTypes(msgspec.defstruct("T", [], tag="")), ValueError, "empty"),
+        (
+            lambda: EventTypes(Token, msgspec.defstruct("T", [], tag="t", tag_field="kind")),
             TypeError,
             "tag_field",
         ),
         (lambda: sse([1], events=Token), TypeError, "events must be"),
         (lambda: answer.encoder("sse"), TypeError, "Encoder"),
-        (lambda: sse([1], events=Events(Gap)), ValueError, "'gap' is the name"),
+        (lambda: sse([1], events=EventTypes(Gap)), ValueError, "'gap' is the name"),
         (lambda: answer.json_schema(CSV()), TypeError, "CSV"),
         (lambda: answer.openapi(Raw()), TypeError, "Raw"),
         (lambda: answer.openapi(version="3.0"), ValueError, "version"),
@@ -304,7 +308,7 @@ def test_what_cannot_be_is_refused_at_the_call(make, error, message):
 
 def test_a_clash_is_settled_by_another_name():
     """Flowstream's own event steps aside."""
-    encoder = Events(Gap).encoder(SSE(names={"gap": "lost"}))
+    encoder = EventTypes(Gap).encoder(SSE(names={"gap": "lost"}))
     assert encoder.encode(Gap(1)).startswith(b"event: gap\n")
 
 
@@ -399,7 +403,7 @@ async def test_the_schema_describes_gaps_warnings_failures_and_reconnects(encode
 
 
 @every_format
-@pytest.mark.parametrize("typed", [answer, Events(Token, Usage, snapshot=list[int])])
+@pytest.mark.parametrize("typed", [answer, EventTypes(Token, Usage, snapshot=list[int])])
 async def test_the_schema_describes_a_topics_events_and_snapshot(encoder, typed, autojump_clock):
     """With ids and envelopes, and the snapshot of the app's."""
 
@@ -421,7 +425,7 @@ async def test_the_schema_describes_a_topics_events_and_snapshot(encoder, typed,
 
 async def test_progress_is_a_type_like_the_apps_own(autojump_clock):
     """Among the events it has a schema as well."""
-    typed = Events(Token, Progress)
+    typed = EventTypes(Token, Progress)
     source = progress([Token("x"), Token("y")], total=2)
     response = await collect(sse(source, events=typed))
     items = items_of(response.body, SSE())
@@ -535,7 +539,7 @@ def asyncapi_schema(program, pytestconfig, tmp_path):
 
 
 @pytest.mark.parametrize("encoder", [SSE(), NDJSON()], ids=repr)
-@pytest.mark.parametrize("typed", [answer, Events(Token, snapshot=list[int])])
+@pytest.mark.parametrize("typed", [answer, EventTypes(Token, snapshot=list[int])])
 def test_an_asyncapi_document_takes_the_fragment(asyncapi_schema, encoder, typed):
     """Channels, operations and components in their places make a valid document."""
     fragment = typed.asyncapi("answer", "/answer", encoder=encoder)
@@ -560,7 +564,9 @@ def test_a_message_in_sse_is_what_is_in_its_data():
 
 def test_a_tag_may_have_any_characters():
     """In a document's keys, which may not, each has another form, and none is lost."""
-    odd = Events(msgspec.defstruct("A", [], tag="a/b c"), msgspec.defstruct("B", [], tag="a.b c"))
+    odd = EventTypes(
+        msgspec.defstruct("A", [], tag="a/b c"), msgspec.defstruct("B", [], tag="a.b c")
+    )
     fragment = odd.asyncapi("odd", "/odd", controls=False)
     names = [message["name"] for message in fragment["components"]["messages"].values()]
     assert names == ["a/b c", "a.b c"]
@@ -585,7 +591,7 @@ def test_what_the_apps_hook_writes_is_what_is_checked():
             return "1.50 EUR"
         raise TypeError(value)
 
-    events = Events(Price, snapshot=list[str])
+    events = EventTypes(Price, snapshot=list[str])
     encoder = events.encoder(NDJSON(encode=money, big_integers="string"))
     line = encoder.encode(Price(Money(), 2**60))
     assert line == b'{"type":"price","amount":"1.50 EUR","ticks":"1152921504606846976"}\n'

@@ -16,10 +16,10 @@ from typing import Any, cast
 from flowstream.asgi._live import Live, in_state
 
 HEAD_KEY = "flowstream.head"
-"""Where a request's state has its `Head`."""
+"""Where a request's state has its `HeldHead`."""
 
 
-class Head(Live):
+class HeldHead(Live):
     """The head of the response that a connection, or one HTTP/2 stream of it, is about to send.
 
     Args:
@@ -49,10 +49,10 @@ class Head(Live):
             await self._write()
 
 
-def head_of(scope: Mapping[str, Any]) -> Head:
+def head_of(scope: Mapping[str, Any]) -> HeldHead:
     """Return the head of the response to this request; under other servers none is held."""
-    found = cast("Head | None", in_state(scope, HEAD_KEY))
-    return Head(_nothing_held) if found is None else found
+    found = cast("HeldHead | None", in_state(scope, HEAD_KEY))
+    return HeldHead(_nothing_held) if found is None else found
 
 
 async def _nothing_held() -> None:

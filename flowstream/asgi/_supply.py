@@ -1,6 +1,6 @@
 """Where a stream's events come from: a producer of its own, or a feed that it shares.
 
-A `Pump` runs a source in a task, for this client alone. A `Tap` has no task: whoever
+A `SourceSupply` runs a source in a task, for this client alone. A `FeedSupply` has no task: whoever
 publishes puts events into the buffer, or has them written to the client's connection at once.
 To the stream both are the same: started once, stopped at any time, and at some time ended.
 """
@@ -22,7 +22,7 @@ from flowstream.buffer._buffer_outlet import BufferOutlet
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
 from flowstream.sources import Resumable, Source
-from flowstream.sources._feed import Feed, Subscriber, Terms
+from flowstream.sources._feed import Feed, FeedCursor, Terms
 from flowstream.sources._running import run_to_end
 from flowstream.tasks._failure import passes
 from flowstream.tasks._flag import Flag
@@ -98,7 +98,7 @@ class Supply(Protocol):
         """Release what was never started."""
 
 
-class Pump:
+class SourceSupply:
     """A source that runs in a task, for one client.
 
     Args:
@@ -196,7 +196,7 @@ class Pump:
             self._consumer.failed(failure, "producer")
 
 
-class Tap:
+class FeedSupply:
     """A stream's place in a feed, and the stream as the feed knows it.
 
     Attributes:
@@ -209,11 +209,11 @@ class Tap:
     __slots__ = (
         "_after",
         "_consumer",
+        "_cursor",
         "_encoder",
         "_feed",
         "_plan",
         "_stopped",
-        "_subscriber",
         "_writer",
         "buffer",
         "direct",
@@ -236,7 +236,7 @@ class Tap:
         self._encoder = encoder
         self._consumer = consumer
         self._after = after
-        self._subscriber: Subscriber | None = None
+        self._cursor: FeedCursor | None = None
         self._writer: Writer | None = None
         self._stopped = False
         self.buffer = buffer
@@ -248,13 +248,13 @@ class Tap:
     @property
     def behind(self) -> bool:
         """Whether the client has yet to be given what it missed."""
-        subscriber = self._subscriber
-        return subscriber is not None and subscriber.behind and not self._stopped
+        cursor = self._cursor
+        return cursor is not None and cursor.behind and not self._stopped
 
     @property
     def waits(self) -> bool:
         """Whether the client is to be given a snapshot that the app has yet to make."""
-        return self._subscriber is not None and self._subscriber.waits
+        return self._cursor is not None and self._cursor.waits
 
     def start(self, nursery: trio.Nursery | None) -> None:
         """Subscribe. There is no task to run in `nursery`."""
@@ -266,15 +266,15 @@ class Tap:
         try:
             plan = self._plan
             terms = Terms(plan.policy, self._after, plan.where, plan.controls)
-            subscriber = self._feed.join(self, self._encoder, terms)
+            cursor = self._feed.join(self, self._encoder, terms)
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
             self.fail(error)
             return  # noqa: ASYNC104  # see `passes`
-        self._subscriber = subscriber
+        self._cursor = cursor
         if self._stopped:
-            subscriber.leave()  # it was ended while it joined
+            cursor.leave()  # it was ended while it joined
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
         """Have what the feed writes directly counted with the rest."""
@@ -283,17 +283,17 @@ class Tap:
 
     def stop(self) -> None:
         """Leave the feed."""
-        if self._subscriber is not None and not self._stopped:
-            self.lacking = self._subscriber.lacks()
-            self._subscriber.leave()
+        if self._cursor is not None and not self._stopped:
+            self.lacking = self._cursor.lacks()
+            self._cursor.leave()
         self._stopped = True
         self.ended.set()
 
     async def prepare(self) -> None:
         """Wait for the snapshot that the client is to be given."""
-        assert self._subscriber is not None
+        assert self._cursor is not None
         try:
-            await self._subscriber.prepare()
+            await self._cursor.prepare()
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
@@ -301,9 +301,9 @@ class Tap:
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what the client missed, a part at a time; nothing if that can't be made."""
-        assert self._subscriber is not None
+        assert self._cursor is not None
         try:
-            return await self._subscriber.pull(limit)
+            return await self._cursor.pull(limit)
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
@@ -312,8 +312,8 @@ class Tap:
 
     def tally(self) -> None:
         """Count what the feed wrote directly since the last time."""
-        if self._subscriber is not None:
-            self._subscriber.tally()
+        if self._cursor is not None:
+            self._cursor.tally()
 
     async def discard(self) -> None:
         """Do nothing: nothing was begun."""
@@ -361,6 +361,6 @@ def open_supply(
 ) -> Supply:
     """Return the supply for one stream, not started."""
     if isinstance(plan.source, Feed):
-        return Tap(plan.source, buffer, encoder, plan, consumer, after)
+        return FeedSupply(plan.source, buffer, encoder, plan, consumer, after)
     source = plan.source.resumed(after) if isinstance(plan.source, Resumable) else plan.source
-    return Pump(source, buffer, encoder, plan, consumer, path)
+    return SourceSupply(source, buffer, encoder, plan, consumer, path)

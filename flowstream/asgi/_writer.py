@@ -17,7 +17,7 @@ import trio
 from flowstream.abc import Encoder
 from flowstream.asgi._compression import Gzip
 from flowstream.asgi._direct_write import DirectWrite
-from flowstream.asgi._head import Head
+from flowstream.asgi._head import HeldHead
 from flowstream.asgi.receive import Message, Send
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
@@ -85,7 +85,7 @@ class Writer:
         buffer: EventBuffer,
         encoder: Encoder,
         supply: _Backlog,
-        head: Head,
+        head: HeldHead,
         *,
         controls: bool,
         max_bytes: int | None,

@@ -19,8 +19,8 @@ from flowstream._closing import StreamReport
 from flowstream._event import Where, check_retry
 from flowstream.abc import Encoder, Policy
 from flowstream.asgi._disposition import attachment
-from flowstream.event_types import Events
-from flowstream.limits import Buffer, Limits, positive
+from flowstream.event_types import EventTypes
+from flowstream.limits import Buffer, Limits, check_positive
 from flowstream.policies import Block
 from flowstream.sources import Feed, Source, as_source
 from flowstream.topics._subscription import Subscription, SubscriptionManager, check_policy
@@ -79,7 +79,7 @@ class StreamOptions(TypedDict, total=False):
     retry: int | None
     on_close: OnClose | None
     where: Where | None
-    events: Events | None
+    events: EventTypes | None
     direct: bool | None
 
 
@@ -158,7 +158,7 @@ def make_plan(
     retry: int | None = None,
     on_close: OnClose | None = None,
     where: Where | None = None,
-    events: Events | None = None,
+    events: EventTypes | None = None,
     direct: bool | None = None,
 ) -> Plan:
     """Return the plan for one stream; `stream` says what the arguments mean.
@@ -170,17 +170,17 @@ def make_plan(
     if not isinstance(encoder, Encoder):
         raise TypeError(f"encoder must be an Encoder such as SSE(), not {_kind(encoder)}")
     if events is not None:
-        if not isinstance(events, Events):
-            raise TypeError(f"events must be an Events(...), not {_kind(events)}")
+        if not isinstance(events, EventTypes):
+            raise TypeError(f"events must be an EventTypes(...), not {_kind(events)}")
         encoder = events.encoder(encoder)
     if policy is not None and not isinstance(policy, Policy):
         raise TypeError(f"policy must be a Policy such as DropOldest(), not {_kind(policy)}")
     if not isinstance(limits, Limits):
         raise TypeError(f"limits must be a Limits, not {_kind(limits)}")
     if heartbeat is not None:
-        positive("heartbeat", heartbeat, unit="seconds")
+        check_positive("heartbeat", heartbeat, unit="seconds")
     if prime is not None:
-        positive("prime", prime, unit="seconds")
+        check_positive("prime", prime, unit="seconds")
     if retry is not None:
         check_retry(retry)
     if on_reconnect not in ("refuse", "restart"):

@@ -289,7 +289,7 @@ def stream(
         retry: milliseconds that an EventSource waits before it reconnects.
         where: for a topic: ``where(event)`` says which of its events this client gets; what
             it leaves out is no gap.
-        events: the `Events` that the stream may send; another item is an `EncodingError`.
+        events: the `EventTypes` that the stream may send; another item is an `EncodingError`.
         direct: for a topic or a run: whether publishers may write to the client's connection
             directly, which costs a tenth. By default they do if nothing stands between the
             stream and flowstream's server but what is known to pass bodies on as they are.
@@ -333,7 +333,7 @@ def sse(
             source that can't go on where it was.
         retry: milliseconds that an EventSource waits before it reconnects.
         where: for a topic: ``where(event)`` says whether this client gets an event.
-        events: an `Events`: the types that the stream may send.
+        events: an `EventTypes`: the types that the stream may send.
         direct: whether publishers may write past middleware; None to find out.
         on_close: called once with the `StreamReport`.
 

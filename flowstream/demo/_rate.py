@@ -13,7 +13,7 @@ CATCH_UP = 0.05
 """Seconds of delay that are made up for; what is more is forgotten."""
 
 
-class Pace:
+class Rate:
     """Lets `rate` items a second through; None for as many as there are."""
 
     def __init__(self, rate: float | None) -> None:

@@ -22,7 +22,7 @@ from flowstream.quart import Flowstream
 from . import _query, unicode_table
 from . import model as language_model
 from .answers import NoTopicError, add_answers, text_of
-from .demo_feed import TOPIC_POLICIES, Subscriber
+from .demo_feed import TOPIC_POLICIES, FeedClient
 from .flood import POLICIES, Flood
 from .gallery import Gallery, NoRoomError, Owed
 from .guard import protect
@@ -138,7 +138,7 @@ def _add_streams(app: QuartTrio, gallery: Gallery, model: LanguageModel | None) 
 
     @app.get("/feed")
     async def subscribe() -> StreamResponse:
-        asked = Subscriber.parse(request.args)
+        asked = FeedClient.parse(request.args)
         feed.want()
         since = feed.position(request.headers.get("Last-Event-ID"))
         response = sse(

@@ -20,7 +20,7 @@ from flowstream import CatchUp, Replay, StreamStatistics, Topic
 from flowstream.abc import Policy
 
 from . import _query
-from ._rate import Pace
+from ._rate import Rate
 from .flood import POLICIES, numbered
 
 RATE = 200.0
@@ -44,7 +44,7 @@ the publisher, and so everybody."""
 
 
 @dataclass(frozen=True, slots=True)
-class Subscriber:
+class FeedClient:
     """What one client of the feed asked for."""
 
     policy: str
@@ -53,7 +53,7 @@ class Subscriber:
     """Items its buffer holds."""
 
     @classmethod
-    def parse(cls, arguments: _query.Arguments) -> Subscriber:
+    def parse(cls, arguments: _query.Arguments) -> FeedClient:
         """Read a query.
 
         Raises:
@@ -66,7 +66,7 @@ class Subscriber:
         )
 
 
-class Feed:
+class DemoFeed:
     """The topic and its publisher.
 
     Attributes:
@@ -104,7 +104,7 @@ class Feed:
             self._wanted = trio.Event()
 
     async def _publish_while_wanted(self) -> None:
-        pace = Pace(self._rate)
+        pace = Rate(self._rate)
         while trio.current_time() - self._heard < LINGER:
             if self.topic.subscribers:
                 self._heard = trio.current_time()

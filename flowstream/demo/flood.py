@@ -25,7 +25,7 @@ from flowstream import (
 from flowstream.abc import Policy
 
 from . import _query
-from ._rate import Pace
+from ._rate import Rate
 
 POLICIES: dict[str, Policy] = {
     "block": Block(),
@@ -79,7 +79,7 @@ class Flood:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield numbered events for ever."""
-        pace = Pace(self.rate)
+        pace = Rate(self.rate)
         padding = "." * self.pad
         n = 0
         while True:

@@ -18,7 +18,7 @@ import trio
 
 from flowstream import Event, StreamResponse, StreamStatistics
 
-from .demo_feed import Feed
+from .demo_feed import DemoFeed
 from .system import resident_memory
 from .unicode_table import cursors
 
@@ -61,7 +61,7 @@ class Gallery:
     """Holds at most `room` streams at work and `remembered` that have ended."""
 
     def __init__(self, room: int = ROOM, remembered: int = REMEMBERED) -> None:
-        self.feed: Feed = Feed()
+        self.feed: DemoFeed = DemoFeed()
         self._room = room
         self._numbers = itertools.count(1)
         self._exhibits: list[Exhibit] = []

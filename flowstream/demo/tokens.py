@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import AsyncGenerator, Mapping
 
-from ._rate import Pace
+from ._rate import Rate
 
 # A run of blanks belongs to the word after it, as with the tokens of a model; what
 # is long is cut. Every character is in exactly one match.
@@ -48,7 +48,7 @@ async def tokens(topic: str, rate: float | None = 40.0) -> AsyncGenerator[dict[s
     text = _topics().get(topic)
     if text is None:
         raise LookupError(f"no documentation topic {topic!r}; topic_names() has those there are")
-    pace = Pace(rate)
+    pace = Rate(rate)
     for token in split(text):
         await pace.wait()
         yield {"type": "token", "data": token}

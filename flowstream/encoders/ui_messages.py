@@ -88,7 +88,7 @@ class UIMessages(AnswerEncoder):
 
     def start(self) -> AnswerStream:
         """Return the encoder for one stream."""
-        return _Message(self)
+        return _UIMessage(self)
 
     def own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
         """Return a data part, or a chunk that stands for itself."""
@@ -117,7 +117,7 @@ class UIMessages(AnswerEncoder):
         return f"UIMessages(message_id={self.message_id!r}{self.chosen()})"
 
 
-class _Message(PartsStream):
+class _UIMessage(PartsStream):
     """The chunks of one stream."""
 
     format: UIMessages

@@ -19,10 +19,10 @@ from flowstream.limits import Buffer
 from flowstream.policies import CatchUp
 from flowstream.runs._production import Production
 from flowstream.sources import Source
-from flowstream.sources._feed import Feed, Sink, Terms
+from flowstream.sources._feed import Feed, Subscriber, Terms
 from flowstream.tasks._supervised import supervised_nursery
 from flowstream.tasks._timers import Timer, start_timer
-from flowstream.topics._cursor import Subscriber
+from flowstream.topics._cursor import Cursor
 from flowstream.topics._history import Replay
 from flowstream.topics._joined import Joined
 from flowstream.topics._publisher import Publisher
@@ -164,9 +164,9 @@ class Run(Feed):
 
     # -- what a stream asks ----------------------------------------------------------------
 
-    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
-        """Attach `sink`: it gets all from the beginning, or what it missed."""
-        return self._publisher.join(sink, encoder, replace(terms, whole=True))
+    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> Cursor:
+        """Attach `subscriber`: it gets all from the beginning, or what it missed."""
+        return self._publisher.join(subscriber, encoder, replace(terms, from_beginning=True))
 
     @property
     def epoch(self) -> str:

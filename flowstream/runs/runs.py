@@ -40,7 +40,7 @@ import trio
 
 from flowstream._closing import CloseReason
 from flowstream._errors import NotFoundError, PublicError, SourceError
-from flowstream.limits import positive, whole
+from flowstream.limits import check_count, check_positive
 from flowstream.runs._run import Run, RunStatistics
 from flowstream.sources import Source, SourceLike, as_source
 from flowstream.sources._feed import Feeds
@@ -138,13 +138,13 @@ class Runs(Feeds):
         cleanup_timeout: float = 5.0,
     ) -> None:
         if grace is not None:
-            positive("grace", grace, unit="seconds")
+            check_positive("grace", grace, unit="seconds")
         if not isinstance(replay, Replay):
             raise TypeError(f"replay must be a Replay, not {type(replay).__name__}")
-        whole("max_running", max_running, unit="runs")
-        positive("keep", keep, unit="seconds")
-        whole("max_kept", max_kept, unit="runs")
-        positive("cleanup_timeout", cleanup_timeout, unit="seconds")
+        check_count("max_running", max_running, unit="runs")
+        check_positive("keep", keep, unit="seconds")
+        check_count("max_kept", max_kept, unit="runs")
+        check_positive("cleanup_timeout", cleanup_timeout, unit="seconds")
         self._grace = math.inf if grace is None else grace
         self._replay = replay
         self._max_running = max_running

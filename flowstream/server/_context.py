@@ -17,7 +17,7 @@ from flowstream.tasks._flag import Flag
 logger = logging.getLogger("flowstream.server")
 
 
-class Event:
+class FlagEvent:
     """An event as Hypercorn's protocols use it, made of a `Flag`."""
 
     __slots__ = ("_flag",)
@@ -45,7 +45,7 @@ class Event:
 class Context(WorkerContext):
     """What is shared by all protocols of one worker."""
 
-    event_class = Event
+    event_class = FlagEvent
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -13,7 +13,7 @@ import os
 from types import new_class
 from typing import Any, cast
 
-from flowstream.limits import positive, whole
+from flowstream.limits import check_count, check_positive
 from flowstream.server._forwarded import TrustedProxies
 from flowstream.server._hypercorn import Config, Logger
 from flowstream.server.log._access_log import FORMAT, AccessLog
@@ -165,17 +165,19 @@ def checked(config: Config) -> ServerConfig:
         raise TypeError(f"config must be a hypercorn Config, not a {type(config).__name__}")
     if not isinstance(config, ServerConfig):
         config = _adopted(config)
-    positive("write_timeout", config.write_timeout, unit="seconds")
-    positive("body_timeout", config.body_timeout, unit="seconds")
-    positive("worker_timeout", config.worker_timeout, unit="seconds")
+    check_positive("write_timeout", config.write_timeout, unit="seconds")
+    check_positive("body_timeout", config.body_timeout, unit="seconds")
+    check_positive("worker_timeout", config.worker_timeout, unit="seconds")
     for name in ("graceful_timeout", "lame_duck", "shutdown_timeout"):
         _seconds(name, getattr(config, name))
     for name in ("backlog", "max_app_queue_size"):
-        whole(name, getattr(config, name), unit="connections" if name == "backlog" else "messages")
+        check_count(
+            name, getattr(config, name), unit="connections" if name == "backlog" else "messages"
+        )
     if config.read_timeout is not None:
-        positive("read_timeout", config.read_timeout, unit="seconds")
+        check_positive("read_timeout", config.read_timeout, unit="seconds")
     if config.max_requests is not None:
-        whole("max_requests", config.max_requests, unit="requests")
+        check_count("max_requests", config.max_requests, unit="requests")
     for name in ("h2c", "proxy_headers"):
         if not isinstance(value := getattr(config, name), bool):
             raise TypeError(f"{name} must be True or False, not {value!r}")
@@ -240,7 +242,7 @@ def _check_probes(probes: Any) -> None:
     try:
         seconds, interval, count = probes
         for number in (seconds, interval, count):
-            whole("each of them", number, unit="seconds, seconds, probes")
+            check_count("each of them", number, unit="seconds, seconds, probes")
     except (TypeError, ValueError):
         raise ValueError(
             "keep_alive_probes must be three whole numbers above 0 (seconds of silence, seconds "

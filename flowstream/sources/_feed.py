@@ -20,10 +20,10 @@ from flowstream.buffer._queue import Gap
 from flowstream.policies import DropOldest
 
 Ending = tuple[CloseReason, BaseException | None, str]
-"""Why a feed has ended, the error that is the reason, and the cause: see `Sink.feed_ended`."""
+"""Why a feed has ended, the error that is why, and the cause: see `Subscriber.feed_ended`."""
 
 
-class Sink(Protocol):
+class Subscriber(Protocol):
     """A stream, as a feed that it subscribed to knows it.
 
     Attributes:
@@ -66,7 +66,7 @@ class Sink(Protocol):
         """
 
 
-class Subscriber(Protocol):
+class FeedCursor(Protocol):
     """A stream's place in a feed."""
 
     @property
@@ -134,7 +134,7 @@ class Terms:
     """Whether a snapshot goes as a control event, or as an event of the app's."""
     name: Callable[[str], str] | None = None
     """Makes the ids that its client sees of the feed's own, if they differ."""
-    whole: bool = False
+    from_beginning: bool = False
     """Whether a client that is new, or whose place is unknown, gets all that is kept of the
     past, where else it gets what comes from now on."""
 
@@ -157,11 +157,11 @@ class Feed(abc.ABC):
     """What happens when a client's buffer is full, unless it is said for that client."""
 
     @abc.abstractmethod
-    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
-        """Have `sink` get what is published from now on, and what it missed.
+    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
+        """Have `subscriber` get what is published from now on, and what it missed.
 
         Args:
-            sink: the stream.
+            subscriber: the stream.
             encoder: makes its bytes; None if it takes the events themselves.
             terms: what it is to get.
         """

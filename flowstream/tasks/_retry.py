@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flowstream.limits import positive
+from flowstream.limits import check_positive
 
 # Draws a number from 0 to 1. Tests put another one here.
 draw: Callable[[], float] = random.random
@@ -35,7 +35,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         for name in ("first", "longest"):
-            positive(name, getattr(self, name), unit="seconds")
+            check_positive(name, getattr(self, name), unit="seconds")
             if getattr(self, name) == math.inf:
                 raise ValueError(f"{name} must be finite: nothing would ever be tried again")
         if self.longest < self.first:

@@ -13,7 +13,7 @@ import trio
 
 from flowstream.asgi._cut import Cut
 from flowstream.decoders import NDJSONDecoder, ServerSentEvent, SSEDecoder
-from flowstream.testing._contract import Chunk, Contract, Head, Headers
+from flowstream.testing._contract import BodyChunk, Contract, Headers, ResponseHead
 from flowstream.testing._scope import ASGIApp
 
 # Hypercorn's `max_app_queue_size`: so many messages of a request's body wait for the app.
@@ -86,7 +86,7 @@ class StreamClient:
         self._reading = False
         self._events = SSEDecoder()
         self._values = NDJSONDecoder()
-        self._pending: deque[Chunk] = deque()
+        self._pending: deque[BodyChunk] = deque()
         self._sends = self._largest = self._swallowed = 0
         self._complete = False
         self._over = False  # no more bytes will come
@@ -411,7 +411,7 @@ class StreamClient:
         except AssertionError as fault:
             self._fault = self._fault or fault  # kept, for an app that swallows it
             raise
-        if isinstance(part, Head):
+        if isinstance(part, ResponseHead):
             if not self._closed:
                 self.status = part.status
                 self.headers = part.headers
@@ -419,7 +419,7 @@ class StreamClient:
         else:
             await self._deliver(part)
 
-    async def _deliver(self, chunk: Chunk) -> None:
+    async def _deliver(self, chunk: BodyChunk) -> None:
         self._largest = max(self._largest, len(chunk.rest))
         if self._closed:
             self._swallowed += len(chunk.rest)

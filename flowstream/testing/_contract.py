@@ -37,14 +37,14 @@ class Headers(Mapping[str, str]):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """A checked ``http.response.start``."""
 
     status: int
     headers: Headers
 
 
-class Chunk:
+class BodyChunk:
     """A checked ``http.response.body`` on its way to the client."""
 
     __slots__ = ("delivered", "final", "rest")
@@ -77,7 +77,7 @@ class Contract:
         """Whether the final chunk was sent."""
         return self._state == "after the final chunk"
 
-    def accept(self, message: Any) -> Head | Chunk:
+    def accept(self, message: Any) -> ResponseHead | BodyChunk:
         """Return what the message says, or raise `AssertionError` if it must not be sent."""
         if not isinstance(message, MutableMapping):
             raise AssertionError(f"an ASGI message is a dict, not {type(message).__name__}")
@@ -88,7 +88,7 @@ class Contract:
             return self._body(message)
         raise AssertionError(f"the app sent {kind!r} {self._state}")
 
-    def _start(self, message: Mapping[str, Any]) -> Head:
+    def _start(self, message: Mapping[str, Any]) -> ResponseHead:
         status = message.get("status")
         if type(status) is not int or not 200 <= status <= 999:
             raise AssertionError(f"status must be an int from 200 to 999, not {status!r}")
@@ -101,9 +101,9 @@ class Contract:
             self._promised = int(length)
         self._state = "within the body"
         self.status = status
-        return Head(status, headers)
+        return ResponseHead(status, headers)
 
-    def _body(self, message: Mapping[str, Any]) -> Chunk:
+    def _body(self, message: Mapping[str, Any]) -> BodyChunk:
         data, more = message.get("body", b""), message.get("more_body", False)
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise AssertionError(f"body must be bytes, not {type(data).__name__}")
@@ -121,7 +121,7 @@ class Contract:
             )
         if not more:
             self._state = "after the final chunk"
-        return Chunk(data, final=not more)
+        return BodyChunk(data, final=not more)
 
 
 def _checked_header(pair: Any) -> tuple[bytes, bytes]:

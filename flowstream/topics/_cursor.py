@@ -19,7 +19,7 @@ import trio
 
 from flowstream._event import Event
 from flowstream.abc import Encoder
-from flowstream.sources._feed import Sink, Terms
+from flowstream.sources._feed import Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._fanout import Fanout
 from flowstream.topics._history import History, Missing, Published, lost_id
@@ -34,11 +34,11 @@ _PULL_ITEMS = 256
 _VAIN_SNAPSHOTS = 3
 
 
-class Subscriber:
+class Cursor:
     """One stream's place in a topic.
 
     Args:
-        sink: the stream.
+        subscriber: the stream.
         encoder: makes its bytes; None if it gets the events themselves.
         terms: what it is to get.
     """
@@ -48,7 +48,7 @@ class Subscriber:
         history: History,
         fanout: Fanout,
         snapshots: Snapshots | None,
-        sink: Sink,
+        subscriber: Subscriber,
         encoder: Encoder | None,
         terms: Terms,
     ) -> None:
@@ -59,7 +59,7 @@ class Subscriber:
         self._lost = False
         self._vain = 0  # snapshots in a row behind which the history could not go on
         self._prepared: AsOf | None = None  # a snapshot that has been waited for
-        self._whole = terms.whole
+        self._from_beginning = terms.from_beginning
         after = terms.after
         self._wants_snapshot = after is None and snapshots is not None
         position = self._locate(after)
@@ -71,14 +71,14 @@ class Subscriber:
                 after = None  # a stranger's, which is not repeated to the client
             position = self._next
         self._shared = encoder is not None and encoder.start() is encoder
-        self._member = Member(sink, encoder, position, terms)
+        self._member = Member(subscriber, encoder, position, terms)
         if after is not None:
-            sink.buffer.queue.pass_by(0, self._member.named(after))
+            subscriber.buffer.queue.pass_by(0, self._member.named(after))
         else:
-            sink.buffer.queue.begin_in_order()
+            subscriber.buffer.queue.begin_in_order()
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
         self.leave: Callable[[], None] = fanout.add(
-            self._member, encoder, shared=self._shared, whole=self._whole
+            self._member, encoder, shared=self._shared, from_beginning=self._from_beginning
         )
 
     def _locate(self, after: str | None) -> int | Missing:
@@ -86,7 +86,7 @@ class Subscriber:
         history = self._history
         if after is not None:
             return history.locate(after)
-        if not self._whole:
+        if not self._from_beginning:
             return history.head
         history.trim()
         return 0 if history.first == 1 else Missing(history.head)
@@ -94,7 +94,7 @@ class Subscriber:
     @property
     def _next(self) -> int:
         """The event behind which a client that has lost some goes on."""
-        return self._history.first - 1 if self._whole else self._history.head
+        return self._history.first - 1 if self._from_beginning else self._history.head
 
     @property
     def behind(self) -> bool:
@@ -180,7 +180,7 @@ class Subscriber:
                     await trio.lowlevel.checkpoint()  # it wants none of so many
                 return pieces
         if self._snapshots is None:
-            number = max(member.number, self._next) if self._whole else member.number
+            number = max(member.number, self._next) if self._from_beginning else member.number
             return self._go_on_behind(number, None)
         snapshot, self._prepared = self._prepared, None
         if snapshot is None or snapshot.number + 1 < history.first:

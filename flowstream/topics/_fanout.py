@@ -91,7 +91,7 @@ class Fanout:
     # -- who is there ----------------------------------------------------------------------
 
     def add(
-        self, member: Member, encoder: Encoder | None, *, shared: bool, whole: bool
+        self, member: Member, encoder: Encoder | None, *, shared: bool, from_beginning: bool
     ) -> Callable[[], None]:
         """Deliver to `member`, too; return what ends that.
 
@@ -99,7 +99,7 @@ class Fanout:
             member: the subscriber.
             encoder: makes its bytes.
             shared: whether others may get the same.
-            whole: whether what it has yet to read is as much to it as what is to come.
+            from_beginning: whether what it has yet to read is as much to it as what is to come.
         """
         # A stateful encoder is one stream's own, and by its identity a group of one.
         key: object = encoder if shared else member
@@ -109,7 +109,7 @@ class Fanout:
         group.add(member)
         if member.timeout is not None:
             self._waited_for[member] = None
-            if whole:
+            if from_beginning:
                 self.readers.add(member)
         self.count += 1
         self._note_change("join")
@@ -327,13 +327,13 @@ class Fanout:
             batch, frames, chunk = batch[has:], frames[has:], b""
         member.fall_out()
         if member.where is None and member.encoder is not None:
-            member.direct = member.sink.direct
+            member.direct = member.subscriber.direct
         if chunk and member.filled.waiting and member.direct is not None and member.direct(chunk):
             items = len(batch)
             self.direct += items
             member.number = this.number
             member.queue.pass_by(items, this.id)
-            member.sink.wrote(_size(frames), items, this.time)
+            member.subscriber.wrote(_size(frames), items, this.time)
         else:
             self._offer(member, batch, frames)
         if member.number == this.number:
@@ -382,7 +382,7 @@ class Fanout:
                 if passes(error):
                     raise
                 # Theirs alone.
-                member.sink.fail(error)
+                member.subscriber.fail(error)
                 return  # noqa: ASYNC104  # see `passes`
             if outcome is Outcome.ADMITTED or outcome is Outcome.DROPPED:
                 # One at a time: a joined stream's other topics say in their ids what it has.
@@ -393,7 +393,7 @@ class Fanout:
                 deadline = trio.current_time() + member.timeout
                 self._stuck.append(_Stuck(member, left, deadline))
             else:
-                member.sink.give_up()
+                member.subscriber.give_up()
             return
 
     def _offer_one(self, member: Member, published: Published, frame: Any) -> Outcome:
@@ -430,7 +430,7 @@ class Fanout:
                     if passes(error):
                         raise
                     # Theirs alone.
-                    member.sink.fail(error)
+                    member.subscriber.fail(error)
                     return  # noqa: ASYNC104  # see `passes`
                 if outcome is Outcome.WAIT and member.buffer.room.waiting:
                     self.put_behind(member)  # another topic's publisher waits for this stream
@@ -441,7 +441,7 @@ class Fanout:
                 else:
                     member.number = left.popleft()[0].number
         if is_due():
-            member.sink.give_up()
+            member.subscriber.give_up()
 
     def put_behind(self, member: Member) -> None:
         """Have a subscriber read from the history what it lacks."""

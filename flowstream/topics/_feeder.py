@@ -24,7 +24,7 @@ import trio
 from flowstream._errors import EncodingError
 from flowstream._event import Event, copied
 from flowstream.buffer._event_buffer import BufferStatistics
-from flowstream.limits import positive
+from flowstream.limits import check_positive
 from flowstream.sources import Source
 from flowstream.sources._relay import Relay
 from flowstream.sources._running import run_to_end
@@ -250,7 +250,7 @@ def check_feed_arguments(retry: object, cleanup_timeout: float) -> None:
             f"retry must be a Retry or None, not {type(retry).__name__}: Retry(first=1.0, "
             "longest=60.0) waits for up to a second after the first failure"
         )
-    positive("cleanup_timeout", cleanup_timeout, unit="seconds")
+    check_positive("cleanup_timeout", cleanup_timeout, unit="seconds")
     if cleanup_timeout == math.inf:
         raise ValueError("cleanup_timeout must be finite: a cleanup that hangs would never end")
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from flowstream._closing import FINAL_ID
 from flowstream._event import Event, copied
 from flowstream.abc import Encoder
-from flowstream.limits import positive, whole
+from flowstream.limits import check_count, check_positive
 
 _ID = re.compile(r"([0-9a-f]{1,32})\.(0|[1-9][0-9]{0,17})")
 
@@ -46,9 +46,9 @@ class Replay:
 
     def __post_init__(self) -> None:
         if self.items != 0 or isinstance(self.items, bool):
-            whole("items", self.items, unit="events")
-        positive("seconds", self.seconds, unit="seconds")
-        whole("bytes", self.bytes, unit="bytes")
+            check_count("items", self.items, unit="events")
+        check_positive("seconds", self.seconds, unit="seconds")
+        check_count("bytes", self.bytes, unit="bytes")
 
 
 class Published:

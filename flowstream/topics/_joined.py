@@ -23,7 +23,7 @@ from flowstream._closing import CloseReason
 from flowstream.abc import Encoder
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
-from flowstream.sources._feed import Ending, Feed, Sink, Subscriber, Terms
+from flowstream.sources._feed import Ending, Feed, FeedCursor, Subscriber, Terms
 from flowstream.topics._history import lost_id
 
 _SEPARATOR = "~"
@@ -42,9 +42,9 @@ class Joined(Feed):
         # One buffer has one policy. Where one of them is to lose nothing, none does.
         self.policy = next((feed.policy for feed in feeds if feed.policy.rereads), Feed.policy)
 
-    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
-        """Have `sink` get what is published in any of them."""
-        return _JoinedSubscriber(self._distinct(), sink, encoder, terms)
+    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
+        """Have `subscriber` get what is published in any of them."""
+        return _JoinedCursor(self._distinct(), subscriber, encoder, terms)
 
     @property
     def epoch(self) -> str:
@@ -61,13 +61,13 @@ class Joined(Feed):
         return list({feed.epoch: feed for feed in reversed(self._feeds)}.values())[::-1]
 
 
-class _JoinedSubscriber:
+class _JoinedCursor:
     """One stream's places in several feeds."""
 
     def __init__(
         self,
         feeds: list[Feed],
-        sink: Sink,
+        subscriber: Subscriber,
         encoder: Encoder | None,
         terms: Terms,
     ) -> None:
@@ -75,9 +75,9 @@ class _JoinedSubscriber:
         self._open = len(feeds)
         # Why the first of them ended that was not complete.
         self._ending: Ending = (CloseReason.COMPLETED, None, "")
-        self._sink = sink
+        self._subscriber = subscriber
         self._turn = 0  # the place whose past is looked at first
-        self._places: list[Subscriber] = []
+        self._places: list[FeedCursor] = []
         try:
             for index, (feed, own) in enumerate(
                 zip(feeds, _split(terms.after, feeds), strict=True)
@@ -85,7 +85,7 @@ class _JoinedSubscriber:
                 name = self._namer(index)
                 self._places.append(
                     feed.join(
-                        _Part(sink, self._ended),
+                        _Part(subscriber, self._ended),
                         None if encoder is None else _Renaming(encoder, name),
                         replace(terms, after=own, name=name),
                     )
@@ -95,7 +95,9 @@ class _JoinedSubscriber:
             raise
         # What a gap at the very beginning comes after, if any of it is known here.
         known = {place.position for place in self._places} - {None, *map(lost_id, self._epochs)}
-        sink.buffer.queue.pass_by(0, self.position if known and terms.after is not None else None)
+        subscriber.buffer.queue.pass_by(
+            0, self.position if known and terms.after is not None else None
+        )
 
     @property
     def behind(self) -> bool:
@@ -172,29 +174,29 @@ class _JoinedSubscriber:
         if self._ending[0] is CloseReason.COMPLETED:
             self._ending = ending
         if not self._open:
-            self._sink.feed_ended(*self._ending)
+            self._subscriber.feed_ended(*self._ending)
 
 
 class _Part:
     """The stream, as one of several feeds knows it."""
 
-    def __init__(self, sink: Sink, ended: Callable[[Ending], None]) -> None:
-        self._sink = sink
+    def __init__(self, subscriber: Subscriber, ended: Callable[[Ending], None]) -> None:
+        self._subscriber = subscriber
         self._has_ended = False
         self._tell_ended = ended
-        self.buffer: EventBuffer = sink.buffer
-        self.wrote = sink.wrote
-        self.give_up = sink.give_up
-        self.fail = sink.fail
+        self.buffer: EventBuffer = subscriber.buffer
+        self.wrote = subscriber.wrote
+        self.give_up = subscriber.give_up
+        self.fail = subscriber.fail
 
     @property
     def direct(self) -> Callable[[bytes], bool] | None:
         """Writes to the connection, or None."""
-        return self._sink.direct
+        return self._subscriber.direct
 
     def close(self, reason: CloseReason, detail: str = "") -> None:
         """End the stream, though other feeds go on: what it was asked for is not there."""
-        self._sink.close(reason, detail)
+        self._subscriber.close(reason, detail)
 
     def feed_ended(
         self,

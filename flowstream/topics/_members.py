@@ -12,14 +12,14 @@ from typing import Any
 from flowstream.abc import Encoder
 from flowstream.buffer._event_buffer import Doorbell, EventBuffer
 from flowstream.buffer._queue import Queue
-from flowstream.sources._feed import Sink, Terms
+from flowstream.sources._feed import Subscriber, Terms
 
 
 class Member:
     """One subscriber, as the fan-out sees it.
 
     Args:
-        sink: where events go.
+        subscriber: where events go.
         encoder: makes its bytes; None if it gets the events themselves.
         number: the last event that it has, or that it has no claim to.
         terms: what it is to get.
@@ -48,18 +48,20 @@ class Member:
         "pulled",
         "queue",
         "rereads",
-        "sink",
+        "subscriber",
         "timeout",
         "where",
     )
 
-    def __init__(self, sink: Sink, encoder: Encoder | None, number: int, terms: Terms) -> None:
-        self.sink: Sink = sink
+    def __init__(
+        self, subscriber: Subscriber, encoder: Encoder | None, number: int, terms: Terms
+    ) -> None:
+        self.subscriber: Subscriber = subscriber
         self.name: Callable[[str], str] | None = terms.name
         self.encoder: Encoder | None = encoder
-        self.buffer: EventBuffer = sink.buffer
-        self.queue: Queue = sink.buffer.queue
-        self.filled: Doorbell = sink.buffer.filled
+        self.buffer: EventBuffer = subscriber.buffer
+        self.queue: Queue = subscriber.buffer.queue
+        self.filled: Doorbell = subscriber.buffer.filled
         self.number: int = number
         self.where: Callable[[Any], object] | None = terms.where
         self.keyed: bool = terms.policy.keyed
@@ -83,7 +85,7 @@ class Member:
             self.counted = got
             items = got.number - counted.number
             self.queue.pass_by(items, got.id)
-            self.sink.wrote(got.bytes - counted.bytes, items, got.time)
+            self.subscriber.wrote(got.bytes - counted.bytes, items, got.time)
 
     def fall_out(self) -> None:
         """Be out of step with its group."""

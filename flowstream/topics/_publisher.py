@@ -17,9 +17,9 @@ from flowstream._event import Event
 from flowstream.abc import Encoder
 from flowstream.buffer._event_buffer import BufferStatistics
 from flowstream.encoders import SSE
-from flowstream.sources._feed import Ending, Sink, Terms
+from flowstream.sources._feed import Ending, Subscriber, Terms
 from flowstream.tasks._failure import passes
-from flowstream.topics._cursor import Subscriber
+from flowstream.topics._cursor import Cursor
 from flowstream.topics._fanout import Fanout
 from flowstream.topics._history import History, Published, Replay
 from flowstream.topics._snapshots import Snapshots
@@ -161,13 +161,13 @@ class Publisher:
 
     # -- subscribing -----------------------------------------------------------------------
 
-    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
-        """Have `sink` get what is published from now on, and what it missed."""
+    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> Cursor:
+        """Have `subscriber` get what is published from now on, and what it missed."""
         self._remember_run()
-        subscriber = Subscriber(self.history, self.fanout, self.snapshots, sink, encoder, terms)
+        cursor = Cursor(self.history, self.fanout, self.snapshots, subscriber, encoder, terms)
         if self.ending is not None:
-            sink.feed_ended(*self.ending)
-        return subscriber
+            subscriber.feed_ended(*self.ending)
+        return cursor
 
     def _remember_run(self) -> None:
         if self.token is None:
@@ -192,7 +192,7 @@ class Publisher:
             for member in self.fanout.members():
                 if member.number < self.history.head:
                     self.fanout.put_behind(member)
-                member.sink.feed_ended(reason, error, detail)
+                member.subscriber.feed_ended(reason, error, detail)
 
     def statistics(self, offered: int, *, dropped: int) -> BufferStatistics:
         """Return how full the replay is, with the counts of what fills it."""
@@ -211,4 +211,4 @@ class Publisher:
         """Take no more events, and end the subscribers at once."""
         self.ending = (reason, None, detail)
         for member in self.fanout.members():
-            member.sink.close(reason, detail)
+            member.subscriber.close(reason, detail)

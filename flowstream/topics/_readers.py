@@ -58,6 +58,6 @@ class Readers:
             for member, deadline in until.items():
                 if deadline <= now:
                     self.remove(member)
-                    member.sink.give_up()
+                    member.subscriber.give_up()
             with trio.move_on_at(min(until.values())):
                 await self._lot.park()

@@ -27,7 +27,7 @@ from flowstream.abc import Encoder
 from flowstream.encoders import NDJSON, SSE, Frames, JSONSequence
 from flowstream.encoders._controls import ControlEncoder
 from flowstream.encoders._json import JSONWriter
-from flowstream.limits import whole
+from flowstream.limits import check_count
 from flowstream.tasks._failure import passes
 from flowstream.topics._history import History, Missing, Published
 
@@ -109,8 +109,8 @@ class LatestByKey:
     """
 
     def __init__(self, keys: int = 10_000, bytes: int = 8 << 20) -> None:
-        whole("keys", keys, unit="keys")
-        whole("bytes", bytes, unit="bytes")
+        check_count("keys", keys, unit="keys")
+        check_count("bytes", bytes, unit="bytes")
         self.keys = keys
         self.bytes = bytes
 

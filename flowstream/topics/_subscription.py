@@ -19,7 +19,7 @@ from flowstream.buffer._outlet import Outlet
 from flowstream.buffer._queue import Gap
 from flowstream.limits import Buffer
 from flowstream.policies import Block
-from flowstream.sources._feed import Feed, Subscriber, Terms
+from flowstream.sources._feed import Feed, FeedCursor, Terms
 from flowstream.sources._source import Source
 
 # How much is taken at a time; it is counted as the topic encodes it.
@@ -45,19 +45,19 @@ class Subscription:
 
     def __init__(self, bounds: Buffer, policy: Policy) -> None:
         self.buffer: EventBuffer = EventBuffer(bounds, policy)
-        self._subscriber: Subscriber | None = None
+        self._cursor: FeedCursor | None = None
         self._taken: list[Event] = []
         self._error: BaseException | None = None
         self._last_error: BaseException | None = None  # raised when everything was taken
 
-    def start(self, subscriber: Subscriber) -> None:
+    def start(self, cursor: FeedCursor) -> None:
         """Begin: the topic has given it its place."""
-        self._subscriber = subscriber
+        self._cursor = cursor
 
     def end(self) -> None:
         """Leave the topic."""
-        if self._subscriber is not None:
-            self._subscriber.leave()
+        if self._cursor is not None:
+            self._cursor.leave()
         self.buffer.abandon()
 
     def __aiter__(self) -> Subscription:
@@ -66,13 +66,13 @@ class Subscription:
 
     async def __anext__(self) -> Event:
         """**Wait** for the next event, and return it."""
-        assert self._subscriber is not None
+        assert self._cursor is not None
         while not self._taken:
             if self._error is not None:
                 raise self._error
             pieces: list[Any] = self.buffer.take(_TAKE_BYTES)
-            if not pieces and self._subscriber.behind:
-                pieces = await self._subscriber.pull(_TAKE_BYTES)
+            if not pieces and self._cursor.behind:
+                pieces = await self._cursor.pull(_TAKE_BYTES)
             elif not pieces:
                 if self.buffer.finished:
                     if self._last_error is not None:

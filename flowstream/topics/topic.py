@@ -22,13 +22,13 @@ from flowstream._closing import CloseReason
 from flowstream._errors import SourceError
 from flowstream._event import Event, Where
 from flowstream.abc import Encoder, Policy
-from flowstream.limits import Buffer, positive
+from flowstream.limits import Buffer, check_positive
 from flowstream.sources._anew import SourceMaker, first_and_next
-from flowstream.sources._feed import Feed, Sink, Terms
+from flowstream.sources._feed import Feed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry
 from flowstream.tasks._supervised import before_startup, supervised_nursery
-from flowstream.topics._cursor import Subscriber
+from flowstream.topics._cursor import Cursor
 from flowstream.topics._feeder import FeedCounts, Feeder, FeederStatistics, check_feed_arguments
 from flowstream.topics._history import Replay
 from flowstream.topics._joined import Joined
@@ -119,7 +119,7 @@ class Topic(Feed):
             raise TypeError(f"replay must be a Replay, not {type(replay).__name__}")
         if presence is not None and not isinstance(presence, Topic):
             raise TypeError(f"presence must be a Topic, not {type(presence).__name__}")
-        positive("snapshot_timeout", snapshot_timeout, unit="seconds")
+        check_positive("snapshot_timeout", snapshot_timeout, unit="seconds")
         self.name = name
         self._snapshot_timeout = snapshot_timeout
         self._publisher = Publisher(f"the topic {name!r}", replay, self._count_changed)
@@ -322,9 +322,9 @@ class Topic(Feed):
         """
         return SubscriptionManager(self, after, where, buffer, policy)
 
-    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
-        """Have `sink` get what is published from now on, and what it missed."""
-        return self._publisher.join(sink, encoder, terms)
+    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> Cursor:
+        """Have `subscriber` get what is published from now on, and what it missed."""
+        return self._publisher.join(subscriber, encoder, terms)
 
     @property
     def epoch(self) -> str:

@@ -29,8 +29,8 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream._errors import FlowstreamError, PublicError
 from flowstream.abc import Encoder
-from flowstream.limits import positive, whole
-from flowstream.sources._feed import Feed, Feeds, Sink, Subscriber, Terms
+from flowstream.limits import check_count, check_positive
+from flowstream.sources._feed import Feed, FeedCursor, Feeds, Subscriber, Terms
 from flowstream.tasks._timers import Timer, start_timer
 from flowstream.topics._joined import Joined
 from flowstream.topics.topic import Topic
@@ -120,9 +120,9 @@ class Topics(Feeds):
         authorize: Authorize | None = None,
         name_limit: int = 256,
     ) -> None:
-        positive("idle", idle, unit="seconds")
-        whole("limit", limit, unit="topics")
-        whole("name_limit", name_limit, unit="characters")
+        check_positive("idle", idle, unit="seconds")
+        check_count("limit", limit, unit="topics")
+        check_count("name_limit", name_limit, unit="characters")
         for name, function in (("factory", factory), ("authorize", authorize)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not {type(function).__name__}")
@@ -300,7 +300,7 @@ class _Grant(Feed):
     def __init__(self, topics: Topics, name: str, request: Any) -> None:
         self._topics = topics
         self._topic: Topic | None = None
-        self._sinks: dict[Sink, None] = {}
+        self._subscribers: dict[Subscriber, None] = {}
         self._revoked = False
         self.name = name
         self.request = request
@@ -315,8 +315,8 @@ class _Grant(Feed):
             self._topic = self._topics[self.name]
         return self._topic
 
-    def join(self, sink: Sink, encoder: Encoder | None, terms: Terms) -> Subscriber:
-        """Have `sink` get what is published in the topic.
+    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
+        """Have `subscriber` get what is published in the topic.
 
         Raises:
             PublicError: it was forgotten since the view asked, and there is no room for it.
@@ -325,29 +325,29 @@ class _Grant(Feed):
             topic = self.topic()
         except TooManyTopicsError as error:
             raise PublicError("busy", "there are too many topics", retryable=True) from error
-        subscriber = topic.join(sink, encoder, terms)
-        self._sinks[sink] = None
+        cursor = topic.join(subscriber, encoder, terms)
+        self._subscribers[subscriber] = None
         self._topics._grants.add(self)
         if self._revoked:
-            sink.close(CloseReason.STOPPED, "Topics.revoke()")
-        return _Granted(subscriber, self, sink)
+            subscriber.close(CloseReason.STOPPED, "Topics.revoke()")
+        return _Granted(cursor, self, subscriber)
 
-    def left(self, sink: Sink) -> None:
+    def left(self, subscriber: Subscriber) -> None:
         """Hear that a stream has left."""
-        self._sinks.pop(sink, None)
-        if not self._sinks:
+        self._subscribers.pop(subscriber, None)
+        if not self._subscribers:
             self._topics._grants.discard(self)
 
     def stop(self) -> None:
         """End the streams."""
         self._revoked = True
-        for sink in list(self._sinks):
-            sink.close(CloseReason.STOPPED, "Topics.revoke()")
+        for subscriber in list(self._subscribers):
+            subscriber.close(CloseReason.STOPPED, "Topics.revoke()")
 
     @property
     def streams(self) -> int:
         """How many there are."""
-        return len(self._sinks)
+        return len(self._subscribers)
 
     @property
     def epoch(self) -> str:
@@ -362,39 +362,39 @@ class _Grant(Feed):
 class _Granted:
     """A place in a topic, whose end the grant hears of."""
 
-    def __init__(self, subscriber: Subscriber, grant: _Grant, sink: Sink) -> None:
-        self._subscriber = subscriber
+    def __init__(self, cursor: FeedCursor, grant: _Grant, subscriber: Subscriber) -> None:
+        self._cursor = cursor
         self._grant = grant
-        self._sink = sink
-        self.pull = subscriber.pull
-        self.prepare = subscriber.prepare
-        self.tally = subscriber.tally
-        self.lacks = subscriber.lacks
+        self._subscriber = subscriber
+        self.pull = cursor.pull
+        self.prepare = cursor.prepare
+        self.tally = cursor.tally
+        self.lacks = cursor.lacks
 
     @property
     def behind(self) -> bool:
         """Whether there are events to pull."""
-        return self._subscriber.behind
+        return self._cursor.behind
 
     @property
     def waits(self) -> bool:
         """Whether `pull` would wait for a snapshot that the app makes."""
-        return self._subscriber.waits
+        return self._cursor.waits
 
     @property
     def position(self) -> str | None:
         """The id of the last event that was handed on."""
-        return self._subscriber.position
+        return self._cursor.position
 
     def fall_behind(self) -> None:
         """Have nothing pushed until it was pulled."""
-        self._subscriber.fall_behind()
+        self._cursor.fall_behind()
 
     def catch_up(self) -> None:
         """Have events pushed again."""
-        self._subscriber.catch_up()
+        self._cursor.catch_up()
 
     def leave(self) -> None:
         """Leave the topic."""
-        self._subscriber.leave()
-        self._grant.left(self._sink)
+        self._cursor.leave()
+        self._grant.left(self._subscriber)

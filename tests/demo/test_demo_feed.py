@@ -7,7 +7,7 @@ import trio
 
 from flowstream import CatchUp
 from flowstream.demo.app import create_app
-from flowstream.demo.demo_feed import LINGER, REPLAY, TOPIC_POLICIES, Feed
+from flowstream.demo.demo_feed import LINGER, REPLAY, TOPIC_POLICIES, DemoFeed
 from flowstream.demo.gallery import Gallery
 from flowstream.demo.tokens import topic_names
 from flowstream.testing import collect, open_lifespan, open_stream
@@ -17,7 +17,7 @@ from flowstream.testing import collect, open_lifespan, open_stream
 async def app():
     """The demo, started, with a slow feed of small events."""
     gallery = Gallery()
-    gallery.feed = Feed(rate=20, pad=100)
+    gallery.feed = DemoFeed(rate=20, pad=100)
     app = create_app(gallery)
     app.gallery = gallery
     async with open_lifespan(app):
@@ -97,7 +97,7 @@ async def test_an_unbounded_queue_would_hold_what_was_published_and_not_sent(app
 
 async def test_who_resumes_is_owed_what_is_replayed_too():
     """The sum begins at the id that a client comes back with, if that is still kept."""
-    feed = Feed(pad=0)
+    feed = DemoFeed(pad=0)
     feed.published = 1000
     epoch = feed.topic.epoch
     assert feed.position(None) == 1000

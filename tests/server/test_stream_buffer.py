@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from flowstream.server._context import Event
+from flowstream.server._context import FlagEvent
 from flowstream.server._hypercorn import BufferCompleteError
 from flowstream.server._stall_bound import StallBound
 from flowstream.server.http2._stream_buffer import HIGH_WATER, LOW_WATER, BoundedStreamBuffer
@@ -33,7 +33,7 @@ def progress():
 
 @pytest.fixture
 async def buffer(progress):
-    return BoundedStreamBuffer(Event, Link(), lambda: progress.append(trio.current_time()))
+    return BoundedStreamBuffer(FlagEvent, Link(), lambda: progress.append(trio.current_time()))
 
 
 async def test_it_holds_back_at_high_water(autojump_clock, buffer, nursery):
@@ -150,7 +150,7 @@ async def test_the_bound_of_its_stream(autojump_clock, nursery, progress, bound,
     """
     link = Link()
     link.bound = bound
-    buffer = BoundedStreamBuffer(Event, link, lambda: None)
+    buffer = BoundedStreamBuffer(FlagEvent, link, lambda: None)
 
     async def change():
         await trio.sleep(50)

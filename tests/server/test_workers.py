@@ -18,7 +18,7 @@ import flowstream.server.process._worker_process as child_module
 from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.server import ServerConfig, streaming_config
 from flowstream.server._config_file import _types
-from flowstream.server.process._job import Job, settings_of
+from flowstream.server.process._job import Assignment, settings_of
 from flowstream.server.process._supervisor import Supervisor, WorkersError
 
 # A worker that starts in a few milliseconds.
@@ -34,7 +34,7 @@ signal.sigwait([signal.SIGTERM])
 
 
 def job_of(settings):
-    return Job(
+    return Assignment(
         app="a", settings=settings, sockets=([1], [2, 3], []), lifeline=4, report=5, reload=True
     )
 
@@ -59,7 +59,7 @@ def test_every_setting_reaches_the_worker():
     """A configuration with everything set is the same one in the worker."""
     given = values()
     config = streaming_config(**given)
-    job = Job.from_json(job_of(settings_of(config)).to_json())
+    job = Assignment.from_json(job_of(settings_of(config)).to_json())
     assert (job.app, job.lifeline, job.report, job.reload) == ("a", 4, 5, True)
     assert job.descriptors == [1, 2, 3, 4, 5]
     there = job.config()

@@ -16,7 +16,7 @@ from flowstream.limits import Buffer
 from flowstream.sources._relay import Relay
 
 
-class Sink(BufferOutlet):
+class Subscriber(BufferOutlet):
     """An outlet that keeps the items it is given, and waits or refuses when it is told to."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Sink(BufferOutlet):
 
 
 class _Keeps(Encoder):
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Subscriber) -> None:
         self._sink = sink
 
     def encode(self, data: Any, **envelope: Any) -> bytes:
@@ -55,7 +55,7 @@ class _Keeps(Encoder):
 class _Judges(Judge):
     behind = True
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Subscriber) -> None:
         self._sink = sink
 
     def arrive(self, now: float, essential: bool) -> Verdict:
@@ -64,7 +64,7 @@ class _Judges(Judge):
 
 
 class _Told(Policy):
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Subscriber) -> None:
         self._sink = sink
 
     def start(self) -> Judge:
@@ -72,14 +72,14 @@ class _Told(Policy):
 
 
 @pytest.fixture
-def sink() -> Sink:
-    return Sink()
+def sink() -> Subscriber:
+    return Subscriber()
 
 
 @pytest.fixture(scope="session")
-def new_sink() -> type[Sink]:
+def new_sink() -> type[Subscriber]:
     """For a test that needs several, or one in a Trio run of its own."""
-    return Sink
+    return Subscriber
 
 
 class Kept(list[Any]):

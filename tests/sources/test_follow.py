@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from flowstream import NotFoundError, PublicError, ndjson, raw, sse
 from flowstream.buffer._outlet import Outlet
 from flowstream.sources import follow
-from flowstream.sources.files._file_position import Cursor, Place
+from flowstream.sources.files._file_position import FilePosition, LineCounter
 from flowstream.sources.files._lines import LineSplitter, text_of
 from flowstream.sources.files._rotated import rotated
 from flowstream.sources.files._tail import Tail
@@ -191,11 +191,13 @@ def test_a_long_line_in_small_pieces_costs_no_more_than_a_short_one():
 @given(st.lists(st.binary(min_size=1, max_size=100), min_size=1), st.integers(1, 2**64 - 1))
 def test_a_place_is_told_by_the_bytes_before_it(pieces, inode):
     """The id after any pieces is that of the offset, with a checksum of at most 64 bytes."""
-    cursor = Cursor(inode, 0, b"")
+    cursor = LineCounter(inode, 0, b"")
     ids = [cursor.pass_over(piece) for piece in pieces]
     content = b"".join(pieces)
-    assert Place.parse(ids[-1]) == Place(inode, len(content), zlib.crc32(content[-64:]))
-    assert str(Place.parse(ids[-1])) == ids[-1]
+    assert FilePosition.parse(ids[-1]) == FilePosition(
+        inode, len(content), zlib.crc32(content[-64:])
+    )
+    assert str(FilePosition.parse(ids[-1])) == ids[-1]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_a_place_is_told_by_the_bytes_before_it(pieces, inode):
 )
 def test_a_strange_id_is_no_place(id):
     """Nor an error."""
-    assert Place.parse(id) is None
+    assert FilePosition.parse(id) is None
 
 
 # -- the beginning ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from flowstream import Event, Limits, Runs, SourceError, Topic, ndjson, raw, resumable, sse
 from flowstream._errors import UpstreamError
-from flowstream.event_types import Events
+from flowstream.event_types import EventTypes
 from flowstream.quart import Flowstream
 from flowstream.sources import (
     Resumable,
@@ -31,7 +31,7 @@ from flowstream.sources._shielding import run_cancelled_once
 from flowstream.testing import collect, open_stream
 
 
-class Anything(Events):
+class Anything(EventTypes):
     """Any event at all, for what is not about events."""
 
     def __init__(self):

@@ -13,7 +13,7 @@ from flowstream import (
     NDJSON,
     SSE,
     Event,
-    Events,
+    EventTypes,
     Frames,
     JSONSequence,
     LatestByKey,
@@ -151,7 +151,7 @@ async def test_other_formats_and_subscribers_are_given_the_values(autojump_clock
 
     topic = Topic("t", snapshot=LatestByKey())
     await topic.publish(Price(3), key="a")
-    events = Events(Price, snapshot=list[Entry])
+    events = EventTypes(Price, snapshot=list[Entry])
     body = await snapshot_of(sse(topic, events=events))
     assert body == [{"key": "a", "data": {"type": "price", "value": 3}}]
     async with topic.subscribe() as subscription:

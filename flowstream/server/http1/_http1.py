@@ -4,7 +4,7 @@
 its rules passed by. HTTP/2 in the clear begins with its preface, where the setting ``h2c`` allows
 it; else the preface is a request of an unknown version, gets a 505, and the connection ends.
 
-A stream's head is held until the first of its body is there, and both are one write (`Head`).
+A stream's head is held until the first of its body is there, and both are one write (`HeldHead`).
 
 A CONNECT asks a proxy for a tunnel (RFC 9110 § 9.3.6). Hypercorn hands it to the application
 like any request; an answer of 200 then makes h11 change over to the tunnel, the body is more
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import h11
 
-from flowstream.asgi._head import HEAD_KEY, Head
+from flowstream.asgi._head import HEAD_KEY, HeldHead
 from flowstream.server._applications import Applications
 from flowstream.server._context import Context
 from flowstream.server._forwarded import Origin
@@ -64,7 +64,7 @@ class HTTP1(H11Protocol):
         cast(Any, self.connection)._receive_buffer = StrictLines()
         self.is_fresh = True
         self._held = b""
-        self._head = self.connection_state[HEAD_KEY] = Head(self._write_head)
+        self._head = self.connection_state[HEAD_KEY] = HeldHead(self._write_head)
 
     async def _send_h11_event(self, event: Any) -> None:
         # Hypercorn's, but for the head that is held.

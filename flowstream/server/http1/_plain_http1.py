@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from flowstream.asgi._head import HEAD_KEY, Head
+from flowstream.asgi._head import HEAD_KEY, HeldHead
 from flowstream.server._hypercorn import (
     Body,
     ConnectionState,
@@ -67,7 +67,7 @@ class PlainExchange:
         self._last = last
         self._begun = False  # something is written
         self._framing: Chunked | FramedByH11 | None = None
-        self._head = Head(self._write_head)
+        self._head = HeldHead(self._write_head)
         self._held = b""
         self._inbox: Inbox | None = None  # once there is an application
         self._send: Any = None

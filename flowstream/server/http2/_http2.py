@@ -15,7 +15,7 @@ What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
 * What h2 keeps of the client is bounded (`keep_little`).
 * What a client does wrong on one stream ends that stream (`keep_apart`).
 * A client that opens streams in order to reset them meets two bounds: on applications at
-  work, and on its trials (`Patience`). Its priorities are ignored (`Turns`).
+  work, and on its trials (`ResetLimit`). Its priorities are ignored (`RoundRobin`).
 * ``keep_alive_max_requests`` and a shutdown send GOAWAY and let the streams that are open go
   on. h2's own `close_connection` refuses to write to them.
 """
@@ -36,7 +36,7 @@ from hyperframe.frame import GoAwayFrame
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import STATE_KEY
-from flowstream.asgi._head import HEAD_KEY, Head
+from flowstream.asgi._head import HEAD_KEY, HeldHead
 from flowstream.server._connections import CLOSED
 from flowstream.server._frame_pieces import FramePieces
 from flowstream.server._hypercorn import (
@@ -63,8 +63,8 @@ from flowstream.server._inbox import inbox_of
 from flowstream.server._request_rules import RequestHead, judge_http2
 from flowstream.server.http2._link import Link
 from flowstream.server.http2._peer_settings import forget_table_sizes, keep_little, unfinished_head
-from flowstream.server.http2._reset_limit import Patience
-from flowstream.server.http2._round_robin import Turns
+from flowstream.server.http2._reset_limit import ResetLimit
+from flowstream.server.http2._round_robin import RoundRobin
 from flowstream.server.http2._stream_buffer import LOW_WATER, BoundedStreamBuffer
 from flowstream.server.http2._stream_faults import StreamFault, keep_apart
 from flowstream.server.http2._uploads import Upload, Uploads
@@ -102,14 +102,14 @@ class HTTP2(H2Protocol):
         self._carrier = carrier
         keep_little(self.connection, self.config.h2_max_header_list_size)
         keep_apart(self.connection)
-        self.priority = Turns()  # type: ignore[assignment]  # no tree
+        self.priority = RoundRobin()  # type: ignore[assignment]  # no tree
         self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams
         self._links: dict[int, Link] = {}
         self._uploads = Uploads(self.connection)
         self._holding = False  # what h2 has made waits for what comes behind it
-        self._held: dict[int, Head] = {}  # by their streams
-        self._patience = Patience()
+        self._held: dict[int, HeldHead] = {}  # by their streams
+        self._patience = ResetLimit()
         self._pieces = FramePieces()
         self._last_request = 0
         self._begun = 0  # requests, since others had a turn
@@ -410,7 +410,7 @@ class HTTP2(H2Protocol):
                 method=method,
                 raw_path=fields[b":path"],
                 state=ConnectionState(
-                    {**self.connection_state, STATE_KEY: link, HEAD_KEY: Head(self._flush)}
+                    {**self.connection_state, STATE_KEY: link, HEAD_KEY: HeldHead(self._flush)}
                 ),
             )
         )

@@ -14,7 +14,7 @@ _BURST = 1000
 _PER_SECOND = 33
 
 
-class Patience:
+class ResetLimit:
     """Runs out after a thousand trials at once, or 33 a second for long."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from priority.priority import DeadlockError, MissingStreamError
 
 
-class Turns:
+class RoundRobin:
     """Streams, and which of them have something to send. The interface is the tree's."""
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ class Datagrams(UDPServer):
         task_status.started()
         server = parse_socket_addr(self.socket.family, self.socket.getsockname())
         async with Applications(lambda: False) as applications:
-            self.protocol = Connections(
+            self.protocol = QuicConnections(
                 self.app,
                 self.config,
                 self.context,
@@ -45,7 +45,7 @@ class Datagrams(UDPServer):
                 await self.protocol.handle(RawData(data=data, address=address))
 
 
-class Connections(QuicProtocol):
+class QuicConnections(QuicProtocol):
     """All QUIC connections of a socket."""
 
     async def _handle_events(self, connection: Any, client: Any = None) -> None:

@@ -14,7 +14,7 @@ What is different from ``hypercorn.protocol.h3.H3Protocol``, and why:
 * What is kept of a client is bounded: header blocks, fields, and what comes out of order.
 * A response without its end is reset, and so is an upload that a complete response makes pointless.
 * A client that opens streams in order to reset them meets the bounds that HTTP/2 has: on
-  applications at work, and on its trials (`Patience`).
+  applications at work, and on its trials (`ResetLimit`).
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from flowstream.server._hypercorn import (
     filter_pseudo_headers,
 )
 from flowstream.server._request_rules import RequestHead, judge_http2
-from flowstream.server.http2._reset_limit import Patience
+from flowstream.server.http2._reset_limit import ResetLimit
 from flowstream.server.http3._hypercorn_quic import H3Protocol
-from flowstream.server.http3._stream_upload import Upload
+from flowstream.server.http3._stream_upload import StreamUpload
 from flowstream.server.log._access_entry import keeps_access, log_unread
 from flowstream.server.log._exchange import LoggedExchange
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
@@ -117,10 +117,10 @@ class HTTP3(H3Protocol):
         self.connection = _Frames(quic)
         self.streams = {}
         self._at_work = 0  # applications: some outlast their streams
-        self._uploads: dict[int, Upload] = {}
+        self._uploads: dict[int, StreamUpload] = {}
         self._waiting = 0  # bytes in them
         self._ended: set[int] = set()  # streams that have had the end of their response
-        self._patience = Patience()
+        self._patience = ResetLimit()
 
     # -- from the application --------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class HTTP3(H3Protocol):
             stream_id,
         )
         self.streams[stream_id] = stream
-        self._uploads[stream_id] = Upload()
+        self._uploads[stream_id] = StreamUpload()
         await stream.handle(
             Request(
                 stream_id=stream_id,
@@ -281,12 +281,12 @@ class HTTP3(H3Protocol):
             upload.ended = True
             self._feed_soon(stream_id, upload)
 
-    def _feed_soon(self, stream_id: int, upload: Upload) -> None:
+    def _feed_soon(self, stream_id: int, upload: StreamUpload) -> None:
         if not upload.feeding:
             upload.feeding = True
             self.task_group.spawn(self._feed, stream_id, upload)
 
-    async def _feed(self, stream_id: int, upload: Upload) -> None:
+    async def _feed(self, stream_id: int, upload: StreamUpload) -> None:
         """Hand over what has come for one stream, at the pace of its application."""
         stream = self.streams.get(stream_id)
         try:
@@ -321,7 +321,7 @@ class HTTP3(H3Protocol):
             await stream.handle(StreamClosed(stream_id=stream_id))
             await self.send()
 
-    def _forget(self, stream_id: int) -> Upload | None:
+    def _forget(self, stream_id: int) -> StreamUpload | None:
         upload = self._uploads.pop(stream_id, None)
         if upload is not None:
             self._waiting -= len(upload.take())

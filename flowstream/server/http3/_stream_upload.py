@@ -12,7 +12,7 @@ from __future__ import annotations
 CREDIT = 16 * 1024
 
 
-class Upload:
+class StreamUpload:
     """The DATA of one stream that waits to be handed over.
 
     Attributes:

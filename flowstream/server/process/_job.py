@@ -29,7 +29,7 @@ _ENUMS = {"verify_mode": ssl.VerifyMode, "verify_flags": ssl.VerifyFlags}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Assignment:
     """What one worker is to do.
 
     Attributes:
@@ -58,7 +58,7 @@ class Job:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Job:
+    def from_json(cls, data: bytes) -> Assignment:
         """Return the job that `data` describes."""
         found = json.loads(data)
         return cls(**{field.name: found[field.name] for field in fields(cls)})
@@ -80,7 +80,7 @@ class Job:
 
 
 def descriptors(sockets: Sockets) -> tuple[list[int], list[int], list[int]]:
-    """Return the descriptors of `sockets`, as a `Job` has them."""
+    """Return the descriptors of `sockets`, as a `Assignment` has them."""
     secure, insecure, quic = (
         [sock.fileno() for sock in group]
         for group in (sockets.secure_sockets, sockets.insecure_sockets, sockets.quic_sockets)

@@ -33,9 +33,9 @@ import trio
 from flowstream.server._hypercorn import Sockets, repr_socket_addr
 from flowstream.server._listening import open_sockets
 from flowstream.server._settings import ServerConfig, checked
-from flowstream.server.process._job import CODE_CHANGED, Job, descriptors, settings_of
+from flowstream.server.process._job import CODE_CHANGED, Assignment, descriptors, settings_of
 from flowstream.server.process._stopping import shutdown_bound
-from flowstream.server.process._worker_process import Child
+from flowstream.server.process._worker_process import WorkerProcess
 
 # A worker that dies young is started again after a pause that doubles each time.
 _FIRST_PAUSE = 0.1
@@ -50,7 +50,7 @@ class WorkersError(Exception):
 class _Seat:
     """A place for one worker, and who sits there."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: WorkerProcess) -> None:
         self.child = child
 
 
@@ -79,7 +79,7 @@ class Supervisor:
             )
         settings_of(config)  # so that what cannot travel is refused here
         self._patience = shutdown_bound(config)
-        self._children: set[Child] = set()
+        self._children: set[WorkerProcess] = set()
         self._seats: list[_Seat] = []
         self._replacing = trio.CancelScope()
         self._stop = trio.CancelScope()
@@ -154,11 +154,11 @@ class Supervisor:
         for address in _addresses_of(self._sockets):
             await self._config.log.info(f"Running on {address} (CTRL + C to quit)")
 
-    async def _start_some(self, count: int) -> list[Child]:
+    async def _start_some(self, count: int) -> list[WorkerProcess]:
         """Start workers and wait until they are ready; stop everything if one won't be."""
         return [await self._started(child) for child in [self._spawn() for _ in range(count)]]
 
-    async def _started(self, child: Child) -> Child:
+    async def _started(self, child: WorkerProcess) -> WorkerProcess:
         while not child.ready.is_set():
             await child.settled.wait()
             if child.ready.is_set():
@@ -171,12 +171,12 @@ class Supervisor:
             child = self._spawn()
         return child
 
-    def _spawn(self) -> Child:
-        child = Child(self._patience, self._config.worker_timeout)
+    def _spawn(self) -> WorkerProcess:
+        child = WorkerProcess(self._patience, self._config.worker_timeout)
         self._nursery.start_soon(self._run_child, child)
         return child
 
-    async def _run_child(self, child: Child) -> None:
+    async def _run_child(self, child: WorkerProcess) -> None:
         self._children.add(child)
         try:
             await child.run(self._make_job)
@@ -192,8 +192,8 @@ class Supervisor:
                 if killed:  # one that has been replaced, or was to replace another
                     await self._config.log.error("%s did not end in time: killed", child.name)
 
-    def _make_job(self, report: int) -> Job:
-        return Job(
+    def _make_job(self, report: int) -> Assignment:
+        return Assignment(
             app=self._app,
             settings=self._settings,
             sockets=descriptors(self._sockets),

@@ -1,4 +1,4 @@
-"""A worker process: ``python -m flowstream.server.process._worker``, started by the supervisor only."""
+"""A worker: ``python -m flowstream.server.process._worker``, started by the supervisor only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import trio
 from flowstream.server._serving import serve
 from flowstream.server.log._process_log import ProcessLog
 from flowstream.server.process._code_watch import CodeWatch
-from flowstream.server.process._job import CODE_CHANGED, Job
+from flowstream.server.process._job import CODE_CHANGED, Assignment
 from flowstream.server.process._lifeline import Lifeline
 from flowstream.server.process._loading import explain, files_in, keep_what_is_loaded, load_app
 from flowstream.server.process._stopping import (
@@ -50,7 +50,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def main() -> int:
     """Run one worker; return its exit status."""
     started = time.time()
-    job = Job.from_json(sys.stdin.buffer.read())
+    job = Assignment.from_json(sys.stdin.buffer.read())
     lifeline = Lifeline(job.lifeline)
     os.set_inheritable(job.report, False)
     sockets = job.open_sockets()
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def _load_and_run(
-    job: Job, lifeline: Lifeline, sockets: Any, started: float, log: ProcessLog
+    job: Assignment, lifeline: Lifeline, sockets: Any, started: float, log: ProcessLog
 ) -> int:
     try:
         app = load_app(job.app)
@@ -82,7 +82,7 @@ def _load_and_run(
 class _Worker:
     """One worker at work."""
 
-    def __init__(self, app: Any, job: Job, lifeline: Lifeline, started: float) -> None:
+    def __init__(self, app: Any, job: Assignment, lifeline: Lifeline, started: float) -> None:
         self._app = app
         self._job = job
         self._lifeline = lifeline
@@ -143,12 +143,12 @@ def _run_soon(token: trio.lowlevel.TrioToken, function: Any) -> None:
         token.run_sync_soon(function)
 
 
-def _write(job: Job, text: bytes) -> None:
+def _write(job: Assignment, text: bytes) -> None:
     with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the lifeline says so, too
         os.write(job.report, text[:4096])
 
 
-def _fail(job: Job, error: Exception, started: float) -> int:
+def _fail(job: Assignment, error: Exception, started: float) -> int:
     """Say why the app cannot be served; if it is watched, wait until it has changed."""
     trace, reason = explain(error, job.app)
     if job.config().log_format == "json":

@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from flowstream.server.process._job import Job
+from flowstream.server.process._job import Assignment
 from flowstream.server.process._watchdog import (
     BEAT,
     STACK_LIMIT,
@@ -34,7 +34,7 @@ _COMMAND = [sys.executable, "-P", "-m", "flowstream.server.process._worker"]
 _FOR_THE_STACK = 1.0
 
 
-class Child:
+class WorkerProcess:
     """A worker process.
 
     Args:
@@ -67,7 +67,7 @@ class Child:
         self.killed = False
         self.hung: float | None = None
 
-    async def run(self, make_job: Callable[[int], Job]) -> None:
+    async def run(self, make_job: Callable[[int], Assignment]) -> None:
         """Start the process and see it to its end; when cancelled, tell it to end.
 
         Args:
@@ -122,7 +122,7 @@ class Child:
             return told(self.name, self.hung, dump)
         return f"{self.name} has crashed:\n{stacks(dump) or dump}" if dump else ""
 
-    async def _run(self, make_job: Callable[[int], Job]) -> None:
+    async def _run(self, make_job: Callable[[int], Assignment]) -> None:
         heard, tell = os.pipe()
         async with trio.lowlevel.FdStream(heard) as report, trio.open_nursery() as nursery:
             try:
@@ -138,7 +138,7 @@ class Child:
                 watch.cancel_scope.cancel()
             self._hear_the_rest(heard)
 
-    def _process_for(self, job: Job) -> Callable[..., Awaitable[object]]:
+    def _process_for(self, job: Assignment) -> Callable[..., Awaitable[object]]:
         return partial(
             trio.run_process,
             _COMMAND,

@@ -13,7 +13,7 @@ _PLACE = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16})-([0-9a-f]{8})")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FilePosition:
     """A place in a file, as an id of an event says it.
 
     Attributes:
@@ -30,13 +30,13 @@ class Place:
         return f"{self.inode:x}-{self.offset:x}-{self.mark:08x}"
 
     @classmethod
-    def parse(cls, id: str) -> Place | None:
+    def parse(cls, id: str) -> FilePosition | None:
         """Return the place that an id says, or None if it says none."""
         found = _PLACE.fullmatch(id)
         return None if found is None else cls(*(int(part, 16) for part in found.groups()))
 
 
-class Cursor:
+class LineCounter:
     """Counts through a file, line by line: what is the place behind each?"""
 
     __slots__ = ("_before", "inode", "offset")

@@ -24,11 +24,11 @@ import trio
 from flowstream._errors import NotFoundError, PublicError
 from flowstream._event import Event
 from flowstream.buffer._outlet import Outlet
-from flowstream.limits import positive
+from flowstream.limits import check_positive
 from flowstream.sources._beside import run_with_tasks
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
-from flowstream.sources.files._file_position import Cursor
+from flowstream.sources.files._file_position import LineCounter
 from flowstream.sources.files._lines import MAX_LINE, LineSplitter, check_lines, text_of
 from flowstream.sources.files._regular_file import Path, open_regular
 from flowstream.sources.files._tail import Piece, Tail
@@ -122,7 +122,7 @@ class _Lines:
         self._out = out
         self._encoding = encoding
         self._splitter = LineSplitter(max_line)
-        self._cursor = Cursor(0, 0, b"")
+        self._cursor = LineCounter(0, 0, b"")
         self._seen = after  # the id that the client saw last
 
     async def send(self, piece: Piece) -> None:
@@ -194,7 +194,7 @@ def follow(
         TypeError, ValueError, LookupError: an argument is not what is said above.
     """
     check_lines(max_line, encoding)
-    positive("poll", poll, unit="seconds")
+    check_positive("poll", poll, unit="seconds")
     for name, value in (("last", last), ("replay", replay)):
         if (value is None and name == "replay") or not isinstance(value, int | None):
             raise TypeError(f"{name} must be an int, not {value!r}")

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flowstream._errors import NotFoundError, PublicError
-from flowstream.sources.files._file_position import MARK, Cursor, Place
+from flowstream.sources.files._file_position import MARK, FilePosition, LineCounter
 from flowstream.sources.files._regular_file import Path, forbidden, open_regular
 from flowstream.sources.files._rotated import Rotated, rotated
 
@@ -60,7 +60,7 @@ class Piece:
     """
 
     data: bytes = b""
-    begins: Cursor | None = None
+    begins: LineCounter | None = None
     lost: bool = False
     more: bool = False
 
@@ -85,15 +85,15 @@ class _File:
     def modified(self) -> int:
         return os.fstat(self._fd).st_mtime_ns
 
-    def cursor(self) -> Cursor:
-        return Cursor(self.identity[1], self.at, self._before)
+    def cursor(self) -> LineCounter:
+        return LineCounter(self.identity[1], self.at, self._before)
 
     def go_to(self, offset: int) -> None:
         start = max(0, offset - MARK)
         self._before = os.pread(self._fd, offset - start, start)
         self.at = offset
 
-    def go_to_place(self, place: Place) -> bool:
+    def go_to_place(self, place: FilePosition) -> bool:
         """Go to `place`, if that is in this file; return whether it is."""
         if place.inode != self.identity[1] or place.offset > self.size:
             return False
@@ -341,7 +341,7 @@ class Tail:
 
     def _resume(self, file: _File, after: str) -> bool:
         """Go where the client left off, and return True; or to what it may have of the rest."""
-        place = Place.parse(after)
+        place = FilePosition.parse(after)
         size = file.size
         found = place is not None and file.go_to_place(place)
         if found and size - file.at <= self._replay:
@@ -356,7 +356,7 @@ class Tail:
             file.go_to_last_lines(self._last, self._replay)
         return False
 
-    def _resume_in_gone(self, place: Place) -> bool:
+    def _resume_in_gone(self, place: FilePosition) -> bool:
         """Go to `place` in a file that has been renamed since, if there is such a one."""
         self._drop(1)  # what else there is will be found again
         current = self._files[0]

@@ -40,7 +40,7 @@ import trio
 from flowstream._errors import DecodingError, PublicError
 from flowstream.buffer._outlet import Outlet
 from flowstream.decoders import ServerSentEvent
-from flowstream.limits import positive
+from flowstream.limits import check_positive
 from flowstream.llm import Done, FinishReason, ModelEvent, Usage
 from flowstream.sources._source import Source
 from flowstream.sources.llm._halves import Halves
@@ -391,5 +391,5 @@ def _retry_delays(retries: int) -> Iterator[float]:
 def _seconds(name: str, value: float | None) -> float:
     if value is None:
         return math.inf
-    positive(name, value, unit="seconds")
+    check_positive(name, value, unit="seconds")
     return value

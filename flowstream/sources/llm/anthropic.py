@@ -100,14 +100,14 @@ class _Block(msgspec.Struct):
     input: Any = None
 
 
-class _Delta(msgspec.Struct):
+class _BlockDelta(msgspec.Struct):
     text: Any = None
     thinking: Any = None
     partial_json: Any = None
     stop_reason: Any = None
 
 
-class _Message(msgspec.Struct):
+class _AnthropicMessage(msgspec.Struct):
     usage: Any = None
 
 
@@ -116,9 +116,9 @@ class MessageEvent(msgspec.Struct):
 
     type: Any = None
     index: Any = None
-    message: _Message | None = None
+    message: _AnthropicMessage | None = None
     content_block: _Block | None = None
-    delta: _Delta | None = None
+    delta: _BlockDelta | None = None
     usage: Any = None
     error: Any = None
 
@@ -189,7 +189,7 @@ class MessageReader(AnswerReader[MessageEvent]):
             raise failure
         self.reason: FinishReason | None = _STOP.get(reason, "other")
 
-    def _take_delta(self, place: int | None, delta: _Delta) -> Sequence[ModelEvent]:
+    def _take_delta(self, place: int | None, delta: _BlockDelta) -> Sequence[ModelEvent]:
         if delta.text:
             return (Token(text_of(delta.text)),)
         if delta.thinking:

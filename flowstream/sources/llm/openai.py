@@ -112,14 +112,14 @@ class _Function(msgspec.Struct):
     input: Any = None  # in the place of arguments, of a custom tool
 
 
-class _Call(msgspec.Struct):
+class _ChatCall(msgspec.Struct):
     index: Any = None
     id: Any = None
     function: _Function | None = None
     custom: _Function | None = None
 
 
-class _Delta(msgspec.Struct):
+class _ChatDelta(msgspec.Struct):
     content: Any = None  # text, or Mistral's list of parts
     refusal: Any = None
     # DeepSeek, vLLM, SGLang and others have the first, OpenRouter and newer vLLM the second,
@@ -127,20 +127,20 @@ class _Delta(msgspec.Struct):
     reasoning_content: Any = None
     reasoning: Any = None
     thinking: Any = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[_ChatCall] | None = None
     function_call: _Function | None = None
 
 
 class _Choice(msgspec.Struct):
     index: Any = None
-    delta: _Delta | None = None
-    message: _Delta | None = None  # the whole answer in one piece
+    delta: _ChatDelta | None = None
+    message: _ChatDelta | None = None  # the whole answer in one piece
     text: Any = None  # in the API before this one
     finish_reason: Any = None
     error: Any = None
 
 
-class Chunk(msgspec.Struct):
+class ChatChunk(msgspec.Struct):
     """One event of a chat completion; only what is used here, and all of it may be missing."""
 
     choices: list[_Choice] | None = None
@@ -165,11 +165,11 @@ _FINISH: dict[str, FinishReason] = {
 _THOUGHTS = ("thinking", "reasoning", "reasoning_text", "summary_text")
 
 
-class ChatReader(AnswerReader[Chunk]):
+class ChatReader(AnswerReader[ChatChunk]):
     """Reads the chunks of a chat completion."""
 
     def __init__(self) -> None:
-        super().__init__(Chunk)
+        super().__init__(ChatChunk)
         self._calls = ToolCalls()
         self._refused = False
         self._has_answer = False
@@ -180,7 +180,7 @@ class ChatReader(AnswerReader[Chunk]):
         if self.reason is None:
             self.reason: FinishReason | None = "other"  # a server that does not say why
 
-    def is_usual(self, chunk: Chunk) -> bool:
+    def is_usual(self, chunk: ChatChunk) -> bool:
         """Return whether it has a choice and no error."""
         return bool(chunk.choices) and not chunk.error and chunk.object != "error"
 
@@ -188,7 +188,7 @@ class ChatReader(AnswerReader[Chunk]):
         """Return the events that were held back, at the end of an answer."""
         return (*super().rest(), *self._halves.mend(self._calls.rest()))
 
-    def take(self, chunk: Chunk) -> Sequence[ModelEvent]:
+    def take(self, chunk: ChatChunk) -> Sequence[ModelEvent]:
         """Return the events in one chunk."""
         if chunk.usage is not None:  # some servers send it with each chunk; the last is right
             self.usage: Usage | None = (
@@ -228,7 +228,7 @@ class ChatReader(AnswerReader[Chunk]):
         elif reason:
             self.reason = "content_filter" if self._refused else _FINISH.get(reason, "other")
 
-    def _take_delta(self, delta: _Delta, events: list[ModelEvent]) -> None:
+    def _take_delta(self, delta: _ChatDelta, events: list[ModelEvent]) -> None:
         thought = delta.reasoning_content or delta.reasoning or delta.thinking
         if thought:
             events.append(Reasoning(text_of(thought)))
@@ -246,7 +246,7 @@ class ChatReader(AnswerReader[Chunk]):
                 self._take_call(call, place > 0, events)
         # Some servers send a call in both ways, for older clients.
         elif delta.function_call is not None:
-            self._take_call(_Call(function=delta.function_call), False, events)
+            self._take_call(_ChatCall(function=delta.function_call), False, events)
 
     def _take_parts(self, content: Any, events: list[ModelEvent]) -> None:
         for part in content if isinstance(content, list) else (content,):
@@ -255,7 +255,7 @@ class ChatReader(AnswerReader[Chunk]):
             if text:
                 events.append(Reasoning(text) if kind in _THOUGHTS else Token(text))
 
-    def _take_call(self, call: _Call, another: bool, events: list[ModelEvent]) -> None:
+    def _take_call(self, call: _ChatCall, another: bool, events: list[ModelEvent]) -> None:
         function = call.function or call.custom or _Function()
         given = function.input if call.custom is not None else function.arguments
         piece = self._calls.piece(

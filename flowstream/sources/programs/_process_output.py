@@ -24,11 +24,11 @@ import trio
 
 from flowstream._errors import PublicError
 from flowstream.buffer._outlet import Outlet
-from flowstream.limits import positive
+from flowstream.limits import check_positive
 from flowstream.sources._beside import run_with_tasks
 from flowstream.sources._source import Source
 from flowstream.sources.files._lines import MAX_LINE, LineSplitter, check_lines, text_of
-from flowstream.sources.programs._program import Child
+from flowstream.sources.programs._program import Program
 from flowstream.sources.programs._spawn import Argument, start_child
 
 __all__ = ["process_output"]
@@ -102,7 +102,7 @@ class ProcessOutput(Source):
         if code not in self._ok:
             raise self._failure(code, child.errors)
 
-    async def _send_all(self, child: Child, out: Outlet) -> None:
+    async def _send_all(self, child: Program, out: Outlet) -> None:
         if self._lines is None:
             while data := await child.read():
                 await out.send(data)
@@ -121,7 +121,7 @@ class ProcessOutput(Source):
         return error
 
 
-async def _send_lines(child: Child, out: Outlet, max_line: int, encoding: str) -> None:
+async def _send_lines(child: Program, out: Outlet, max_line: int, encoding: str) -> None:
     splitter = LineSplitter(max_line)
     more = True
     while more:
@@ -133,7 +133,7 @@ async def _send_lines(child: Child, out: Outlet, max_line: int, encoding: str) -
                 await wait
 
 
-async def _feed(child: Child, given: Stdin) -> None:
+async def _feed(child: Program, given: Stdin) -> None:
     """Write what is given to the program, and close its input."""
     assert child.stdin is not None
     async with child.stdin as stdin:
@@ -202,7 +202,7 @@ def process_output(
     """
     checked = _check_args(args)
     check_lines(max_line, encoding)
-    positive("grace", grace, unit="seconds")
+    check_positive("grace", grace, unit="seconds")
     if stderr not in ("capture", "merge", "discard"):
         raise ValueError(f"stderr must be 'capture', 'merge' or 'discard', not {stderr!r}")
     if not (stdin is None or isinstance(stdin, bytes) or hasattr(stdin, "__aiter__")):

@@ -30,7 +30,7 @@ _REAP_SECONDS = 1.0
 _KILLED_SECONDS = 0.1
 
 
-class Child:
+class Program:
     """A program that was started; made by `start_child` (see `_spawn.py`).
 
     Args:

@@ -17,12 +17,12 @@ from functools import partial
 
 import trio
 
-from flowstream.sources.programs._program import Child
+from flowstream.sources.programs._program import Program
 from flowstream.sources.threads._pools import pools
 
 Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-# What `Child` is made of: the process, its pidfd, and our ends of its pipes.
+# What `Program` is made of: the process, its pidfd, and our ends of its pipes.
 _Started = tuple[subprocess.Popen[bytes], int, int | None, int, int | None]
 
 # Seconds that a cancelled stream waits for a program to be started.
@@ -36,7 +36,7 @@ async def start_child(
     stderr: str,
     cwd: Argument | None,
     env: Mapping[str, str] | None,
-) -> Child:
+) -> Program:
     """Start a program; stderr is ``"capture"``, ``"merge"`` or ``"discard"``.
 
     No process is without an owner, whenever this is cancelled. That takes effect when the
@@ -53,7 +53,7 @@ async def start_child(
         await starting.leave()  # noqa: ASYNC102  # shields itself
         raise
     assert started is not None
-    return Child(*started)
+    return Program(*started)
 
 
 class _Starting:
@@ -102,7 +102,7 @@ class _Starting:
         with self._lock:
             started, self._left = self._started, True
         if started is not None:
-            await Child(*started).end(0)
+            await Program(*started).end(0)
 
 
 def _start(

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow, tuple_row
 
 from flowstream.sources.rows._postgres_connection import connect, interrupt, told_to_the_client
 from flowstream.sources.rows._postgres_values import is_loading_failure, keep_as_text, rows_as_sent
-from flowstream.sources.rows._rows import BATCH_BYTES, Batch, Cursor, Params
+from flowstream.sources.rows._rows import BATCH_BYTES, Batch, Params, QueryCursor
 
 _numbers = count(1)
 
@@ -25,7 +25,7 @@ _QUICK = 0.5
 _SLOW = 1.0
 
 
-class PostgresCursor(Cursor):
+class PostgresCursor(QueryCursor):
     """A query that runs.
 
     Args:

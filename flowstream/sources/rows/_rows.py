@@ -54,7 +54,7 @@ class Batch:
         self.last = False
 
 
-class Cursor(Visited):
+class QueryCursor(Visited):
     """A query that runs. What its methods raise is for the client, or for the log."""
 
     @abc.abstractmethod
@@ -75,7 +75,7 @@ class Rows(Source):
         tuples: whether rows are tuples; else they are dicts.
     """
 
-    def __init__(self, cursor: Callable[[], Cursor], *, batch: int, tuples: bool) -> None:
+    def __init__(self, cursor: Callable[[], QueryCursor], *, batch: int, tuples: bool) -> None:
         self._cursor = cursor
         self._size = _check_batch(batch)
         self._shape_of = _as_tuples if tuples else _as_dicts
@@ -89,7 +89,7 @@ class _Reading:
     """One query, as it is read for one stream."""
 
     def __init__(
-        self, cursor: Cursor, size: int, shape_of: Callable[[Sequence[str]], _Shape]
+        self, cursor: QueryCursor, size: int, shape_of: Callable[[Sequence[str]], _Shape]
     ) -> None:
         self._cursor = cursor
         self._size = size

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flowstream._errors import NotFoundError, SourceError, UpstreamError
-from flowstream.sources.rows._rows import BATCH_BYTES, Batch, Cursor, Params
+from flowstream.sources.rows._rows import BATCH_BYTES, Batch, Params, QueryCursor
 
 logger = logging.getLogger("flowstream")
 
@@ -31,7 +31,7 @@ _NOT_UTF8 = "Could not decode to UTF-8"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-class SQLiteCursor(Cursor):
+class SQLiteCursor(QueryCursor):
     """A query that runs.
 
     Args:

@@ -15,7 +15,7 @@ import trio
 
 from flowstream._event import Event
 from flowstream.buffer._outlet import Outlet
-from flowstream.limits import positive, whole
+from flowstream.limits import check_count, check_positive
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
@@ -49,9 +49,9 @@ def batched(source: SourceLike, max_items: int, max_wait: float | None) -> Sourc
         SourceError: `source` is no source of one client.
         TypeError, ValueError: a number is out of range.
     """
-    whole("max_items", max_items, unit="items")
+    check_count("max_items", max_items, unit="items")
     if max_wait is not None:
-        positive("max_wait", max_wait, unit="seconds")
+        check_positive("max_wait", max_wait, unit="seconds")
     return wrap(source, "batched", lambda inner: _Batched(inner, max_items, max_wait))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from flowstream.buffer._outlet import Outlet
-from flowstream.event_types import Events
+from flowstream.event_types import EventTypes
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
@@ -19,7 +19,7 @@ from flowstream.sources.shapes._wrapper import Wrapper, wrap
 __all__ = ["checked"]
 
 
-def checked(source: SourceLike, events: Events) -> Source:
+def checked(source: SourceLike, events: EventTypes) -> Source:
     """Return `source`, which fails if it sends anything but `events`.
 
     **Emits** each item, unchanged. **Waits** where the stream does. **Ends** with `source`, or
@@ -31,15 +31,15 @@ def checked(source: SourceLike, events: Events) -> Source:
 
     Raises:
         SourceError: `source` is no source of one client.
-        TypeError: `events` is not an `Events`.
+        TypeError: `events` is not an `EventTypes`.
     """
-    if not isinstance(events, Events):
-        raise TypeError(f"events must be an Events(...), not a {type(events).__name__}")
+    if not isinstance(events, EventTypes):
+        raise TypeError(f"events must be an EventTypes(...), not a {type(events).__name__}")
     return wrap(source, "checked", lambda inner: _Checked(inner, events))
 
 
 class _Checked(Wrapper):
-    def __init__(self, inner: Source, events: Events) -> None:
+    def __init__(self, inner: Source, events: EventTypes) -> None:
         super().__init__(inner, alike=True)
         self._events = events
 

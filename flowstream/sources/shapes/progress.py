@@ -17,7 +17,7 @@ import trio
 
 from flowstream._event import Event
 from flowstream.buffer._outlet import Outlet
-from flowstream.limits import positive
+from flowstream.limits import check_positive
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
@@ -27,7 +27,7 @@ __all__ = ["Progress", "progress"]
 
 
 class Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
-    """How far a source is. Among the `Events` of a stream it is a type like the app's own."""
+    """How far a source is. Among the `EventTypes` of a stream it is a type like the app's own."""
 
     items: int
     """How many have been sent."""
@@ -77,7 +77,7 @@ def progress(
         TypeError, ValueError: `every` is not more than 0, `total` is negative or not finite, or
             `key` is not hashable.
     """
-    positive("every", every, unit="seconds")
+    check_positive("every", every, unit="seconds")
     if total is not None:
         if isinstance(total, bool) or not isinstance(total, (int, float)):
             raise TypeError(f"total must be a number of items, not {type(total).__name__}")

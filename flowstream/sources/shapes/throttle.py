@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from flowstream.buffer._outlet import Outlet
-from flowstream.limits import positive, whole
+from flowstream.limits import check_count, check_positive
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
@@ -37,8 +37,8 @@ def throttle(source: SourceLike, *, per_second: float, burst: int = 1) -> Source
         SourceError: `source` is no source of one client.
         TypeError, ValueError: a number is out of range.
     """
-    positive("per_second", per_second, unit="items a second")
-    whole("burst", burst, unit="items")
+    check_positive("per_second", per_second, unit="items a second")
+    check_count("burst", burst, unit="items")
     return wrap(source, "throttle", lambda inner: _Throttled(inner, 1 / per_second, burst))
 
 

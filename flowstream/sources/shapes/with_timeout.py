@@ -14,7 +14,7 @@ import trio
 
 from flowstream._errors import UpstreamError
 from flowstream.buffer._outlet import Outlet
-from flowstream.limits import positive
+from flowstream.limits import check_positive
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
@@ -47,7 +47,7 @@ def with_timeout(
         raise TypeError("with_timeout() needs first=, between= or both")
     for name, seconds in (("first", first), ("between", between)):
         if seconds is not None:
-            positive(name, seconds, unit="seconds")
+            check_positive(name, seconds, unit="seconds")
     return wrap(source, "with_timeout", lambda inner: _Timed(inner, first, between))
 
 

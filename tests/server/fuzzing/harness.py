@@ -34,7 +34,7 @@ MEMORY = 32 << 20
 """Bytes that a batch of them may take at most."""
 
 CONTROL = b"GET /control HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-# What is printed, and four quoted parts of it, as `flowstream.server.log._access_log.FORMAT` has them.
+# What is printed, and four quoted parts of it, as `FORMAT` of the access log has them.
 _PRINTED = r'[^"\x00-\x1f\x7f-\x9f]*'
 _LINE = re.compile(rf'{_PRINTED}(?:"{_PRINTED}"{_PRINTED}){{4}}')
 

@@ -1,0 +1,173 @@
+"""The house: how the package is cut into files and names, so that a stranger finds their way.
+
+One file is one noun of a size that one can read; one word is one thing; nothing goes in a circle.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "flowstream"
+
+MOST_LINES = 420
+FEW_LINES = 40
+MOST_AT_THE_TOP = 16
+
+SHORT = {
+    "asgi._live": "to be joined to who uses it",
+    "asgi._workers": "to be joined to who uses it",
+    "demo._rate": "to be joined to who uses it",
+    "server._body_clock": "to be joined to who uses it",
+    "server._readiness": "to be joined to who uses it",
+    "server._turnstile": "to be joined to who uses it",
+    "server.http2._reset_limit": "to be joined to who uses it",
+    "server.http3._hypercorn_quic": "to be joined to who uses it",
+    "server.log._exchange": "to be joined to who uses it",
+    "sources._producer": "to be joined to who uses it",
+    "tasks._flag": "to be joined to who uses it",
+    "testing._unwrapping": "to be joined to who uses it",
+}
+"""Modules of less than 40 lines."""
+
+TO_BE_CUT: list[str] = [
+    "asgi._stream",
+    "asgi.response",
+    "server._connection",
+    "server.http2._http2",
+    "sources.llm.openai",
+    "testing._client",
+    "topics._fanout",
+    "topics.topic",
+]
+"""Modules of more than 420 lines that are to be cut yet."""
+
+TO_BE_CUT_OPEN: list[list[str]] = [
+    [
+        "server._connection",
+        "server._protocols",
+        "server.http1._http1",
+        "server.http1._plain_http1",
+        "server.http2._http2",
+    ]
+]
+"""Circles that are to be cut open yet."""
+
+
+def modules() -> dict[str, Path]:
+    """Return every module by its name without ``flowstream.``; "" is the package itself."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+FILES = [name for name, path in MODULES.items() if path.name != "__init__.py"]
+
+
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text())
+
+
+def imported(name: str) -> Iterator[str]:
+    """Yield the modules that `name` imports: in functions and for types, too."""
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "flowstream":
+                    yield alias.name.removeprefix("flowstream").removeprefix(".")
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".") if package else []
+                base = ".".join([*up[: len(up) - node.level + 1], *filter(None, [node.module])])
+            elif base.split(".")[0] == "flowstream":
+                base = base.removeprefix("flowstream").removeprefix(".")
+            else:
+                continue
+            for alias in node.names:
+                full = f"{base}.{alias.name}" if base else alias.name
+                yield full if full in MODULES else base
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Return each set of modules that can all be reached from one another (Tarjan's algorithm)."""
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        numbers[name] = lowest[name] = len(numbers)
+        stack.append(name)
+        for other in sorted(arrows.get(name, ())):
+            if other not in numbers:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], numbers[other])
+        if lowest[name] == numbers[name]:
+            circle = [stack.pop()]
+            while circle[-1] != name:
+                circle.append(stack.pop())
+            if len(circle) > 1:
+                found.append(sorted(circle))
+
+    for name in sorted(arrows):
+        if name not in numbers:
+            visit(name)
+    return found
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """No module imports itself by way of others, not even for a type."""
+    arrows = {name: set(imported(name)) - {name} for name in MODULES}
+    assert circles(arrows) == TO_BE_CUT_OPEN
+
+
+def test_a_circle_is_found() -> None:
+    """The search finds a circle of three and leaves out what only leads to it."""
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}
+    assert circles(arrows) == [["a", "b", "c"]]
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """A module is known by its last name alone."""
+    places = defaultdict(list)
+    for name in FILES:
+        places[name.rpartition(".")[2].lstrip("_")].append(name)
+    assert {last: names for last, names in places.items() if len(names) > 1} == {}
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """A class is known by its name alone."""
+    places = defaultdict(list)
+    for name in MODULES:
+        for node in tree(name).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{name}.{node.name}")
+    assert {last: names for last, names in places.items() if len(names) > 1} == {}
+
+
+def test_few_modules_lie_at_the_top() -> None:
+    """What does not belong to everybody has a folder."""
+    top = [name for name, path in MODULES.items() if path.parent == PACKAGE and path.suffix]
+    assert len(top) <= MOST_AT_THE_TOP, sorted(top)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_module_is_of_a_size_that_one_can_read(name: str) -> None:
+    """A module has 40 to 420 lines, or a reason to have less."""
+    lines = len(MODULES[name].read_text().splitlines())
+    assert (lines > MOST_LINES) == (name in TO_BE_CUT), f"{name} has {lines} lines: two nouns?"
+    if lines < FEW_LINES:
+        assert name in SHORT, f"{name} has {lines} lines: who uses it, and can it live there?"
+    else:
+        assert name not in SHORT, f"{name} has {lines} lines, and needs no excuse"
