@@ -34,8 +34,8 @@ class Latency:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Latency:
-        """Return the percentiles of some values."""
-        ordered = sorted(values)
+        """Return the percentiles of some values; if nothing has come, of the longest wait."""
+        ordered = sorted(values) or [PATIENCE * 1000]
         last = len(ordered) - 1
         at = [ordered[last * share // 100] for share in (50, 99)]
         return cls(len(ordered), *at, ordered[-1])
