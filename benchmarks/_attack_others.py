@@ -20,7 +20,6 @@ from flowstream.decoders import SSEDecoder
 READERS = 20
 EVERY = 0.05  # seconds between two requests
 PATIENCE = 5.0  # seconds that one may take
-_ENDS = (HELLO, b"\r\n0\r\n\r\n")  # of an answer with a length, and of one in chunks
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,12 @@ class Others:
         answer = b""
         with trio.move_on_after(PATIENCE), survived():
             async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
-                await stream.send_all(request(self._asks))
+                await stream.send_all(request(self._asks, closes=self._asks != "/"))
                 async for data in stream:
                     answer += data
-                    if answer.endswith(_ENDS):
-                        break
-        if not answer.endswith(_ENDS):
+                    if answer.endswith(HELLO):
+                        break  # any other answer ends with its connection
+        if not answer.startswith(b"HTTP/1.1 200"):
             self.lost += 1
         self.requests.add(due)
         self._asking -= 1
@@ -137,6 +136,7 @@ def survived() -> Iterator[None]:
         pass
 
 
-def request(path: str) -> bytes:
-    """Return a GET over HTTP/1.1."""
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+def request(path: str, *, closes: bool = False) -> bytes:
+    """Return a GET over HTTP/1.1; whether the connection is to end behind the answer."""
+    more = "Connection: close\r\n" if closes else ""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode()
