@@ -28,9 +28,7 @@ SHORT = {
     "server.http2._reset_limit": "to be joined to who uses it",
     "server.http3._hypercorn_quic": "to be joined to who uses it",
     "server.log._exchange": "to be joined to who uses it",
-    "sources._producer": "to be joined to who uses it",
-    "tasks._flag": "to be joined to who uses it",
-    "testing._unwrapping": "to be joined to who uses it",
+    "tasks._flag": "streams, writers and connections use it, in three rooms",
 }
 """Modules of less than 40 lines."""
 

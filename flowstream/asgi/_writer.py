@@ -21,7 +21,7 @@ from flowstream.asgi._head import HeldHead
 from flowstream.asgi.receive import Message, Send
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
-from flowstream.sources._beside import run_with_tasks
+from flowstream.sources._nurseries import run_with_tasks
 from flowstream.tasks._flag import Flag
 
 # Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write

@@ -1,4 +1,9 @@
-"""What an app may hand to `stream()` and its kin, and which source each becomes."""
+"""What an app may hand to `stream()` and its kin, and which source each becomes.
+
+Who runs a source again after it has failed asks for `first_and_next`. A generator is used up when
+it has failed, and so is a channel. The function that makes one is not, nor is a list, or an
+object that can be iterated again.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,29 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import AsyncGeneratorType
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 
 from flowstream._errors import SourceError
-from flowstream.sources._channels import Channel
+from flowstream.buffer._outlet import Outlet
 from flowstream.sources._feed import Feed, Feeds
-from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration, InMemory
-from flowstream.sources._producer import Producer
+from flowstream.sources._in_event_loop import (
+    AsyncGeneratorFunction,
+    AsyncIteration,
+    Channel,
+    InMemory,
+    Producer,
+)
 from flowstream.sources._resumable import resumable_with
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
 from flowstream.sources.threads._threaded_iteration import ThreadedIteration
 
-__all__ = ["as_source", "resumable"]
+__all__ = ["SourceMaker", "as_source", "first_and_next", "resumable"]
+
+SourceMaker: TypeAlias = SourceLike | Callable[[], SourceLike]
+"""What is run anew after each failure: a source that can be, or a function that makes one."""
 
 _EXPECTED = (
     "expected an async iterable, an async generator function of no arguments, a producer "
@@ -110,6 +123,74 @@ def resumable(function: Callable[[str | None], SourceLike]) -> Source:
     return resumable_with(as_source, function)
 
 
+def first_and_next(given: Any) -> tuple[Source, Source | None]:
+    """Return the source that `given` is, and one to be run each time after it; None if none can.
+
+    A function that returns a source is called, at once and then for each run.
+
+    Raises:
+        SourceError: `given` is no source, or a topic.
+        Exception: what the function raised.
+    """
+    if _is_called_for_a_source(given):
+        made = given()
+        if made is None:
+            raise SourceError(
+                f"the function {given!r} returned None: it must return a source of items"
+            )
+        return _one_client(made), _Made(given)
+    first = _one_client(given)
+    if isinstance(given, Source):
+        return first, given if given.repeatable else None
+    used_up = hasattr(given, "__anext__") or hasattr(given, "__next__")
+    return first, None if used_up else _Made(lambda: given)
+
+
+class _Made(Source):
+    """A source that is made when it is run, each time."""
+
+    repeatable = True
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    async def run(self, out: Outlet) -> None:
+        """Make the source and run it."""
+        await _one_client(self._make()).run(out)
+
+
+def _one_client(given: Any) -> Source:
+    source = as_source(given)
+    if isinstance(source, Feed):
+        raise SourceError(
+            "a topic or run is no source for a topic: subscribe in a generator function, "
+            "`async with other.subscribe() as events: async for event in events: yield event`"
+        )
+    return source
+
+
+def _is_called_for_a_source(given: Any) -> bool:
+    """Return whether `given` is a function of no arguments that returns a source, perhaps.
+
+    No generator function is meant, nor a producer function: these are sources themselves.
+    """
+    if isinstance(given, (type, Source, Feed, Feeds)) or not callable(given):
+        return False
+    if any(hasattr(given, name) for name in ("__aiter__", "__iter__")):
+        return False
+    called = given if inspect.isroutine(given) else _unwrapped(given)
+    if (
+        inspect.isasyncgenfunction(called)
+        or inspect.isgeneratorfunction(called)
+        or inspect.iscoroutinefunction(called)
+    ):
+        return False
+    try:
+        return _takes(inspect.signature(given))
+    except ValueError:  # a builtin whose signature Python does not know
+        return False
+
+
 def _from_function(function: Callable[..., Any]) -> Source:
     try:
         signature = inspect.signature(function)
@@ -139,28 +220,6 @@ def _from_function(function: Callable[..., Any]) -> Source:
             "`async def produce(out): await out.send(item)`"
         )
     raise SourceError(f"the function {_name(function)} is no source of items; {_EXPECTED}")
-
-
-def is_called_for_a_source(given: Any) -> bool:
-    """Return whether `given` is a function of no arguments that returns a source, perhaps.
-
-    No generator function is meant, nor a producer function: these are sources themselves.
-    """
-    if isinstance(given, (type, Source, Feed, Feeds)) or not callable(given):
-        return False
-    if any(hasattr(given, name) for name in ("__aiter__", "__iter__")):
-        return False
-    called = given if inspect.isroutine(given) else _unwrapped(given)
-    if (
-        inspect.isasyncgenfunction(called)
-        or inspect.isgeneratorfunction(called)
-        or inspect.iscoroutinefunction(called)
-    ):
-        return False
-    try:
-        return _takes(inspect.signature(given))
-    except ValueError:  # a builtin whose signature Python does not know
-        return False
 
 
 def _unwrapped(function: Callable[..., Any]) -> Any:

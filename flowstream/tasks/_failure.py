@@ -92,6 +92,13 @@ def first_of(error: BaseException) -> BaseException:
     return next(_leaves(error))
 
 
+def only(error: BaseException) -> BaseException:
+    """Return the one error inside groups of one, or the group where there are more."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 # How asyncio says that its event loop does not run, and anyio or sniffio that none does.
 _WANTS_ASYNCIO = ("no running event loop", "no current event loop")
 

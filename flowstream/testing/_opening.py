@@ -10,10 +10,10 @@ from typing import Any
 import trio
 
 from flowstream.asgi._cut import CUT_KEY
+from flowstream.tasks._failure import only
 from flowstream.testing._client import StreamClient, check_count
 from flowstream.testing._contract import Headers
 from flowstream.testing._scope import ASGIApp, HeaderPairs, http_scope
-from flowstream.testing._unwrapping import only
 
 
 @dataclass(frozen=True, slots=True)

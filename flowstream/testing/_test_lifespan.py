@@ -8,8 +8,8 @@ from typing import Any
 
 import trio
 
+from flowstream.tasks._failure import only
 from flowstream.testing._scope import ASGIApp
-from flowstream.testing._unwrapping import only
 
 _LIFESPAN_ANSWERS = {
     f"lifespan.{phase}.{outcome}": phase

@@ -30,8 +30,7 @@ from flowstream.abc import Encoder
 from flowstream.buffer._queue import Outcome
 from flowstream.tasks._failure import passes
 from flowstream.topics._history import History, Published
-from flowstream.topics._members import NEVER, Group, Member, Round
-from flowstream.topics._readers import Readers
+from flowstream.topics._members import NEVER, Group, Member, Readers, Round
 
 # Others run after so many deliveries or so many seconds, whichever is first. A delivery is a
 # system call of some 7 µs; a hundred of them are most of a millisecond.

@@ -2,6 +2,12 @@
 
 A delivery to one of ten thousand is a write to its socket and little else, so what it touches
 here is little, too: see `Round`.
+
+`Readers` are the members of a run that must lose nothing and are still reading its past. With
+``Block(timeout=...)`` a publisher waits for a member that has no room. A member that is behind
+has room: it pulls from the history at its own pace. So the history itself must wait before it
+forgets what such a member has not read yet. Else a client that came a moment after the start
+would lose what a run makes faster than it reads.
 """
 
 from __future__ import annotations
@@ -9,10 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import trio
+
 from flowstream.abc import Encoder
 from flowstream.buffer._event_buffer import Doorbell, EventBuffer
 from flowstream.buffer._queue import Queue
 from flowstream.sources._feed import Subscriber, Terms
+from flowstream.topics._history import History
 
 
 class Member:
@@ -158,3 +167,51 @@ class Group:
         if self._roster is None:
             self._roster = tuple(self.members)
         return self._roster
+
+
+class Readers:
+    """Members that the history waits for before it drops what they have not read yet."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self.members: dict[Member, None] = {}
+        self._lot = trio.lowlevel.ParkingLot()
+
+    @property
+    def behind(self) -> bool:
+        """Whether any of them is still reading the past."""
+        return any(member.behind for member in self.members)
+
+    def add(self, member: Member) -> None:
+        """Wait for `member` as well, while it is behind."""
+        self.members[member] = None
+        member.pulled = self._lot.unpark_all
+
+    def remove(self, member: Member) -> None:
+        """Stop waiting for it."""
+        self.members.pop(member, None)
+        self._lot.unpark_all()
+
+    def lacking(self, size: int) -> list[Member]:
+        """Return those that would lose something if an event of `size` bytes came now."""
+        last = self._history.last_dropped_for(size)
+        return [member for member in self.members if member.behind and member.number < last]
+
+    async def wait(self, size: int) -> None:
+        """**Wait** until nobody would lose anything to an event of `size` bytes.
+
+        A member that reads nothing for its policy's timeout is given up.
+        """
+        since: dict[Member, tuple[int, float]] = {}
+        while lacking := self.lacking(size):
+            now = trio.current_time()
+            for member in lacking:
+                if member not in since or since[member][0] != member.number:
+                    since[member] = member.number, now
+            until = {member: since[member][1] + (member.timeout or 0.0) for member in lacking}
+            for member, deadline in until.items():
+                if deadline <= now:
+                    self.remove(member)
+                    member.subscriber.give_up()
+            with trio.move_on_at(min(until.values())):
+                await self._lot.park()

@@ -23,7 +23,7 @@ from flowstream._errors import SourceError
 from flowstream._event import Event, Where
 from flowstream.abc import Encoder, Policy
 from flowstream.limits import Buffer, check_positive
-from flowstream.sources._anew import SourceMaker, first_and_next
+from flowstream.sources._as_source import SourceMaker, first_and_next
 from flowstream.sources._feed import Feed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry

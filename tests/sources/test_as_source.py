@@ -10,9 +10,13 @@ import trio
 
 from flowstream._errors import SourceError
 from flowstream.sources import Source, as_source
-from flowstream.sources._channels import Channel
-from flowstream.sources._iteration import AsyncGeneratorFunction, AsyncIteration, InMemory
-from flowstream.sources._producer import Producer
+from flowstream.sources._in_event_loop import (
+    AsyncGeneratorFunction,
+    AsyncIteration,
+    Channel,
+    InMemory,
+    Producer,
+)
 from flowstream.sources.threads._threaded_iteration import ThreadedIteration
 
 

@@ -25,7 +25,7 @@ from flowstream._errors import NotFoundError, PublicError
 from flowstream._event import Event
 from flowstream.buffer._outlet import Outlet
 from flowstream.limits import check_positive
-from flowstream.sources._beside import run_with_tasks
+from flowstream.sources._nurseries import run_with_tasks
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources.files._file_position import LineCounter

@@ -25,7 +25,7 @@ import trio
 from flowstream._errors import PublicError
 from flowstream.buffer._outlet import Outlet
 from flowstream.limits import check_positive
-from flowstream.sources._beside import run_with_tasks
+from flowstream.sources._nurseries import run_with_tasks
 from flowstream.sources._source import Source
 from flowstream.sources.files._lines import MAX_LINE, LineSplitter, check_lines, text_of
 from flowstream.sources.programs._program import Program

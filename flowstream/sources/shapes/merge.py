@@ -14,10 +14,10 @@ from flowstream._errors import SourceError
 from flowstream.buffer._outlet import Outlet
 from flowstream.sources._as_source import as_source
 from flowstream.sources._feed import Feed
+from flowstream.sources._nurseries import run_together
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
-from flowstream.sources._together import run_together
 from flowstream.sources.shapes._wrapper import shared
 from flowstream.tasks._failure import passes
 

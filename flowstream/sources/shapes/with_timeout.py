@@ -15,10 +15,10 @@ import trio
 from flowstream._errors import UpstreamError
 from flowstream.buffer._outlet import Outlet
 from flowstream.limits import check_positive
+from flowstream.sources._nurseries import run_together
 from flowstream.sources._relay import Relay
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
-from flowstream.sources._together import run_together
 from flowstream.sources.shapes._wrapper import Wrapper, wrap
 
 __all__ = ["with_timeout"]

@@ -30,7 +30,7 @@ import outcome
 import trio
 
 from flowstream.buffer._outlet import Outlet
-from flowstream.sources._beside import run_with_tasks
+from flowstream.sources._nurseries import run_with_tasks
 from flowstream.sources._source import Source
 from flowstream.sources.threads._pools import Pool, pools
 

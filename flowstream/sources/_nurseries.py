@@ -1,25 +1,56 @@
-"""Run sources in tasks of one's own: what wrappers need that run more than one thing at once.
+"""Nurseries for sources: tasks beside a source's own, and sources run together.
 
-Trio's nursery, with three differences that a stream's client can see. Each source is cancelled
-once, whoever cancels it, so that its cleanup comes to its end (see _shielding.py). A failure
-comes out as itself and not in a group, for the client is told its code and message. And what
-cancels the whole reaches each source at once, not by way of the one that waits for them.
+Both are Trio's nursery, with differences that a stream's client can see:
+
+* A failure comes out as itself and not in a group, whichever task it is that fails. The client
+  is told its code and message, and is told of a cancellation only if it is one.
+* Cleanup is shielded as it is outside of any nursery (see _shielding.py).
+
+`run_with_tasks` is for a source that waits for more than one thing at once. `run_together` is
+for a wrapper that runs other sources in tasks of its own: each is cancelled once, so that its
+cleanup comes to its end, and what cancels the whole reaches each of them at once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
+import outcome
 import trio
 
-from flowstream.sources._shielding import run_sheltered
-from flowstream.tasks._failure import split
+from flowstream.sources._shielding import make_transparent, run_sheltered
+from flowstream.tasks._failure import first_of, split
 
 logger = logging.getLogger("flowstream")
 
 Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+async def run_with_tasks(body: Callable[[trio.Nursery], Awaitable[None]]) -> None:
+    """Run `body` with a nursery, whose tasks are cancelled when it has ended.
+
+    Raises:
+        BaseException: what `body` raised; or what failed in a task, for which `body` was
+            cancelled.
+    """
+    # What `body` raises is carried past the nursery, which would make a group of it.
+    result: outcome.Maybe[None] = outcome.Value(None)
+    try:
+        async with trio.open_nursery() as nursery:
+            make_transparent(nursery)
+            result = await outcome.acapture(body, nursery)
+            nursery.cancel_scope.cancel()
+    except BaseException as error:
+        if isinstance(result, outcome.Error) and not isinstance(result.error, trio.Cancelled):
+            result.unwrap()  # with what failed in a task for its context
+        _, failure = split(error)
+        if failure is not None:
+            # Not the Cancelled of `body`: that is this nursery's, and nobody else would take it.
+            raise first_of(failure) from None  # noqa: ASYNC104  # as said
+        raise
+    result.unwrap()
 
 
 async def run_together(works: Iterable[Work], *, beside: Work | None = None) -> None:

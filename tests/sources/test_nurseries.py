@@ -8,7 +8,7 @@ import trio
 from flowstream import CloseReason, ndjson
 from flowstream._errors import NotFoundError
 from flowstream.sources import follow, process_output
-from flowstream.sources._beside import run_with_tasks
+from flowstream.sources._nurseries import run_with_tasks
 from flowstream.testing import open_stream
 
 
