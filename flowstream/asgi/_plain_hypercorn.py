@@ -1,24 +1,31 @@
 """A word, once, to whoever serves streams with Hypercorn itself.
 
-They work there, but for promises that only the server can keep. Hypercorn is known by the
-``send`` that it hands to an application, below whatever middleware has put around it.
+They work there, but for promises that only the server can keep. flowstream's server marks its Trio
+run, so it is known whatever middleware makes of a request's scope and ``send``. In a run without
+that mark the tasks are looked at: Hypercorn starts one for each request, and whatever an app starts
+for its response is below that one.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import cache
-from types import MethodType
-from typing import Any
 
-from flowstream.asgi._between import layers
+import trio
 
 logger = logging.getLogger("flowstream")
 
+_ours: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("flowstream's own server", default=False)
 
-def warn_on_plain_hypercorn(send: Any) -> None:
-    """Warn, once in a process, if `send` is Hypercorn's and not that of flowstream's server."""
-    if not _warn.cache_info().currsize and _is_plain_hypercorn(send):
+
+def mark_run() -> None:
+    """Note that flowstream's server serves in this Trio run."""
+    _ours.set(True)
+
+
+def warn_on_plain_hypercorn() -> None:
+    """Warn, once in a process, if the request at hand came by Hypercorn itself."""
+    if not _warn.cache_info().currsize and not _ours.get() and _is_below_hypercorn():
         _warn()
 
 
@@ -31,13 +38,12 @@ def _warn() -> None:
     )
 
 
-def _is_plain_hypercorn(send: Any) -> bool:
-    for function in layers(send):
-        module = getattr(function, "__module__", None) or ""
-        if module.startswith("flowstream.server."):
-            return False
-        if isinstance(function, MethodType):
-            owner = type(function.__self__)
-            if owner.__module__.startswith("hypercorn."):
-                return True
+def _is_below_hypercorn() -> bool:
+    """Return whether this task, or one that it descends from, is Hypercorn's."""
+    task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+    while task is not None:
+        if task.name.startswith("hypercorn."):
+            return True
+        nursery = task.parent_nursery
+        task = None if nursery is None else nursery.parent_task
     return False

@@ -198,7 +198,7 @@ class Stream:
         if self._aborted and self.reason is not CloseReason.SLOW_CONSUMER:
             return
         if self._carrier is None:
-            warn_on_plain_hypercorn(send)
+            warn_on_plain_hypercorn()
         coded = gzip_headers(headers) if self._gzip else None
         self._gzip = coded is not None
         direct_write = self._permit.decide(self._plan, self._encoder, send, direct, gzip=self._gzip)

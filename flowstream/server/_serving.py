@@ -21,6 +21,7 @@ import trio
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import WORKERS_KEY
+from flowstream.asgi._plain_hypercorn import mark_run
 from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
 from flowstream.server._context import Context
@@ -86,6 +87,7 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
         TypeError, ValueError: a setting is not what it should be.
     """
     check()
+    mark_run()
     _warn_of_bare_quart(app)
     settings = ServerConfig() if config is None else checked(config)
     if settings.logger_class is AccessLog and settings.statsd_host is not None:

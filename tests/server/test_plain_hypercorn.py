@@ -1,16 +1,22 @@
 """Streams under Hypercorn itself: they work, and one warning says what is lost."""
 
-import functools
 import os
 import subprocess
 import sys
 import textwrap
+from typing import ClassVar
 
 import httpx2
 import pytest
+import trio
+from quart_trio import QuartTrio
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.routing import Route
 
 from flowstream import sse
-from flowstream.asgi._plain_hypercorn import _warn, warn_on_plain_hypercorn
+from flowstream.asgi._plain_hypercorn import _warn
+from flowstream.quart import Flowstream
 from flowstream.testing import open_stream
 
 WARNING = "served by Hypercorn itself: "
@@ -117,49 +123,133 @@ async def test_no_warning_under_our_server(server, warnings):
 
 
 async def test_no_warning_in_a_test_client(warnings):
-    """A test that calls the app in process gets no warning."""
+    """A test that calls the app in process gets no warning: with our kit, Quart's client, or
+    httpx2 over Starlette.
+    """
     async with open_stream(sse(two)) as client:
         first, *_ = [event.data async for event in client]
         assert first == "a"
+    quart = QuartTrio("app")
+    Flowstream(quart)
+    quart.add_url_rule("/", "view", lambda: sse(two))
+    assert b"data: a\n" in await (await quart.test_client().get("/")).get_data()
+    starlette = Starlette(routes=[Route("/", lambda request: sse(two))])
+    transport = httpx2.ASGITransport(app=starlette)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://app") as client:
+        assert "data: a\n" in (await client.get("/")).text
     assert not warnings()
 
 
-class Stream:
-    __module__ = "hypercorn.protocol.http_stream"
-
-    async def app_send(self, message):
-        raise AssertionError("this is only looked at")
+# -- middleware --------------------------------------------------------------------------------
 
 
-def wrapped(send):
-    async def wrapper(message):
-        await send(message)
-        never()
+def closure(app):
+    """Put a function around ``send``."""
 
-    if send is None:
-        never = print  # a cell of the closure that is never filled
-    return wrapper
+    async def middleware(scope, receive, send):
+        async def send_on(message):
+            await send(message)
+
+        await app(scope, receive, send_on)
+
+    return middleware
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda send: send, wrapped, functools.partial, lambda send: wrapped(wrapped(send))]
-)
-def test_it_is_known_behind_middleware(warnings, wrap):
-    """Hypercorn's `send` is found in closures and partials, and spoken of once."""
-    for _ in range(2):
-        warn_on_plain_hypercorn(wrap(Stream().app_send))
+def forgetful(app):
+    """Leave the state out of the scope."""
+
+    async def middleware(scope, receive, send):
+        await app({name: one for name, one in scope.items() if name != "state"}, receive, send)
+
+    return middleware
+
+
+class Hidden:
+    """A ``send`` that has no closure to be looked into."""
+
+    __slots__ = ("__weakref__", "_number")
+
+    sends: ClassVar = {}
+
+    def __init__(self, send):
+        self._number = id(self)
+        self.sends[self._number] = send
+
+    async def __call__(self, message):
+        await self.sends[self._number](message)
+
+
+def hidden(app):
+    async def middleware(scope, receive, send):
+        await app(scope, receive, Hidden(send))
+
+    return middleware
+
+
+def in_a_task(app):
+    """Run the app in a task, and pass on what it sends through a channel."""
+
+    async def middleware(scope, receive, send):
+        put, take = trio.open_memory_channel(0)
+
+        async def run():
+            async with put:
+                await app(scope, receive, put.send)
+
+        async with trio.open_nursery() as nursery, take:
+            nursery.start_soon(run)
+            async for message in take:
+                await send(message)
+
+    return middleware
+
+
+def quart_app(wrap):
+    app = QuartTrio("app")
+    Flowstream(app)
+    app.add_url_rule("/", "view", lambda: sse(two))
+    app.asgi_app = wrap(app.asgi_app)
+    return app
+
+
+def starlette_app(wrap):
+    async def dispatch(request, call_next):
+        return await call_next(request)
+
+    async def view(request):
+        return sse(two)
+
+    app = Starlette(routes=[Route("/", view)])
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    return wrap(app)
+
+
+def bare_app(wrap):
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        await sse(two)(scope, receive, send)
+
+    return wrap(app)
+
+
+WRAPS = [lambda app: app, closure, forgetful, hidden, in_a_task, lambda app: hidden(forgetful(app))]
+
+
+@pytest.mark.parametrize("make", [bare_app, quart_app, starlette_app])
+@pytest.mark.parametrize("wrap", WRAPS)
+async def test_hypercorn_is_known_behind_middleware(plain_hypercorn, warnings, make, wrap):
+    """Whatever middleware does to a scope and to ``send``: under Hypercorn the log says so once."""
+    url = await plain_hypercorn(make(wrap))
+    async with httpx2.AsyncClient() as client:
+        for _ in range(2):
+            assert "data: a\n" in (await client.get(url)).text
     assert len(warnings()) == 1
 
 
-def test_a_function_that_knows_itself_is_looked_at_once(warnings):
-    """Closures that refer to themselves and to each other do not keep us busy."""
-
-    async def one(message):
-        await another(message)
-        await one(message)
-
-    async def another(message):
-        await one(message)
-
-    warn_on_plain_hypercorn(one)
+@pytest.mark.parametrize("make", [bare_app, quart_app, starlette_app])
+@pytest.mark.parametrize("wrap", WRAPS)
+async def test_our_server_is_known_behind_middleware(server, warnings, make, wrap):
+    """Under flowstream's server the same apps are served without that warning."""
+    async with httpx2.AsyncClient() as client:
+        assert "data: a\n" in (await client.get(await server(make(wrap)))).text
     assert not warnings()
