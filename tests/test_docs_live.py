@@ -262,7 +262,7 @@ def test_the_fetch_reader_reads_a_stream(upstream: int) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs Node.js")
-    script = shown("read-a-gap-in-the-browser.md", "<!-- run: numbers -->\n```js")
+    script = shown("gaps-in-the-browser.md", "<!-- run: numbers -->\n```js")
     script = script.replace('"/numbers"', f'"http://127.0.0.1:{upstream}/numbers"')
     done = subprocess.run(
         [node, "--input-type=module"], input=script, capture_output=True, text=True, check=False
