@@ -36,7 +36,7 @@ NO_CONSTANTS = {
     "server._frame_pieces._HEAD",
     "server._frame_pieces._PREFACE",
     "server.http1._http1._STREAM_ID",
-    "server.process._job.CODE_CHANGED",
+    "server.process._assignment.CODE_CHANGED",
     "server.process._lifeline._EXIT_STATUS",
     "server.http1._plain_http1._STREAM_ID",
     "server._wire._LONGEST",

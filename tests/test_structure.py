@@ -22,12 +22,8 @@ SHORT = {
     "asgi._live": "to be joined to who uses it",
     "asgi._workers": "to be joined to who uses it",
     "demo._rate": "to be joined to who uses it",
-    "server._body_clock": "to be joined to who uses it",
-    "server._readiness": "to be joined to who uses it",
-    "server._turnstile": "to be joined to who uses it",
-    "server.http2._reset_limit": "to be joined to who uses it",
-    "server.http3._hypercorn_quic": "to be joined to who uses it",
-    "server.log._exchange": "to be joined to who uses it",
+    "server.http2._reset_limit": "HTTP/2 and HTTP/3 count by it, and neither is part of the other",
+    "server.http3._hypercorn_quic": "needs aioquic, which is an extra: `_hypercorn` loads without",
     "tasks._flag": "streams, writers and connections use it, in three rooms",
 }
 """Modules of less than 40 lines."""

@@ -49,10 +49,9 @@ from flowstream.server._hypercorn import (
     parse_socket_addr,
 )
 from flowstream.server._listening import Transport
-from flowstream.server._pass_budget import Share
+from flowstream.server._pass_budget import Share, Turnstile
 from flowstream.server._protocols import Protocols
 from flowstream.server._stall_bound import StallBound, stall_bound
-from flowstream.server._turnstile import Turnstile
 from flowstream.server.http1._plain_http1 import PlainExchange
 from flowstream.server.http1._plain_request import read_plain
 from flowstream.tasks._failure import first_of, split

@@ -13,12 +13,10 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream.server._hangup import HangupWatch
 from flowstream.server._hypercorn import HTTPStream
-from flowstream.server._pass_budget import PassBudget
+from flowstream.server._pass_budget import PassBudget, Turnstile
 from flowstream.server._settings import ServerConfig, trusted_proxies
-from flowstream.server._turnstile import Turnstile
 from flowstream.server.http1._plain_response import ServerFields
-from flowstream.server.log._access_entry import keeps_access
-from flowstream.server.log._exchange import LoggedExchange
+from flowstream.server.log._access_entry import LoggedExchange, keeps_access
 
 # What ended streams, for their reports (`StreamReport.detail`).
 GOING_DOWN = "the server goes down"

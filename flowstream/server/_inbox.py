@@ -13,8 +13,6 @@ from typing import Any
 
 import trio
 
-from flowstream.server._body_clock import BodyClock
-
 Message = dict[str, Any]
 
 _DISCONNECTS: dict[str, Message] = {
@@ -28,6 +26,9 @@ _BYTES = 1 << 16
 
 # So often an application may ask for the disconnect under a cancelled scope.
 _ENOUGH = 1000
+
+# Bytes of a body that give back a second: Apache's MinRate. Two hundred times slower than UMTS.
+_RATE = 500
 
 
 class Inbox:
@@ -209,6 +210,39 @@ class Inbox:
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+
+class BodyClock:
+    """How long a request's body may still keep its application waiting.
+
+    A client that sends a head and then nothing, or a byte a minute, holds a connection and a task.
+    nginx bounds the time between two reads (``client_body_timeout``, 60 s), which a byte a minute
+    passes. Apache bounds the rate as well (``RequestReadTimeout``, 500 bytes a second). Here one
+    number does both: time spent waiting is taken from it, and what arrives gives some back.
+
+    It runs only while the application waits for the body. One that reads slowly has its own
+    reasons.
+
+    Args:
+        timeout: seconds to begin with, and at most.
+
+    Attributes:
+        left: seconds for which the application may still wait.
+    """
+
+    __slots__ = ("_timeout", "left")
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self.left = timeout
+
+    def waited(self, seconds: float) -> None:
+        """Take the time that was spent waiting."""
+        self.left = max(0.0, self.left - seconds)
+
+    def arrived(self, size: int) -> None:
+        """Give back time for `size` bytes."""
+        self.left = min(self._timeout, self.left + size / _RATE)
 
 
 def inbox_of(stream: Any) -> Inbox | None:

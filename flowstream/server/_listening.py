@@ -13,7 +13,7 @@ import trio
 from flowstream.server._hypercorn import Sockets, repr_socket_addr
 from flowstream.server._pass_budget import PassBudget
 from flowstream.server._settings import ServerConfig
-from flowstream.server._trouble import QUIET, Trouble
+from flowstream.server._trouble import QUIET, Trouble, times
 from flowstream.server._wire import Wire
 
 Transport = Wire | trio.SSLStream[Wire]
@@ -105,7 +105,7 @@ async def accept(
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     if count := trouble.fail(trio.current_time()):
-                        logger.error("no connection can be accepted: %s%s", error, _times(count))
+                        logger.error("no connection can be accepted: %s%s", error, times(count))
                     await trio.sleep(_SECONDS_WITHOUT_ROOM)  # noqa: ASYNC120  # it was logged
                 elif error.errno not in _GIVEN_UP:
                     raise
@@ -123,10 +123,6 @@ async def _wait(listener: Listener, trouble: Trouble) -> None:
         if not scope.cancelled_caught:
             return
     await listener.wait()
-
-
-def _times(count: int) -> str:
-    return f" ({count} times since the last such line)" if count > 1 else ""
 
 
 def open_sockets(config: ServerConfig) -> Sockets:

@@ -42,7 +42,6 @@ from flowstream.server._listening import (
     make_listeners,
     open_sockets,
 )
-from flowstream.server._readiness import Readiness
 from flowstream.server._settings import ServerConfig, checked
 from flowstream.server._trouble import Trouble
 from flowstream.server.http3._quic import check_quic, serve_quic
@@ -153,6 +152,39 @@ def _in_hypercorns_way(app: Any) -> Callable[..., Any]:
         return app(scope, receive, send)  # not awaited here: a frame less of each request
 
     return call
+
+
+class Readiness:
+    """ASGI middleware that answers one path: 200 until `stop`, 503 from then on.
+
+    Args:
+        app: the application around which it is put.
+        path: the path, or None for none.
+    """
+
+    def __init__(self, app: Any, path: str | None) -> None:
+        self._app = app
+        self._path = path
+        self._ready = True
+
+    def stop(self) -> None:
+        """Say from now on that the server is not ready."""
+        self._ready = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer the path, or call the application."""
+        if self._path is None or scope["type"] != "http" or scope["path"] != self._path:
+            await self._app(scope, receive, send)
+            return
+        body = b"ready\n" if self._ready else b"shutting down\n"
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        ]
+        status = 200 if self._ready else 503
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 class _Service:

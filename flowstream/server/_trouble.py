@@ -59,3 +59,8 @@ class Trouble:
         told, self._told = self._told, False
         self._count = self._untold = 0
         return found if told else None
+
+
+def times(count: int) -> str:
+    """Return what a line says of so many failures, of which it tells for all."""
+    return f" ({count} times since the last such line)" if count > 1 else ""

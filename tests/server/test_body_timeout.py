@@ -13,8 +13,7 @@ from quart_trio import QuartTrio
 
 from flowstream import sse
 from flowstream.quart import Flowstream
-from flowstream.server._body_clock import BodyClock
-from flowstream.server._inbox import Inbox
+from flowstream.server._inbox import BodyClock, Inbox
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 BODIES = {

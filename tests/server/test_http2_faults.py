@@ -224,7 +224,7 @@ async def test_a_body_of_another_length(server, http2, app, clean_log, length, s
     await is_alive(peer)
 
 
-async def test_malformed_requests_wear_patience_out(server, http2, app, clean_log):
+async def test_malformed_requests_reach_the_reset_limit(server, http2, app, clean_log):
     """Each costs a little of it, so that no client can have thousands of streams reset."""
     peer = await http2(await server(app))
     await is_alive(peer)

@@ -10,7 +10,7 @@ from _request_probes import HTTP2
 from aioquic.h3.connection import ErrorCode, Setting
 
 from flowstream import CloseReason, csv, sse
-from flowstream.server.http2 import _reset_limit as _patience
+from flowstream.server.http2 import _reset_limit
 from flowstream.server.http3 import _http3
 
 
@@ -280,8 +280,8 @@ async def test_a_body_that_does_not_come(http3, app, clean_log):
 
 
 async def test_rapid_reset(http3, app, clean_log, monkeypatch):
-    """Requests that are reset at once wear patience out, and then the connection ends."""
-    monkeypatch.setattr(_patience, "_BURST", 100)
+    """Requests that are reset at once reach a limit, and then the connection ends."""
+    monkeypatch.setattr(_reset_limit, "_BURST", 100)
     client, other = await http3(app), await http3(app)
     await is_alive(client)
     while not client.closed:

@@ -1,11 +1,11 @@
-"""Requests that come all at once over HTTP/2 begin a few at each turn of the event loop."""
+"""Requests that come all at once over HTTP/2 begin a few in each pass of the event loop."""
 
 import pytest
 import trio
 import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
-from flowstream.server._turnstile import Turnstile
+from flowstream.server._pass_budget import Turnstile
 
 CONNECTIONS, EACH = 10, 100
 

@@ -18,7 +18,7 @@ import flowstream.server.process._worker_process as child_module
 from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.server import ServerConfig, streaming_config
 from flowstream.server._config_file import _types
-from flowstream.server.process._job import Assignment, settings_of
+from flowstream.server.process._assignment import Assignment, settings_of
 from flowstream.server.process._supervisor import Supervisor, WorkersError
 
 # A worker that starts in a few milliseconds.

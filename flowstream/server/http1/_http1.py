@@ -33,8 +33,7 @@ from flowstream.server._hypercorn import (
 from flowstream.server._request_rules import RequestHead, judge_http1
 from flowstream.server._settings import ServerConfig
 from flowstream.server.http1._strict_lines import StrictLines
-from flowstream.server.log._access_entry import Logged, keeps_access, log_unread
-from flowstream.server.log._exchange import LoggedExchange
+from flowstream.server.log._access_entry import Logged, LoggedExchange, keeps_access, log_unread
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
 from flowstream.server.websocket._ws_handshake import combined
 

@@ -68,8 +68,7 @@ from flowstream.server.http2._round_robin import RoundRobin
 from flowstream.server.http2._stream_buffer import LOW_WATER, BoundedStreamBuffer
 from flowstream.server.http2._stream_faults import StreamFault, keep_apart
 from flowstream.server.http2._uploads import Upload, Uploads
-from flowstream.server.log._access_entry import keeps_access, log_unread
-from flowstream.server.log._exchange import LoggedExchange
+from flowstream.server.log._access_entry import LoggedExchange, keeps_access, log_unread
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class HTTP2(H2Protocol):
         self._uploads = Uploads(self.connection)
         self._holding = False  # what h2 has made waits for what comes behind it
         self._held: dict[int, HeldHead] = {}  # by their streams
-        self._patience = ResetLimit()
+        self._reset_limit = ResetLimit()
         self._pieces = FramePieces()
         self._last_request = 0
         self._begun = 0  # requests, since others had a turn
@@ -333,7 +332,7 @@ class HTTP2(H2Protocol):
         self._begun += 1
         stream = self.connection.streams.get(event.stream_id)
         if stream is None or stream.closed:  # by what came right behind it
-            await self._lose_patience()
+            await self._count_trial()
             return
         # RFC 9113 § 8.7: refused before any processing, so it is safe to send again.
         size = sum(len(name) + len(value) for name, value in event.headers)
@@ -344,7 +343,7 @@ class HTTP2(H2Protocol):
         )
         if refused:
             self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
-            await self._lose_patience()
+            await self._count_trial()
             return
         head = judge_http2(event.headers or (), ended=event.stream_ended is not None)
         if isinstance(head, int):
@@ -362,7 +361,7 @@ class HTTP2(H2Protocol):
         fields += self.config.response_headers("h2")
         self.connection.send_headers(event.stream_id, fields, end_stream=True)
         self._discourage(event.stream_id)
-        await self._lose_patience()
+        await self._count_trial()
         asked = dict(event.headers or ())
         head = RequestHead(
             asked.get(b":method", b"-"), asked.get(b":path", b"-"), b"2", event.headers or []
@@ -506,15 +505,15 @@ class HTTP2(H2Protocol):
         if stream is not None:
             await self._close_stream(stream_id, "the client reset the HTTP/2 stream")
             if stream.state in _UNANSWERED:
-                await self._lose_patience()
+                await self._count_trial()
 
     async def _fault(self, event: StreamFault) -> None:
         self._uploads.give_back(event.size)
         await self._close_stream(event.stream_id, "the server reset the HTTP/2 stream")
-        await self._lose_patience()
+        await self._count_trial()
 
-    async def _lose_patience(self) -> None:
-        if not self._patience.try_once():
+    async def _count_trial(self) -> None:
+        if not self._reset_limit.try_once():
             await self._calm()
 
     async def _calm(self) -> None:

@@ -22,7 +22,7 @@ class ResetLimit:
         self._at = trio.current_time()
 
     def try_once(self) -> bool:
-        """Count one trial; return whether there is patience left."""
+        """Count one trial; return whether it is within the limit."""
         now = trio.current_time()
         self._left = min(_BURST, self._left + (now - self._at) * _PER_SECOND) - 1
         self._at = now

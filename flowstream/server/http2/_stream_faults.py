@@ -13,7 +13,7 @@ Data without a byte needs no window (§ 6.9.1), also where h2 finds the window t
 And a client's GOAWAY ends nothing that is open (§ 6.8); h2 sends nothing more behind it. What HPACK
 can't read ends the connection, since later blocks depend on it, with a code of its own (§ 4.3).
 
-A fault costs the server more than the client, so who hears of one counts it (`Patience`).
+A fault costs the server more than the client, so who hears of one counts it (`ResetLimit`).
 """
 
 from __future__ import annotations

@@ -53,8 +53,7 @@ from flowstream.server._request_rules import RequestHead, judge_http2
 from flowstream.server.http2._reset_limit import ResetLimit
 from flowstream.server.http3._hypercorn_quic import H3Protocol
 from flowstream.server.http3._stream_upload import StreamUpload
-from flowstream.server.log._access_entry import keeps_access, log_unread
-from flowstream.server.log._exchange import LoggedExchange
+from flowstream.server.log._access_entry import LoggedExchange, keeps_access, log_unread
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
 
 logger = logging.getLogger("flowstream.server")
@@ -120,7 +119,7 @@ class HTTP3(H3Protocol):
         self._uploads: dict[int, StreamUpload] = {}
         self._waiting = 0  # bytes in them
         self._ended: set[int] = set()  # streams that have had the end of their response
-        self._patience = ResetLimit()
+        self._reset_limit = ResetLimit()
 
     # -- from the application --------------------------------------------------------------
 
@@ -201,7 +200,7 @@ class HTTP3(H3Protocol):
         if self.context.terminated.is_set() or self._is_busy():
             # RFC 9114 § 4.1.1: refused before any processing, so it is safe to send again.
             self._abort(stream_id, ErrorCode.H3_REQUEST_REJECTED)
-            self._lose_patience()
+            self._count_trial()
             return
         head = judge_http2(event.headers, ended=event.stream_ended)
         if isinstance(head, int):
@@ -221,7 +220,7 @@ class HTTP3(H3Protocol):
         self.connection.send_headers(event.stream_id, fields, True)
         if not event.stream_ended:
             self._stop(event.stream_id, ErrorCode.H3_NO_ERROR)
-        self._lose_patience()
+        self._count_trial()
         asked = dict(event.headers)
         head = RequestHead(
             asked.get(b":method", b"-"), asked.get(b":path", b"-"), b"3", list(event.headers)
@@ -309,7 +308,7 @@ class HTTP3(H3Protocol):
         if stream is not None:
             await self._leave(stream_id)
             if stream.state in _UNANSWERED:
-                self._lose_patience()
+                self._count_trial()
 
     async def _leave(self, stream_id: int) -> None:
         """Tell an application that its client has left, and end what there is of its stream."""
@@ -336,6 +335,6 @@ class HTTP3(H3Protocol):
             self._quic.reset_stream(stream_id, code)
         self._stop(stream_id, code)
 
-    def _lose_patience(self) -> None:
-        if not self._patience.try_once():
+    def _count_trial(self) -> None:
+        if not self._reset_limit.try_once():
             self._quic.close(error_code=ErrorCode.H3_EXCESSIVE_LOAD)

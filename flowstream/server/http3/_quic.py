@@ -15,7 +15,7 @@ import trio
 from flowstream._errors import MissingExtraError
 from flowstream.server._hypercorn import ASGIWrapper, ConnectionState
 from flowstream.server._settings import ServerConfig
-from flowstream.server._trouble import QUIET, Trouble
+from flowstream.server._trouble import QUIET, Trouble, times
 
 logger = logging.getLogger("flowstream.server")
 
@@ -58,8 +58,7 @@ async def serve_quic(sock: Any, app: Any, config: ServerConfig, context: Any, st
                 )
             except* Exception as group:
                 if count := trouble.fail(trio.current_time()):
-                    more = f" ({count} times since the last such line)" if count > 1 else ""
-                    logger.info("HTTP/3 starts anew: %r%s", group.exceptions[0], more)
+                    logger.info("HTTP/3 starts anew: %r%s", group.exceptions[0], times(count))
                 logger.debug("what ended it", exc_info=group)
                 await trio.sleep(_PAUSE)
 

@@ -24,6 +24,7 @@ from flowstream.server._hypercorn import (
     Body,
     Data,
     EndBody,
+    HTTPStream,
     Request,
     Response,
     StreamClosed,
@@ -160,9 +161,9 @@ class _QuietConfig:
 
 
 if TYPE_CHECKING:
-    from flowstream.server._hypercorn import HTTPStream as _Base
+    _Base = HTTPStream
 else:
-    _Base = object
+    _Base = object  # it stands over a WebSocket's, too
 
 
 class Logged(_Base):
@@ -217,6 +218,10 @@ class Logged(_Base):
             self.entry.bytes += len(event.data)
         elif isinstance(event, EndBody) and not self.entry.waits:
             await self.entry.write(self.scope)
+
+
+class LoggedExchange(Logged, HTTPStream):
+    """One request and its response, with a line in the access log."""
 
 
 def keeps_access(config: Any) -> bool:

@@ -2,7 +2,7 @@
 
 It opens the sockets and hands them to processes of its own making, each a fresh Python, so
 that an app is imported in its workers only and a new worker gets new code. A worker that
-dies is replaced. To stop is to cancel: every child is then told to end, waited for, and
+dies is replaced. To stop is to cancel: every worker is then told to end, waited for, and
 killed at its deadline. A worker whose event loop has been blocked for too long is killed, and
 replaced, too: see `_watchdog`.
 
@@ -17,7 +17,7 @@ All workers accept from one queue, in the kernel, which the supervisor holds ope
 worker that ends has not accepted, another one does. With ``SO_REUSEPORT``, as in Hypercorn,
 each has a queue of its own, and what waits in it is reset.
 
-Turned down: `multiprocessing`, as in Hypercorn, whose children inherit a resource tracker,
+Turned down: `multiprocessing`, as in Hypercorn, whose processes inherit a resource tracker,
 need a parent that can be imported, and poll a semaphore to learn of a shutdown.
 """
 
@@ -33,7 +33,7 @@ import trio
 from flowstream.server._hypercorn import Sockets, repr_socket_addr
 from flowstream.server._listening import open_sockets
 from flowstream.server._settings import ServerConfig, checked
-from flowstream.server.process._job import CODE_CHANGED, Assignment, descriptors, settings_of
+from flowstream.server.process._assignment import CODE_CHANGED, Assignment, descriptors, settings_of
 from flowstream.server.process._stopping import shutdown_bound
 from flowstream.server.process._worker_process import WorkerProcess
 
@@ -50,8 +50,8 @@ class WorkersError(Exception):
 class _Seat:
     """A place for one worker, and who sits there."""
 
-    def __init__(self, child: WorkerProcess) -> None:
-        self.child = child
+    def __init__(self, worker: WorkerProcess) -> None:
+        self.worker = worker
 
 
 class Supervisor:
@@ -78,8 +78,8 @@ class Supervisor:
                 "to any worker"
             )
         settings_of(config)  # so that what cannot travel is refused here
-        self._patience = shutdown_bound(config)
-        self._children: set[WorkerProcess] = set()
+        self._shutdown_bound = shutdown_bound(config)
+        self._workers: set[WorkerProcess] = set()
         self._seats: list[_Seat] = []
         self._replacing = trio.CancelScope()
         self._stop = trio.CancelScope()
@@ -136,8 +136,8 @@ class Supervisor:
                     self._replacing = trio.CancelScope()
                     self._nursery.start_soon(self._replace_all, self._replacing)
             elif self._stop.cancel_called:
-                for child in self._children:
-                    child.kill()
+                for worker in self._workers:
+                    worker.kill()
             else:
                 self._stop.cancel()
 
@@ -146,8 +146,8 @@ class Supervisor:
     async def _start(self) -> None:
         """Start the workers. One goes ahead: what fails in it would fail in all."""
         count = self._config.workers
-        seats = [_Seat(child) for child in (await self._start_some(1))]
-        seats += [_Seat(child) for child in (await self._start_some(count - 1))]
+        seats = [_Seat(worker) for worker in (await self._start_some(1))]
+        seats += [_Seat(worker) for worker in (await self._start_some(count - 1))]
         self._seats = seats
         for seat in seats:
             self._nursery.start_soon(self._keep, seat)
@@ -156,43 +156,43 @@ class Supervisor:
 
     async def _start_some(self, count: int) -> list[WorkerProcess]:
         """Start workers and wait until they are ready; stop everything if one won't be."""
-        return [await self._started(child) for child in [self._spawn() for _ in range(count)]]
+        return [await self._started(worker) for worker in [self._spawn() for _ in range(count)]]
 
-    async def _started(self, child: WorkerProcess) -> WorkerProcess:
-        while not child.ready.is_set():
-            await child.settled.wait()
-            if child.ready.is_set():
+    async def _started(self, worker: WorkerProcess) -> WorkerProcess:
+        while not worker.ready.is_set():
+            await worker.settled.wait()
+            if worker.ready.is_set():
                 break
-            await child.over.wait()  # which it is at once, unless it waits for new code
-            if child.status != CODE_CHANGED:
-                self._failure = child.failure or f"{child.name} {child.end} before it was ready"
+            await worker.over.wait()  # which it is at once, unless it waits for new code
+            if worker.status != CODE_CHANGED:
+                self._failure = worker.failure or f"{worker.name} {worker.end} before it was ready"
                 self._stop.cancel()
                 await trio.sleep_forever()
-            child = self._spawn()
-        return child
+            worker = self._spawn()
+        return worker
 
     def _spawn(self) -> WorkerProcess:
-        child = WorkerProcess(self._patience, self._config.worker_timeout)
-        self._nursery.start_soon(self._run_child, child)
-        return child
+        worker = WorkerProcess(self._shutdown_bound, self._config.worker_timeout)
+        self._nursery.start_soon(self._see_to_its_end, worker)
+        return worker
 
-    async def _run_child(self, child: WorkerProcess) -> None:
-        self._children.add(child)
+    async def _see_to_its_end(self, worker: WorkerProcess) -> None:
+        self._workers.add(worker)
         try:
-            await child.run(self._make_job)
+            await worker.run(self._make_assignment)
         finally:
-            self._children.discard(child)
-            killed = child.killed
+            self._workers.discard(worker)
+            killed = worker.killed
             if killed and self._stop.cancel_called:
-                self._killed.append(child.name)
+                self._killed.append(worker.name)
                 killed = False  # that is the error of the whole
             with trio.move_on_after(1, shield=True):  # statsd may be told, too
-                if child.last_words:
-                    await self._config.log.error("%s", child.last_words)
+                if worker.last_words:
+                    await self._config.log.error("%s", worker.last_words)
                 if killed:  # one that has been replaced, or was to replace another
-                    await self._config.log.error("%s did not end in time: killed", child.name)
+                    await self._config.log.error("%s did not end in time: killed", worker.name)
 
-    def _make_job(self, report: int) -> Assignment:
+    def _make_assignment(self, report: int) -> Assignment:
         return Assignment(
             app=self._app,
             settings=self._settings,
@@ -206,23 +206,23 @@ class Supervisor:
         """Have somebody sit there, always."""
         pause = _FIRST_PAUSE
         while True:
-            child = seat.child
-            await child.over.wait()
-            if seat.child is not child:
+            worker = seat.worker
+            await worker.over.wait()
+            if seat.worker is not worker:
                 continue  # it has been replaced
-            if child.status == CODE_CHANGED:
-                await self._config.log.info("%s: its code has changed", child.name)
-                seat.child = self._spawn()
+            if worker.status == CODE_CHANGED:
+                await self._config.log.info("%s: its code has changed", worker.name)
+                seat.worker = self._spawn()
                 continue
-            if child.age > _YOUNG:
+            if worker.age > _YOUNG:
                 pause = _FIRST_PAUSE
             # An orderly end is one that somebody asked for, or that max_requests did.
-            log = self._config.log.error if child.status else self._config.log.info
-            await log("%s %s: another one starts in %.1f s", child.name, child.end, pause)
+            log = self._config.log.error if worker.status else self._config.log.info
+            await log("%s %s: another one starts in %.1f s", worker.name, worker.end, pause)
             await trio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-            if seat.child is child:
-                seat.child = self._spawn()
+            if seat.worker is worker:
+                seat.worker = self._spawn()
 
     async def _replace_all(self, scope: trio.CancelScope) -> None:
         """Replace the workers, one at a time, each by one that is ready."""
@@ -242,7 +242,7 @@ class Supervisor:
                         successor.failure or successor.end,
                     )
                     return
-                old, seat.child = seat.child, successor
+                old, seat.worker = seat.worker, successor
                 old.stop()
             await self._config.log.info("the workers have been replaced")
 

@@ -18,8 +18,8 @@ import trio
 
 from flowstream.server._serving import serve
 from flowstream.server.log._process_log import ProcessLog
+from flowstream.server.process._assignment import CODE_CHANGED, Assignment
 from flowstream.server.process._code_watch import CodeWatch
-from flowstream.server.process._job import CODE_CHANGED, Assignment
 from flowstream.server.process._lifeline import Lifeline
 from flowstream.server.process._loading import explain, files_in, keep_what_is_loaded, load_app
 from flowstream.server.process._stopping import (
@@ -50,44 +50,46 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def main() -> int:
     """Run one worker; return its exit status."""
     started = time.time()
-    job = Assignment.from_json(sys.stdin.buffer.read())
-    lifeline = Lifeline(job.lifeline)
-    os.set_inheritable(job.report, False)
-    sockets = job.open_sockets()
-    if job.reload:
+    assignment = Assignment.from_json(sys.stdin.buffer.read())
+    lifeline = Lifeline(assignment.lifeline)
+    os.set_inheritable(assignment.report, False)
+    sockets = assignment.open_sockets()
+    if assignment.reload:
         # A .pyc is taken for current if its source has the same size and the same second.
         sys.dont_write_bytecode = True
-    with ProcessLog(job.config()) as log:
-        return _load_and_run(job, lifeline, sockets, started, log)
+    with ProcessLog(assignment.config()) as log:
+        return _load_and_run(assignment, lifeline, sockets, started, log)
 
 
 def _load_and_run(
-    job: Assignment, lifeline: Lifeline, sockets: Any, started: float, log: ProcessLog
+    assignment: Assignment, lifeline: Lifeline, sockets: Any, started: float, log: ProcessLog
 ) -> int:
     try:
-        app = load_app(job.app)
+        app = load_app(assignment.app)
     except Exception as error:  # noqa: BLE001  # shown
-        return _fail(job, error, started)
+        return _fail(assignment, error, started)
     keep_what_is_loaded()
     log.begin()
-    worker = _Worker(app, job, lifeline, started)
+    worker = _Worker(app, assignment, lifeline, started)
     try:
         return trio.run(worker.run, sockets)
     except Exception as error:
         if worker.ready:
             raise
-        return _fail(job, error, started)
+        return _fail(assignment, error, started)
 
 
 class _Worker:
     """One worker at work."""
 
-    def __init__(self, app: Any, job: Assignment, lifeline: Lifeline, started: float) -> None:
+    def __init__(
+        self, app: Any, assignment: Assignment, lifeline: Lifeline, started: float
+    ) -> None:
         self._app = app
-        self._job = job
+        self._assignment = assignment
         self._lifeline = lifeline
         self._started = started
-        self._config = job.config()
+        self._config = assignment.config()
         self._status = 0
         self.ready = False
 
@@ -106,23 +108,23 @@ class _Worker:
                         self.ready = True
                         self._report_that_it_is_ready()
                         nursery.start_soon(self._beat)
-                    if addresses and self._job.reload:
+                    if addresses and self._assignment.reload:
                         nursery.start_soon(self._watch)
                 nursery.cancel_scope.cancel()
         deadline.met()
         return self._status
 
     def _report_that_it_is_ready(self) -> None:
-        os.set_blocking(self._job.report, False)  # a supervisor may be stopped
-        _write(self._job, READY)
+        os.set_blocking(self._assignment.report, False)  # a supervisor may be stopped
+        _write(self._assignment, READY)
         # Stacks of a worker that the supervisor ends by SIGABRT, or that crashes. Not to standard
         # error: that may be a pipe which nobody reads.
-        faulthandler.enable(self._job.report)
+        faulthandler.enable(self._assignment.report)
 
     async def _beat(self) -> None:
         interval = beat_interval(self._config.worker_timeout)
         while self._config.worker_timeout < math.inf:
-            _write(self._job, BEAT)
+            _write(self._assignment, BEAT)
             await trio.sleep(interval)
 
     async def _watch(self) -> None:
@@ -143,26 +145,26 @@ def _run_soon(token: trio.lowlevel.TrioToken, function: Any) -> None:
         token.run_sync_soon(function)
 
 
-def _write(job: Assignment, text: bytes) -> None:
+def _write(assignment: Assignment, text: bytes) -> None:
     with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the lifeline says so, too
-        os.write(job.report, text[:4096])
+        os.write(assignment.report, text[:4096])
 
 
-def _fail(job: Assignment, error: Exception, started: float) -> int:
+def _fail(assignment: Assignment, error: Exception, started: float) -> int:
     """Say why the app cannot be served; if it is watched, wait until it has changed."""
-    trace, reason = explain(error, job.app)
-    if job.config().log_format == "json":
+    trace, reason = explain(error, assignment.app)
+    if assignment.config().log_format == "json":
         logger.critical("%s", reason, exc_info=first_of(error) if trace else None)
     else:
         with contextlib.suppress(OSError):  # nobody reads it
             sys.stderr.write(trace)
             sys.stderr.flush()
-    _write(job, reason.encode(errors="replace"))
-    os.close(job.report)
-    if not job.reload:
+    _write(assignment, reason.encode(errors="replace"))
+    os.close(assignment.report)
+    if not assignment.reload:
         return 1
     # Files may come, too: their directory changes then.
-    also = [*files_in(error), Path(job.app.partition(":")[0]).parent]
+    also = [*files_in(error), Path(assignment.app.partition(":")[0]).parent]
     with contextlib.suppress(KeyboardInterrupt):
         trio.run(CodeWatch(started, also).wait)
     return CODE_CHANGED

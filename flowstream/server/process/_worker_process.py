@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from flowstream.server.process._job import Assignment
+from flowstream.server.process._assignment import Assignment
 from flowstream.server.process._watchdog import (
     BEAT,
     STACK_LIMIT,
@@ -38,7 +38,7 @@ class WorkerProcess:
     """A worker process.
 
     Args:
-        patience: seconds that it has to end by itself when it is stopped.
+        shutdown_bound: seconds that it has to end by itself when it is stopped.
         worker_timeout: seconds that its event loop may be blocked, once it is ready.
 
     Attributes:
@@ -51,8 +51,8 @@ class WorkerProcess:
         hung: for how many seconds its event loop had not run when it was killed for that, or None.
     """
 
-    def __init__(self, patience: float, worker_timeout: float) -> None:
-        self._patience = patience
+    def __init__(self, shutdown_bound: float, worker_timeout: float) -> None:
+        self._shutdown_bound = shutdown_bound
         self._worker_timeout = worker_timeout
         self._silence = Silence(worker_timeout, trio.current_time())
         self._dump = b""
@@ -67,15 +67,15 @@ class WorkerProcess:
         self.killed = False
         self.hung: float | None = None
 
-    async def run(self, make_job: Callable[[int], Assignment]) -> None:
+    async def run(self, make_assignment: Callable[[int], Assignment]) -> None:
         """Start the process and see it to its end; when cancelled, tell it to end.
 
         Args:
-            make_job: returns its job, given the descriptor to which it reports.
+            make_assignment: returns its assignment, given the descriptor to which it reports.
         """
         try:
             with self._scope:
-                await self._run(make_job)
+                await self._run(make_assignment)
         except* OSError as group:  # no process, or no descriptor, to be had
             self.failure = str(first_of(group))
         finally:
@@ -122,12 +122,12 @@ class WorkerProcess:
             return told(self.name, self.hung, dump)
         return f"{self.name} has crashed:\n{stacks(dump) or dump}" if dump else ""
 
-    async def _run(self, make_job: Callable[[int], Assignment]) -> None:
+    async def _run(self, make_assignment: Callable[[int], Assignment]) -> None:
         heard, tell = os.pipe()
         async with trio.lowlevel.FdStream(heard) as report, trio.open_nursery() as nursery:
             try:
-                job = make_job(tell)
-                process = self._process = await nursery.start(self._process_for(job))
+                assignment = make_assignment(tell)
+                process = self._process = await nursery.start(self._process_for(assignment))
             finally:
                 os.close(tell)  # so that the report ends with the process
             # Not when the report ends: a program that the worker has forked may hold it.
@@ -138,12 +138,12 @@ class WorkerProcess:
                 watch.cancel_scope.cancel()
             self._hear_the_rest(heard)
 
-    def _process_for(self, job: Assignment) -> Callable[..., Awaitable[object]]:
+    def _process_for(self, assignment: Assignment) -> Callable[..., Awaitable[object]]:
         return partial(
             trio.run_process,
             _COMMAND,
-            stdin=job.to_json(),
-            pass_fds=job.descriptors,
+            stdin=assignment.to_json(),
+            pass_fds=assignment.descriptors,
             # A terminal's Ctrl-C is for the supervisor, which passes it on.
             start_new_session=True,
             check=False,
@@ -200,7 +200,7 @@ class WorkerProcess:
         if not self.killed:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-            await trio.sleep(self._patience)
+            await trio.sleep(self._shutdown_bound)
         self.kill()
 
 

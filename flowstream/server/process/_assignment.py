@@ -59,7 +59,7 @@ class Assignment:
 
     @classmethod
     def from_json(cls, data: bytes) -> Assignment:
-        """Return the job that `data` describes."""
+        """Return the assignment that `data` describes."""
         found = json.loads(data)
         return cls(**{field.name: found[field.name] for field in fields(cls)})
 
@@ -80,7 +80,7 @@ class Assignment:
 
 
 def descriptors(sockets: Sockets) -> tuple[list[int], list[int], list[int]]:
-    """Return the descriptors of `sockets`, as a `Assignment` has them."""
+    """Return the descriptors of `sockets`, as an `Assignment` has them."""
     secure, insecure, quic = (
         [sock.fileno() for sock in group]
         for group in (sockets.secure_sockets, sockets.insecure_sockets, sockets.quic_sockets)
