@@ -31,17 +31,7 @@ if TYPE_CHECKING:
     from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
     from flowstream.buffer._event_buffer import BufferStatistics
     from flowstream.buffer._outlet import Outlet
-    from flowstream.encoders import (
-        AGUI,
-        CSV,
-        NDJSON,
-        SSE,
-        Frames,
-        JSONSequence,
-        OpenAIChunks,
-        Raw,
-        UIMessages,
-    )
+    from flowstream.encoders import CSV, NDJSON, SSE, Raw
     from flowstream.event_types import EventTypes
     from flowstream.policies import (
         Block,
@@ -86,7 +76,6 @@ __dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "AGUI": "flowstream.encoders.ag_ui",
         "Block": "flowstream.policies",
         "BufferStatistics": "flowstream.buffer._event_buffer",
         "CSV": "flowstream.encoders.csv",
@@ -98,13 +87,10 @@ __getattr__, __dir__ = lazy_names(
         "EventTypes": "flowstream.event_types",
         "Feeder": "flowstream.topics.topic",
         "FeederStatistics": "flowstream.topics.topic",
-        "Frames": "flowstream.encoders.frames",
-        "JSONSequence": "flowstream.encoders.json_seq",
         "LatestByKey": "flowstream.topics._snapshots",
         "NDJSON": "flowstream.encoders.ndjson",
         "NoSuchRunError": "flowstream.runs.runs",
         "NotAuthorizedError": "flowstream.topics.topics",
-        "OpenAIChunks": "flowstream.encoders.openai_chunks",
         "Outlet": "flowstream.buffer._outlet",
         "Raw": "flowstream.encoders.raw",
         "Replay": "flowstream.topics._history",
@@ -130,7 +116,6 @@ __getattr__, __dir__ = lazy_names(
         "TopicStatistics": "flowstream.topics.topic",
         "Topics": "flowstream.topics.topics",
         "TopicsStatistics": "flowstream.topics.topics",
-        "UIMessages": "flowstream.encoders.ui_messages",
         "csv": "flowstream.asgi.response",
         "ndjson": "flowstream.asgi.response",
         "raw": "flowstream.asgi.response",
@@ -150,6 +135,14 @@ __getattr__, __dir__ = lazy_names(
         "sources",
         "topics",
     ),
+    moved={
+        "AGUI": "from flowstream.encoders import AGUI",
+        "Events": "from flowstream import EventTypes",
+        "Frames": "from flowstream.encoders import Frames",
+        "JSONSequence": "from flowstream.encoders import JSONSequence",
+        "OpenAIChunks": "from flowstream.encoders import OpenAIChunks",
+        "UIMessages": "from flowstream.encoders import UIMessages",
+    },
 )
 
 __version__ = "0.1.0"
@@ -205,11 +198,6 @@ __all__ = [
     "NDJSON",
     "CSV",
     "Raw",
-    "JSONSequence",
-    "Frames",
-    "OpenAIChunks",
-    "UIMessages",
-    "AGUI",
     "EventTypes",
     # how a stream ended, and how it is doing
     "CloseReason",

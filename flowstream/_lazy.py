@@ -10,6 +10,8 @@ looked up in that package. So what is asked for brings in all lazy names whose m
 by then, which those in its annotations are.
 
 A name must not be that of a submodule: importing the submodule would put it in the name's place.
+
+A name that has moved is no longer there, and the error says what to write instead.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 
@@ -29,7 +32,10 @@ def name_publicly(package: str, namespace: Mapping[str, Any], names: Iterable[st
 
 
 def lazy_names(
-    package: str, places: Mapping[str, str], submodules: Collection[str] = ()
+    package: str,
+    places: Mapping[str, str],
+    submodules: Collection[str] = (),
+    moved: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` for the module `package`.
 
@@ -37,11 +43,16 @@ def lazy_names(
         package: the module's ``__name__``.
         places: the module that has each name.
         submodules: those that are there without being imported by name.
+        moved: for each name that was here once, what to write instead.
     """
 
     def __getattr__(name: str) -> Any:  # noqa: N807
         if name in submodules:
             return import_module(f"{package}.{name}")
+        if name in moved:
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}: write `{moved[name]}`", name=name
+            )
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name)
         value = getattr(import_module(places[name]), name)

@@ -89,7 +89,7 @@ def arguments() -> dict[str, Any]:
         for kind in (flowstream.Buffer, flowstream.Limits)
         for field in fields(kind)
     }
-    for module in (flowstream, flowstream.sources, flowstream.decoders):
+    for module in (flowstream, flowstream.encoders, flowstream.sources, flowstream.decoders):
         for name in module.__all__:
             one = getattr(module, name)
             if not callable(one):

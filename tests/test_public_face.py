@@ -56,11 +56,6 @@ NAMES = [
     "NDJSON",
     "CSV",
     "Raw",
-    "JSONSequence",
-    "Frames",
-    "OpenAIChunks",
-    "UIMessages",
-    "AGUI",
     "EventTypes",
     "CloseReason",
     "StreamReport",
@@ -135,13 +130,17 @@ SIGNATURES = {
     "CSV": "(columns=None, *, header=True, delimiter=',', spreadsheet_safe=False, "
     "bom=None, encode=None)",
     "Raw": "(media_type='application/octet-stream')",
+    "EventTypes": "(*types, snapshot=None)",
+}
+
+OF_ENCODERS = {
     "JSONSequence": "(*, names={}, encode=None, big_integers='number')",
     "Frames": "(*, prefix=4, media_type=None, names={}, encode=None, big_integers='number')",
     "OpenAIChunks": "(model, *, include_usage=False, encode=None)",
     "UIMessages": "(*, message_id=None, names={}, encode=None, big_integers='number')",
     "AGUI": "(*, thread_id=None, run_id=None, names={}, encode=None, big_integers='number')",
-    "EventTypes": "(*types, snapshot=None)",
 }
+"""Formats that few import: they are public in `flowstream.encoders`."""
 
 
 def bare(callable_):
@@ -163,6 +162,24 @@ def test_the_names_are_those():
 def test_the_keywords_are_those(name):
     """Names, order and defaults of the arguments are what apps were written against."""
     assert bare(getattr(flowstream, name)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", OF_ENCODERS)
+def test_the_keywords_of_further_formats_are_those(name):
+    """A format of `flowstream.encoders` has the arguments that apps were written against."""
+    assert bare(getattr(flowstream.encoders, name)) == OF_ENCODERS[name]
+
+
+@pytest.mark.parametrize("name", [*OF_ENCODERS, "Events"])
+def test_a_name_that_has_moved_says_where(name):
+    """A name that was public once is missing, and its error has the import to write."""
+    assert not hasattr(flowstream, name)
+    with pytest.raises(AttributeError, match=r"write `from [\w.]+ import \w+`$") as raised:
+        getattr(flowstream, name)
+    instead = str(raised.value).split("`")[1]
+    names: dict[str, object] = {}
+    exec(instead, names)
+    assert names.keys() >= {name if name in OF_ENCODERS else "EventTypes"}
 
 
 def test_the_options_of_a_stream_are_those():

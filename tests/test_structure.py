@@ -33,8 +33,6 @@ TO_BE_CUT: list[str] = [
     "asgi.response",
     "server._connection",
     "server.http2._http2",
-    "sources.llm.openai",
-    "testing._client",
     "topics._fanout",
     "topics.topic",
 ]

@@ -66,7 +66,8 @@ if TYPE_CHECKING:
     from flowstream.sources.files._follow import follow
     from flowstream.sources.llm.anthropic import anthropic_tokens
     from flowstream.sources.llm.llama import local_tokens
-    from flowstream.sources.llm.openai import openai_responses, openai_tokens
+    from flowstream.sources.llm.openai import openai_tokens
+    from flowstream.sources.llm.openai_responses import openai_responses
     from flowstream.sources.programs._process_output import process_output
     from flowstream.sources.rows.postgres import postgres_notifications, postgres_rows
     from flowstream.sources.rows.sqlite import sqlite_rows
@@ -80,7 +81,7 @@ __getattr__, __dir__ = lazy_names(
         "file_chunks": "flowstream.sources.files._file_chunks",
         "follow": "flowstream.sources.files._follow",
         "local_tokens": "flowstream.sources.llm.llama",
-        "openai_responses": "flowstream.sources.llm.openai",
+        "openai_responses": "flowstream.sources.llm.openai_responses",
         "openai_tokens": "flowstream.sources.llm.openai",
         "postgres_notifications": "flowstream.sources.rows.postgres",
         "postgres_rows": "flowstream.sources.rows.postgres",

@@ -1,11 +1,11 @@
-"""The client: reads as much as it is told, and is the server to the app meanwhile."""
+"""The client of one response: it reads as much as it is told, and takes what the app sends."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
-from contextlib import aclosing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,8 @@ import trio
 from flowstream.asgi._cut import Cut
 from flowstream.decoders import NDJSONDecoder, ServerSentEvent, SSEDecoder
 from flowstream.testing._contract import BodyChunk, Contract, Headers, ResponseHead
+from flowstream.testing._request_messages import RequestMessages
 from flowstream.testing._scope import ASGIApp
-
-# Hypercorn's `max_app_queue_size`: so many messages of a request's body wait for the app.
-_INBOX_SIZE = 10
 
 
 class EndOfBody(EOFError):  # noqa: N818 - an ending, not a fault: like trio.EndOfChannel
@@ -91,12 +89,9 @@ class StreamClient:
         self._complete = False
         self._over = False  # no more bytes will come
         self._closed = False  # both directions: bytes that are sent go nowhere
-        self._left = False  # the disconnect was put into the inbox
         self._finished = False
         self._moved = trio.lowlevel.ParkingLot()
-        self._inbox: deque[dict[str, Any]] = deque()
-        self._inbox_changed = trio.lowlevel.ParkingLot()
-        self._feeding = trio.CancelScope()
+        self._request = RequestMessages()
 
     # What the client does
 
@@ -131,7 +126,7 @@ class StreamClient:
         The app gets ``http.disconnect``, which on HTTP/1.1 is also what Hypercorn makes of
         a half-closed connection, while what it sends still arrives.
         """
-        self._leave()
+        self._request.leave()
 
     async def started(self) -> None:
         """Wait until the head of the response is there; it needs no window.
@@ -316,20 +311,12 @@ class StreamClient:
                 self._sends += 1
                 if chunk.final:
                     self._complete = self._over = True
-                    self._leave()
+                    self._request.leave()
         if moved:
             self._moved.unpark_all()
 
-    def _leave(self) -> None:
-        """Give the app its one ``http.disconnect``, behind what it has not yet taken."""
-        if not self._left:
-            self._left = True
-            self._feeding.cancel()
-            self._inbox.append({"type": "http.disconnect"})
-            self._inbox_changed.unpark_all()
-
     def _close(self) -> None:
-        self._leave()
+        self._request.leave()
         self._swallowed += sum(len(chunk.rest) for chunk in self._pending)
         self._pending.clear()
         self._closed = self._over = True
@@ -339,7 +326,7 @@ class StreamClient:
 
     async def _serve(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         try:
-            await app(scope, self._receive, self._send)
+            await app(scope, self._request.receive, self._send)
         except Exception as error:
             self.error = error
             if self._raises:
@@ -348,7 +335,7 @@ class StreamClient:
                 raise
         finally:
             self._finished = True
-        if self.status is None and self.error is None and not self._left:
+        if self.status is None and self.error is None and not self._request.left:
             self._fault = AssertionError("the app returned without starting a response")
         if self._fault is not None:
             raise self._fault
@@ -364,30 +351,6 @@ class StreamClient:
                 f"the app was still running {timeout:g} s after its client had gone"
             )
 
-    async def _feed(self, body: AsyncIterable[bytes]) -> None:
-        """Hand the request's body to the app, a few messages ahead of it at the most."""
-        closing = aclosing(body) if isinstance(body, AsyncGenerator) else nullcontext()
-        with self._feeding:
-            async with closing:
-                async for data in body:
-                    await self._put({"type": "http.request", "body": data, "more_body": True})
-                await self._put({"type": "http.request", "body": b"", "more_body": False})
-
-    async def _put(self, message: dict[str, Any]) -> None:
-        await trio.lowlevel.checkpoint()
-        while len(self._inbox) >= _INBOX_SIZE:
-            await self._inbox_changed.park()
-        self._inbox.append(message)
-        self._inbox_changed.unpark_all()
-
-    async def _receive(self) -> dict[str, Any]:
-        await trio.lowlevel.checkpoint()
-        while not self._inbox:
-            await self._inbox_changed.park()
-        message = self._inbox.popleft()
-        self._inbox_changed.unpark_all()
-        return message
-
     async def _send(self, message: Any) -> None:
         await trio.lowlevel.checkpoint()
         if self._cut.status is not None and not self._contract.ended:
@@ -402,7 +365,7 @@ class StreamClient:
             await self._accept(rest)
         if self._cut.is_over:
             self._over = True
-            self._leave()
+            self._request.leave()
             self._moved.unpark_all()
 
     async def _accept(self, message: Any) -> None:

@@ -97,11 +97,9 @@ async def open_stream(
     try:
         async with trio.open_nursery() as nursery:
             if isinstance(body, AsyncIterable):
-                nursery.start_soon(client._feed, body, name="request body")
+                nursery.start_soon(client._request.feed, body, name="request body")
             else:
-                if body:
-                    client._inbox.append({"type": "http.request", "body": body, "more_body": True})
-                client._inbox.append({"type": "http.request", "body": b"", "more_body": False})
+                client._request.put_body(body)
             nursery.start_soon(client._serve, app, scope, name="ASGI app")
             try:
                 yield client

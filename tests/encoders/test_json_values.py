@@ -21,7 +21,16 @@ import pytest
 from markupsafe import Markup
 from werkzeug.datastructures import MultiDict
 
-from flowstream import AGUI, CSV, NDJSON, SSE, Frames, JSONSequence, OpenAIChunks, UIMessages
+from flowstream.encoders import (
+    AGUI,
+    CSV,
+    NDJSON,
+    SSE,
+    Frames,
+    JSONSequence,
+    OpenAIChunks,
+    UIMessages,
+)
 from flowstream.encoders._json import JSONWriter, to_json
 from flowstream.llm import Token
 

@@ -27,14 +27,15 @@ from hypothesis import strategies as st
 from openai._models import construct_type
 from openai.types.chat import ChatCompletionChunk
 
-from flowstream import OpenAIChunks, PublicError
+from flowstream import PublicError
 from flowstream.decoders import ServerSentEvent
-from flowstream.encoders import AGUI, UIMessages
+from flowstream.encoders import AGUI, OpenAIChunks, UIMessages
 from flowstream.llm import Done, ModelEvent, Reasoning, Token, ToolCall, Usage
 from flowstream.sources.llm._loose import UpstreamDecoder
 from flowstream.sources.llm._tool_calls import ToolCalls
 from flowstream.sources.llm.anthropic import MessageReader
-from flowstream.sources.llm.openai import ChatReader, ResponseReader, openai_tokens
+from flowstream.sources.llm.openai import ChatReader, openai_tokens
+from flowstream.sources.llm.openai_responses import ResponseReader
 
 HELLO = chat_chunk({"content": "Hello"})
 DONE = {"type": "done", "reason": "stop"}

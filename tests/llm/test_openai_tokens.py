@@ -43,12 +43,8 @@ from flowstream.sources.llm import _model_answer as _llm_answer
 from flowstream.sources.llm._loose import UpstreamDecoder
 from flowstream.sources.llm._model_failures import failure_in_stream, failure_of_status, retry_after
 from flowstream.sources.llm._tool_calls import ToolCalls
-from flowstream.sources.llm.openai import (
-    ChatReader,
-    ResponseReader,
-    openai_responses,
-    openai_tokens,
-)
+from flowstream.sources.llm.openai import ChatReader, openai_tokens
+from flowstream.sources.llm.openai_responses import ResponseReader, openai_responses
 from flowstream.testing import collect, open_stream
 
 KEY = "sk-proj-4f1d0secret"

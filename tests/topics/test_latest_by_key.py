@@ -14,14 +14,13 @@ from flowstream import (
     SSE,
     Event,
     EventTypes,
-    Frames,
-    JSONSequence,
     LatestByKey,
     Topic,
     ndjson,
     sse,
     stream,
 )
+from flowstream.encoders import Frames, JSONSequence
 from flowstream.testing import open_stream
 from flowstream.topics._snapshots import _MAX_FORMATS, KeptByKey
 

@@ -19,6 +19,7 @@ import msgspec
 
 from flowstream._errors import DecodingError
 from flowstream.decoders import ServerSentEvent, SSEDecoder
+from flowstream.llm import Usage
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -227,3 +228,11 @@ def arguments_of(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def usage_in(said: Any, of_input: str, of_output: str) -> Usage | None:
+    """Return the usage that a server says, however it writes numbers; None if it is none."""
+    if not isinstance(said, Mapping):
+        return None
+    counts = number(said.get(of_input)), number(said.get(of_output))
+    return None if counts == (None, None) else Usage(counts[0] or 0, counts[1] or 0)
