@@ -8,6 +8,7 @@ the connection get past telling it, even when the application has long returned.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ class Inbox:
 
     Attributes:
         on_empty: called when the last message that is here was received.
+        on_less: called when there is less here: a message was received, or all were dropped.
         refuse: called when it was too late: answers the request, and returns False if a response
             has begun, which is not to be ended by that.
         turn: waits for the turn to add a message, if there are turns.
@@ -62,6 +64,7 @@ class Inbox:
         "_size",
         "_times_told",
         "on_empty",
+        "on_less",
         "refuse",
         "scope",
         "since",
@@ -76,7 +79,7 @@ class Inbox:
         self.turn: Callable[[], Awaitable[None]] | None = None
         self._limit = limit
         self._messages: list[Message] = []  # few: a deque would take ten times the memory
-        self._size = 0  # of what they carry, in bytes or characters
+        self._size = 0  # bytes of what they carry
         self._disconnect: Message | None = None
         self._complete = False  # the request has been put to its end
         self._half_closed = False
@@ -87,6 +90,7 @@ class Inbox:
         self._body: BodyClock | None = None  # once the application has waited for it
         self.refuse: Callable[[], Awaitable[bool]] | None = None
         self.on_empty: Callable[[], None] | None = None
+        self.on_less: Callable[[], None] | None = None
 
     async def put(self, message: Message) -> None:
         """Add a message; **wait** while there are too many, but not to add the disconnect.
@@ -100,9 +104,9 @@ class Inbox:
             return
         if self.turn is not None:
             await self.turn()
-        while self._full and not self._over:
-            await self._wait()
-        if self._over:
+        if self.is_full:
+            await self.until_room()
+        if self.is_over:
             return
         self._messages.append(message)
         self._size += _size(message)
@@ -143,10 +147,19 @@ class Inbox:
                 await self._wait_for_body()
         message = self._messages.pop(0)
         self._size -= _size(message)
+        if message.get("text").__class__ is bytes:  # see `Pieces`
+            message["text"] = message["text"].decode()
         self._change()
+        if self.on_less is not None:
+            self.on_less()
         if self.on_empty is not None and not self._messages:
             self.on_empty()
         return message
+
+    async def until_room(self) -> None:
+        """Wait until another message has room here, or none is wanted any more."""
+        while self.is_full and not self.is_over:
+            await self._wait()
 
     async def _wait_for_body(self) -> None:
         if self._body is None:
@@ -187,6 +200,8 @@ class Inbox:
         self._messages.clear()
         self._size = 0
         self._change()
+        if self.on_less is not None:
+            self.on_less()
 
     def close(self) -> None:
         """Drop what is there and what is yet to come: the application has returned."""
@@ -194,11 +209,18 @@ class Inbox:
         self.drop()
 
     @property
-    def _full(self) -> bool:
+    def size(self) -> int:
+        """Bytes of what is here to be received."""
+        return self._size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next message has to wait."""
         return len(self._messages) >= self._limit or self._size >= _BYTES
 
     @property
-    def _over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether nothing more is taken: the disconnect is here, or the application has returned."""
         return self._closed or self._disconnect is not None
 
     async def _wait(self) -> None:
@@ -252,4 +274,6 @@ def inbox_of(stream: Any) -> Inbox | None:
 
 
 def _size(message: Message) -> int:
-    return len(message.get("body") or message.get("bytes") or message.get("text") or b"")
+    data = message.get("body") or message.get("bytes") or message.get("text") or b""
+    # One character may make each of a text take four bytes.
+    return sys.getsizeof(data) if data.__class__ is str and not data.isascii() else len(data)

@@ -69,6 +69,7 @@ from flowstream.server.http2._stream_buffer import LOW_WATER, BoundedStreamBuffe
 from flowstream.server.http2._stream_faults import StreamFault, keep_apart
 from flowstream.server.http2._uploads import Upload, Uploads
 from flowstream.server.log._access_entry import LoggedExchange, keeps_access, log_unread
+from flowstream.server.websocket._message_memory import MessageMemory
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class HTTP2(H2Protocol):
         self._at_work = 0  # applications: some outlast their streams
         self._links: dict[int, Link] = {}
         self._uploads = Uploads(self.connection)
+        self._websockets = MessageMemory()
         self._holding = False  # what h2 has made waits for what comes behind it
         self._held: dict[int, HeldHead] = {}  # by their streams
         self._reset_limit = ResetLimit()
@@ -397,6 +399,8 @@ class HTTP2(H2Protocol):
             self.stream_send,
             stream_id,
         )
+        if isinstance(stream, WebSocket):
+            stream.join(self._websockets)
         self.stream_buffers[stream_id] = BoundedStreamBuffer(
             self.context.event_class, link, self._carrier.note_progress
         )
@@ -467,7 +471,7 @@ class HTTP2(H2Protocol):
                 data = upload.take()
                 if data and stream is not None:
                     await stream.handle(Body(stream_id=stream_id, data=data))
-                if inbox.is_empty:  # there is no message in it, or nobody to receive one
+                if inbox.is_empty:  # there is no message in it, or it was received
                     self._uploads.received(stream_id)
             if stream is not None and upload.ended and not (upload.waiting or upload.told):
                 upload.told = True
@@ -483,10 +487,12 @@ class HTTP2(H2Protocol):
 
     def _received(self, stream_id: int) -> None:
         """Hear that an application has received all that it was handed."""
+        upload = self._uploads.get(stream_id)
+        if upload is not None and upload.feeding:
+            return  # `_feed` has more in its hand
         told = False
         with contextlib.suppress(h2.exceptions.ProtocolError):  # the stream is over meanwhile
             told = self._uploads.received(stream_id)
-        upload = self._uploads.get(stream_id)
         if upload is not None and (told or upload.waiting):
             self._feed_soon(stream_id, upload)
 

@@ -54,6 +54,7 @@ from flowstream.server.http2._reset_limit import ResetLimit
 from flowstream.server.http3._hypercorn_quic import H3Protocol
 from flowstream.server.http3._stream_upload import StreamUpload
 from flowstream.server.log._access_entry import LoggedExchange, keeps_access, log_unread
+from flowstream.server.websocket._message_memory import MessageMemory
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
 
 logger = logging.getLogger("flowstream.server")
@@ -111,6 +112,7 @@ class HTTP3(H3Protocol):
         # Not super().__init__: it would make aioquic's own HTTP/3.
         self._application, self.app = app, cast("Any", self._serve)
         self.config, self.context, self.task_group = config, context, task_group
+        self._websockets = MessageMemory()
         self.state, self.client, self.server = state, client, server
         self._quic, self.send = quic, send
         self.connection = _Frames(quic)
@@ -246,6 +248,8 @@ class HTTP3(H3Protocol):
             self.stream_send,
             stream_id,
         )
+        if isinstance(stream, WebSocket):
+            stream.join(self._websockets)
         self.streams[stream_id] = stream
         self._uploads[stream_id] = StreamUpload()
         await stream.handle(
@@ -291,8 +295,14 @@ class HTTP3(H3Protocol):
         try:
             while stream is not None and upload.waiting and not stream.closed:
                 data = upload.take()
-                self._waiting -= len(data)
-                await stream.handle(Body(stream_id=stream_id, data=data))
+                if isinstance(stream, HTTPStream):
+                    self._waiting -= len(data)
+                    await stream.handle(Body(stream_id=stream_id, data=data))
+                    continue
+                try:  # a WebSocket may wait for others with all of it in its hand
+                    await stream.handle(Body(stream_id=stream_id, data=data))
+                finally:
+                    self._waiting -= len(data)
             if upload.ended and isinstance(stream, HTTPStream):
                 await stream.handle(EndBody(stream_id=stream_id))
             elif upload.ended:

@@ -12,7 +12,7 @@ reasons: only there is what comes out of the decoder known, and wsproto's forget
 compressed when a ping comes between its frames, which RFC 6455 § 5.4 allows.
 
 `Pieces` keeps what has come of a message. It keeps text as UTF-8: characters would take up to four
-times as much.
+times as much. So does the inbox, until the application receives it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 
 _NONE = RsvBits(False, False, False)
 _TAIL = b"\x00\x00\xff\xff"  # what the sender leaves out at a message's end (RFC 7692 § 7.2.2)
+_SHORT = 1024  # a text of which it does not matter how many bytes a character takes
 _RESTARTS = 16  # final blocks in one message; RFC 7692 § 7.2.3.4 has an example with one
 
 # RFC 7692 § 7.1: what an offer may say, and how.
@@ -69,6 +70,10 @@ class MessageBound(PerMessageDeflate):
             return None
         accepted = super().accept(offer)
         return accepted if isinstance(accepted, str) else None
+
+    def close(self) -> None:
+        """Forget both windows: nothing more is read or sent."""
+        self._inflate = self._compressor = None
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
@@ -151,27 +156,37 @@ def _is_valid(offer: str) -> bool:
 
 
 class Pieces:
-    """What has come of one message, until all of it is there."""
+    """What has come of one message, until all of it is there.
 
-    __slots__ = ("_is_text", "_stored")
+    Attributes:
+        size: its bytes.
+    """
+
+    __slots__ = ("_is_text", "_stored", "size")
 
     def __init__(self) -> None:
         self._is_text = False
         self._stored: BytesIO | None = None
+        self.size = 0
 
     def add(self, event: Message[Any]) -> dict[str, Any] | None:
-        """Store a piece; return the ASGI message when it was the last one."""
+        """Store a piece; return the ASGI message when it was the last one.
+
+        Its text is still UTF-8 if as a `str` it would take more.
+        """
         data = event.data
         if event.message_finished and self._stored is None:
             if isinstance(event, TextMessage):
-                return {"type": "websocket.receive", "bytes": None, "text": data}
+                text = data if data.isascii() or len(data) < _SHORT else data.encode()
+                return {"type": "websocket.receive", "bytes": None, "text": text}
             return {"type": "websocket.receive", "bytes": bytes(data), "text": None}
         if self._stored is None:
             self._stored, self._is_text = BytesIO(), isinstance(event, TextMessage)
-        self._stored.write(data.encode() if isinstance(data, str) else data)
+        self.size += self._stored.write(data.encode() if isinstance(data, str) else data)
         if not event.message_finished:
             return None
-        whole, self._stored = self._stored.getvalue(), None
+        whole, self._stored, self.size = self._stored.getvalue(), None, 0
         if self._is_text:
-            return {"type": "websocket.receive", "bytes": None, "text": whole.decode()}
+            text = whole.decode() if len(whole) < _SHORT or whole.isascii() else whole
+            return {"type": "websocket.receive", "bytes": None, "text": text}
         return {"type": "websocket.receive", "bytes": whole, "text": None}

@@ -7,6 +7,9 @@ What is different from ``hypercorn.protocol.ws_stream.WSStream``, and why:
   goes on storing for as long as the client sends.
 * After a close of ours for a fault of the client's nothing more is read, and the connection ends
   (RFC 6455 § 7.1.7). Hypercorn leaves the end to the client.
+* What is kept of messages is bounded for all WebSockets of a connection (`MessageMemory`), and of
+  one: while its application has not received a long message, no other one is stored. Hypercorn
+  keeps ten that are complete.
 * A client may send before it is accepted, though RFC 6455 § 4.1 has it wait. Hypercorn answers
   400 to that, also when the application is answering or has answered: h11 refuses the second
   answer, and the traceback of it is the application's. Here the first answer counts.
@@ -28,7 +31,7 @@ from typing import Any
 
 import trio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import CloseConnection, Message, Ping
+from wsproto.events import CloseConnection, Message, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.handshake import WEBSOCKET_VERSION
 
@@ -44,15 +47,16 @@ from flowstream.server._hypercorn import (
     StreamEvent,
     WSStream,
 )
+from flowstream.server._inbox import Inbox, inbox_of
 from flowstream.server.log._access_entry import Logged
 from flowstream.server.websocket import _ws_handshake
 from flowstream.server.websocket._message_bound import MessageBound, Pieces
+from flowstream.server.websocket._message_memory import MemoryShare, MessageMemory
 
-# Compressed bytes that are taken at once: at most 1,032 times as many come out of them.
-_STEP = 1024
 # Decompressed bytes after which others run: a millisecond's work. A frame takes as long as so many.
 _TURN = 1 << 18
 _FRAME = 1 << 12
+_READABLE = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
 # Seconds that a client has to answer the application's close.
 CLOSE_TIMEOUT = 10.0
 
@@ -66,10 +70,16 @@ class WebSocket(WSStream):
         super().__init__(*arguments)
         self._bound = MessageBound(self.config.websocket_max_message_size)
         self._pieces = Pieces()
+        self._share = MemoryShare(MessageMemory())
+        self._is_reading = False
         self._is_failed = False  # we have closed it for a fault of the client's
         self._taken = 0  # bytes of messages since others ran, and frames
         self._gone: trio.Event | None = None  # once the application has closed it
         self._code = CloseReason.ABNORMAL_CLOSURE.value  # what the application is told
+
+    def join(self, memory: MessageMemory) -> None:
+        """Share the memory of a connection that has several."""
+        self._share = MemoryShare(memory)
 
     async def handle(self, event: StreamEvent) -> None:
         """Take what the client says."""
@@ -80,6 +90,8 @@ class WebSocket(WSStream):
             await super().handle(replace(event, headers=headers))
             if self.closed:  # refused: no application was asked
                 await self._leave()
+            elif inbox := inbox_of(self):
+                inbox.on_less = self._settle
         elif isinstance(event, (Body, Data)):
             if self.closed or self._is_failed:
                 return
@@ -89,13 +101,19 @@ class WebSocket(WSStream):
                 await super().handle(StreamClosed(stream_id=self.stream_id))
                 await self._send_error_response(400)
                 await self._leave()
+        elif isinstance(event, StreamClosed) and self.app_put is None:
+            self.closed = True  # its request was refused, or has never come
         elif isinstance(event, StreamClosed) and self.handshake.accepted:
             if not self.closed:
                 self.closed = True
                 if self._gone is not None:
                     self._gone.set()
-                assert self.app_put is not None  # it was asked, since it has accepted
-                await self.app_put({"type": "websocket.disconnect", "code": self._code})
+                self._bound.close()
+                self._share.close()
+                inbox = inbox_of(self)
+                assert inbox is not None  # its application was asked, since it has accepted
+                inbox.disconnect({"type": "websocket.disconnect", "code": self._code})
+                self._settle()
         else:
             await super().handle(event)
 
@@ -119,9 +137,13 @@ class WebSocket(WSStream):
 
     async def _accept(self, message: Any) -> None:
         self.state = ASGIWebsocketState.CONNECTED
+        if not self._share.may_compress:
+            self.handshake.extensions = None
         status, headers = _ws_handshake.answer(
             self.handshake, message.get("subprotocol"), message.get("headers", []), self._bound
         )
+        if self._bound.compresses:
+            self._share.compress()
         self.connection = Connection(ConnectionType.SERVER, [self._bound])
         await self.send(Response(stream_id=self.stream_id, status_code=status, headers=headers))
         await self.config.log.access(
@@ -131,14 +153,39 @@ class WebSocket(WSStream):
             self.task_group.spawn(self._send_pings)
 
     async def _take(self, data: bytes) -> None:
-        step = _STEP if self._bound.compresses else len(data)
-        for start in range(0, len(data), step):
-            if self.connection.state not in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
-                return  # what follows a close is not read (RFC 6455 § 5.5.1)
-            self.connection.receive_data(data[start : start + step])
-            await self._handle_events()
-            if self.closed or self._is_failed:
-                return
+        self._is_reading = True  # so that the permit is not given back in the middle of a step
+        try:
+            start = 0
+            # What follows a close is not read (RFC 6455 § 5.5.1).
+            while start < len(data) and self.connection.state in _READABLE:
+                coming = len(data) - start
+                step = self._share.step(self._kept, coming, compressed=self._bound.compresses)
+                if step:
+                    self.connection.receive_data(data[start : start + step])
+                    start += step
+                    await self._handle_events()
+                else:
+                    await self._share.wait()
+                if self.closed or self._is_failed:
+                    return
+        finally:
+            self._is_reading = False
+            self._settle()
+
+    @property
+    def _kept(self) -> int:
+        """Bytes of messages that the application has not received."""
+        inbox = inbox_of(self)
+        return self._pieces.size + (0 if inbox is None else inbox.size)
+
+    def _settle(self) -> None:
+        """Give back what is needed no more; called whenever less is kept."""
+        inbox = inbox_of(self)
+        if inbox is not None and inbox.is_over:
+            self._pieces = Pieces()  # nobody will receive it
+            self._share.stop_waiting()
+        if not self._is_reading:
+            self._share.settle(self._kept)
 
     async def _handle_events(self) -> None:
         for event in self.connection.events():
@@ -150,16 +197,39 @@ class WebSocket(WSStream):
                 if self.closed:
                     return
             if isinstance(event, Message):
-                self._taken += len(event.data)
-                whole = self._pieces.add(event)
-                if whole is not None:
-                    assert self.app_put is not None
-                    await self.app_put(whole)
+                await self._store(event)
+                if self.closed:
+                    return
             elif isinstance(event, Ping):
                 await self._send_wsproto_event(event.response())
             elif isinstance(event, CloseConnection):
                 await self._end(event)
                 return
+
+    async def _store(self, event: Message[Any]) -> None:
+        """Keep a piece of a message; hand the message over when it was the last one."""
+        inbox = inbox_of(self)
+        assert inbox is not None
+        if inbox.is_full:
+            await self._until_room(inbox, event)
+        if self.closed or inbox.is_over:
+            return
+        self._taken += len(event.data)
+        whole = self._pieces.add(event)
+        if whole is not None:
+            await inbox.put(whole)
+
+    async def _until_room(self, inbox: Inbox, event: Message[Any]) -> None:
+        """Wait until the application has received so much that a piece may be stored.
+
+        Others have the permit meanwhile, unless this one keeps too much.
+        """
+        size = len(event.data) * (4 if isinstance(event, TextMessage) else 1)
+        had_permit = self._share.has_permit
+        self._share.settle(self._kept + size)
+        await inbox.until_room()
+        if had_permit:  # more may come out of the step at hand than the share
+            await self._share.wait()
 
     async def _end(self, event: CloseConnection) -> None:
         state = self.connection.state
