@@ -58,7 +58,6 @@ class Inbox:
         "_default",
         "_disconnect",
         "_half_closed",
-        "_is_websocket",
         "_limit",
         "_messages",
         "_size",
@@ -73,7 +72,6 @@ class Inbox:
 
     def __init__(self, kind: str, limit: int, body_timeout: float = math.inf) -> None:
         self._default = _DISCONNECTS[kind]
-        self._is_websocket = kind == "websocket"
         self.scope: Any = None
         self.since: float = 0.0
         self.turn: Callable[[], Awaitable[None]] | None = None
@@ -95,8 +93,6 @@ class Inbox:
     async def put(self, message: Message) -> None:
         """Add a message; **wait** while there are too many, but not to add the disconnect.
 
-        A WebSocket's message of 64 KiB or more is waited for until it was received.
-
         What comes after the disconnect or after `close` is dropped.
         """
         if message["type"] == self._default["type"]:
@@ -116,9 +112,6 @@ class Inbox:
         if self._complete and self._half_closed:
             self.disconnect()
         self._change()
-        # A large message is taken before another one is put together.
-        while self._is_websocket and self._size >= _BYTES and not self._over:
-            await self._wait()
 
     def complete(self) -> None:
         """Add the end of a request that has no body."""
@@ -220,7 +213,7 @@ class Inbox:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is taken: the disconnect is here, or the application has returned."""
+        """Whether nothing more is taken: the disconnect is here, or the app has returned."""
         return self._closed or self._disconnect is not None
 
     async def _wait(self) -> None:

@@ -9,7 +9,8 @@ one client could have the server keep a gigabyte and more. So:
   application has received enough, or has returned.
 * The others wait for it in the order in which they came. Nothing fails: what they were sent is not
   read, and HTTP/2's windows stop the client. Messages within the share go on.
-* `COMPRESSING` of them may use deflate, whose two windows take 300 KiB. Others are accepted without.
+* `COMPRESSING` of them may use deflate, whose two windows take 300 KiB. Others are accepted
+  without it.
 
 The one that has the permit waits for its own client and its own application, and for nobody else.
 So it can't wait for one that waits for it. With HTTP/1.1 a connection has one WebSocket, and the
