@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "flowstream"
 # From the ground up. What is in no room of its own stands in the next larger one.
 ROOMS: dict[str, list[str]] = {
     "vocabulary": ["_lazy", "abc", "_errors", "_event", "_closing", "limits", "llm"],
+    "time and chance": ["_clock"],
     "policies": ["policies"],
     "encoders": ["encoders"],
     "decoders": ["decoders"],

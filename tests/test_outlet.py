@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
+from flowstream._clock import clock
 from flowstream._errors import EncodingError
 from flowstream._event import Event
 from flowstream.abc import Encoder, Judge, Policy, Verdict
@@ -19,7 +20,6 @@ from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
 from flowstream.limits import Buffer
 from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample
-from flowstream.tasks import _pace
 
 
 class Words(Encoder):
@@ -588,7 +588,7 @@ async def test_conflated_items_without_an_id_are_encoded_once():
 @pytest.mark.parametrize("policy", [Block(), DropOldest(), Conflate()])
 async def test_a_flooding_producer_lets_others_run_every_64_items(policy, monkeypatch):
     """With the stopwatch held still and room for all, others get one turn in 64 items."""
-    monkeypatch.setattr(_pace, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(clock, "perf_counter", lambda: 0.0)
     turns = await turns_of_another(Line(policy, items=6400), 6400, keys=6400)
     assert 99 <= turns <= 101  # Trio shuffles who runs first in a pass
 
@@ -596,7 +596,7 @@ async def test_a_flooding_producer_lets_others_run_every_64_items(policy, monkey
 @pytest.mark.parametrize("policy", [DropOldest(), DropNewest(), Conflate()])
 async def test_a_flood_that_is_dropped_lets_others_run_eight_times_as_often(policy, monkeypatch):
     """Items that go nowhere are in nobody's way."""
-    monkeypatch.setattr(_pace, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(clock, "perf_counter", lambda: 0.0)
     turns = await turns_of_another(Line(policy), 6400)
     assert 780 <= turns <= 810
 
@@ -604,14 +604,14 @@ async def test_a_flood_that_is_dropped_lets_others_run_eight_times_as_often(poli
 async def test_a_flooding_producer_of_slow_items_lets_others_run_every_millisecond(monkeypatch):
     """With 0.4 ms an item, others get a turn every third item."""
     ticks = itertools.count()
-    monkeypatch.setattr(_pace, "perf_counter", lambda: next(ticks) * 0.0004)
+    monkeypatch.setattr(clock, "perf_counter", lambda: next(ticks) * 0.0004)
     passes = await turns_of_another(Line(DropOldest(), items=300), 300)
     assert 75 <= passes <= 150
 
 
 async def test_a_flood_of_waiting_senders_lets_others_run_too(monkeypatch):
     """Items that get room in their turn count for the burst like the others."""
-    monkeypatch.setattr(_pace, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(clock, "perf_counter", lambda: 0.0)
     line = Line(Block(), items=1)
 
     async def write() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowstream.tasks import _pace
+from flowstream._clock import clock
 from flowstream.tasks._pace import Pace
 
 
@@ -14,7 +14,7 @@ class Loop:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         self.looks = 0
-        monkeypatch.setattr(_pace, "perf_counter", self.read)
+        monkeypatch.setattr(clock, "perf_counter", self.read)
         self.pace = Pace()
         self.look = self.pace.resume()
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import enum
 import math
-import random
 from dataclasses import dataclass
 
+from flowstream._clock import chance
 from flowstream.limits import Limits
 
 
@@ -95,4 +95,4 @@ class Deadlines:
         together do not beat together.
         """
         if self._heartbeat is not None:
-            self._pause = self._heartbeat * random.uniform(0.8, 1.0)
+            self._pause = self._heartbeat * chance.uniform(0.8, 1.0)

@@ -24,13 +24,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import trio
 
+from flowstream._clock import chance, clock
 from flowstream._closing import CloseReason, StreamReport
 from flowstream.abc import Policy
 from flowstream.asgi._carrier import carrier_of, entry_of
@@ -88,8 +88,8 @@ class Stream:
         self._head = head_of(scope)
         self._cut = cut_of(scope)
         self._path = printable(scope.get("path", ""))
-        self._start = trio.current_time()
-        self._epoch = os.urandom(4).hex()
+        self._start = clock.current_time()
+        self._epoch = chance.token_hex(4)
         self._encoder = plan.encoder.start()
         # A feed numbers its events itself.
         numbered = self._encoder.automatic_ids and not plan.is_feed
@@ -348,7 +348,7 @@ class Stream:
         if self._final is not None:
             return self._final
         self._supply.tally()
-        writer, now = self._writer, trio.current_time()
+        writer, now = self._writer, clock.current_time()
         buffer = self._buffer.statistics()
         since = None if writer is None else writer.sending_since
         sending_for = 0.0 if since is None else now - since
@@ -412,7 +412,7 @@ class Stream:
             again = self._start
             while True:
                 await trio.sleep_until(again)
-                again = self._look(trio.current_time())
+                again = self._look(clock.current_time())
         finally:
             # Cancelled from outside, while the writer may be stuck in a shielded send and
             # the producer is shielded by us: nobody else would tell them.

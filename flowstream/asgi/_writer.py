@@ -7,13 +7,13 @@ is no timer; a lone event leaves at once, and batches come from load.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from itertools import groupby
 from typing import Any, Protocol
 
 import trio
 
+from flowstream._clock import chance, clock
 from flowstream.abc import Encoder
 from flowstream.asgi._compression import Gzip
 from flowstream.asgi._direct_write import DirectWrite
@@ -116,7 +116,7 @@ class Writer:
         self.heartbeats = 0
         self.unsent = 0
         self.first_item: float | None = None
-        self.last_write = trio.current_time()
+        self.last_write = clock.current_time()
         self.sending_since: float | None = None
         self.longest_wait = 0.0
 
@@ -331,10 +331,10 @@ class Writer:
 
     async def _put(self, message: Message) -> float:
         """Send `message`, and return how many seconds that took."""
-        self.sending_since = started = trio.current_time()
+        self.sending_since = started = clock.current_time()
         await self._send(message)
         self.sending_since = None
-        self.last_write = now = trio.current_time()
+        self.last_write = now = clock.current_time()
         waited = now - started
         self.longest_wait = max(self.longest_wait, waited)
         return waited
@@ -347,4 +347,4 @@ def jittered(retry: int | None) -> int:
     at once, too.
     """
     base = _DEFAULT_RETRY if retry is None else retry
-    return round(base * random.uniform(0.5, 1.5))
+    return round(base * chance.uniform(0.5, 1.5))

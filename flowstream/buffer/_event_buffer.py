@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import trio
 
+from flowstream._clock import clock
 from flowstream.abc import Policy
 from flowstream.buffer._keyed_queue import KeyedQueue
 from flowstream.buffer._ordered_queue import OrderedQueue
@@ -92,7 +93,7 @@ class EventBuffer:
     __slots__ = ("_bounds", "_warned", "filled", "finished", "prefix", "queue", "room")
 
     def __init__(self, bounds: Buffer, policy: Policy, prefix: str | None = None) -> None:
-        self.queue: Queue = open_queue(bounds, policy, trio.current_time, prefix)
+        self.queue: Queue = open_queue(bounds, policy, clock.current_time, prefix)
         self.prefix: str | None = prefix
         self.filled: Doorbell = Doorbell()
         self.room: Doorbell = Doorbell()

@@ -14,11 +14,11 @@ model's is around them. Here is the grammar. It keeps two promises, whatever com
 from __future__ import annotations
 
 import abc
-import secrets
 from typing import Any, Literal
 
 import msgspec
 
+from flowstream._clock import chance
 from flowstream.encoders._answer_encoder import AnswerEncoder, AnswerStream, to_json
 from flowstream.llm import ToolCall
 
@@ -103,7 +103,7 @@ class PartsStream(AnswerStream):
 
     def __init__(self, format: AnswerEncoder) -> None:
         super().__init__(format)
-        self._prefix = secrets.token_hex(4)  # a page shows answers of several streams
+        self._prefix = chance.token_hex(4)  # a page shows answers of several streams
         self._count = 0
         self._kind: PartKind | None = None  # what may go on as it is
         self._head = b""  # and what a piece of it begins with

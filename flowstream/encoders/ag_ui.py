@@ -8,10 +8,10 @@ open, and one with a call that is not whole does: the client makes the calls tha
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
+from flowstream._clock import chance
 from flowstream._event import check_field
 from flowstream.encoders._answer_encoder import AnswerEncoder, AnswerStream, to_json
 from flowstream.encoders._json import BigIntegers, Encode
@@ -135,8 +135,8 @@ class _Run(PartsStream):
     def __init__(self, format: AGUI) -> None:
         super().__init__(format)
         self._ids = {
-            "threadId": format.thread_id or str(uuid.uuid4()),
-            "runId": format.run_id or str(uuid.uuid4()),
+            "threadId": format.thread_id or str(chance.uuid4()),
+            "runId": format.run_id or str(chance.uuid4()),
         }
         self._message: str | None = None  # the turn's last text, which its calls belong to
         self._flawed = False  # a call was left open

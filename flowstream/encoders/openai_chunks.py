@@ -10,10 +10,9 @@ it looks like any other. So a gap is an ``error``, which clients do look for, an
 
 from __future__ import annotations
 
-import secrets
-import time
 from typing import Any, Final
 
+from flowstream._clock import chance, clock
 from flowstream.encoders._answer_encoder import AnswerEncoder, AnswerStream, to_json
 from flowstream.encoders._json import Encode
 from flowstream.llm import FinishReason, ToolCall
@@ -89,9 +88,9 @@ class _Chunks(AnswerStream):
     def __init__(self, format: OpenAIChunks) -> None:
         super().__init__(format)
         common = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "id": f"chatcmpl-{chance.token_hex(12)}",
             "object": "chat.completion.chunk",
-            "created": int(time.time()),
+            "created": int(clock.wall_time()),
             "model": format.model,
         }
         self._head = b"data: " + to_json(common)[:-1] + b',"choices":['

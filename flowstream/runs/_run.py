@@ -10,8 +10,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
-import trio
-
+from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._event import Where
 from flowstream.abc import Encoder, Policy
@@ -85,7 +84,7 @@ class Run(Feed):
         self._production = Production(
             name, source, self._publisher, cleanup_timeout, lambda: ended(self)
         )
-        self._started = self._left = trio.current_time()
+        self._started = self._left = clock.current_time()
         self._timer: Timer | None = None
 
     # -- what an app asks ------------------------------------------------------------------
@@ -149,7 +148,7 @@ class Run(Feed):
 
     def statistics(self) -> RunStatistics:
         """Return how it is doing."""
-        history, now = self._publisher.history, trio.current_time()
+        history, now = self._publisher.history, clock.current_time()
         history.trim()
         return RunStatistics(
             key=self._key,
@@ -189,7 +188,7 @@ class Run(Feed):
         self._await_somebody()
 
     def _changed(self, event: str) -> None:
-        self._left = trio.current_time()
+        self._left = clock.current_time()
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
@@ -198,7 +197,7 @@ class Run(Feed):
 
     def _await_somebody(self) -> None:
         if self.reason is None and self._grace < math.inf:
-            self._timer = start_timer(trio.current_time() + self._grace, self._give_up)
+            self._timer = start_timer(clock.current_time() + self._grace, self._give_up)
 
     def _give_up(self, now: float) -> float:
         if self.reason is None and not self.attached:

@@ -38,6 +38,7 @@ from typing import Any
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import NotFoundError, PublicError, SourceError
 from flowstream.limits import check_count, check_positive
@@ -277,7 +278,7 @@ class Runs(Feeds):
         if run.reason not in _KEPT:
             self._forget(run)
             return
-        self._kept[run] = now = trio.current_time()
+        self._kept[run] = now = clock.current_time()
         if len(self._kept) > self._max_kept:
             self._forget(next(iter(self._kept)))
         if self._timer is None:

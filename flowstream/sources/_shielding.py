@@ -44,6 +44,7 @@ from typing import Any
 import outcome
 import trio
 
+from flowstream._clock import clock
 from flowstream.limits import Limits
 from flowstream.sources import _await_chain
 
@@ -64,7 +65,7 @@ class _Cleanup:
 
     def deadline(self) -> float:
         """Return until when one may clean up who hears just now that it is cancelled."""
-        deadline = trio.current_time() + self.timeout
+        deadline = clock.current_time() + self.timeout
         if not self.is_over():
             return deadline
         self._deadline = min(self._deadline, deadline)

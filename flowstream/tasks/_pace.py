@@ -10,7 +10,7 @@ pass before it is noticed that they have become slow.
 
 from __future__ import annotations
 
-from time import perf_counter
+from flowstream._clock import clock
 
 _BURST_ITEMS = 64
 _BURST_SECONDS = 0.001
@@ -35,7 +35,7 @@ class Pace:
         Returns:
             The count at which to look again; 0 if it is time to let others run.
         """
-        now = perf_counter()
+        now = clock.perf_counter()
         if count >= _BURST_ITEMS:
             return 0
         if now >= self._until:
@@ -47,6 +47,6 @@ class Pace:
 
     def resume(self) -> int:
         """Begin a burst after a pause; return the count at which to look first."""
-        self._last = perf_counter()
+        self._last = clock.perf_counter()
         self._until = self._last + _BURST_SECONDS
         return _STRIDE if self._quick else 1

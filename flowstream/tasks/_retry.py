@@ -8,14 +8,10 @@ would otherwise all come back to it at the same moment, again and again.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from flowstream._clock import chance
 from flowstream.limits import check_positive
-
-# Draws a number from 0 to 1. Tests put another one here.
-draw: Callable[[], float] = random.random
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ class Backoff:
         """Count a failure of a try that lasted so many seconds; return the seconds to wait."""
         if lasted >= self._retry.longest:
             self.failures, self._ceiling = 0, self._retry.first
-        wait = draw() * self._ceiling
+        wait = chance.uniform(0, self._ceiling)
         self.failures += 1
         self._ceiling = min(2 * self._ceiling, self._retry.longest)
         return wait

@@ -15,6 +15,7 @@ from itertools import count
 
 import trio
 
+from flowstream._clock import clock
 from flowstream.tasks._failure import passes
 
 logger = logging.getLogger("flowstream")
@@ -102,7 +103,7 @@ class _Timers:
 
     async def _look_at_what_is_due(self) -> None:
         looks = 0
-        while self._heap and self._heap[0][0] <= (now := trio.current_time()):
+        while self._heap and self._heap[0][0] <= (now := clock.current_time()):
             timer = heapq.heappop(self._heap)[2]
             look = timer.look
             if look is None:

@@ -16,8 +16,10 @@ on a TCP connection without any buffer::
 
 Nothing here looks at a real clock and no task outlives its context manager, so under
 trio's `MockClock` a test costs no time, however long its stream, and its bytes and times
-are exact. What remains open is the order of tasks that are ready in the same instant, which
-Trio shuffles on purpose: `wait_blocked` and `trio.testing.wait_all_tasks_blocked` settle it.
+are exact. What remains open is chance: the ids of events, jitter, and the order of tasks that are
+ready in the same instant, which Trio shuffles on purpose. `wait_blocked` and
+`trio.testing.wait_all_tasks_blocked` settle that order, and `simulated` has all of it follow from
+a seed.
 
 The client is also the sterner half of a server. It keeps the rules that Hypercorn keeps
 (``send`` after a disconnect returns in silence; the disconnect queues behind the request's
@@ -29,6 +31,7 @@ the context manager even if the app swallowed it.
 from flowstream.testing._client import ClientStatistics, EndOfBody, StreamClient
 from flowstream.testing._contract import Headers
 from flowstream.testing._opening import CollectedResponse, collect, open_stream
+from flowstream.testing._simulation import simulated
 from flowstream.testing._test_lifespan import open_lifespan
 
 __all__ = [
@@ -40,4 +43,5 @@ __all__ = [
     "collect",
     "open_lifespan",
     "open_stream",
+    "simulated",
 ]

@@ -20,11 +20,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from time import perf_counter
 from typing import Any
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._errors import unencodable
 from flowstream.abc import Encoder
 from flowstream.buffer._queue import Outcome
@@ -129,10 +129,10 @@ class Fanout:
 
     def touch(self) -> None:
         """Count as changed now."""
-        self.last_change = trio.current_time()
+        self.last_change = clock.current_time()
 
     def _note_change(self, event: str) -> None:
-        self.last_change = trio.current_time()
+        self.last_change = clock.current_time()
         self._changed(event)
 
     def full(self, size: int) -> bool:
@@ -249,7 +249,7 @@ class Fanout:
         number = batch[-1].number
         left = _STRIDE  # deliveries until the next look at the clock
         count = 0
-        until = perf_counter() + _BURST_SECONDS
+        until = clock.perf_counter() + _BURST_SECONDS
         for group in list(self.groups.values()):
             members = group.roster
             chunk = b""
@@ -286,10 +286,10 @@ class Fanout:
                 if not left:
                     left = _STRIDE
                     count += _STRIDE
-                    if count >= _BURST_DELIVERIES or perf_counter() >= until:
+                    if count >= _BURST_DELIVERIES or clock.perf_counter() >= until:
                         yield
                         count = 0
-                        until = perf_counter() + _BURST_SECONDS
+                        until = clock.perf_counter() + _BURST_SECONDS
             self.direct += (len(members) - handed) * len(batch)
 
     def _round(self, group: Group, batch: list[Published], frames: list[Any]) -> Round:
@@ -298,7 +298,7 @@ class Fanout:
         if not group.shared:
             for member in group.members:  # one, with names of its own for ids perhaps
                 id = member.named(id)
-        return Round(batch[-1].number, id, size, trio.current_time())
+        return Round(batch[-1].number, id, size, clock.current_time())
 
     def _chunk(self, frames: list[bytes]) -> bytes:
         """Return what is written to a connection that can be written to (RFC 9112 § 7.1)."""
@@ -389,7 +389,7 @@ class Fanout:
                 continue
             if outcome is Outcome.WAIT and member.timeout is not None:
                 left = list(zip(batch, frames, strict=True))[place:]
-                deadline = trio.current_time() + member.timeout
+                deadline = clock.current_time() + member.timeout
                 self._stuck.append(_Stuck(member, left, deadline))
             else:
                 member.subscriber.give_up()

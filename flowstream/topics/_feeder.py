@@ -21,6 +21,7 @@ from typing import Any
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._errors import EncodingError
 from flowstream._event import Event, copied
 from flowstream.buffer._event_buffer import BufferStatistics
@@ -151,7 +152,7 @@ class Feeder:
 
     async def _try(self, source: Source) -> float:
         """Run `source` to its end; return the seconds that took."""
-        began = trio.current_time()
+        began = clock.current_time()
         self._scope = scope = trio.CancelScope(shield=True)
         try:
             await run_to_end(
@@ -164,7 +165,7 @@ class Feeder:
             )
         finally:
             self._scope = None
-        return trio.current_time() - began
+        return clock.current_time() - began
 
     async def _discard(self) -> None:
         with trio.move_on_after(self._cleanup_timeout, shield=True):
@@ -225,17 +226,17 @@ class Feeder:
         self._bad_items += 1
         self._counts.bad_items += 1
         if self._bad_items == 1:
-            self._bad_told = trio.current_time()
+            self._bad_told = clock.current_time()
             logger.error("%s made a bad item; it is left out", self.name, exc_info=error)
             return
         self._bad_untold += 1
-        if trio.current_time() >= self._bad_told + _BAD_ITEMS_EVERY:
+        if clock.current_time() >= self._bad_told + _BAD_ITEMS_EVERY:
             self._tell_bad_items(f" (the last: {_line(error)})")
 
     def _tell_bad_items(self, last: str = "") -> None:
         if self._bad_untold:
             logger.error("%s made %d more bad items%s", self.name, self._bad_untold, last)
-            self._bad_untold, self._bad_told = 0, trio.current_time()
+            self._bad_untold, self._bad_told = 0, clock.current_time()
 
     def _statistics(self) -> BufferStatistics:
         """Return what the topic keeps, which is what the source fills."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from flowstream._clock import chance
 from flowstream._closing import FINAL_ID
 from flowstream._event import Event, copied
 from flowstream.abc import Encoder
@@ -150,7 +150,7 @@ class History:
         self._own_ids: dict[str, int] = {}
         self._repeats: dict[str, deque[int]] = {}  # further events with the same id
         self._size = 0
-        self.epoch: str = secrets.token_hex(4)
+        self.epoch: str = chance.token_hex(4)
         self.first: int = 1
         self.head: int = 0
         self.delivered: int = 0

@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from flowstream._clock import clock
 from flowstream.abc import Encoder
 from flowstream.buffer._event_buffer import Doorbell, EventBuffer
 from flowstream.buffer._queue import Queue
@@ -204,7 +205,7 @@ class Readers:
         """
         since: dict[Member, tuple[int, float]] = {}
         while lacking := self.lacking(size):
-            now = trio.current_time()
+            now = clock.current_time()
             for member in lacking:
                 if member not in since or since[member][0] != member.number:
                     since[member] = member.number, now

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import outside_event_loop, unencodable
 from flowstream._event import Event
@@ -52,7 +53,7 @@ class Publisher:
 
     def __init__(self, name: str, replay: Replay, changed: Callable[[str], None]) -> None:
         self._name = name
-        self.history: History = History(replay, trio.current_time)
+        self.history: History = History(replay, clock.current_time)
         self.fanout: Fanout = Fanout(self.history, changed)
         self.snapshots: Snapshots | None = None
         self.published: int = 0

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import SourceError
 from flowstream._event import Event, Where
@@ -378,7 +379,7 @@ class Topic(Feed):
     @property
     def idle_for(self) -> float:
         """Seconds since the last event, or since somebody came or left."""
-        return trio.current_time() - max(
+        return clock.current_time() - max(
             self._publisher.last_publish, self._publisher.fanout.last_change
         )
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import FlowstreamError, PublicError
 from flowstream.abc import Encoder
@@ -253,7 +254,7 @@ class Topics(Feeds):
             raise TypeError(f"factory must return a Topic, not {type(topic).__name__}")
         topic.touch()
         if self._timer is None:
-            self._timer = start_timer(trio.current_time() + self._idle / _LOOKS, self._look)
+            self._timer = start_timer(clock.current_time() + self._idle / _LOOKS, self._look)
         return topic
 
     def _check_name(self, name: str) -> None:

@@ -21,6 +21,7 @@ from flowstream import (
     sse,
     stream,
 )
+from flowstream._clock import chance
 from flowstream.asgi._deadlines import Activity, Deadlines, Due
 from flowstream.testing import open_stream
 
@@ -94,7 +95,7 @@ async def test_no_heartbeat_while_a_write_is_under_way(autojump_clock):
 
 async def test_an_item_at_the_very_tick_of_a_heartbeat_wins(monkeypatch, autojump_clock):
     """A heartbeat that came due together with an item is not sent after it."""
-    monkeypatch.setattr("flowstream.asgi._deadlines.random.uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(chance, "uniform", lambda low, high: high)
 
     async def produce(out):
         while True:

@@ -11,10 +11,10 @@ from quart_trio import QuartTrio
 from trio.testing import wait_all_tasks_blocked
 
 from flowstream import Event, Retry, SourceError, Topic, Topics, sse
+from flowstream._clock import chance
 from flowstream.quart import Flowstream
 from flowstream.sources import batched, throttle, with_timeout
 from flowstream.starlette import lifespan
-from flowstream.tasks import _retry as retry_module
 from flowstream.testing import open_lifespan, open_stream
 
 
@@ -28,7 +28,7 @@ async def flow():
 @pytest.fixture(autouse=True)
 def whole_waits(monkeypatch):
     """Have each wait be as long as it may be."""
-    monkeypatch.setattr(retry_module, "draw", lambda: 1.0)
+    monkeypatch.setattr(chance, "uniform", lambda low, high: high)
 
 
 class Flaky:
@@ -72,7 +72,7 @@ async def test_a_failure_begins_anew_after_a_wait_that_doubles(flow, autojump_cl
 async def test_waits_are_a_random_part(flow, autojump_clock, monkeypatch):
     """Servers that lost the same database don't come back at the same moment."""
     parts = iter([0.5, 0.25, 0.0, 1.0])
-    monkeypatch.setattr(retry_module, "draw", lambda: next(parts))
+    monkeypatch.setattr(chance, "uniform", lambda low, high: low + next(parts) * (high - low))
     source = Flaky()
     Topic("jobs").publish_from(source, retry=Retry(first=8, longest=64))
     await trio.sleep(20)

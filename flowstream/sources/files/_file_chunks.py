@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
 
+from flowstream._clock import clock
 from flowstream._errors import PublicError
 from flowstream.buffer._outlet import Outlet
 from flowstream.sources._source import Source
@@ -147,7 +147,7 @@ def file_chunks(
         range, if_range = _asked(request)
     fd, seen = open_regular(path)
     os.close(fd)
-    validators = _validators(seen, time.time())
+    validators = _validators(seen, clock.file_time_ns() / 1e9)
     part = asked_range(range, seen.st_size)
     if part is not None and if_range is not None and not _holds(if_range, validators):
         part = None

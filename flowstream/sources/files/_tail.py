@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from flowstream._clock import clock
 from flowstream._errors import NotFoundError, PublicError
 from flowstream.sources.files._file_position import MARK, FilePosition, LineCounter
 from flowstream.sources.files._regular_file import Path, forbidden, open_regular
@@ -226,7 +226,7 @@ class Tail:
                 return
             file = _File(*open_regular(self._path))
         except (FileNotFoundError, NotADirectoryError, NotFoundError):
-            self._absent_at = self._absent_at or time.time_ns()
+            self._absent_at = self._absent_at or clock.file_time_ns()
             return
         except (PublicError, PermissionError) as error:
             self._refusals += 1

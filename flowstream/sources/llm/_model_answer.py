@@ -22,7 +22,6 @@ import abc
 import contextlib
 import logging
 import math
-import random
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -37,6 +36,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import trio
 
+from flowstream._clock import chance, clock
 from flowstream._errors import DecodingError, PublicError
 from flowstream.buffer._outlet import Outlet
 from flowstream.decoders import ServerSentEvent
@@ -197,7 +197,7 @@ class ModelAnswer(Source):
         reader = self._reader()
         ration = Ration()
         stream: Any = None
-        with trio.CancelScope(deadline=trio.current_time() + self._first_timeout) as patience:
+        with trio.CancelScope(deadline=clock.current_time() + self._first_timeout) as patience:
             with ration.for_requests():
                 stream = await self._ask(patience.deadline)
             body = _Body(stream, self._sdk, reader, ration)
@@ -233,7 +233,7 @@ class ModelAnswer(Source):
                 delay = next(delays, math.inf) if failure.retryable else math.inf
                 if delay < math.inf and failure.retry_after is not None:
                     delay = failure.retry_after
-                if delay > _LONGEST_RETRY_DELAY or trio.current_time() + delay >= deadline:
+                if delay > _LONGEST_RETRY_DELAY or clock.current_time() + delay >= deadline:
                     raise failure from error
                 logger.info("a model's server failed, is asked again in %.1f s: %s", delay, error)
             await trio.sleep(delay)
@@ -263,10 +263,10 @@ class ModelAnswer(Source):
                     raise reader.failure
             if sent:
                 reader.begun = True
-                patience.deadline = trio.current_time() + self._token_timeout
+                patience.deadline = clock.current_time() + self._token_timeout
             if reader.reason is not None:
-                patience.deadline = min(patience.deadline, trio.current_time() + _AFTERWORD)
-        patience.deadline = trio.current_time() + _END
+                patience.deadline = min(patience.deadline, clock.current_time() + _AFTERWORD)
+        patience.deadline = clock.current_time() + _END
         with contextlib.suppress(PublicError):
             while await body.receive() is not None:
                 pass
@@ -384,7 +384,7 @@ def _retry_delays(retries: int) -> Iterator[float]:
     """Give the seconds to wait before each retry, which are random in part."""
     delay = _RETRY_DELAY
     for _ in range(retries):
-        yield delay * random.uniform(0.75, 1)
+        yield delay * chance.uniform(0.75, 1)
         delay = min(delay * 2, _LONGEST_RETRY_DELAY)
 
 

@@ -28,11 +28,11 @@ import email.utils
 import json
 import math
 import re
-import time
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from flowstream._clock import clock
 from flowstream._errors import PublicError, UpstreamError
 
 # The types and codes of errors in the middle of a stream, as `_plain` has them: small letters, and
@@ -125,7 +125,9 @@ def failure_of(error: Any, sdk: ModuleType) -> PublicError | None:
     """
     if isinstance(error, sdk.APIStatusError) and error.status_code >= 400:
         headers: Mapping[str, str] = error.response.headers
-        return failure_of_status(error.status_code, error.body, retry_after(headers, time.time()))
+        return failure_of_status(
+            error.status_code, error.body, retry_after(headers, clock.wall_time())
+        )
     if isinstance(error, sdk.APITimeoutError):
         return timed_out()
     if isinstance(error, sdk.APIConnectionError):

@@ -21,6 +21,8 @@ import subprocess
 
 import trio
 
+from flowstream._clock import clock
+
 logger = logging.getLogger("flowstream")
 
 _READ_SIZE = 64 * 1024
@@ -127,15 +129,15 @@ class Program:
             Its status, negative for that of a signal; None if not even that has ended it.
         """
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + grace):
+            with trio.CancelScope(shield=True, deadline=clock.current_time() + grace):
                 self._signal(signal.SIGTERM)
                 await self._ended()
                 if not self._given_up:
                     await self._gone()
             self.kill()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _REAP_SECONDS):
+            with trio.CancelScope(shield=True, deadline=clock.current_time() + _REAP_SECONDS):
                 await self._ended()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _KILLED_SECONDS):
+            with trio.CancelScope(shield=True, deadline=clock.current_time() + _KILLED_SECONDS):
                 await self._gone()  # not at once; and never what began a session of its own
         finally:
             code = self._process.poll()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from psycopg import Connection, Rollback, ServerCursor
 from psycopg.rows import TupleRow, tuple_row
 
+from flowstream._clock import clock
 from flowstream.sources.rows._postgres_connection import connect, interrupt, told_to_the_client
 from flowstream.sources.rows._postgres_values import is_loading_failure, keep_as_text, rows_as_sent
 from flowstream.sources.rows._rows import BATCH_BYTES, Batch, Params, QueryCursor
@@ -63,14 +63,14 @@ class PostgresCursor(QueryCursor):
         """Fetch as many rows as come in a reasonable time."""
         assert self._cursor is not None
         size = min(self._size, batch.size)
-        started = time.monotonic()
+        started = clock.perf_counter()
         rows: list[TupleRow] = []
         try:
             with told_to_the_client():
                 _fetch_into(rows, self._cursor, size)
         finally:
             batch.rows.extend(rows)
-        taken = time.monotonic() - started
+        taken = clock.perf_counter() - started
         batch.last = len(rows) < size
         if taken < _QUICK:
             self._size = size * _GROWTH

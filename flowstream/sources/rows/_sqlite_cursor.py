@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
+from flowstream._clock import clock
 from flowstream._errors import NotFoundError, SourceError, UpstreamError
 from flowstream.sources.rows._rows import BATCH_BYTES, Batch, Params, QueryCursor
 
@@ -125,12 +125,12 @@ class SQLiteCursor(QueryCursor):
 
     def _execute(self, cursor: sqlite3.Cursor) -> None:
         """Run the query to its first row; wait while others write, if the database is ours."""
-        until = time.monotonic() + _BUSY_SECONDS
+        until = clock.monotonic() + _BUSY_SECONDS
         while True:
             try:
                 cursor.execute(self._sql, self._params)
             except sqlite3.OperationalError as error:
-                waits = self._path is not None and time.monotonic() < until
+                waits = self._path is not None and clock.monotonic() < until
                 if not (_is_busy(error) and waits and not self._interrupted):
                     raise _public(error) from error
             else:

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._event import Event
 from flowstream.buffer._outlet import Outlet
 from flowstream.limits import check_count, check_positive
@@ -143,7 +144,7 @@ class _Batcher:
 
     def _append(self, item: Any) -> None:
         if not self._items:
-            self._type, self._since = _type_of(item), trio.current_time()
+            self._type, self._since = _type_of(item), clock.current_time()
             self._begun.set()
         self._items.append(item)
 

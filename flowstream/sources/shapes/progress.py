@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
-import trio
 
+from flowstream._clock import clock
 from flowstream._event import Event
 from flowstream.buffer._outlet import Outlet
 from flowstream.limits import check_positive
@@ -137,7 +137,7 @@ class _Meter:
     def __init__(self, total: float | None, key: Hashable) -> None:
         self._total = total
         self._key = key
-        self._start = self._told = trio.current_time()
+        self._start = self._told = clock.current_time()
         self._items = 0
         self._id: str | None = None
 
@@ -149,11 +149,11 @@ class _Meter:
 
     def is_due(self, every: float) -> bool:
         """Return whether it is time to tell."""
-        return trio.current_time() - self._told >= every
+        return clock.current_time() - self._told >= every
 
     def event(self, *, essential: bool = False) -> Event:
         """Return what is to be told now."""
-        self._told = now = trio.current_time()
+        self._told = now = clock.current_time()
         items, total, seconds = self._items, self._total, now - self._start
         rate = items / seconds if seconds else None
         left = None if total is None else max(total - items, 0)

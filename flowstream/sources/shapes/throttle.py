@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from flowstream._clock import clock
 from flowstream.buffer._outlet import Outlet
 from flowstream.limits import check_count, check_positive
 from flowstream.sources._relay import Relay
@@ -53,16 +54,16 @@ class _Throttled(Wrapper):
         turns = _Turns(self._interval, self._tolerance)
 
         async def send(item: Any) -> None:
-            at = turns.take(trio.current_time())
-            if at > trio.current_time():
+            at = turns.take(clock.current_time())
+            if at > clock.current_time():
                 await trio.sleep_until(at)
             await out.send(item)
 
         def send_nowait(item: Any) -> None:
-            if not turns.is_free(trio.current_time()):
+            if not turns.is_free(clock.current_time()):
                 raise trio.WouldBlock
             out.send_nowait(item)
-            turns.take(trio.current_time())
+            turns.take(clock.current_time())
 
         await self._inner.run(Relay(send, out.statistics, send_nowait, out.reject))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._errors import UpstreamError
 from flowstream.buffer._outlet import Outlet
 from flowstream.limits import check_positive
@@ -92,7 +93,7 @@ class _Watch:
     def __init__(self, first: float, between: float) -> None:
         self._between = between
         self._allowed = first
-        self._since = trio.current_time()
+        self._since = clock.current_time()
         self._sending = 0  # tasks of the producer that are in `send`
         self._looks_at = math.inf  # when it will look at the clock by itself
         self._moved = trio.Event()
@@ -104,7 +105,7 @@ class _Watch:
     def go_on(self) -> None:
         """Begin anew, unless another item is on its way."""
         self._sending -= 1
-        self._allowed, self._since = self._between, trio.current_time()
+        self._allowed, self._since = self._between, clock.current_time()
         if not self._sending and self._since + self._between < self._looks_at:
             self._moved.set()
 
@@ -116,7 +117,7 @@ class _Watch:
         """
         while True:
             due = math.inf if self._sending else self._since + self._allowed
-            if due <= trio.current_time():
+            if due <= clock.current_time():
                 # If the client has gone at the same time, that is what ends the stream.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 message = f"Nothing has come for {self._allowed:g} s."

@@ -37,6 +37,7 @@ from typing import Any, TypeVar, cast
 
 import trio
 
+from flowstream._clock import clock
 from flowstream.tasks._failure import passes
 from flowstream.tasks._timers import Timer, start_timer
 
@@ -226,7 +227,7 @@ class Pool:
         """Return how it is doing."""
         self._look()  # an app may have changed the limiter
         limiter = self.limiter.statistics()
-        since, now = self._full_since, trio.current_time()
+        since, now = self._full_since, clock.current_time()
         exhausted = 0.0 if since is None else now - since
         return ThreadPoolStatistics(
             limit=limiter.total_tokens,
@@ -242,10 +243,10 @@ class Pool:
         full = self.limiter.available_tokens <= 0
         since = self._full_since
         if full and since is None:
-            self._full_since = trio.current_time()
+            self._full_since = clock.current_time()
         elif not full and since is not None:
             self._full_since = None
-            self._become_free(trio.current_time() - since)
+            self._become_free(clock.current_time() - since)
         if self._timer is not None and not self.limiter.statistics().tasks_waiting:
             self._timer.stop()
             self._timer = None
@@ -262,7 +263,7 @@ class Pool:
         """Have it logged if the wait that begins now is long."""
         self._look()
         if self._timer is None:
-            at = max(trio.current_time() + _PATIENCE, self._logged_at + _LOG_EVERY)
+            at = max(clock.current_time() + _PATIENCE, self._logged_at + _LOG_EVERY)
             self._timer = start_timer(at, self._tell)
 
     def _tell(self, now: float) -> float:

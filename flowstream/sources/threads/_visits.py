@@ -29,6 +29,7 @@ from typing import Any
 import outcome
 import trio
 
+from flowstream._clock import clock
 from flowstream.sources.threads._pools import Seat, pools
 from flowstream.tasks._timers import start_timer
 
@@ -85,7 +86,7 @@ class Visit:
 
         Without a cancel scope, whose end could hide that of the stream (see `_shielding.py`).
         """
-        timer = start_timer(trio.current_time() + seconds, self._ripen)
+        timer = start_timer(clock.current_time() + seconds, self._ripen)
         try:
             await self._ripe.wait()
         finally:
