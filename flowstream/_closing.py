@@ -1,7 +1,7 @@
 """How a stream ends: one closed set of reasons, one report.
 
-The reason is the same word on the wire, in the log and as a metric's label, so that a
-question asked of one can be answered from another.
+The wire, the log and a metric's label use the same word for a reason, so that you can find in one
+what you saw in another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CloseReason(enum.StrEnum):
     CLIENT_DISCONNECTED = "client_disconnected"
     """The client went away: it closed, reset or half-closed its connection."""
     SLOW_CONSUMER = "slow_consumer"
-    """The policy gave the client up: `Disconnect`, or `Block` past its timeout."""
+    """The policy disconnected the client: `Disconnect`, or `Block` past its timeout."""
     STALLED = "stalled"
     """One write made no progress for `Limits.stall_timeout` seconds, or the server's
     ``write_timeout``; `StreamReport.detail` says which."""
@@ -31,7 +31,7 @@ class CloseReason(enum.StrEnum):
     MAX_BYTES = "max_bytes"
     """The next event would have passed `Limits.max_bytes`."""
     RATE_LIMITED = "rate_limited"
-    """The client went over a rate it was granted."""
+    """The client exceeded its rate."""
     REFUSED = "refused"
     """The source was never opened: a HEAD, or a reconnect that gets a 204."""
     CANCELLED = "cancelled"
@@ -57,7 +57,7 @@ class StreamReport:
     dropped: int
     """Events that the policy dropped, plus those left in the buffer at the end."""
     gaps: int
-    """Runs of dropped events that were met by the writer; in band where the format can."""
+    """Runs of dropped events that the writer met; announced to the client if the format can."""
     duration: float
     """Seconds from the call of the response to its end."""
     first_byte: float | None
@@ -67,6 +67,6 @@ class StreamReport:
     error: BaseException | None = None
     """The producer's exception when the reason is `error`; never sent to the client."""
     detail: str = ""
-    """Which bound or cause led to the reason, ``stall_timeout 10 s`` for instance; empty where
-    the reason says all. It names bounds, policies and types of errors, and nothing that a
-    client has sent. Clients never get it."""
+    """Which bound or cause led to the reason, such as ``stall_timeout 10 s``; empty if the
+    reason says everything. It names bounds, policies and types of errors, and never anything
+    that a client sent. Clients never get it."""

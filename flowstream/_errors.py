@@ -3,22 +3,21 @@
 ::
 
     FlowstreamError
-    ├── SourceError (TypeError)        yours: what was handed over is no source of items
+    ├── SourceError (TypeError)        yours: what you passed is not a source
     ├── EncodingError (ValueError)     yours: an item that the chosen format cannot carry
     ├── StreamUsedError (RuntimeError) yours: a response that was already served once
     ├── MissingExtraError (ImportError) the environment's: an optional dependency is absent
     ├── PublicError                    yours to raise: its code and message reach the client
     │   ├── NotFoundError              the client's: what it asked for is not there
-    │   └── UpstreamError              theirs on whom you rely: a model's server, a database
+    │   └── UpstreamError              that of a service you use: a model's server, a database
     ├── NotAuthorizedError             the client's: it may not have this topic (see `Topics`)
     ├── TopicNameError (ValueError)    the client's: it is too long (see `Topics`)
     ├── TooManyTopicsError             nobody's: no room for another topic (see `Topics`)
     ├── SlowConsumerError              a subscription's: it did not take its events in time
     └── DecodingError (ValueError)     the peer's: bytes that are not the format they claim to be
 
-Out-of-range arguments raise the built-in ``ValueError`` or ``TypeError``, at the call that
-gave them. Nothing that a *client* does raises in your code, but for the cancellation of
-the producer that served it.
+A wrong argument raises the built-in ``ValueError`` or ``TypeError``, at the call. Nothing that a
+*client* does raises in your code, except that its producer is cancelled when it leaves.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class SourceError(FlowstreamError, TypeError):
 class EncodingError(FlowstreamError, ValueError):
     """An item cannot be written in the stream's format.
 
-    Raised inside the producer's `send`. Left alone it ends the stream with an in-band
-    ``failed`` event and close reason ``error``; the log names the item's type.
+    Raised inside the producer's `send`. If the producer does not catch it, the stream ends with
+    a ``failed`` event and the close reason ``error``; the log names the item's type.
     """
 
 
@@ -111,20 +110,20 @@ def outside_event_loop(topic: str, *, used: bool) -> RuntimeError:
 class PublicError(FlowstreamError):
     """Raise this in a producer to tell the client why the stream failed.
 
-    Any other exception reaches the client as ``{"code": "internal", ...}`` without its
-    text, because messages written for a log are not written for strangers.
+    For any other exception the client gets ``{"code": "internal", ...}`` without its text,
+    because that may hold secrets.
 
-    In a stream that is under way it becomes the ``failed`` event. Where nothing was sent yet
-    (``prime=``, or a source that fails when it is made) it is an answer of its own: `status`,
-    and the code and the message as JSON.
+    Once the stream has begun, the client gets a ``failed`` event. Before that (``prime=``, or
+    a source that fails when it is made), it gets a response with `status`, and the code and
+    the message as JSON.
 
     Args:
         code: a short machine-readable word, e.g. ``"quota_exceeded"``.
         message: one sentence for the person at the other end.
-        retryable: whether the client may connect again and try anew. When false (the
+        retryable: whether the client may connect and try again. When false (the
             default) the ``failed`` event carries an id that makes a reconnecting
             EventSource get a 204, which stops it.
-        status: the HTTP status where nothing was sent yet, 400 to 599.
+        status: the HTTP status if nothing was sent yet, 400 to 599.
         retry_after: seconds after which to try again (``Retry-After``, RFC 9110 § 10.2.3).
 
     Raises:
@@ -155,7 +154,7 @@ class PublicError(FlowstreamError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Further headers of the answer where nothing was sent yet."""
+        """Further headers of the response, if nothing was sent yet."""
         if self.retry_after is None:
             return {}
         return {"Retry-After": str(math.ceil(self.retry_after))}
@@ -169,7 +168,7 @@ class NotFoundError(PublicError):
 
 
 class UpstreamError(PublicError):
-    """What the producer relies on failed: a model's server, a database. Status 502 to 504."""
+    """A service that the producer uses failed: a model's server, a database. Status 502 to 504."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Event: one item with its envelope.
 
-A producer may yield plain values; it wraps one in an `Event` to give it an id, a type, a
-key, or to say that it must not be dropped. A slots class rather than a frozen dataclass:
-the latter takes three times as long to make, and one is made for each item.
+A producer may yield plain values. It wraps one in an `Event` to give it an id, a type or a
+key, or to say that it must not be dropped. This is a class with slots and not a frozen dataclass,
+because one is made for each item, and a dataclass takes three times as long to make.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Event:
     """One item of a stream with its envelope.
 
     Args:
-        data: the item itself. What it may be depends on the encoder: SSE takes a `str` as
-            it is and anything else as JSON, NDJSON takes JSON values, CSV rows, raw bytes.
-        id: the position of the event, as a client will send it back in ``Last-Event-ID``.
+        data: the item itself. What it may be depends on the encoder: SSE sends a `str` as
+            it is and anything else as JSON; NDJSON takes JSON values, CSV rows, raw bytes.
+        id: the position of the event; a client sends it back in ``Last-Event-ID``.
         type: the event's name (``event:`` in SSE, ``"type"`` in NDJSON).
         key: what the event is about; `Conflate` keeps the newest event per key.
-        essential: never dropped by any policy. A buffer full of essentials makes the
+        essential: no policy drops it. A buffer full of essential events makes the
             producer wait.
         retry: milliseconds a browser waits before it reconnects (SSE ``retry:``).
 
@@ -113,4 +113,4 @@ def check_retry(retry: int) -> int:
 
 
 Where: TypeAlias = Callable[[Event], object]
-"""Says of an event whether one client of a topic gets it: yes, if it returns what is true."""
+"""Says whether one client of a topic gets an event: it does if this returns something true."""

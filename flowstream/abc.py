@@ -1,7 +1,7 @@
-"""The interfaces that flowstream calls and that an app may implement for itself.
+"""The interfaces that flowstream calls and that an app may implement.
 
-Each is a handful of methods without `await`: they are given values, return values, and
-are called from the event loop, so they must not block.
+Each has a few methods without `await`. They take values and return values. flowstream calls them in
+the event loop, so they must not block.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ __all__ = ["Encoder", "Judge", "Policy", "Verdict"]
 class Encoder(abc.ABC):
     """Turns events into bytes of one wire format.
 
-    An encoder is a value that may be shared by any number of streams, and compares and
-    hashes by what it would write; what it remembers of one stream lives in the object that
-    `start` returns. `encode` is called in the
-    producer's task and in the order of production, and remembers nothing that matters if an
-    item is not sent; the other methods are called by the writer.
+    Any number of streams may share one encoder. Two encoders are equal, and have the same hash, if
+    they write the same. An encoder that remembers something of one stream keeps it in the object
+    that `start` returns. flowstream calls `encode` in the producer's task, in the order of
+    production; it must not remember an item, because the item may never be sent. The writer
+    calls the other methods.
     """
 
     media_type: str = "application/octet-stream"
     """The value of ``Content-Type``."""
 
     headers: tuple[tuple[str, str], ...] = ()
-    """Further response headers that the format needs; an app's own take their place."""
+    """Further response headers that the format needs. Headers of the app replace them."""
 
     in_band: bool = False
     """Whether the format can carry flowstream's own events (gap, failed, end, ...).
 
-    Where it is false a stream that ends early is cut without its final chunk, so that half
-    of it never looks whole.
+    If not, a stream that ends early is cut without its final chunk, so that half of it
+    never looks complete.
     """
 
     verbatim: bool = False
-    """Whether a stream has the bytes of its items and no others, so that their length is its."""
+    """Whether the body is exactly the bytes of the items, so that their length is its length."""
 
     automatic_ids: bool = False
     """Whether events without an id are given one (``epoch.seq``)."""
 
     def start(self) -> Encoder:
-        """Return the encoder for one stream; itself, where nothing is remembered."""
+        """Return the encoder for one stream: itself, if it remembers nothing."""
         return self
 
     @abc.abstractmethod
@@ -67,65 +67,65 @@ class Encoder(abc.ABC):
     def join(self, items: Iterable[bytes]) -> bytes:
         """Return what is sent for items that `encode` returned, in the order they are sent in.
 
-        Called by the writer, for what it really sends. What `encode` returned may never come
-        here: a policy drops it, or a producer gives up waiting to send it. So a format in which
-        an item depends on what the client was given before adds that here and not in `encode`.
+        The writer calls it for the items that it really sends. Some items never get here, because a
+        policy dropped them or the producer stopped waiting to send them. So if an item depends on
+        what the client got before, add that here and not in `encode`.
         """
         return b"".join(items)
 
     def numbered(self, prefix: str) -> Callable[[Any, int], bytes]:
         """Return a function that encodes plain values, with `prefix` and a number for id.
 
-        Asked for once a stream, where `automatic_ids` is true, and called for every item
-        that is no `Event`: a format may do here what it can do once.
+        flowstream asks for it once in each stream if `automatic_ids` is true, and calls it for
+        every item that is not an `Event`. A format can prepare here what all items share.
         """
         return lambda data, number: self.encode(data, id=f"{prefix}{number}")
 
     def opening(self, retry: int | None) -> bytes:
-        """Return what is sent at once when the stream opens, before there is an item."""
+        """Return what is sent when the stream opens, before the first item."""
         return b""
 
     def header(self) -> bytes:
-        """Return what goes in front of the first item, or stands alone if there is none."""
+        """Return what stands before the first item; it is sent even if there is no item."""
         return b""
 
     def heartbeat(self) -> bytes:
-        """Return bytes that keep a connection alive and mean nothing; none if there are none."""
+        """Return bytes that keep a connection alive and mean nothing, or none."""
         return b""
 
     def control(
         self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
     ) -> bytes:
-        """Return one of flowstream's own events; called only where `in_band` is true.
+        """Return one of flowstream's own events; called only if `in_band` is true.
 
-        It is sent as it is, but for a ``snapshot``, which is an item to `join`.
+        It is sent as it is. Only a ``snapshot`` goes through `join`, like an item.
         """
         return b""
 
 
 class Verdict(enum.Enum):
-    """What is to happen to an item that arrives at a full buffer."""
+    """What to do with an item that arrives at a full buffer."""
 
     WAIT = "wait"
-    """The producer waits for room, for `Policy.timeout` seconds at the most."""
+    """The producer waits for room, at most `Policy.timeout` seconds."""
     EVICT_OLDEST = "evict_oldest"
-    """The oldest droppable items go until the arriving one fits."""
+    """Drop the oldest droppable items until the arriving one fits."""
     EVICT_NEWEST = "evict_newest"
-    """The newest droppable items go until the arriving one fits."""
+    """Drop the newest droppable items until the arriving one fits."""
     REPLACE_NEWEST = "replace_newest"
-    """The newest droppable item goes, if there is one, whether there is room or not; then
-    the oldest ones until the arriving item fits."""
+    """Drop the newest droppable item, if there is one, even if there is room. Then drop the
+    oldest ones until the arriving item fits."""
     DROP_ARRIVING = "drop_arriving"
-    """The arriving item goes."""
+    """Drop the arriving item."""
     DISCONNECT = "disconnect"
-    """The client goes, with reason `slow_consumer`."""
+    """Disconnect the client, with reason `slow_consumer`."""
 
 
 class Judge(abc.ABC):
     """A policy at work on one client's buffer."""
 
     behind: bool = False
-    """While true, `arrive` is asked about every arrival, not only at a full buffer."""
+    """While true, the buffer asks `arrive` about every item, not only when it is full."""
 
     @abc.abstractmethod
     def arrive(self, now: float, essential: bool) -> Verdict:
@@ -133,24 +133,24 @@ class Judge(abc.ABC):
 
         Args:
             now: seconds on the clock that the stream runs on.
-            essential: the item may not be dropped. A verdict that would drop it, or that
-                finds nothing droppable to evict, makes the producer wait instead. It is
-                asked about only when it does not fit.
+            essential: the item may not be dropped. If the verdict would drop it, or if nothing
+                droppable is queued, the producer waits instead. The buffer asks about such
+                an item only when it does not fit.
         """
 
     def drained(self, level: float) -> None:  # noqa: B027  # most judges need not hear
-        """Hear how full the buffer is, from 0 to 1, after the writer took from it."""
+        """Called after the writer took from the buffer: how full it is now, from 0 to 1."""
 
 
 class Policy(abc.ABC):
     """What happens when a client's buffer is full.
 
-    A policy is a value that may be shared by any number of streams. To make one's own,
-    derive from this class and return a `Judge` from `start`; nothing else is needed.
+    Any number of streams may share one policy. To write your own, derive from this class and
+    return a `Judge` from `start`; nothing else is needed.
     """
 
     timeout: float | None = None
-    """Seconds that a producer waits under `Verdict.WAIT` before the client is given up;
+    """Seconds that a producer waits under `Verdict.WAIT` before the client is disconnected;
     None for as long as the client lives."""
 
     max_age: float | None = None
@@ -160,8 +160,8 @@ class Policy(abc.ABC):
     """Whether an arriving item takes the place of the queued one with the same key."""
 
     rereads: bool = False
-    """Whether a topic's client without room reads from the topic's replay what it lacks, when
-    it has room again. Then `Judge.arrive` is not asked about it."""
+    """Whether a topic's client whose buffer is full reads the rest from the topic's replay, when
+    it has room again. Then `Judge.arrive` is not called."""
 
     @abc.abstractmethod
     def start(self) -> Judge:

@@ -1,7 +1,7 @@
-"""Bounds: how much a buffer may hold, how long and how much a stream may be.
+"""Bounds: how much a buffer may hold, how long a stream may last, how much it may send.
 
-Small frozen values, checked when they are made, so that a bad one is found where it was
-written and not in the first stream that uses it.
+Small frozen values. They are checked when they are made, so that a bad value fails where you wrote
+it, and not in the first stream that uses it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def check_count(name: str, value: int, *, unit: str) -> None:
 
 
 class Default(float):
-    """A bound that nobody has set: a number like any other, which can be told from one set."""
+    """The default of a bound: a number that can be told from the same number set by the app."""
 
     __slots__ = ()
 
 
 def chosen(bound: float) -> float | None:
-    """Return `bound` if somebody has set it; None if it is the default."""
+    """Return `bound` if the app set it; None if it is the default."""
     return None if isinstance(bound, Default) else bound
 
 
@@ -57,12 +57,12 @@ class Buffer:
     """
 
     items: int = 256
-    """Items held at the most. 256 is four turns of the scheduler for a flooding producer."""
+    """Most items held. 256 is four turns of the scheduler for a flooding producer."""
     bytes: int = 1 << 20
-    """Bytes held at the most, after encoding. One larger item is admitted alone."""
+    """Most bytes held, after encoding. A larger item is let in alone."""
     warn_at: float | None = None
-    """Send a ``warning`` event when the buffer is fuller than this fraction (0.75, say);
-    None, the default, for never. It is sent again only after the buffer was half empty."""
+    """Send a ``warning`` event when the buffer is fuller than this fraction, such as 0.75.
+    None, the default, sends none. The next one is sent only after the buffer was half empty."""
 
     def __post_init__(self) -> None:
         check_count("buffer items", self.items, unit="items")
@@ -86,24 +86,25 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long and how much one stream may be.
+    """How long one stream may last, and how much it may send.
 
     Raises:
         TypeError, ValueError: if a limit is not a number above 0.
     """
 
     max_duration: float | None = None
-    """Seconds from the call of the response; then what is queued is written, for at most
-    `stall_timeout` more, and ``reconnect`` and a clean end follow."""
+    """Seconds from the call of the response. Then the stream writes what is queued, for at most
+    `stall_timeout` seconds more, and ends with ``reconnect``."""
     max_bytes: int | None = None
-    """Body bytes, before they are compressed; the event that would pass it is not sent, the
-    stream fails."""
+    """Body bytes, before compression. The event that would exceed it is not sent, and the stream
+    fails."""
     stall_timeout: float = Default(30.0)
-    """Seconds that one write may make no progress. 30 s outlives a Wi-Fi hand-over; nginx's
-    ``send_timeout``, which guards the same thing, is 60 s by default. Under flowstream's server
-    one that is set takes the place of the server's ``write_timeout`` for this stream, be it
-    longer or shorter; of the default and ``write_timeout`` the shorter one holds. `math.inf`
-    for no bound: the client's leaving, a shutdown and `max_duration` still end the stream."""
+    """Seconds that one write may make no progress; then the client is disconnected. 30 s is longer
+    than a Wi-Fi hand-over; nginx's ``send_timeout``, which does the same, is 60 s by default. Under
+    flowstream's server a value that you set replaces the server's ``write_timeout`` for this
+    stream, longer or shorter. If you set none, the shorter of 30 s and ``write_timeout`` holds.
+    `math.inf` for no bound: the stream then ends when the client leaves, at a shutdown, or
+    after `max_duration`."""
     cleanup_timeout: float = 5.0
     """Seconds that a cancelled producer's cleanup may take, shielded from cancellation."""
 

@@ -1,9 +1,9 @@
 """The events of a language model's answer, the same for every model and every format.
 
-Structs that JSON knows by their ``"type"``: `NDJSON` and `SSE` write a token as
+They are Structs with a ``"type"``: `NDJSON` and `SSE` write a token as
 ``{"type": "token", "data": "Hel"}``, which a page reads without a library. The encoders for
-front ends (`OpenAIChunks`, `UIMessages`, `AGUI`) make of the same events what those expect,
-so one producer serves all of them. An answer is any number of `Token`, `Reasoning` and
+front ends (`OpenAIChunks`, `UIMessages`, `AGUI`) turn the same events into what a front end
+expects, so one producer serves all of them. An answer is any number of `Token`, `Reasoning` and
 `ToolCall`, then at most one `Usage`, then one `Done`.
 """
 
@@ -16,12 +16,12 @@ import msgspec
 __all__ = ["Done", "FinishReason", "ModelEvent", "Reasoning", "Token", "ToolCall", "Usage"]
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
-"""Why a model stopped: it was done, it reached its limit of tokens, it wants tools to be
-called, it was not allowed to go on, or something that only its maker knows."""
+"""Why a model stopped: it was finished, it reached its limit of tokens, it wants the app to call
+tools, a filter stopped it, or another reason."""
 
 
 class Token(msgspec.Struct, frozen=True, tag_field="type", tag="token"):
-    """A piece of the answer's text, as the model gave it; joined they are the text."""
+    """A piece of the answer's text. All of them, joined, are the text."""
 
     data: str
 
@@ -36,15 +36,15 @@ class ToolCall(msgspec.Struct, frozen=True, tag_field="type", tag="tool_call", o
     """A piece of a call that the model wants to be made."""
 
     index: int
-    """Which of the answer's calls it is a piece of, from 0."""
+    """The number of the call that this piece belongs to, from 0."""
     arguments: str = ""
-    """A piece of the arguments' JSON text; those of one call, joined, are all of it."""
+    """A piece of the arguments' JSON text. All pieces of one call, joined, are the JSON."""
     id: str | None = None
-    """What the result is to be returned under; in the first piece of a call."""
+    """The id to return the result with; in the first piece of a call."""
     name: str | None = None
     """The tool's name; in the first piece of a call."""
     custom: bool = False
-    """The tool takes text: the arguments are that text, and not JSON. In each piece of a call."""
+    """Whether the arguments are plain text and not JSON. The same in each piece of a call."""
 
 
 class Usage(msgspec.Struct, frozen=True, tag_field="type", tag="usage"):

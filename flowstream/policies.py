@@ -1,20 +1,19 @@
 """The slow-consumer policies: what each does to a full buffer.
 
-A closed set of frozen values, named by their effect. Each says which item goes. They hold
-no event and await nothing: a policy's `Judge` looks at arrivals and passes a `Verdict`,
-which the buffer carries out. What is dropped is counted and announced by the buffer; no
-policy can forget to.
+Each policy is a frozen value, named by its effect. Its `Judge` looks at each arriving item and
+returns a `Verdict`, which the buffer carries out. A judge holds no events and never waits. The
+buffer counts and announces what is dropped, so no policy can forget to.
 
 =================  =====================================================================
 policy             at a full buffer
 =================  =====================================================================
 `Block`            the producer waits (true backpressure)
-`DropOldest`       the oldest item goes; the client gets the newest run of items
-`DropNewest`       the arriving item goes; the client gets an old but unbroken run
-`Sample`           thins what arrives until the client has caught up by half
-`Conflate`         the newest item per key stays, in the key's place in the queue
-`Disconnect`       the client goes
-`CatchUp`          the client reads from the replay what has no room (topics and runs)
+`DropOldest`       the oldest item is dropped; the client gets the newest items
+`DropNewest`       the arriving item is dropped; the client gets the oldest items
+`Sample`           only some arrivals are kept, until the buffer is half empty
+`Conflate`         the newest item of each key stays, in the key's place in the queue
+`Disconnect`       the client is disconnected
+`CatchUp`          the client later reads from the replay (topics and runs)
 =================  =====================================================================
 """
 
@@ -55,9 +54,9 @@ class Block(Policy):
     """The producer waits for room: true backpressure, nothing is dropped.
 
     Args:
-        timeout: seconds that one item may wait; then the client is given up with reason
-            `slow_consumer`. None waits as long as the client lives (a client that takes
-            nothing at all is `Limits.stall_timeout`'s business).
+        timeout: seconds that one item may wait; then the client is disconnected with reason
+            `slow_consumer`. None waits as long as the client lives. (A client that reads
+            nothing at all is disconnected by `Limits.stall_timeout`.)
 
     Raises:
         TypeError, ValueError: if `timeout` is not a number above 0.
@@ -76,7 +75,7 @@ class Block(Policy):
 
 @dataclass(frozen=True, slots=True)
 class DropOldest(Policy):
-    """The oldest queued item goes. The default for live feeds: the newest matters most.
+    """Drop the oldest queued item. The default for topics: there the newest matters most.
 
     Args:
         max_age: seconds after which a queued item is dropped instead of written.
@@ -97,7 +96,7 @@ class DropOldest(Policy):
 
 @dataclass(frozen=True, slots=True)
 class DropNewest(Policy):
-    """The arriving item goes: what was promised first is kept.
+    """Drop the arriving item: first come, first served.
 
     Args:
         max_age: seconds after which a queued item is dropped instead of written.
@@ -118,7 +117,7 @@ class DropNewest(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Disconnect(Policy):
-    """The client goes, with reason `slow_consumer`: for consumers that must not lag."""
+    """Disconnect the client, with reason `slow_consumer`: for clients that must not lag."""
 
     def start(self) -> Judge:
         """Return the judge for one client's buffer."""
@@ -127,11 +126,11 @@ class Disconnect(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Conflate(Policy):
-    """The newest item per `Event.key` stays, in the place of the one it supersedes.
+    """Keep the newest item of each `Event.key`, in the place of the one before it.
 
-    The key keeps its place in the queue, so that a hot key starves nobody. Items without
-    a key share one key, None: on a stream without keys this is "latest only". A buffer
-    that is full of different keys loses the oldest of them.
+    A key keeps its place in the queue, so that one busy key can't hold up the others. Items
+    without a key share one key, None: a stream without keys keeps only the latest item. A buffer
+    that is full of different keys drops the oldest.
 
     Args:
         max_age: seconds after which a queued item is dropped instead of written.
@@ -153,11 +152,11 @@ class Conflate(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Sample(Policy):
-    """Thins what arrives while the client is behind; one that keeps up gets everything.
+    """Keep only some arrivals while the client is behind; a client that keeps up gets everything.
 
-    A client is behind from a full buffer until it is half empty. While it is, one arrival
-    in `every` (or the newest of each `interval`) is kept, at the cost of the oldest queued
-    item, and the others give way to it. The last arrival is always delivered.
+    A client is behind from the moment its buffer is full until it is half empty. In that time
+    one arrival in `every` is kept (or the newest of each `interval`), and the oldest queued item
+    is dropped for it. The other arrivals are dropped. The last arrival is always delivered.
 
     Args:
         every: keep one arrival in this many; 2 or more.
@@ -260,11 +259,10 @@ class _IntervalJudge(_SampleJudge):
 
 @dataclass(frozen=True, slots=True)
 class CatchUp(Policy):
-    """The client reads from the replay what has no room: nothing is dropped while it is there.
+    """Let the client read later, from the replay, the events that have no room in its buffer.
 
-    For topics, whose clients may lag behind as far as the replay reaches, and for runs, where
-    it is the default. The publisher never waits. What leaves the replay before the client has
-    read it is announced as a gap.
+    For topics, and for runs, where it is the default. The publisher never waits. An event that
+    leaves the replay before the client has read it is announced as a gap.
     """
 
     rereads: bool = field(default=True, init=False, repr=False)

@@ -1,7 +1,7 @@
 """Starlette and FastAPI, on Trio.
 
-A Starlette route returns a `StreamResponse` as it is. FastAPI turns what is no Starlette
-response into JSON, so there the view wraps it::
+A Starlette route returns a `StreamResponse` as it is. FastAPI turns anything that is not a
+Starlette response into JSON, so wrap it in `response`::
 
     @app.get("/answer")
     async def answer(q: str):
@@ -98,7 +98,7 @@ async def public_error(request: Request, error: Exception) -> Response:
 
 @asynccontextmanager
 async def lifespan(app: Any) -> AsyncIterator[None]:
-    """Keep open what `Runs` run in: ``Starlette(lifespan=lifespan)``, or inside one's own."""
+    """Keep open the nursery of `Runs`: ``Starlette(lifespan=lifespan)``, or inside your own."""
     async with SupervisedNursery():
         yield
 
@@ -106,8 +106,8 @@ async def lifespan(app: Any) -> AsyncIterator[None]:
 class SharedBody:
     """ASGI middleware: a producer may read the request's body while it streams.
 
-    Give it to the app as its outermost middleware, ``app.add_middleware(SharedBody)``: it
-    shares each request's ``receive`` between the view and the stream (see `SharedReceive`).
+    Add it as the outermost middleware: ``app.add_middleware(SharedBody)``. It shares each
+    request's ``receive`` between the view and the stream (see `SharedReceive`).
 
     Args:
         app: the application around which it is put.

@@ -1,10 +1,9 @@
 """A request's ``receive`` that a producer and the stream can both use.
 
-Somebody must go on calling ``receive()`` while a stream runs: it is where the client's
-disconnect arrives, and a server whose queue of messages is full stops reading its socket
-and never sees the client leave. But ``receive()`` also brings the request's body, which the
-producer may be reading at the same time. So the stream drains what it is given; a producer
-that reads the body itself shares the callable::
+While a stream runs it must keep calling ``receive()``, because that is how it hears that the client
+left. A server whose queue of messages is full stops reading its socket, and never sees the client
+leave. But ``receive()`` also returns the request's body, which the producer may want to read. A
+stream throws the body away; so a producer that reads it shares the callable::
 
     async def app(scope, receive, send):
         receive = SharedReceive(receive)
@@ -18,7 +17,7 @@ that reads the body itself shares the callable::
 
         await raw(upper)(scope, receive, send)
 
-In Quart there is nothing to do: it keeps the body apart by itself.
+In Quart you need not do anything: it keeps the body apart.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ _MESSAGE_BYTES = 256
 class SharedReceive:
     """An ASGI ``receive`` for one reader of the body beside the stream that serves it.
 
-    Messages of the body wait here for the reader, up to 64 KiB; beyond that the upload is
-    held back, as it would be without a stream in between. If nobody has ever read by then,
-    nobody is going to: the body is thrown away, so that the disconnect behind it is seen.
+    It keeps up to 64 KiB of the body for the reader. When that is full, the upload waits, as it
+    would without a stream. If the reader has not read anything by then, the body is thrown away,
+    so that the disconnect after it is seen.
 
     Args:
         receive: the server's ``receive``.
@@ -84,7 +83,7 @@ class SharedReceive:
         return message
 
     async def disconnected(self) -> None:
-        """Wait until the client has gone, keeping the body for its reader meanwhile."""
+        """Wait until the client has left, and keep the body for its reader meanwhile."""
         self._watched = True
         try:
             while not self._gone:
@@ -123,7 +122,7 @@ def _cost(message: Message) -> int:
 
 
 async def wait_disconnected(receive: Receive) -> None:
-    """Wait until the client has gone; a body that comes before that is thrown away."""
+    """Wait until the client has left; throw away a body that comes before that."""
     if isinstance(receive, SharedReceive):
         await receive.disconnected()
         return

@@ -1,7 +1,7 @@
 """StreamResponse: an ASGI application that streams one source to one client.
 
-Calling `stream()` or its kin checks everything that can be checked and starts nothing; the
-stream starts when the response is called, and from then on there is exactly one report.
+`stream()`, `sse()` and the others check their arguments and start nothing. The stream starts when
+the response is called, and then makes exactly one report.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ _JSON_KEYWORDS = ("encode", "big_integers")
 
 
 class StreamResponse:
-    """A response that streams; made by `stream`, `sse`, `ndjson`, `csv` and `raw`.
+    """A response that streams. `stream`, `sse`, `ndjson`, `csv` and `raw` make it.
 
     It is an ASGI application: ``await response(scope, receive, send)``. A Quart-Trio view
     and a Starlette route on Trio return it as it is. It can be called once.
 
-    Calling it **waits** until the last byte was written or the stream has otherwise ended;
-    it raises nothing once the status line is out. The client's disconnect, a deadline, or
-    cancellation from outside ends it, after the producer has cleaned up.
+    Calling it **waits** until the last byte was written, or until the stream has ended in another
+    way: the client left, a deadline passed, or it was cancelled from outside. It returns
+    after the producer has cleaned up. It raises nothing once the status line is out.
 
     Raises:
         StreamUsedError: when it is called a second time.
         RuntimeError: when it is called outside Trio, or for something that is not HTTP.
-        Exception: with ``prime=``, what the producer raised before its first item; but a
+        Exception: with ``prime=``, what the producer raised before its first item. A
             `PublicError` is answered with its status, unless the app has a handler for it.
     """
 
@@ -136,10 +136,10 @@ class StreamResponse:
             await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def stop(self) -> None:
-        """End the stream for good: what is queued is written, then ``end`` with `stopped`.
+        """End the stream for good: write what is queued, then ``end`` with `stopped`.
 
-        Does nothing before it was called or after it has ended. Not a disconnect: a
-        browser that gets it does not come back.
+        Does nothing before the response was called, or after the stream has ended. The browser
+        does not come back after it, as it would after a disconnect.
         """
         if self._stream is not None:
             self._stream.close(CloseReason.STOPPED, "StreamResponse.stop()")
@@ -268,32 +268,34 @@ def stream(
         policy: what happens when that buffer is full. `Block`, the default, makes the
             producer wait; for a topic the default is `DropOldest`, and a `Block` has to have
             a timeout. A subscription has its own.
-        heartbeat: seconds of silence after which a heartbeat is sent, up to a fifth
-            earlier; None for none. 15 s, the default, is what WHATWG HTML § 9.2.7 suggests,
-            and below the 60 s after which nginx gives up an idle upstream.
-        limits: how long and how much the stream may be.
-        status: the HTTP status, 200 to 599; 204, 205 and 304 have no body and are refused. 200,
-            the default, leaves it to the source, if that knows (a part of a file is a 206).
+        heartbeat: seconds of silence after which a heartbeat is sent, or up to a fifth
+            earlier; None sends none. 15 s, the default, is what WHATWG HTML § 9.2.7 suggests,
+            and less than the 60 s after which nginx closes an idle upstream.
+        limits: how long the stream may last, and how much it may send.
+        status: the HTTP status, 200 to 599; 204, 205 and 304 have no body and are refused. With
+            200, the default, the source may choose another (a part of a file is a 206).
         headers: further headers; one that flowstream sets itself is replaced.
-        filename: have a browser save the response under this name, of any characters; what no
-            file's name may have is replaced (RFC 6266, RFC 8187).
-        compress: ``"gzip"`` for the clients that ask for it, flushed with every write: for exports.
-            It takes some 270 KB a stream, and a topic's events go through its buffer.
-        prime: seconds to wait for the first item before the status line goes out, so that
-            a producer that fails at once gives the app's own error response.
+        filename: let a browser save the response under this name. Any text will do; characters
+            that a file name may not have are replaced (RFC 6266, RFC 8187).
+        compress: ``"gzip"`` compresses for clients that ask for it, and flushes with every write.
+            It is meant for exports: it takes some 270 KB for each stream, and events of a topic
+            are not written directly.
+        prime: seconds to wait for the first item before the status line goes out. If the
+            producer fails within that time, the app's error handlers answer.
         controls: whether flowstream's own events (gap, failed, end, ...) and heartbeats
             are put into the stream. A format that cannot carry them never has them.
-        on_reconnect: what a client gets that comes back with a ``Last-Event-ID``, since
-            this source cannot go on from there: ``"refuse"``, the default, answers 204,
-            which stops an EventSource; ``"restart"`` runs the source again.
+        on_reconnect: what to do when a client comes back with a ``Last-Event-ID``, if the
+            source cannot go on from there. ``"refuse"``, the default, answers 204, which
+            stops an EventSource; ``"restart"`` runs the source again.
         retry: milliseconds that an EventSource waits before it reconnects.
-        where: for a topic: ``where(event)`` says which of its events this client gets; what
-            it leaves out is no gap.
+        where: for a topic: ``where(event)`` says which of its events this client gets. Events
+            that it leaves out are not announced as a gap.
         events: the `EventTypes` that the stream may send; another item is an `EncodingError`.
         direct: for a topic or a run: whether publishers may write to the client's connection
-            directly, which costs a tenth. By default they do if nothing stands between the
-            stream and flowstream's server but what is known to pass bodies on as they are.
-            True says so of the app's own middleware, too; False has every byte go through it.
+            directly, which costs a tenth. By default they do if only middleware that is known
+            to pass bodies on unchanged stands between the stream and flowstream's server. True
+            says that the app's own middleware does so too; with False every byte goes through
+            the middleware.
         on_close: called once with the `StreamReport`, in the event loop: it must not block.
 
     Raises:
@@ -312,29 +314,29 @@ def sse(
 ) -> StreamResponse:
     """Return a response that streams `source` as server-sent events (WHATWG HTML § 9.2).
 
-    A `str` is sent as it is and anything else as JSON; each event gets an id. The keywords are
-    those of every kind of stream; `stream` says more of each.
+    A `str` is sent as it is, and anything else as JSON. Each event gets an id. `stream` explains
+    the keywords in more detail.
 
     Args:
         source: a generator or another iterable, a producer function, a topic, a run, ...
-        encode: a function for types of the app's own, as `json.dumps` takes one for ``default``.
-        big_integers: ``"string"`` writes those that JavaScript would round as text.
+        encode: a function for the app's own types, like ``default`` of `json.dumps`.
+        big_integers: ``"string"`` writes integers that JavaScript would round as text.
         buffer: items that may wait for the client, or a `Buffer(items, bytes)`; 256 and 1 MiB.
-        policy: what happens when that is full, e.g. `DropOldest()`; by default the producer
-            waits, and a topic drops the oldest.
+        policy: what happens when that buffer is full, e.g. `DropOldest()`. By default the
+            producer waits; a topic drops the oldest event.
         heartbeat: seconds of silence after which a comment is sent; None for none.
         limits: `Limits(max_duration=, max_bytes=, stall_timeout=, cleanup_timeout=)`.
         status, headers: of the response.
-        filename: have a browser save the response under this name.
+        filename: let a browser save the response under this name.
         compress: ``"gzip"`` for the clients that ask for it.
         prime: seconds to wait for the first item before the status line goes out.
         controls: False to send none of flowstream's own events (gap, failed, end, ...).
-        on_reconnect: ``"refuse"`` (204) or ``"restart"``, for a client that comes back to a
-            source that can't go on where it was.
+        on_reconnect: ``"refuse"`` (204) or ``"restart"``, when a client comes back to a source
+            that can't go on where it was.
         retry: milliseconds that an EventSource waits before it reconnects.
         where: for a topic: ``where(event)`` says whether this client gets an event.
         events: an `EventTypes`: the types that the stream may send.
-        direct: whether publishers may write past middleware; None to find out.
+        direct: whether publishers may write past middleware; None decides by itself.
         on_close: called once with the `StreamReport`.
 
     Raises:
@@ -353,7 +355,7 @@ def ndjson(
     big_integers: BigIntegers = "number",
     **options: Unpack[StreamOptions],
 ) -> StreamResponse:
-    """Return a response that streams `source` as one JSON value a line.
+    """Return a response that streams `source` as NDJSON: one JSON value in each line.
 
     Takes the keywords of `sse`, and raises what it raises.
     """
@@ -378,7 +380,7 @@ def csv(
     `CSV` says what its own keywords mean; the others are those of `sse`.
 
     A stream that does not end with `completed` is cut without its final chunk, so that half
-    an export never looks whole.
+    an export never looks complete.
     """
     encoder = CSV(
         columns,
@@ -401,7 +403,7 @@ def raw(
     """Return a response that streams bytes as they are; takes the keywords of `sse`, too.
 
     A stream that does not end with `completed` is cut without its final chunk, so that half
-    a file never looks whole.
+    a file never looks complete.
     """
     return _response("raw", source, Raw(media_type), options, ("media_type",))
 

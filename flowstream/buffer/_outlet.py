@@ -1,7 +1,7 @@
-"""The outlet: where a producer puts its items, whatever becomes of them there.
+"""The outlet: where a producer puts its items.
 
-For the producer of a stream it is one client's buffer, for one inside a wrapper it is the
-wrapper, for a run it is what the run's clients read. A producer can't tell, and need not.
+Behind it is the buffer of one client, or a wrapper around the producer, or the history that the
+clients of a run read. A producer can't see which, and need not know.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flowstream.buffer._event_buffer import BufferStatistics
 class Outlet(abc.ABC):
     """Where a producer function puts its items: ``await out.send(item)``.
 
-    Any number of tasks may send; each item is whole, and items of one task stay in order.
+    Any number of tasks may send. Items are never mixed, and those of one task stay in order.
     """
 
     __slots__ = ()
@@ -25,25 +25,25 @@ class Outlet(abc.ABC):
     async def send(self, item: Any) -> None:
         """Put one item into the stream.
 
-        **Waits** while the buffer is full and its policy makes the producer wait; else it
-        returns without waiting, but lets other tasks run once in 64 items or 1 ms.
-        **Ends** by being cancelled when the client is gone or the stream is over.
+        **Waits** while the buffer is full, if the policy makes the producer wait. Otherwise it
+        returns at once, but lets other tasks run every 64 items or every millisecond.
+        **Ends** by being cancelled, when the client has left or the stream is over.
 
         Args:
             item: a plain value or an `Event`.
 
         Raises:
             EncodingError: the item cannot be written in the stream's format.
-            trio.BrokenResourceError: the stream is over, and this task is not one that
-                was cancelled with it.
+            trio.BrokenResourceError: the stream is over, and this task was not cancelled
+                with it.
         """
 
     def put(self, item: Any) -> Awaitable[None] | None:
         """Put one item into the stream: `send`, for loops that run a million times a second.
 
         Returns:
-            None if there is nothing to wait for, as is usual; else what must be awaited, at
-            once and before the next item. A call costs half of what awaiting `send` costs.
+            None if there is nothing to wait for, which is usual. Otherwise an awaitable: await it
+            at once, before the next item. A call costs half of what awaiting `send` costs.
 
         Raises:
             EncodingError: as for `send`; whatever else that raises is raised on awaiting.
@@ -61,10 +61,10 @@ class Outlet(abc.ABC):
 
     @abc.abstractmethod
     def send_nowait(self, item: Any) -> None:
-        """Put one item into the stream, or raise at once where `send` would wait.
+        """Put one item into the stream, or raise at once if `send` would wait.
 
-        For callbacks, which cannot wait. A task that uses this in a loop must let others
-        run by itself.
+        For callbacks, which cannot wait. A task that uses this in a loop must itself let other
+        tasks run.
 
         Raises:
             EncodingError: the item cannot be written in the stream's format.
@@ -74,16 +74,16 @@ class Outlet(abc.ABC):
         """
 
     def reject(self, error: Exception) -> None:
-        """Say that one item could not be made, as when a message can't be read.
+        """Say that one item could not be made, for example because a message can't be read.
 
-        A stream fails with it. In `Topic.publish_from` it is counted and logged, and this
-        returns: the producer goes on with the next item.
+        A stream of one client fails with `error`. In `Topic.publish_from` the error is counted
+        and logged, and this returns, so that the producer goes on with the next item.
 
         Raises:
-            Exception: `error`, where one bad item is the end.
+            Exception: `error`, if one bad item ends the stream.
         """
         raise error
 
     @abc.abstractmethod
     def statistics(self) -> BufferStatistics:
-        """Return how full the client's buffer is and what became of what was sent."""
+        """Return how full the client's buffer is, and what became of the items that were sent."""

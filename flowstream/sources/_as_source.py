@@ -1,4 +1,4 @@
-"""What an app may hand to `stream()` and its kin, and which source each becomes.
+"""What an app may pass to `stream()` and the others, and which source it becomes.
 
 Who runs a source again after it has failed asks for `first_and_next`. A generator is used up when
 it has failed, and so is a channel. The function that makes one is not, nor is a list, or an
@@ -110,7 +110,7 @@ def _joined(given: Sequence[Any]) -> Feed:
 
 
 def resumable(function: Callable[[str | None], SourceLike]) -> Source:
-    """Return a source that goes on where a client left off, out of the app's own history.
+    """Return a source that goes on where a client left off, from the app's own history.
 
     Args:
         function: called with the id that the client saw last (``Last-Event-ID``, or
