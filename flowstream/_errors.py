@@ -48,6 +48,9 @@ class EncodingError(FlowstreamError, ValueError):
 
 def unencodable(data: object, error: BaseException) -> EncodingError:
     """Return the error for an item that a format refused with `error`."""
+    if isinstance(error, RecursionError):
+        why = "it is nested too deep, or contains itself"
+        return EncodingError(f"an item of type {type(data).__qualname__} cannot be encoded: {why}")
     return EncodingError(f"an item of type {type(data).__qualname__} cannot be encoded: {error}")
 
 

@@ -40,7 +40,10 @@ _TEXT = pq.Format.TEXT
 # They may stand in an array, of which the result tells only the type of the whole.
 _MOMENTS = ("date", "time", "timetz", "timestamp", "timestamptz", "interval")
 
-
+_DEPTH = 256  # brackets in each other that each Python reads, and each encoder of ours writes
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # What a number beyond the floats looks like, and some that are not.
 _LARGE = re.compile(rb"\d{309}|[eE]\+?\d{3}")
 
@@ -120,18 +123,32 @@ class _AsSent(Loader):
 class _WholeNumbers(_AsSent):
     """Loads JSON; a number that no float can hold as a `Decimal`.
 
-    What Python can't read at all is left as text: an exponent beyond any `Decimal`, or more
-    brackets in each other than the interpreter has frames.
+    What can't be read, or not be written again, is left as text: an exponent beyond any `Decimal`,
+    or more than `_DEPTH` brackets in each other, of which Pythons read from 900 to 90,000.
     """
 
     def load(self, data: Buffer) -> Any:
         text = bytes(data)
         try:
+            if _is_deep(text):
+                return super().load(data)
             if _LARGE.search(text) is None:
                 return json.loads(text)
             return json.loads(text, parse_float=_float_or_decimal)
         except (ValueError, ArithmeticError, RecursionError):
             return super().load(data)
+
+
+def _is_deep(text: bytes) -> bool:
+    """Return whether JSON has more than `_DEPTH` brackets in each other."""
+    if text.count(b"[") + text.count(b"{") <= _DEPTH:
+        return False
+    rest = _STRING.sub(b"", text).translate(_SQUARE, _NO_BRACKETS)
+    for _ in range(_DEPTH):
+        rest = rest.replace(b"[]", b"")  # the innermost ones
+        if not rest:
+            return False
+    return True
 
 
 def _float_or_decimal(text: str) -> float | decimal.Decimal:
