@@ -50,10 +50,10 @@ class Clock:
             # Called for what is not set: once, for Trio's clock.
             if name != "current_time":
                 raise AttributeError(f"there is no clock {name!r}", name=name, obj=self)
-            from trio import current_time
+            import trio
 
-            self.current_time = current_time
-            return current_time
+            self.current_time = trio.current_time
+            return trio.current_time
 
 
 class Chance:
