@@ -2,8 +2,8 @@
 
 Quart sends a response after it has left the request's context, stops any response after
 ``RESPONSE_TIMEOUT`` (60 s), and cancels a request's tasks when the client disconnects. None
-of that suits a stream. `Flowstream(app)` puts functions in the way of a request, each of use
-only where the app answers with a `StreamResponse`:
+of that suits a stream. `Flowstream(app)` replaces some of Quart's functions. Each does something
+only if the app answers with a `StreamResponse`:
 
 * ``preprocess_request`` and ``dispatch_request``: a stream with ``prime=`` is begun here,
   where what its producer raises goes through the app's error handlers;
@@ -13,13 +13,13 @@ only where the app answers with a `StreamResponse`:
   the request's context, so that ``request``, ``session`` and ``g`` work in a producer and
   teardown functions run after the last byte. Quart comes by here with a view's answer and
   with that of a handler of unhandled exceptions;
-* ``full_dispatch_request``: a primed stream that something else took the place of ends here;
+* ``full_dispatch_request``: a primed stream ends here if the app sends another response;
 * ``create_url_adapter``: what it makes is shared by requests with the same first line and host.
 
-The lifespan class is replaced by one that refuses to start under asyncio, in one sentence.
+It replaces the lifespan class by one that refuses to start under asyncio, with a clear sentence.
 
-The connection class is replaced by one that tells the stream of a disconnect instead of
-cancelling around it, and lets a stream outlive its request where nobody can tell.
+It replaces the connection class by one that tells the stream of a disconnect instead of
+cancelling around it, and that lets a stream outlive its request where nobody can notice.
 
 Quart 0.23 gives these functions other arguments than 0.22; they are passed on as they come.
 """
@@ -64,13 +64,13 @@ class FlowstreamStatistics:
 
 
 class Flowstream:
-    """Lets the views of a Quart-Trio app return streams, and runs outlive their requests.
+    """Lets the views of a Quart-Trio app return streams, and lets runs outlive their requests.
 
-    Outside Quart ``async with Flowstream():`` around what is served does the latter.
+    Outside Quart use ``async with Flowstream():`` around the server, for runs.
 
     Args:
         app: the app; or None, to call `init_app` later.
-        direct: what `stream` says, for all streams of the app that do not say it themselves.
+        direct: the default of `stream(direct=...)` for all streams of the app.
 
     Raises:
         TypeError: `app` is a Quart app that does not run on Trio, or `direct` is no bool.

@@ -1,7 +1,8 @@
-"""A production: a source at work whose items go into a publisher, whoever reads them there.
+"""A production: the task that runs a source and publishes its items.
 
-What a `Pump` is to one client's stream, this is to a run: the task that runs the source, is
-told to stop, and says how it ended. It belongs to the app and to no request.
+A run has a `Production` as a stream of one client has a `SourceSupply`: a task that runs the
+source, that can be told to stop, and that says how it ended. It belongs to the app and not to a
+request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A run: one producer at work, for whoever attaches, and the clock that runs while nobody does.
+"""A run: one producer for any number of clients, and a clock that runs while there is none.
 
-What it makes is in a history, which its clients read; who makes it is a `Production`, a task of
-the app's. Here the two meet, and here is decided for how long it goes on that nobody reads it.
+A `Production`, a task of the app, makes the events. They are in a history, which the clients read.
+This module connects the two, and decides how long a run goes on that nobody reads.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class RunStatistics:
 
 
 class Run(Feed):
-    """A producer at work, for whoever attaches; made by `Runs.start`.
+    """A producer at work, to which clients attach; made by `Runs.start`.
 
-    Hand it to `sse()` and its kin as often as you like. A new client gets all from the
-    beginning, one with a ``Last-Event-ID`` goes on behind that; what the replay no longer has
-    is a gap. When the run ends, so do they, with its reason: ``end`` with `completed` or
-    `stopped`, ``failed``, or ``reconnect`` when the app goes down.
+    Pass it to `sse()` or the others as often as you like. A new client gets all events from the
+    beginning. A client with a ``Last-Event-ID`` goes on after that event. A gap stands for events
+    that the replay no longer has. When the run ends, its clients end with its reason: ``end``
+    with `completed` or `stopped`, ``failed``, or ``reconnect`` when the app shuts down.
 
-    Each client reads the replay at its own pace (`CatchUp`), unless it is given another policy.
+    Each client reads the replay at its own pace (`CatchUp`), unless you give it another policy.
     """
 
     policy: Policy = CatchUp()
@@ -98,8 +98,8 @@ class Run(Feed):
     def reason(self) -> CloseReason | None:
         """Why it has ended, or is about to; None while it goes on.
 
-        `completed`, `stopped`, `error`, `client_disconnected` if it was given up because
-        nobody attended, or `shutdown`.
+        `completed`, `stopped`, `error`, `client_disconnected` if it was cancelled because
+        nobody read it, or `shutdown`.
         """
         return self._production.reason
 
@@ -109,15 +109,15 @@ class Run(Feed):
         return self._publisher.fanout.count
 
     async def stop(self) -> None:
-        """End it for all, and **wait** until its producer has cleaned up.
+        """End it for all clients, and **wait** until its producer has cleaned up.
 
-        Its clients get what there is, then ``end`` with `stopped`. Does nothing if it is over.
+        The clients get what there is, then ``end`` with `stopped`. Does nothing if it is over.
         """
         self._production.stop(CloseReason.STOPPED, "Run.stop()")
         await self._production.over.wait()
 
     async def wait(self) -> CloseReason:
-        """**Wait** until it is over, and return why. To wait is not to attend."""
+        """**Wait** until it is over, and return the reason. A task that waits is not a reader."""
         await self._production.over.wait()
         assert self.reason is not None
         return self.reason
@@ -132,13 +132,13 @@ class Run(Feed):
     ) -> SubscriptionManager:
         """Attach inside the program: a context manager that gives an iterator of events.
 
-        ``sse(run.subscribe(...))`` streams the run to one client on these terms.
+        ``sse(run.subscribe(...))`` streams the run to one client with these arguments.
 
         Args:
-            after: the id of the last event that is known; None for all from the beginning.
+            after: the id of the last event that you have; None for all from the beginning.
             where: events for which it returns false are left out, without a gap.
             buffer: how much may wait.
-            policy: what happens when that is full; `CatchUp()` by default.
+            policy: what happens when the buffer is full; `CatchUp()` by default.
 
         Raises:
             TypeError, ValueError: an argument is not what is said above.

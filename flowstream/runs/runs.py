@@ -18,12 +18,12 @@
         await runs.stop(id)
         return "", 204
 
-Three things that a client's connection can't tell apart are apart here. A client that goes
-(a reload, a tunnel) only detaches. A stop is said by name, and ends the run for all. And a
-run to which nobody has come back for a while is given up: nobody would read what it costs.
+A connection that closes can mean three things; here each has its own way. A client that leaves (a
+reload, a tunnel) only detaches. `stop` ends the run for all clients. And a run that nobody has
+read for a while is cancelled, because nobody would see what it costs.
 
-What a run makes is kept in a replay, from its beginning, and each client reads it there at
-its own pace; so a run never waits for a client, and who comes late misses nothing that is
+The events of a run are kept in a replay, from the beginning, and each client reads them there at
+its own pace. So a run never waits for a client, and a client that comes late gets all that is
 still kept.
 """
 
@@ -65,7 +65,7 @@ _KEPT = (CloseReason.COMPLETED, CloseReason.STOPPED, CloseReason.ERROR)
 
 
 class NoSuchRunError(NotFoundError, KeyError):
-    """No run of that key is there: it never was, was given up, or has been over for long. 404."""
+    """There is no run of that key: it never was, nobody read it, or it was over long ago. 404."""
 
     def __init__(self) -> None:
         super().__init__("There is no such run.", code="no_such_run")
@@ -75,14 +75,14 @@ class NoSuchRunError(NotFoundError, KeyError):
 
 
 class RunExistsError(PublicError):
-    """A run of that key goes on already; `Runs.get_or_start` attaches to it. 409."""
+    """A run of that key is still running; `Runs.get_or_start` attaches to it. 409."""
 
     def __init__(self) -> None:
         super().__init__("run_exists", "This is running already.", status=409)
 
 
 class TooManyRunsError(PublicError):
-    """As many runs go on as may. 503."""
+    """`max_running` runs are running. 503."""
 
     def __init__(self) -> None:
         super().__init__("too_many_runs", "Too much is going on now.", retryable=True, status=503)
@@ -93,11 +93,11 @@ class RunsStatistics:
     """A moment of all runs."""
 
     running: int
-    """Runs that go on, or that clean up."""
+    """Runs that are running or cleaning up."""
     limit: int
-    """How many may."""
+    """How many there may be."""
     kept: int
-    """Runs that are over and may be attached to."""
+    """Runs that are over and that clients can still attach to."""
     attached: int
     """Streams and subscriptions of all of them."""
     started: int
@@ -110,17 +110,17 @@ class Runs(Feeds):
     """Producers that outlive their clients, by key.
 
     They run in the nursery that `Flowstream(app)` keeps open while the app is served (outside
-    Quart: ``async with Flowstream():``). One that fails disturbs no other. All of them belong to
-    one Trio run: in the next there are none.
+    Quart: ``async with Flowstream():``). A run that fails does not disturb the others. All of
+    them belong to one Trio run; the next one begins with none.
 
     Args:
-        grace: seconds for which a run goes on that nobody reads, from its start or since the
-            last client left; None for as long as it takes.
-        replay: what is kept of each run: all of it, as a rule.
-        max_running: how many may go on at once, those that clean up included.
-        keep: seconds for which a run that has ended can be attached to.
-        max_kept: how many of those there may be; the one that ended first goes first.
-        cleanup_timeout: seconds that a run's producer may take to end once it is told to.
+        grace: seconds that a run goes on without a reader, from its start or since the last
+            client left; None for as long as it takes.
+        replay: how much is kept of each run; usually all of it.
+        max_running: how many may run at once, with those that clean up.
+        keep: seconds for which clients can attach to a run that has ended.
+        max_kept: how many such runs are kept; the one that ended first is dropped first.
+        cleanup_timeout: seconds that a run's producer may take to end when it is told to.
 
     Raises:
         TypeError, ValueError: an argument is not what is said above.
@@ -164,14 +164,15 @@ class Runs(Feeds):
         """Start `source` under `key`. It goes on when the request is over.
 
         Args:
-            key: what it is found by: the id of a chat, say. One of a run that is over is free.
-            source: anything that one client could be streamed; best a function that makes the
-                generator, which stands for nothing until it runs.
+            key: the name of the run, such as the id of a chat. The key of a run that is over can
+                be used again.
+            source: anything that `stream` takes for one client. Best is a function that makes
+                the generator, because it holds nothing until it runs.
 
         Raises:
-            RunExistsError: one of that key goes on.
+            RunExistsError: a run of that key is still running.
             TooManyRunsError: there is no room for another.
-            SourceError: `source` is none, or a topic, which needs no run.
+            SourceError: `source` is not a source, or it is a topic, which needs no run.
             RuntimeError: there is no `Flowstream` to run it in.
             TypeError: `key` can't be hashed.
         """
@@ -200,10 +201,10 @@ class Runs(Feeds):
         return run
 
     def get_or_start(self, key: Hashable, source: SourceLike) -> Run:
-        """Return the run of that key, which goes on or is kept; else `start` it.
+        """Return the run of that key, if it is running or kept; otherwise `start` it.
 
         Raises:
-            Exception: as `start`, but for `RunExistsError`.
+            Exception: as `start`, except `RunExistsError`.
         """
         opened = _opened(source)
         found = self._by_key().get(key)
@@ -241,7 +242,7 @@ class Runs(Feeds):
         return len(self._by_key())
 
     async def stop(self, key: Hashable) -> None:
-        """Stop the run of that key for all, and **wait** until its producer has cleaned up.
+        """Stop the run of that key for all clients, and **wait** until its producer has cleaned up.
 
         Raises:
             NoSuchRunError: there is none.

@@ -1,8 +1,8 @@
 """Retry: how long to wait before something that failed is tried again.
 
 Exponential back-off with full jitter: each wait is drawn evenly from 0 to a ceiling, which
-doubles with each failure in a row. Servers that lost the same database at the same moment
-would otherwise all come back to it at the same moment, again and again.
+doubles with each failure in a row. Without the jitter, servers that lost the same database at the
+same moment would all come back to it at the same moment, again and again.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Retry:
     """
 
     first: float = 1.0
-    """Seconds that the first wait takes at the most. Each wait takes a random part of its
-    maximum, which doubles with each failure in a row."""
+    """Longest first wait, in seconds. Each wait is a random part of its maximum, which doubles
+    with each failure in a row."""
     longest: float = 60.0
-    """Seconds that any wait takes at the most. A try that lasted at least this long has
-    worked: the failure after it counts as the first."""
+    """Longest wait, in seconds. A try that lasted at least this long has worked: the failure
+    after it counts as the first."""
 
     def __post_init__(self) -> None:
         for name in ("first", "longest"):

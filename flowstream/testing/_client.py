@@ -21,7 +21,7 @@ from flowstream.testing._scope import ASGIApp
 class EndOfBody(EOFError):  # noqa: N818 - an ending, not a fault: like trio.EndOfChannel
     """The body ended before what was asked for had arrived.
 
-    `StreamClient.complete` tells whether it ended as the app wished or was cut.
+    `StreamClient.complete` says whether the app ended it, or it was cut.
     """
 
     def __init__(self, message: str, partial: bytes = b"") -> None:
@@ -37,7 +37,7 @@ class ClientStatistics:
     received: int
     """Body bytes that reached the client."""
     unread: int
-    """Of these, the bytes that no `read` or `next_event` has returned yet."""
+    """How many of these no `read` or `next_event` has returned yet."""
     window: int | None
     """Bytes that the app may still send before it blocks; None for any number."""
     sends: int
@@ -55,9 +55,8 @@ class ClientStatistics:
 class StreamClient:
     """The client at the other end of one response; made by `open_stream`.
 
-    A client reads as much as its window says, and more while one of its reading methods
-    waits: these grant what they need and not a byte beyond it. Only one task may read at
-    a time.
+    A client reads as many bytes as its window allows. Its reading methods open the window as far
+    as they need, and not a byte more. Only one task may read at a time.
 
     The methods that are not async take effect at once: when `abort()` returns, the app's
     blocked ``send`` and its ``receive`` are already scheduled to run.
@@ -114,17 +113,17 @@ class StreamClient:
         self._pump()
 
     def abort(self) -> None:
-        """Go away: the app is told by ``http.disconnect``, its sends return in silence.
+        """Leave: the app gets ``http.disconnect``, and its sends return without an error.
 
-        What is left of the request's body is never delivered. A second call has no effect.
+        The rest of the request's body is never delivered. A second call has no effect.
         """
         self._close()
 
     def half_close(self) -> None:
         """Send nothing more, but go on reading.
 
-        The app gets ``http.disconnect``, which on HTTP/1.1 is also what Hypercorn makes of
-        a half-closed connection, while what it sends still arrives.
+        The app gets ``http.disconnect``, as under Hypercorn with HTTP/1.1, but what it sends
+        still arrives.
         """
         self._request.leave()
 
@@ -153,7 +152,7 @@ class StreamClient:
         return data
 
     async def read_all(self) -> bytes:
-        """Return all that is left of the body, when it is over; cut or not, see `complete`."""
+        """Return the rest of the body, when it is over; `complete` says whether it was cut."""
         with self._as_reader():
             await self._need(math.inf)
             return self._take(self._unread)

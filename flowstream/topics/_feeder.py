@@ -1,4 +1,4 @@
-"""A feeder: the task that publishes in a topic what a source makes, and that outlives failures.
+"""A feeder: the task that publishes the items of a source in a topic, and survives failures.
 
 ::
 
@@ -6,9 +6,9 @@
      ▲                                   │      ended, stopped, shut down, closed: over
      └───────────────────────────────────┘
 
-A run (`Production`) is one answer: it fails once, and its clients are told. A topic has clients
-that come for what is published next, from wherever. So what feeds it is tried again, and its
-failures are told to who operates the app: in the log and in the statistics.
+A run (`Production`) is one answer: it fails once, and its clients are told. The clients of a topic
+wait for the next event, wherever it comes from. So a feeder tries again, and reports its failures
+to the people who run the app: in the log and in the statistics.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FeederStatistics:
     topic: str
     """The name of the topic that it feeds."""
     running: bool
-    """Whether its source runs now. False while it waits for the next try, and at the end."""
+    """Whether its source runs now; not while it waits for the next try, and not at the end."""
     over: bool
     """Whether it has ended."""
     published: int
@@ -54,9 +54,9 @@ class FeederStatistics:
     failures: int
     """Times that its source failed so far."""
     failures_in_a_row: int
-    """Those since its source last ran for as long as `Retry.longest`."""
+    """Failures since its source last ran for at least `Retry.longest` seconds."""
     bad_items: int
-    """Items left out so far, because they could not be made or published."""
+    """Items left out, because they could not be made or published."""
 
 
 class FeedCounts:
@@ -68,7 +68,7 @@ class FeedCounts:
 
 
 class Feeder:
-    """What feeds a topic; made by `Topic.publish_from`.
+    """The task that feeds a topic; made by `Topic.publish_from`.
 
     Attributes:
         name: for the log.

@@ -1,11 +1,11 @@
-"""What a topic keeps of what was published, and where in it a client left off.
+"""The events that a topic keeps, and the place where a client left off.
 
-Values in, values out, and a clock that is handed in. Each event has a number; its id is
-``epoch.number`` unless the app gave it one of its own. The epoch is drawn when the history
-is made, so an id from before a restart is known for a stranger's.
+Values in, values out; the clock is an argument. Each event has a number. Its id is
+``epoch.number``, unless the app gave it another. The epoch is drawn when the history is made. So an
+id from before a restart has another epoch, and is not mistaken for one of this history.
 
-Events that are yet to be delivered are kept whatever the bounds of the replay say, or a
-topic without replay could deliver nothing; they have bounds of their own.
+Events that are not delivered yet are kept whatever the bounds of the replay say. Otherwise a topic
+without replay could deliver nothing. They have their own bounds.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _PENDING_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """How much of its past a topic keeps for clients that come back: the tightest of three.
+    """How much of its past a topic keeps for clients that come back. The tightest bound holds.
 
     Raises:
         TypeError, ValueError: if a bound is not a number above 0 (`items` may be 0).
     """
 
     items: int = 1000
-    """Events; 0 for no replay at all."""
+    """Number of events; 0 for no replay."""
     seconds: float = math.inf
-    """Age of the oldest; infinity, the default, for any."""
+    """Age of the oldest event in seconds; infinity, the default, for no bound."""
     bytes: int = 8 << 20
-    """Bytes of their encodings, of all formats that were asked for together. 8 MiB."""
+    """Bytes of their encodings, in all formats together; 8 MiB."""
 
     def __post_init__(self) -> None:
         if self.items != 0 or isinstance(self.items, bool):

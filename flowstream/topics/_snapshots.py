@@ -1,13 +1,13 @@
-"""Snapshots of a topic: what its events so far amount to, and up to which of them.
+"""Snapshots of a topic: the state that its events lead to, and the last event that is in it.
 
-A client that can't be given what it missed is given a snapshot and what came after it. A
-thousand of them come at once after a restart, so the app's function is called by the first
-and all share the result (single flight). It belongs to no task: if the client that called
-it goes, the next one that waits calls it again.
+When the replay no longer has what a client missed, the client gets a snapshot and the events after
+it. After a restart a thousand clients come at once. So the first one calls the app's function, and
+all share the result (single flight). If the client that made the call leaves, the next one that
+waits calls it again.
 
-`LatestByKey` needs no function. Clients that come while events are published each need another
-snapshot, of which little is new. So what is kept of each key is encoded once, as the JSON of that
-key alone, and a snapshot is these texts put together.
+`LatestByKey` needs no function. Clients that come while events are published each need a new
+snapshot, in which little has changed. So the JSON of each key is made once, and a snapshot is these
+texts put together.
 """
 
 from __future__ import annotations
@@ -92,17 +92,17 @@ class Snapshots(Protocol):
 
 
 class LatestByKey:
-    """A snapshot that a topic keeps by itself: the newest event of each `Event.key`.
+    """A snapshot that the topic keeps itself: the newest event of each `Event.key`.
 
     On the wire it is one event, a list of ``{"key": ..., "data": ...}`` in the order in which
     the keys were last published. Events without a key are not in it.
 
     Args:
-        keys: how many; with more the one that was not published for the longest time goes,
-            and a warning is logged once.
-        bytes: of their events, each as it was first encoded; with more the same happens. One
-            larger event is kept alone. The topic holds up to as much again for each way in which
-            clients are sent JSON (`encode=`, `big_integers=`), and for each format.
+        keys: how many keys to keep. With more, the key not published for the longest time is
+            dropped, and a warning is logged once.
+        bytes: bytes of their events, each as it was first encoded. With more, the same happens;
+            one larger event is kept alone. The topic holds up to as much again for each format,
+            and for each way to write JSON (`encode=`, `big_integers=`).
 
     Raises:
         TypeError, ValueError: `keys` or `bytes` is no `int` of 1 or more.

@@ -1,8 +1,8 @@
 """Subscription: a topic's events inside the program, for code that reads them itself.
 
-`Topic.subscribe` returns a `SubscriptionManager`: ``async with`` it for the subscription, or hand
-it to `sse()`, which then streams the topic on these terms. A shape such as `throttle` takes it,
-too, since it is a source.
+`Topic.subscribe` returns a `SubscriptionManager`. Use it with ``async with`` to get the
+subscription, or pass it to `sse()`, which then streams the topic with these arguments. It is a
+source, so a shape such as `throttle` takes it, too.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _TAKE_BYTES = 1 << 16
 
 
 class SlowConsumerError(FlowstreamError):
-    """A subscription was ended by its policy: it did not take its events in time."""
+    """The policy ended a subscription, because it did not take its events in time."""
 
 
 class Subscription:
     """A topic's events, one after the other: ``async for event in subscription``.
 
-    Made by `Topic.subscribe`. **Ends** when the topic is closed and everything was taken.
-    What was missed comes at its place as ``Event({"missed", "after", "before"}, type="gap")``.
+    Made by `Topic.subscribe`. **Ends** when the topic is closed and all events were taken.
+    ``Event({"missed", "after", "before"}, type="gap")`` stands in the place of missed events.
 
     Raises:
-        SlowConsumerError: on the next step, if its policy gave it up.
-        Exception: what its ``where=`` raised; or what a run failed with, at its end.
+        SlowConsumerError: on the next step, if its policy has ended it.
+        Exception: what its ``where=`` raised; or, at the end, what a run failed with.
     """
 
     direct: Callable[[bytes], bool] | None = None
@@ -120,8 +120,8 @@ class Subscription:
 class SubscriptionManager(Source):
     """A place in a topic or run that is about to be taken; made by `Topic.subscribe`.
 
-    ``async with topic.subscribe() as events`` takes it for as long as the block lasts;
-    ``sse(topic.subscribe(...))`` streams the topic on these terms.
+    ``async with topic.subscribe() as events`` takes it until the block ends;
+    ``sse(topic.subscribe(...))`` streams the topic with these arguments.
 
     Args:
         feed: the topic or run.

@@ -57,9 +57,9 @@ class TopicStatistics:
     name: str
     """The topic's name."""
     subscribers: int
-    """Streams and subscriptions that are there now."""
+    """Streams and subscriptions that read it now."""
     catching_up: int
-    """Those among them that are reading the past."""
+    """How many of them are still reading the past."""
     published: int
     """Events published so far."""
     replay_items: int
@@ -71,35 +71,36 @@ class TopicStatistics:
     closed: bool
     """Whether it takes no more events."""
     deliveries: int
-    """Events handed to subscribers as they were published, counted once for each. Those that
-    one reads of the past are not counted, nor those that its policy or filter left out."""
+    """Events handed to subscribers when they were published, counted once for each subscriber. It
+    does not count events read from the past, or left out by a policy or a filter."""
     direct_deliveries: int
-    """Those among them that were written to the client's connection directly."""
+    """How many of them were written directly to the client's connection."""
     feeders: int
     """Tasks of `Topic.publish_from` that feed it now."""
     feed_failures: int
-    """Times that one of them failed so far. It began anew if it may."""
+    """How often one of them has failed."""
     bad_items: int
-    """Items of theirs that were left out so far, because they could not be made or published."""
+    """Items that they left out, because they could not be made or published."""
 
 
 class Topic(Feed):
     """One publisher side and any number of subscribers.
 
-    Hand it to `sse()` or `ndjson()`; a client that comes back with a ``Last-Event-ID`` goes on
-    where it left off, or is told what it missed. For use inside one Trio run.
+    Pass it to `sse()` or `ndjson()`. A client that comes back with a ``Last-Event-ID`` goes on
+    where it left off, or is told what it missed. Use a topic inside one Trio run only.
 
     Args:
         name: for logs and statistics.
         replay: how much of the past is kept for clients that come back.
-        snapshot: an async function without arguments, or `LatestByKey()`: what a client is
-            given when it comes first, or when it can't be given what it missed. The function
-            may return an `Event` with the id of the last event that is in it; else it is
-            taken to hold what was published before it was called.
-        presence: a topic in which each coming and going is published, as an event ``join`` or
-            ``leave`` with the body ``{"topic", "subscribers"}`` and the name for a key.
-        snapshot_timeout: seconds that the function may take. Then it is cancelled, and those who
-            wait for it end with `error`, to come back later. Meanwhile they get heartbeats.
+        snapshot: an async function without arguments, or `LatestByKey()`. A client gets its
+            result when it is new, or when the replay no longer has what it missed. The function
+            may return an `Event` with the id of the last event that went into it. Otherwise
+            flowstream takes it to hold what was published before the call.
+        presence: another topic, which gets an event ``join`` or ``leave`` whenever a subscriber
+            comes or goes, with the body ``{"topic", "subscribers"}`` and the name as its key.
+        snapshot_timeout: seconds that the function may take. Then it is cancelled, and the
+            streams that wait for it end with `error`; their clients may come back. While they
+            wait they get heartbeats.
 
     Raises:
         TypeError, ValueError: an argument is not what is said above.
@@ -142,26 +143,27 @@ class Topic(Feed):
     ) -> str:
         """Publish one event, and **wait** until every subscriber was handed it.
 
-        It is published at once; handing it on lets others run about once a millisecond, and
-        waits for subscribers with `Block(timeout=...)` until they have room or their time is
-        up, when they are disconnected with `slow_consumer`. If it is cancelled meanwhile the
-        event is delivered all the same.
+        The event is published at once. While it is handed to the subscribers, other tasks run
+        about once a millisecond. A subscriber with `Block(timeout=...)` makes it wait until
+        there is room; when its time is up, it is disconnected with `slow_consumer`. If this call
+        is cancelled, the event is still delivered.
 
         Args:
             data: the item. It is not copied: don't change it afterwards.
             type: the event's name.
-            id: the app's own id; by default ``epoch.number``. One that is used again stands
-                for the first event that has it and is kept.
+            id: the app's own id; by default ``epoch.number``. If you use one twice, it means the
+                first event with it that is still kept.
             key: what the event is about, for `Conflate` and `LatestByKey`.
-            essential: no policy drops it. A subscriber whose buffer is full of such is
-                disconnected with `slow_consumer`.
+            essential: no policy drops it. A subscriber whose buffer is full of essential events
+                is disconnected with `slow_consumer`.
 
         Returns:
             The event's id.
 
         Raises:
-            EncodingError: no format of the subscribers can carry it (SSE, if there are none).
-                Nothing is published. If some can, the streams of the others end with `error`.
+            EncodingError: no format of the subscribers can carry it (or SSE, if there are none).
+                Nothing is published. If only some formats can, the streams of the others end
+                with `error`.
             trio.ClosedResourceError: the topic is closed.
             TypeError, ValueError: `type` or `id` can't stand in an event, `id` is empty or of
                 the kind that flowstream makes itself, or `key` can't be hashed.
@@ -180,8 +182,8 @@ class Topic(Feed):
     ) -> str:
         """Publish one event without waiting.
 
-        It is handed to up to 256 subscribers at once, and to more by a task that lets others
-        run in between. A loop that does nothing else should `publish`.
+        Up to 256 subscribers get it at once; a task hands it to the others, and lets other tasks
+        run in between. In a loop that only publishes, use `publish`.
 
         Args, Returns, Raises: as `publish`, and
             trio.WouldBlock: a subscriber with `Block(timeout=...)` has no room. Nothing is
@@ -202,9 +204,9 @@ class Topic(Feed):
         """Do as `publish` does, from a thread outside the event loop; **blocks** the thread.
 
         Raises:
-            RuntimeError: in a thread that Trio did not start, if the topic was not used in
-                the event loop before: it can't know which loop is meant. And in the event
-                loop itself, which it would block.
+            RuntimeError: called in a thread that Trio did not start, and the topic was not yet
+                used in an event loop, so it can't know which one is meant. Or called in the
+                event loop itself, which it would block.
             trio.RunFinishedError: that event loop has ended.
             Exception: as `publish`.
         """
@@ -237,36 +239,35 @@ class Topic(Feed):
         retry: Retry | None = Retry(),  # noqa: B008  # a frozen value
         cleanup_timeout: float = 5.0,
     ) -> Feeder:
-        """Start a task that publishes each item of `source`, and that outlives failures.
+        """Start a task that publishes each item of `source`, and that survives failures.
 
-        It runs in the nursery that `Flowstream(app)` keeps open while the app is served, so it is
-        to be called when the app starts: in Quart's ``before_serving``, or inside
-        ``flowstream.starlette.lifespan``. It disturbs nobody else when it fails.
+        It runs in the nursery that `Flowstream(app)` keeps open while the app is served. So call
+        it when the app starts: in Quart's ``before_serving``, or inside
+        ``flowstream.starlette.lifespan``. If it fails, nothing else is disturbed.
 
-        **Emits** what an `Event` says besides its data, too. **Backpressures** as `publish` does.
-        **Completes** when the source does, when the topic is closed, when the app shuts down,
-        and by `Feeder.stop`. When the source fails the log has the traceback, and the source is
-        run anew after a wait. An item that can't be published, or that the source rejects
-        (`Outlet.reject`), is left out. Both are counted in `statistics`.
+        **Emits** each item; an `Event` keeps its type, key and id. **Backpressures** as `publish`
+        does. **Completes** when the source ends, when the topic is closed, when the app shuts
+        down, or by `Feeder.stop`. When the source fails, the log has the traceback, and the
+        source runs again after a wait. An item that can't be published, or that the source
+        rejects (`Outlet.reject`), is left out. `statistics` counts both.
 
         Args:
-            source: a generator function, a producer function, or a function of no arguments
-                that returns what one client could be streamed: it is called for each run, and
-                for the first one at once. A list, or a source that can be run again, such as
-                `postgres_notifications`.
-            retry: how long to wait after a failure. None for one run only; then a generator
+            source: a generator function, a producer function, or a function without arguments
+                that returns a source; it is called for each run, the first time at once. Or a
+                list, or a source that can run again, such as `postgres_notifications`.
+            retry: how long to wait after a failure. None runs the source once; then a generator
                 or a channel will do.
-            cleanup_timeout: seconds that the source may take to end once it is told to.
+            cleanup_timeout: seconds that the source may take to end when it is told to.
 
         Returns:
-            What stops it and tells how it is doing. It need not be kept.
+            A `Feeder`, which stops the task and has its statistics. You need not keep it.
 
         Raises:
-            SourceError: `source` is none, or is used up by one run and there is a `retry`.
+            SourceError: `source` is not a source, or can run only once although there is a `retry`.
             RuntimeError: there is no `Flowstream` to run it in, or Trio does not run here.
             trio.ClosedResourceError: the topic is closed.
             TypeError, ValueError: another argument is not what is said above.
-            Exception: what a function raised that was to return a source.
+            Exception: what the function raised that should return a source.
         """
         check_feed_arguments(retry, cleanup_timeout)
         if not trio.lowlevel.in_trio_run():
@@ -307,16 +308,16 @@ class Topic(Feed):
     ) -> SubscriptionManager:
         """Subscribe inside the program: a context manager that gives an iterator of events.
 
-        ``async with topic.subscribe() as events: async for event in events: ...``. What was
-        missed comes as an `Event` of type ``gap``, a snapshot as one of type ``snapshot``.
-        ``sse(topic.subscribe(...))`` streams the topic to one client on these terms; a client
-        that comes back with a ``Last-Event-ID`` goes on there instead of at `after`.
+        ``async with topic.subscribe() as events: async for event in events: ...``. An `Event` of
+        type ``gap`` stands for missed events; a snapshot is an `Event` of type ``snapshot``.
+        ``sse(topic.subscribe(...))`` streams the topic to one client with these arguments. A
+        client that comes back with a ``Last-Event-ID`` goes on there, and not at `after`.
 
         Args:
-            after: the id of the last event that is known; None for what comes from now on.
+            after: the id of the last event that you have; None for new events only.
             where: events for which it returns false are left out, without a gap.
             buffer: how much may wait.
-            policy: what happens when that is full; `DropOldest()` by default.
+            policy: what happens when the buffer is full; `DropOldest()` by default.
 
         Raises:
             TypeError, ValueError: an argument is not what is said above.
@@ -341,9 +342,9 @@ class Topic(Feed):
     async def aclose(self, reason: CloseReason | None = None) -> None:
         """Take no more events, and end the subscribers.
 
-        Without a `reason` each gets what it has not got yet and ends with `completed`; with
-        one it ends at once, with that. **Waits** until what was published is delivered. What
-        feeds it (`publish_from`) is told to stop, and not waited for.
+        Without a `reason`, each subscriber gets what is left, and ends with `completed`. With one,
+        each ends at once, with that reason. **Waits** until all published events are delivered.
+        Feeders (`publish_from`) are told to stop; it does not wait for them.
         """
         self._stop_feeders()
         if reason is None:
@@ -384,7 +385,7 @@ class Topic(Feed):
         )
 
     def statistics(self) -> TopicStatistics:
-        """Return who is there and what is kept."""
+        """Return how many subscribers there are, and what is kept."""
         history = self._publisher.history
         history.trim()
         fanout = self._publisher.fanout

@@ -10,8 +10,8 @@
 
     await topics.publish("lobby", "hello")
 
-A topic that was forgotten is closed: who kept it and publishes to it is told so, where else
-the events would go to nobody, since its name would by then stand for another.
+A topic that is forgotten is closed. So code that kept it, and publishes in it, gets an error.
+Otherwise its events would be lost, because the name would by then mean another topic.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SHARE = 16
 
 
 class NotAuthorizedError(FlowstreamError):
-    """`authorize` said no. Raised before the status line: a 403, most likely.
+    """`authorize` refused. Raised before the status line; usually answered with a 403.
 
     Args:
         name: the topic's name.
@@ -59,7 +59,7 @@ class NotAuthorizedError(FlowstreamError):
 
 
 class TopicNameError(FlowstreamError, ValueError):
-    """A topic's name is longer than names may be: a 400, most likely.
+    """The name of a topic is too long; usually answered with a 400.
 
     Args:
         length: characters of the name.
@@ -73,7 +73,7 @@ class TopicNameError(FlowstreamError, ValueError):
 
 
 class TooManyTopicsError(FlowstreamError):
-    """There are as many topics as there may be, and all are in use: a 503, most likely."""
+    """There are `limit` topics, and all are in use; usually answered with a 503."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +83,27 @@ class TopicsStatistics:
     topics: int
     """How many there are."""
     limit: int
-    """How many there may be."""
+    """Most topics allowed."""
     subscribers: int
     """Streams and subscriptions of all of them."""
     opened: int
-    """Streams among them that were authorized, and that `revoke` can end."""
+    """Streams made with `open`, which `revoke` can end."""
     forgotten: int
-    """Topics that were forgotten so far."""
+    """Topics forgotten so far."""
 
 
 class Topics(Feeds):
-    """Topics by name, each made at its first use. For use inside one Trio run.
+    """Topics by name, each made when it is first used. Use it inside one Trio run only.
 
     Args:
         factory: makes a topic, given its name; `Topic` by default.
-        idle: seconds without a subscriber and without an event after which a topic, and what
-            it keeps, is forgotten; found out up to a quarter later.
-        limit: how many there may be. Where one more is asked for, some that nobody is
-            subscribed to are forgotten: first those that nothing was ever published in, then
-            those unused for longest.
-        authorize: ``authorize(name, request)``, a function or an async function: false, or an
-            exception of the app's, refuses. None admits everybody, to every name.
+        idle: seconds without a subscriber and without an event after which a topic is
+            forgotten, with all that it keeps; or up to a quarter later.
+        limit: how many topics there may be. To make room for one more, topics without
+            subscribers are forgotten: first those in which nothing was ever published, then
+            those not used for the longest time.
+        authorize: ``authorize(name, request)``, a function or an async function. It refuses by
+            returning something false or by raising. None admits everybody, to every name.
         name_limit: characters that a name may have.
 
     Raises:
@@ -163,17 +163,17 @@ class Topics(Feeds):
         return len(self._topics)
 
     async def open(self, name: str, request: Any = None) -> Feed:
-        """Return the topic for one client, to be handed to `sse()`; **waits** for `authorize`.
+        """Return the topic for one client, to pass to `sse()`; **waits** for `authorize`.
 
-        To be called in the view, so that a refusal is an ordinary HTTP error. The topic itself is
-        made when its stream begins: a HEAD makes none.
+        Call it in the view, so that a refusal is an ordinary HTTP error. The topic itself is
+        made when its stream begins; a HEAD request makes none.
 
         Args:
             name: the topic's.
-            request: what `authorize` and `revoke` go by: the framework's request, or a user.
+            request: passed on to `authorize` and `revoke`: the framework's request, or a user.
 
         Raises:
-            NotAuthorizedError: `authorize` said no.
+            NotAuthorizedError: `authorize` refused.
             TooManyTopicsError: there is no room for another topic.
             TopicNameError: `name` is longer than `name_limit`; `authorize` was not asked.
             TypeError: `name` is no `str`.
@@ -210,14 +210,14 @@ class Topics(Feeds):
     def revoke(self, predicate: Callable[[str, Any], object]) -> int:
         """End, with reason `stopped`, the streams for which `predicate` is true.
 
-        One that was opened and has yet to begin ends as soon as it does.
+        A stream that was opened and has not begun yet ends as soon as it begins.
 
         Args:
-            predicate: called with the topic's name and the request, of each stream that was
-                made with `open` and that is open now.
+            predicate: called with the topic's name and the request of each open stream that was
+                made with `open`.
 
         Returns:
-            How many of those that are open were ended.
+            How many open streams it ended.
         """
         chosen = [grant for grant in self._grants if predicate(grant.name, grant.request)]
         count = sum(grant.streams for grant in chosen)
@@ -236,7 +236,7 @@ class Topics(Feeds):
                 nursery.start_soon(topic.aclose)
 
     def statistics(self) -> TopicsStatistics:
-        """Return how many there are, and who is there."""
+        """Return how many topics and subscribers there are."""
         return TopicsStatistics(
             topics=len(self._topics),
             limit=self._limit,
