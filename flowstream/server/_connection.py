@@ -51,6 +51,7 @@ from flowstream.server._hypercorn import (
 from flowstream.server._listening import Transport
 from flowstream.server._pass_budget import Share, Turnstile
 from flowstream.server._protocols import Protocols
+from flowstream.server._settings import ServerConfig
 from flowstream.server._stall_bound import StallBound, stall_bound
 from flowstream.server.http1._plain_http1 import PlainExchange
 from flowstream.server.http1._plain_request import read_plain
@@ -82,6 +83,7 @@ class Connection(Live, TCPServer):
         detail: the cause of that, for reports.
     """
 
+    config: ServerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol: Protocols
     stream: Any
     _task_group: Applications
@@ -362,7 +364,7 @@ class Connection(Live, TCPServer):
             await self.turn()
             request = None
             if len(data) <= self.config.h11_max_incomplete_size:
-                request = read_plain(data)
+                request = read_plain(data, self.config.max_request_fields)
             if request is None:
                 connections.others += 1
                 await self._speak("http/1.1", data)

@@ -1,51 +1,95 @@
-"""HTTP/2's bytes in pieces that take about as long as one another.
+"""HTTP/2's bytes in pieces that take about as long as one another, and frames that are too much.
 
 h2 looks at all that it is given before anybody else runs. 64 KiB of DATA are four frames; of pings
 they are 3,800, which take 50 ms. So frames are counted as they come, without a look at what is in
 them but for their length and type (RFC 9113 § 4.1).
+
+A frame can't be cut, so three things end the connection, at the head of the frame and before h2
+keeps anything of it:
+
+* SETTINGS with more than 32 entries. HTTP/2 knows ten; 2,700, which fit into a frame, take 20 ms.
+* More than 8 CONTINUATION frames of one header block. A client needs another one for each 16 KiB,
+  and the whole block may be no longer than two of them.
+* A frame that is longer than was allowed (RFC 9113 § 4.2). h2 waits for its end before it looks at
+  the length, which may be 16 MiB.
+
+The first two bounds are nghttp2's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from h2.errors import ErrorCodes
+
 _PREFACE = 24
 _HEAD = 9
-_DATA, _HEADERS = 0, 1
+_DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0, 1, 4, 9
 _BELONGS_TO_HEADERS = (b"\x03", b"\x09")  # RST_STREAM, CONTINUATION
 
 # What a piece may cost: half a millisecond, more or less. A byte of DATA is one.
 _MOST = 16 * 1024
 _FRAME = 512
 _REQUEST = 2048
-_BYTE = 4  # one that is not of DATA: a setting has six of them, a header one or more
+# A byte of DATA is 1. A setting has six bytes. A header field has four, or one if it is in the
+# table, and takes 8 µs.
+_BYTES = {_DATA: 1, _HEADERS: 64, _CONTINUATION: 64}
+_BYTE = 4  # of any other frame
+
+_MOST_SETTINGS = 32
+_SETTING = 6  # bytes
+_MOST_CONTINUATIONS = 8
+
+
+class ExcessError(Exception):
+    """A client has sent what no client has a use for.
+
+    Attributes:
+        code: what GOAWAY is to say.
+    """
+
+    def __init__(self, code: ErrorCodes) -> None:
+        super().__init__(code.name)
+        self.code = code
 
 
 class FramePieces:
-    """Cuts what comes on one connection, from its preface on."""
+    """Cuts what comes on one connection, from its preface on.
 
-    __slots__ = ("_head", "_kind", "_left")
+    Args:
+        longest: bytes of a frame's payload that are allowed.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_continuations", "_head", "_kind", "_left", "_longest")
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
         self._left = _PREFACE  # bytes that are yet to come of what is at hand
         self._head = b""  # of the next frame, as far as it has come
         self._kind = _DATA
+        self._continuations = 0  # of the header block at hand
 
     def cut(self, data: bytes) -> Iterator[bytes]:
-        """Yield `data` in pieces."""
+        """Yield `data` in pieces.
+
+        Raises:
+            ExcessError: the next frame is too much. What came before it was yielded.
+        """
         start = at = cost = 0
         while at < len(data):
             if self._left:
                 size = min(self._left, len(data) - at)
                 self._left -= size
-                cost += size if self._kind == _DATA else size * _BYTE
+                cost += size * _BYTES.get(self._kind, _BYTE)
             else:
                 size = min(_HEAD - len(self._head), len(data) - at)
                 self._head += data[at : at + size]
                 if len(self._head) == _HEAD:
-                    self._left = int.from_bytes(self._head[:3], "big")
-                    self._kind = self._head[3]
-                    self._head = b""
+                    excess = self._begin_frame()
+                    if excess is not None:
+                        if start < at:
+                            yield data[start:at]
+                        raise ExcessError(excess)
                     cost += _REQUEST if self._kind == _HEADERS else _FRAME
             at += size
             if cost >= _MOST and not self._left and not self._goes_on(data, at):
@@ -53,6 +97,18 @@ class FramePieces:
                 start, cost = at, 0
         if start < len(data):
             yield data[start:]
+
+    def _begin_frame(self) -> ErrorCodes | None:
+        """Take the head of a frame; return what is wrong if it is too much."""
+        self._left, self._kind = int.from_bytes(self._head[:3], "big"), self._head[3]
+        self._head = b""
+        if self._left > self._longest:
+            return ErrorCodes.FRAME_SIZE_ERROR
+        self._continuations = self._continuations + 1 if self._kind == _CONTINUATION else 0
+        too_many = self._continuations > _MOST_CONTINUATIONS or (
+            self._kind == _SETTINGS and self._left > _MOST_SETTINGS * _SETTING
+        )
+        return ErrorCodes.ENHANCE_YOUR_CALM if too_many else None
 
     def _goes_on(self, data: bytes, at: int) -> bool:
         """Whether a request came last, and the rest of its head or its reset is next.

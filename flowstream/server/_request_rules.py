@@ -66,14 +66,19 @@ def judge_http1(head: RequestHead) -> RequestHead | int:
     return head if is_target(head.target) else 400
 
 
-def judge_http2(headers: Iterable[tuple[bytes, bytes]], *, ended: bool) -> RequestHead | int:
+def judge_http2(
+    headers: Iterable[tuple[bytes, bytes]], *, ended: bool, most: int
+) -> RequestHead | int:
     """Return a request of HTTP/2 or HTTP/3, or the status to refuse it with.
 
     Args:
         headers: of the request, with its pseudo-header fields.
         ended: whether no body follows.
+        most: fields that it may have.
     """
     headers = list(headers)
+    if len(headers) > most:
+        return 431
     fields = dict(headers)
     head = RequestHead(fields.get(b":method", b""), fields.get(b":path", b""), b"2", headers)
     if head.method == b"CONNECT" and fields.get(b":protocol") != b"websocket":

@@ -172,7 +172,7 @@ async def test_no_passes_while_nobody_waits(budget, passes):
 
 def pieces(*frames, size=1 << 16):
     """Cut frames that arrive `size` bytes at a time, behind the preface."""
-    cutter = FramePieces()
+    cutter = FramePieces(1 << 14)
     data = PREFACE + b"".join(frame.serialize() for frame in frames)
     cut = []
     for start in range(0, len(data), size):
@@ -194,10 +194,19 @@ def test_data_is_cut_at_its_frames():
     assert [len(piece) for piece in cut[1:]] == [16384 + 9] * 9
 
 
-def test_many_settings_are_a_piece():
-    """What follows a long frame that is no DATA is another piece."""
-    cut = pieces(*[SettingsFrame(0, settings=dict.fromkeys(range(2000), 1))] * 3)
-    assert len(cut) >= 3
+def test_settings_are_few_in_a_piece():
+    """Frames of as many settings as are allowed are a dozen a piece."""
+    cut = pieces(*[SettingsFrame(0, settings=dict.fromkeys(range(32), 1))] * 120)
+    assert len(cut) >= 10
+
+
+def test_fields_are_few_in_a_piece():
+    """A head of 256 fields, each a byte that names the table, is a piece."""
+    block = b"\x82" * 256
+    cut = pieces(
+        *[HeadersFrame(number, data=block, flags=["END_HEADERS"]) for number in range(1, 19, 2)]
+    )
+    assert len(cut) >= 9
 
 
 def test_a_request_is_not_cut_from_its_reset():

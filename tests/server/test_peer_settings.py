@@ -38,10 +38,10 @@ def connections(monkeypatch):
 
 
 async def test_unknown_settings_are_not_kept(server, http2, connections):
-    """65,000 ids that nobody knows leave nothing behind, and the connection goes on."""
+    """3,000 ids that nobody knows leave nothing behind, and the connection goes on."""
     peer = await http2(await server(hello))
-    for start in range(100, 65100, 1000):
-        unknown = [struct.pack(">HL", number, 7) for number in range(start, start + 1000)]
+    for start in range(100, 3100, 25):
+        unknown = [struct.pack(">HL", number, 7) for number in range(start, start + 25)]
         await peer.flush(frame(SETTINGS, 0, 0, b"".join(unknown)))
     await peer.fence()
     (connection,) = connections

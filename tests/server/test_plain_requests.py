@@ -42,7 +42,7 @@ def read_by_h11(data):
 @pytest.mark.parametrize("data", [GET, BROWSER])
 def test_it_is_read_as_h11_reads_it(data):
     """What is plain has the same target and the same fields."""
-    assert read_plain(data) == read_by_h11(data)
+    assert read_plain(data, 256) == read_by_h11(data)
 
 
 FIELDS = {
@@ -87,7 +87,7 @@ HEADS = {
 @pytest.mark.parametrize("data", HEADS.values(), ids=HEADS)
 def test_what_is_not_plain(data):
     """What has more to it is left to h11."""
-    assert read_plain(data) is None
+    assert read_plain(data, 256) is None
 
 
 def test_no_mutation_is_read_otherwise():
@@ -107,7 +107,7 @@ def test_no_mutation_is_read_otherwise():
                 del data[at : at + random_.randint(1, 3)]
             else:
                 data[at] = random_.randrange(256)
-        found = read_plain(bytes(data))
+        found = read_plain(bytes(data), 256)
         if found is not None:
             plain += 1
             assert found == read_by_h11(bytes(data)), bytes(data)

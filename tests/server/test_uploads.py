@@ -30,7 +30,7 @@ class Pair:
         self.server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.client.initiate_connection()
         self.server.initiate_connection()
-        keep_apart(self.server)
+        keep_apart(self.server, 256)
         self.uploads = Uploads(self.server)
         self.held = b""
         self.exchange()

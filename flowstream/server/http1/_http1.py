@@ -54,13 +54,14 @@ class HTTP1(H11Protocol):
         is_fresh: whether no request has come yet.
     """
 
+    config: ServerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     task_group: Applications  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
         # h11 has no other way to be less lenient.
-        cast(Any, self.connection)._receive_buffer = StrictLines()
+        cast(Any, self.connection)._receive_buffer = StrictLines(self.config.max_request_fields)
         self.is_fresh = True
         self._held = b""
         self._head = self.connection_state[HEAD_KEY] = HeldHead(self._write_head)
@@ -89,7 +90,7 @@ class HTTP1(H11Protocol):
         is_preface = line == (b"PRI", b"*", b"2.0") and not event.headers
         if not self.is_fresh or self.ssl or not is_preface:
             return  # under TLS there is ALPN to ask for HTTP/2 (RFC 9113 § 3.2)
-        if not cast(ServerConfig, self.config).h2c:
+        if not self.config.h2c:
             cast(Context, self.context).say_once(
                 "a client began with HTTP/2 without TLS, and got a 505: h2c = True (--h2c) takes it"
             )

@@ -37,8 +37,17 @@ class PlainRequest(NamedTuple):
     """Names in lower case, and values."""
 
 
-def read_plain(data: bytes) -> PlainRequest | None:
-    """Return the request that `data` is, if it is one whole plain request; else None."""
+# Bytes of the shortest field: a name, a colon and the end of the line.
+_SHORTEST = 4
+
+
+def read_plain(data: bytes, most_fields: int) -> PlainRequest | None:
+    """Return the request that `data` is, if it is one whole plain request; else None.
+
+    One with more than `most_fields` is not looked at.
+    """
+    if len(data) > _SHORTEST * most_fields and data.count(b"\n") > most_fields + 2:
+        return None
     head = _HEAD.fullmatch(data)
     if head is None or not is_target(head[1]):
         return None

@@ -5,6 +5,8 @@
 * A header that goes on in the next line ("obsolete folding"). To a proxy that line may be a header
   of its own (RFC 9112 § 5.2).
 * Several lengths, be they the same (RFC 9112 § 6.3).
+
+And a head may have so many fields and no more, which h11 counts in bytes alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ _LENGTH = b"content-length:"
 
 
 class StrictLines(ReceiveBuffer):
-    """h11's buffer of what has come, from which it takes lines."""
+    """h11's buffer of what has come, from which it takes lines.
+
+    Args:
+        most_fields: that a head, or trailers, may have.
+    """
+
+    def __init__(self, most_fields: int) -> None:
+        super().__init__()
+        self._most_lines = most_fields + 1  # the first line is the request's
 
     def maybe_extract_next_line(self) -> bytearray | None:
         """Return the line of a chunk's size if it has come.
@@ -34,10 +44,12 @@ class StrictLines(ReceiveBuffer):
         """Return the lines of a head, or of trailers, if all have come.
 
         Raises:
-            LocalProtocolError: one goes on in the next, or there are several lengths. h11 makes it
-                the client's fault.
+            LocalProtocolError: there are too many, one goes on in the next, or there are several
+                lengths. h11 makes it the client's fault.
         """
         lines = super().maybe_extract_lines()
+        if lines is not None and len(lines) > self._most_lines:
+            raise LocalProtocolError("too many header fields", error_status_hint=431)
         lengths = 0
         for line in lines or ():
             if line.startswith((b" ", b"\t")):

@@ -38,7 +38,7 @@ from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import STATE_KEY
 from flowstream.asgi._head import HEAD_KEY, HeldHead
 from flowstream.server._connections import CLOSED
-from flowstream.server._frame_pieces import FramePieces
+from flowstream.server._frame_pieces import ExcessError, FramePieces
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
     ASGIWebsocketState,
@@ -61,6 +61,7 @@ from flowstream.server._hypercorn import (
 )
 from flowstream.server._inbox import inbox_of
 from flowstream.server._request_rules import RequestHead, judge_http2
+from flowstream.server._settings import ServerConfig
 from flowstream.server.http2._link import Link
 from flowstream.server.http2._peer_settings import forget_table_sizes, keep_little, unfinished_head
 from flowstream.server.http2._reset_limit import ResetLimit
@@ -95,13 +96,14 @@ class HTTP2(H2Protocol):
         arguments: those of Hypercorn's own.
     """
 
+    config: ServerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     stream_buffers: dict[int, BoundedStreamBuffer]  # type: ignore[assignment]  # narrower
 
     def __init__(self, carrier: Connection, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
         keep_little(self.connection, self.config.h2_max_header_list_size)
-        keep_apart(self.connection)
+        keep_apart(self.connection, self.config.max_request_fields)
         self.priority = RoundRobin()  # type: ignore[assignment]  # no tree
         self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams
@@ -111,7 +113,7 @@ class HTTP2(H2Protocol):
         self._holding = False  # what h2 has made waits for what comes behind it
         self._held: dict[int, HeldHead] = {}  # by their streams
         self._reset_limit = ResetLimit()
-        self._pieces = FramePieces()
+        self._pieces = FramePieces(self.config.h2_max_inbound_frame_size)
         self._last_request = 0
         self._begun = 0  # requests, since others had a turn
         self._heads: dict[int, int] = {}  # their sizes, by the streams that are open
@@ -288,15 +290,18 @@ class HTTP2(H2Protocol):
 
     async def _take(self, data: bytes) -> None:
         self._begun = 0
-        for piece in self._pieces.cut(data):
-            if self._begun:
-                await self._let_others()
-            await self._carrier.turn()
-            if self.closed:
-                return
-            await super().handle(RawData(piece))
-            if unfinished_head(self.connection) > self.config.h2_max_header_list_size:
-                await self._calm()
+        try:
+            for piece in self._pieces.cut(data):
+                if self._begun:
+                    await self._let_others()
+                await self._carrier.turn()
+                if self.closed:
+                    return
+                await super().handle(RawData(piece))
+                if unfinished_head(self.connection) > self.config.h2_max_header_list_size:
+                    await self._give_up(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+        except ExcessError as error:
+            await self._give_up(error.code)
 
     async def _let_others(self) -> None:
         await self._carrier.turnstile.go_through()
@@ -347,7 +352,11 @@ class HTTP2(H2Protocol):
             self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             await self._count_trial()
             return
-        head = judge_http2(event.headers or (), ended=event.stream_ended is not None)
+        head = judge_http2(
+            event.headers or (),
+            ended=event.stream_ended is not None,
+            most=self.config.max_request_fields,
+        )
         if isinstance(head, int):
             await self._refuse(event, head)
             return
@@ -520,11 +529,11 @@ class HTTP2(H2Protocol):
 
     async def _count_trial(self) -> None:
         if not self._reset_limit.try_once():
-            await self._calm()
+            await self._give_up(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
 
-    async def _calm(self) -> None:
+    async def _give_up(self, code: h2.errors.ErrorCodes) -> None:
         """End a connection whose client asks too much."""
-        self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+        self.connection.close_connection(code)
         await self._flush()
         await self.send(Closed())
 

@@ -50,6 +50,7 @@ from flowstream.server._hypercorn import (
     filter_pseudo_headers,
 )
 from flowstream.server._request_rules import RequestHead, judge_http2
+from flowstream.server._settings import ServerConfig
 from flowstream.server.http2._reset_limit import ResetLimit
 from flowstream.server.http3._hypercorn_quic import H3Protocol
 from flowstream.server.http3._stream_upload import StreamUpload
@@ -204,7 +205,11 @@ class HTTP3(H3Protocol):
             self._abort(stream_id, ErrorCode.H3_REQUEST_REJECTED)
             self._count_trial()
             return
-        head = judge_http2(event.headers, ended=event.stream_ended)
+        head = judge_http2(
+            event.headers,
+            ended=event.stream_ended,
+            most=cast(ServerConfig, self.config).max_request_fields,
+        )
         if isinstance(head, int):
             await self._refuse(event, head)
             return
