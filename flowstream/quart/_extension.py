@@ -14,6 +14,7 @@ only if the app answers with a `StreamResponse`:
   teardown functions run after the last byte. Quart comes by here with a view's answer and
   with that of a handler of unhandled exceptions;
 * ``full_dispatch_request``: a primed stream ends here if the app sends another response;
+* ``json.loads``: a body that is nested too deep is the client's fault;
 * ``create_url_adapter``: what it makes is shared by requests with the same first line and host.
 
 It replaces the lifespan class by one that refuses to start under asyncio, with a clear sentence.
@@ -115,6 +116,7 @@ class Flowstream:
         )
         patched.asgi_lifespan_class = _lifespan_class(app.asgi_lifespan_class)
 
+        patched.json.loads = _refusing_depth(app.json.loads)
         self._keep_open_while_serving(app)
         handlers = app.error_handler_spec[None][None]
         for error, status in _STATUS.items():
@@ -167,6 +169,22 @@ class Flowstream:
         async def close_nursery() -> None:
             closing.set()
             await closed.wait()
+
+
+def _refusing_depth(loads: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `loads` with a `ValueError` for what is nested deeper than Python reads.
+
+    Python's parser raises `RecursionError`, a few kilobytes of ``[`` are enough, and Quart takes
+    only a `ValueError` for the client's fault: a 400 instead of a 500 with a traceback.
+    """
+
+    def loads_or_refuses(text: str | bytes, **options: Any) -> Any:
+        try:
+            return loads(text, **options)
+        except RecursionError:
+            raise ValueError("the JSON is nested too deep") from None
+
+    return loads_or_refuses
 
 
 def _lifespan_class(base: type[Any]) -> type[Any]:
