@@ -1,6 +1,6 @@
-"""Decoders: bytes in, events out, however the bytes were cut into chunks. No I/O.
+"""Decoders: bytes in, events out. The chunks may be cut anywhere. No I/O.
 
-CSV and raw bytes need none of ours: the standard library's `csv.reader`, and nothing.
+For CSV use the standard library's `csv.reader`; raw bytes need no decoder.
 """
 
 from flowstream.decoders._frames_decoder import Frame, FramesDecoder

@@ -1,8 +1,8 @@
-"""FramesDecoder: items out of length-prefixed frames, however the bytes were cut into chunks.
+"""FramesDecoder: read items from length-prefixed frames. The chunks may be cut anywhere.
 
-`flowstream.encoders.frames` has the table of what a frame is. A length is checked as soon as
-it is there, before a byte of its frame is kept; and nothing in a broken stream can be found
-again, since a wrong length hides where the next frame begins: so the first error is the last.
+`flowstream.encoders.frames` has the table of what a frame is. A length is checked as soon as it
+arrives, before a byte of its frame is kept. After an error nothing more can be read, because a
+wrong length hides where the next frame begins.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Frame(msgspec.Struct, frozen=True):
     """Whether it is one of flowstream's own: ``gap``, ``failed``, ``end``, ..."""
 
     retry: int | None = None
-    """Of a control event: after how many milliseconds to come back."""
+    """In a control event: milliseconds to wait before coming back."""
 
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,14 +61,14 @@ class FramesDecoder:
 
     Args:
         prefix: bytes of each length, as `Frames` has it.
-        max_frame: how many bytes a frame may have, its length not counted.
+        max_frame: most bytes of a frame, without its length.
 
     Raises:
         ValueError: if `prefix` is not 2, 4 or 8, or `max_frame` is less than 1.
     """
 
     heartbeats: int
-    """How many lengths of 0 came."""
+    """Number of heartbeats: lengths of 0."""
 
     def __init__(self, *, prefix: int = 4, max_frame: int = 1 << 20) -> None:
         if prefix not in PREFIXES:
@@ -87,7 +87,7 @@ class FramesDecoder:
         """Return the items and control events that `data` completes, in order.
 
         Raises:
-            DecodingError: if the bytes are no frames, or one is longer than `max_frame`; the
+            DecodingError: if the bytes are not frames, or one is longer than `max_frame`; the
                 message has the frame's number, from 1. Nothing can be decoded after that:
                 each further call raises it, too.
         """

@@ -1,6 +1,6 @@
-"""JSONSequenceDecoder: values out of a JSON text sequence, past whatever is spoiled in it.
+"""JSONSequenceDecoder: read the values of a JSON text sequence, and skip what is broken.
 
-RFC 7464, as an incremental parser. What is easily got wrong:
+RFC 7464, as an incremental parser. Easy to get wrong:
 
 * § 2.1: an element goes from one RS to the next. What stands before the first RS is the end of
   something that began earlier: ``34`` there may have been ``1234``. And a text that does not
@@ -37,21 +37,21 @@ class _State(enum.Enum):
 
 
 class JSONSequenceDecoder:
-    """An incremental parser of ``application/json-seq``. It never raises: it counts.
+    """An incremental parser of ``application/json-seq``. It never raises: it counts errors.
 
     Args:
-        max_text: how many bytes an element may have, white space counted. A longer one is
-            passed over, and takes no memory beyond that bound.
+        max_text: most bytes of an element, with white space. A longer one is skipped, and takes
+            no more memory than that.
 
     Raises:
         ValueError: if `max_text` is less than 1.
     """
 
     heartbeats: int
-    """How many RS had nothing but white space between them and the next."""
+    """Number of RS with only white space before the next one."""
 
     spoiled: int
-    """How many elements were passed over: no JSON, perhaps cut short, or too long."""
+    """Number of elements skipped: not JSON, perhaps cut short, or too long."""
 
     def __init__(self, *, max_text: int = 1 << 20) -> None:
         if max_text < 1:
@@ -79,10 +79,10 @@ class JSONSequenceDecoder:
         return values
 
     def flush(self) -> list[Any]:
-        """Return the value of a last element without an LF, if it says itself that it is whole.
+        """Return the value of a last element without an LF, if it is surely complete.
 
-        To be called when the stream is over, cut or not: half a text is never taken for a
-        whole one, but counted as spoiled.
+        Call it when the stream is over, cut or not. It never takes half a text for a complete
+        one, but counts it as broken.
         """
         values: list[Any] = []
         self._end(values)

@@ -1,4 +1,4 @@
-"""NDJSONDecoder: values out of JSON lines, however the bytes were cut into chunks.
+"""NDJSONDecoder: read the values of JSON lines. The chunks may be cut anywhere.
 
 Only LF ends a line; a CR in front of it is white space to JSON, so CRLF works as well. Text
 is not decoded before it is split, since in UTF-8 the byte of an LF is never part of another
@@ -25,14 +25,14 @@ class NDJSONDecoder:
     """An incremental parser of newline-delimited JSON.
 
     Args:
-        max_line: how many bytes a line may have, its line break not counted.
+        max_line: most bytes of a line, without its line break.
 
     Raises:
         ValueError: if `max_line` is less than 1.
     """
 
     heartbeats: int
-    """How many empty lines came."""
+    """Number of empty lines."""
 
     def __init__(self, *, max_line: int = 1 << 20) -> None:
         if max_line < 1:
@@ -70,8 +70,8 @@ class NDJSONDecoder:
     def flush(self) -> list[Any]:
         """Return the value of a last line without a line break, if there is one.
 
-        To be called when the stream ended as it should. On one that was cut the last line
-        may be half of itself: mostly an error, but ``12`` may have been ``1234``.
+        Call it when the stream ended as it should. If it was cut, the last line may be
+        incomplete. Mostly that is an error, but ``12`` may have been ``1234``.
 
         Raises:
             DecodingError: as `feed` does.

@@ -1,6 +1,6 @@
 """SSEDecoder: an event stream, read as a browser reads it.
 
-WHATWG HTML § 9.2.5 and § 9.2.6. What is easily got wrong:
+WHATWG HTML § 9.2.5 and § 9.2.6. Easy to get wrong:
 
 * A CR at the end of a chunk ends its line at once: to wait for a possible LF would hold the
   event back until the next one. The LF is skipped if it comes.
@@ -37,24 +37,23 @@ class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
     """
 
     type: str
-    """The event's name; ``"message"`` if it was not given any."""
+    """The event's name; ``"message"`` if it has none."""
 
     data: str
     """The ``data:`` lines, joined by LF."""
 
     id: str
-    """The last event id at the time: the event's own, or that of an earlier one, or ``""``."""
+    """The last event id: from this event, or from an earlier one, or ``""``."""
 
 
 class SSEDecoder:
     """An incremental parser of ``text/event-stream``.
 
-    There is nothing to call at the end of the stream: what is unfinished then is discarded,
-    as the standard says.
+    You need not call anything at the end of the stream: an unfinished event is discarded, as the
+    standard says.
 
     Args:
-        max_event: how many characters an unfinished event may occupy: its data so far and
-            the line that is being read.
+        max_event: most characters of an unfinished event: its data so far and the current line.
 
     Raises:
         ValueError: if `max_event` is less than 1.
@@ -67,7 +66,7 @@ class SSEDecoder:
     """The reconnection time that the server last asked for, in milliseconds; None if never."""
 
     comments: int
-    """How many comments came, heartbeats among them."""
+    """Number of comments, with heartbeats."""
 
     def __init__(self, *, max_event: int = 1 << 20) -> None:
         if max_event < 1:

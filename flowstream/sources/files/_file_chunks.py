@@ -1,4 +1,4 @@
-"""Files: the bytes of one, or of the part that a client asks for.
+"""Files: the bytes of a file, or of the part that a client asks for.
 
 ::
 
@@ -6,15 +6,14 @@
     async def video(name):
         return raw(file_chunks(VIDEOS / name, request), media_type="video/mp4")
 
-The file is looked at when the source is made, so that a missing one is an error of the view,
-and the response knows its status, its validators and its length; it is opened when the stream
-runs, so that a stream that never does leaves nothing open. In between it may have been
-replaced. That is seen, and fails the stream: the length and the validators that the client has
-are those of the other file.
+The file is checked when the source is made. So a missing file is an error of the view, and the
+response knows its status, its validators and its length. The file is opened when the stream runs,
+so a stream that never runs leaves nothing open. If the file was replaced in between, the stream
+fails, because the client has the length and the validators of the old file.
 
-A worker thread reads, half a megabyte at a time at the most, while what it has read before is
-written. The stream's buffer is the read-ahead, and its bound in bytes (1 MiB, see `Buffer`)
-bounds it. While a client does not read, no thread is held.
+A worker thread reads up to half a megabyte at a time, while the stream writes what was read before.
+The stream's buffer bounds how far it reads ahead (1 MiB, see `Buffer`). While a client does not
+read, no thread is held.
 """
 
 from __future__ import annotations
@@ -108,24 +107,24 @@ def file_chunks(
     """Return the bytes of a file as a source, for `raw`.
 
     The response has the file's ``Content-Length``, ``ETag`` and ``Last-Modified``. A request for
-    a part gets the part (RFC 9110 § 14), as 206 with ``Content-Range``, or a 416; one for several
-    parts, and one with a header that is invalid, get the whole. ``If-Range`` (§ 13.1.5) is
-    honoured: a download goes on only in the very file that it began with. A file that grows
-    while it is read gives what was promised, one that shrinks fails the stream.
+    a part gets the part (RFC 9110 § 14), as 206 with ``Content-Range``, or a 416. A request for
+    several parts, or with an invalid header, gets the whole file. ``If-Range`` (§ 13.1.5) works:
+    a download goes on only in the same file. If the file grows while it is read, only the
+    promised length is sent; if it shrinks, the stream fails.
 
-    The ``ETag`` is strong, and there is a ``Last-Modified``, only of a file that has not changed
-    for two seconds: within that, another change might not show in either.
+    A file that has not changed for two seconds has a ``Last-Modified`` and a strong ``ETag``.
+    Earlier, another change might not show in either.
 
-    It **waits** (the event loop, too) for the file system to say what is there. What `path` is
-    built from a client's words is the app's to check: ``..`` is a part of a path like any other.
+    It **waits** for the file system, and so does the event loop. If `path` contains what a client
+    sent, check it: ``..`` works as in any path.
 
     Args:
         path: the file.
         request: the request, for its method, ``Range`` and ``If-Range``: Quart's, Starlette's,
             or an ASGI scope. Only a GET can ask for a part (§ 14.2).
-        range: the value of ``Range``, for one who has no request.
-        if_range: that of ``If-Range``.
-        chunk: bytes that are read at a time, and are one item; from 1 to 512 KiB.
+        range: the value of ``Range``, if you have no request.
+        if_range: the value of ``If-Range``.
+        chunk: bytes of one read, and of one item; from 1 to 512 KiB.
 
     Raises:
         NotFoundError: there is no such file, or it is a directory or a device. 404.

@@ -1,4 +1,4 @@
-"""Following a file: what others append to it, as they do, like ``tail -F``.
+"""Following a file: send what others append to it, like ``tail -F``.
 
 ::
 
@@ -6,10 +6,10 @@
     async def log():
         return sse(follow("/var/log/app.log"))
 
-Nothing in Trio tells that a file has grown, so it is looked at several times a second, in a
-worker thread: a look costs about a fifth of a millisecond, and a slow disk holds up no other
-stream. Each client reads for itself; one who waits for room reads nothing, but goes on to look
-for a file that takes the place of the one it is at.
+Trio can't tell when a file grows. So a worker thread looks several times a second; a look costs
+about a fifth of a millisecond, and a slow disk holds up no other stream. Each client has its own
+reader. A reader that waits for room reads nothing, but still checks whether another file has taken
+the place of this one.
 """
 
 from __future__ import annotations
@@ -159,31 +159,32 @@ def follow(
     poll: float = 0.2,
     missing_ok: bool = True,
 ) -> Source:
-    """Return a file as a source: its last lines, and those that are appended, as they are.
+    """Return a file as a source: its last lines, then each line that is appended.
 
-    It never ends by itself. A file that is not there yet, or vanishes, is waited for. One that
-    is renamed while another takes its place (as `logrotate` does) is read to its end, and as
-    long as the other is empty; then that is read from its beginning: no line is lost or twice,
-    unless a writer goes on in the old file after another has begun in the new one. (Where that
-    is done twice within `poll` seconds, the one in between is found by its name: that of the
-    file with a number or a date behind it.) One that is emptied (``copytruncate``) is read anew
-    from its beginning; what was written between the last look and then is lost, which nobody can
-    know, so it is announced as a gap.
+    It never ends by itself. If the file is missing or vanishes, it waits for the file. If the
+    file is renamed and another takes its place (as `logrotate` does), it reads the old one to
+    its end, and as long as the new one is empty; then it reads the new one from its beginning.
+    No line is lost or sent twice, unless a writer goes on in the old file after another has begun
+    in the new one. (If that happens twice within `poll` seconds, it finds the file in between by
+    its name: the old name with a number or a date after it.) If the file is emptied
+    (``copytruncate``), it reads again from the beginning. Lines written between the last look
+    and the emptying may be lost, so it sends a gap.
 
-    Each line is an event with an id, the place behind it. A client that comes back with one goes
-    on there, if the file is still the one it was; else it gets an event ``gap``, and the file
-    that is there now: all of it, if it is not longer than `replay`, else the last lines.
+    Each line is an event. Its id is the place after the line. A client that comes back with an id
+    goes on there, if the file is still the same. Otherwise it gets an event ``gap`` and the file
+    that is there now: all of it, if that is not longer than `replay`, or its last lines.
 
     Args:
         path: the file, or where it will be.
-        last: lines to begin with for a client that is new; None for all.
-        lines: whether an item is a line, a `str` without its end. Otherwise items are bytes, as
-            they come, for `raw`, which can tell of no gap: that is in the log alone.
-        encoding: of the text. What is not in it becomes U+FFFD; lines must end with the byte 10.
-        max_line: bytes of a line that are held back until it is whole. A longer one comes in
-            pieces of that.
-        replay: bytes that a client that comes back may be behind, and in which the last lines
-            are looked for.
+        last: lines to begin with for a new client; None for all.
+        lines: whether an item is a line: a `str` without its line break. Otherwise items are
+            bytes, as they come, for `raw`. `raw` can't announce a gap; only the log has it.
+        encoding: of the text. Bytes that it can't read become U+FFFD. Lines must end with the
+            byte 10.
+        max_line: most bytes of a line that are held until the line is complete. A longer line
+            comes in pieces of that size.
+        replay: how many bytes behind a client that comes back may be, and how far back to look
+            for the last lines.
         poll: seconds between two looks at a file to which nothing is appended.
         missing_ok: whether it may be missing now.
 

@@ -43,23 +43,24 @@ def anthropic_tokens(
 ) -> Source:
     """Stream the answer of a message: `Token`, ..., `Usage`, `Done`.
 
-    The request is made when the stream runs. When the client goes, the connection to the
-    model's server is closed at once, in whatever state the answer is.
+    It makes the request when the stream runs. When the client leaves, it closes the connection to
+    the model's server at once, however far the answer is.
 
-    **Emits** each piece of text as a `Token`, of thinking as a `Reasoning`, of a call of one of
-    the app's tools as a `ToolCall`; what Anthropic's own tools do is left out. A refusal has
-    the reason ``content_filter``. The usage has cached input in it. **Backpressures** the
-    model's server: what the client does not take is not read. **Completes** when the model has
-    stopped.
+    **Emits** each piece of text as a `Token`, each piece of thinking as a `Reasoning`, and each
+    piece of a call of the app's tools as a `ToolCall`. It leaves out what Anthropic's own tools
+    do. A refusal has the reason ``content_filter``. The usage includes cached input.
+    **Backpressures** the model's server: it reads no more than the client takes. **Completes**
+    when the model has stopped.
 
     Args:
-        client: an `anthropic.AsyncAnthropic`, or one of its kin for other clouds. Its
-            ``max_retries`` are kept to where a retry is near: what asks for more than 8
-            seconds, or more than is left of `first_timeout`, is told to our client instead.
+        client: an `anthropic.AsyncAnthropic`, or its variant for another cloud. Its
+            ``max_retries`` apply only to short waits: if the server asks for more than 8
+            seconds, or more than is left of `first_timeout`, the stream fails, and our client
+            is told when to come back.
         first_timeout: seconds to the first event, 120 by default. None for no other limit than
             the client's ``timeout``.
         token_timeout: seconds from one event to the next, 60 by default; or None. The time that
-            our own client takes for them does not count.
+            our own client takes does not count.
         params: those of ``client.messages.create``: ``model``, ``max_tokens``, ``messages``, ...
 
     Raises:
@@ -68,7 +69,7 @@ def anthropic_tokens(
         ValueError: a timeout is not above 0.
         MissingExtraError: the package ``anthropic`` is not installed.
 
-    While it runs, and to be told to the client:
+    While it runs, and told to the client:
         UpstreamError: the model's server failed: ``upstream_busy``, ``upstream_timeout``,
             ``upstream_failed``, ``upstream_unreachable``, ``upstream_broken`` (all retryable)
             or ``upstream_rejected``.

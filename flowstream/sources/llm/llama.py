@@ -1,11 +1,11 @@
 """A language model in this process: the tokens of llama.cpp, as a source.
 
-A model computes one answer at a time: what it has read and said so far is state of the model
-itself. So streams that share a model take turns, in the order in which they came; one that
-waits holds no thread, and leaves the line when its client goes. The model's thread computes
-the next tokens while those before are on their way (see `Conveyor`), and halts when the
-client's buffer is full: a client that stops reading halts the model, and holds its turn until
-``stall_timeout`` ends it.
+A model computes one answer at a time, because its state holds what it has read and said so far. So
+streams that share a model take turns, in the order in which they came. A stream that waits holds no
+thread, and leaves the line when its client leaves. The model's thread computes the next tokens
+while earlier ones are sent (see `Conveyor`), and halts when the client's buffer is full. So a
+client that stops reading halts the model, and keeps its turn until ``stall_timeout`` ends the
+stream.
 """
 
 from __future__ import annotations
@@ -55,22 +55,20 @@ def local_tokens(
     """Return the answer of a language model that runs in this process.
 
     The stream's items are those of `flowstream.llm`: a `Token` for each piece of text, a
-    `ToolCall` for each piece of a call, at last `Usage` and `Done`. The model is slowed down
-    by a client that is slow; when the client goes it stops after the token that it is at, or
-    in the midst of its prompt.
-    Streams that share a model **wait** for their turn.
+    `ToolCall` for each piece of a call, and at the end `Usage` and `Done`. A slow client slows
+    the model down. When the client leaves, the model stops after the current token, or while it
+    still reads the prompt. Streams that share a model **wait** for their turn.
 
     Args:
-        model: the path of a GGUF file, which is loaded in a thread when it is first needed
-            and then kept for as long as the process lives, with a context of 4096 tokens; or
-            a ``llama_cpp.Llama`` of your own, made with the settings that you want. It must be used
-            by nothing else.
-        prompt: text, which the model goes on with; or the messages of a chat, the last of
-            which it answers (``[{"role": "user", "content": "..."}]``), for a model that was
-            trained to chat.
-        max_tokens: how many tokens the answer may have at most.
-        options: what ``create_completion`` or ``create_chat_completion`` of llama-cpp-python
-            take besides, such as ``temperature``, ``stop``, ``seed`` or ``tools``.
+        model: the path of a GGUF file. It is loaded in a thread when it is first needed, with a
+            context of 4096 tokens, and stays loaded as long as the process lives. Or your own
+            ``llama_cpp.Llama``, made with the settings that you want; nothing else may use it.
+        prompt: a text, which the model continues; or, for a model that was trained to chat, the
+            messages of a chat (``[{"role": "user", "content": "..."}]``), the last of which it
+            answers.
+        max_tokens: most tokens of the answer.
+        options: further arguments of llama-cpp-python's ``create_completion`` or
+            ``create_chat_completion``, such as ``temperature``, ``stop``, ``seed`` or ``tools``.
 
     Raises:
         MissingExtraError: `model` is a path, and llama-cpp-python is not installed.

@@ -35,25 +35,25 @@ def openai_tokens(
 ) -> Source:
     """Stream the answer of a chat completion: `Token`, ..., `Usage`, `Done`.
 
-    The request is made when the stream runs. When the client goes, the connection to the
-    model's server is closed at once, in whatever state the answer is.
+    It makes the request when the stream runs. When the client leaves, it closes the connection to
+    the model's server at once, however far the answer is.
 
-    **Emits** each piece of text as a `Token`, of what a model thinks as a `Reasoning` (from
-    servers that send it), of a tool call as a `ToolCall`; a refusal is text, too, and then the
-    reason is ``content_filter``. **Backpressures** the model's server: what the client does not
-    take is not read. **Completes** when the model has stopped.
+    **Emits** each piece of text as a `Token`, each piece of thinking as a `Reasoning` (if the
+    server sends it), and each piece of a tool call as a `ToolCall`. A refusal is text, with the
+    reason ``content_filter``. **Backpressures** the model's server: it reads no more than the
+    client takes. **Completes** when the model has stopped.
 
     Args:
-        client: an `openai.AsyncOpenAI`, or what derives from it. Its ``max_retries`` are kept
-            to where a retry is near: what asks for more than 8 seconds, or more than is left
-            of `first_timeout`, is told to our client instead.
-        first_timeout: seconds to the first event, 120 by default: a model that thinks in
-            silence may need as long. None for no other limit than the client's ``timeout``.
+        client: an `openai.AsyncOpenAI`, or a class derived from it. Its ``max_retries`` apply
+            only to short waits: if the server asks for more than 8 seconds, or more than is
+            left of `first_timeout`, the stream fails, and our client is told when to come back.
+        first_timeout: seconds to the first event, 120 by default, because a model may think in
+            silence that long. None for no other limit than the client's ``timeout``.
         token_timeout: seconds from one event to the next, 60 by default; or None. The time that
-            our own client takes for them does not count.
-        params: those of ``client.chat.completions.create``: ``model``, ``messages``, ... The
-            usage is asked for by ``stream_options``, and without it of servers that refuse
-            that; ``stream_options=None`` does not ask.
+            our own client takes does not count.
+        params: those of ``client.chat.completions.create``: ``model``, ``messages``, ... It asks
+            for the usage with ``stream_options``. If the server refuses that, it asks again
+            without. With ``stream_options=None`` it does not ask for the usage.
 
     Raises:
         TypeError: `client` is no asynchronous client of this SDK, or `params` are not those of
@@ -61,7 +61,7 @@ def openai_tokens(
         ValueError: a timeout is not above 0, or more than one answer (``n``) is asked for.
         MissingExtraError: the package ``openai`` is not installed.
 
-    While it runs, and to be told to the client:
+    While it runs, and told to the client:
         UpstreamError: the model's server failed: ``upstream_busy``, ``upstream_timeout``,
             ``upstream_failed``, ``upstream_unreachable``, ``upstream_broken`` (all retryable)
             or ``upstream_rejected``.

@@ -1,4 +1,4 @@
-"""Programs: what one writes, as it does.
+"""Programs: send what a program writes, while it writes.
 
 ::
 
@@ -6,9 +6,9 @@
     async def ping():
         return sse(process_output(["ping", "-c", "5", "localhost"]))
 
-The program is started when the stream runs, and is gone when the stream is over, with all that
-it has started. While the client does not read, the pipe fills, and the program waits where it
-writes.
+The program starts when the stream runs. When the stream is over, the program is gone, and so are
+the programs that it started. While the client does not read, the pipe fills up, and the program
+waits.
 """
 
 from __future__ import annotations
@@ -169,30 +169,32 @@ def process_output(
 ) -> Source:
     """Return the output of a program as a source.
 
-    It is started when the stream runs, without a shell, in a session of its own. When the client
-    goes, or the stream ends otherwise, it gets a SIGTERM, with all that it has started and that
-    has begun no session of its own; and when some of it is left after `grace` seconds, a SIGKILL.
+    It starts when the stream runs, without a shell, in a session of its own. When the client
+    leaves, or the stream ends in another way, the program gets a SIGTERM, and so do all programs
+    that it started, unless they began their own session. What is left after `grace` seconds gets a
+    SIGKILL.
 
-    The stream ends with the program: what it leaves behind may write for `grace` seconds more.
-    One that shuts its output and goes on is waited for. A program that writes to a pipe often
-    keeps what it writes until it is a few kilobytes: see its options (``python -u``), or
-    ``stdbuf -oL``.
+    The stream ends with the program; processes that it leaves behind may write for `grace`
+    seconds more. If the program closes its output and goes on, the stream waits for it. Most
+    programs keep a few kilobytes back when they write to a pipe: see their options
+    (``python -u``), or ``stdbuf -oL``.
 
     Args:
-        args: the program and its arguments. What begins with a ``-`` is an option to most
-            programs, even if a client has sent it: put ``"--"`` before a client's words.
-        lines: whether an item is a line, a `str` without its end. Otherwise items are bytes, as
-            they come, for `raw`.
-        stderr: ``"capture"`` keeps the last 8 KiB for the log, should the program fail;
-            ``"merge"`` has it in the output; ``"discard"`` drops it.
+        args: the program and its arguments. Most programs take an argument that begins with
+            ``-`` as an option, also if it comes from a client: put ``"--"`` before such words.
+        lines: whether an item is a line: a `str` without its line break. Otherwise items are
+            bytes, as they come, for `raw`.
+        stderr: ``"capture"`` keeps the last 8 KiB for the log, in case the program fails;
+            ``"merge"`` puts it into the output; ``"discard"`` drops it.
         stdin: what the program reads: bytes, or an async iterable of them, such as a request's
             body; None for nothing.
         cwd: the directory to run in.
-        env: its environment; None for this process's own, with all the secrets in it.
-        ok: the statuses that are no failure.
-        encoding: of lines. What is not in it becomes U+FFFD; lines must end with the byte 10.
-        max_line: bytes of a line that are held back until it is whole. A longer one comes in
-            pieces of that.
+        env: its environment; None for that of this process, with all the secrets in it.
+        ok: the exit statuses that are not a failure.
+        encoding: of lines. Bytes that it can't read become U+FFFD. Lines must end with the
+            byte 10.
+        max_line: most bytes of a line that are held until the line is complete. A longer line
+            comes in pieces of that size.
         grace: seconds between a SIGTERM and a SIGKILL. Keep it below `Limits.cleanup_timeout`.
 
     Raises:

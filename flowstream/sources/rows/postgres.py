@@ -1,4 +1,4 @@
-"""Rows of a Postgres database, and what is notified in it. The extra is ``postgres``."""
+"""Rows of a Postgres database, and its notifications. The extra is ``postgres``."""
 
 from __future__ import annotations
 
@@ -28,35 +28,33 @@ def postgres_rows(
 ) -> Source:
     """Return a source of the rows of a query, read through a cursor on the server.
 
-    It is read in worker threads (see `cursor_limiter`). When the client goes, the query is
-    cancelled, even if it computes and has no row yet.
+    Worker threads read it (see `cursor_limiter`). When the client leaves, the query is cancelled,
+    even if it still computes and has no row yet.
 
-    **Emits** each row as the server delivers it: the first by itself, then more at a time for
-    as long as they come quickly. **Backpressures**: the next rows are fetched when the
-    stream has taken these; the transaction stays open meanwhile, so see that
-    `Limits.stall_timeout` is what your database can bear. **Completes** with the last row; its
-    transaction is over by then.
+    **Emits** each row as the server delivers it: first one row, then more at a time while they
+    come quickly. **Backpressures**: it fetches more rows when the stream has taken these. The
+    transaction stays open meanwhile, so choose a `Limits.stall_timeout` that suits your
+    database. **Completes** with the last row; the transaction is over by then.
 
     Args:
-        database: a DSN or URL, to be connected to when the stream begins, for reading only;
-            or a connection of the app's. A connection is for one stream at a time, and for
-            nothing else meanwhile. It is usable afterwards, however the stream ended: the
-            query runs in a transaction of its own, or, if one is open, behind a savepoint
-            of it.
-        sql: one ``SELECT`` or ``VALUES``, which is what a cursor on the server takes.
-        params: its parameters, by position (``%s``) or by name (``%(name)s``). Where there
-            are some, any other percent sign in `sql` is doubled.
-        batch: rows that are fetched at once, at most: 1 to 5000. So many are held.
-        tuples: whether rows are tuples; else they are dicts by the names of the columns. The
-            tuples have their names, too, in ``_fields``, for the header of a CSV.
+        database: a DSN or URL, which is connected to when the stream begins, for reading only;
+            or a connection of the app. Use a connection for one stream at a time, and for
+            nothing else meanwhile. You can use it afterwards, however the stream ended: the
+            query runs in its own transaction, or behind a savepoint if one is open.
+        sql: one ``SELECT`` or ``VALUES``: a cursor on the server takes nothing else.
+        params: its parameters, by position (``%s``) or by name (``%(name)s``). If there are any,
+            write any other percent sign in `sql` twice.
+        batch: most rows that are fetched at once, and that are held: 1 to 5000.
+        tuples: whether rows are tuples; otherwise they are dicts by column name. The tuples
+            have the names in ``_fields``, for the header of a CSV.
 
     Raises:
         MissingExtraError: psycopg is not installed.
         TypeError, ValueError: an argument is not what is said above.
 
-    A stream fails with `UpstreamError` (503, ``database_unavailable``) if the server is not
-    there, refuses the login, goes away, or cancels the query, and with what psycopg raises
-    otherwise, for a query that can't be read.
+    A stream fails with `UpstreamError` (503, ``database_unavailable``) if the server is down,
+    refuses the login, goes away, or cancels the query. Otherwise it fails with what psycopg
+    raises, for example for a query that can't be read.
     """
     psycopg = _psycopg("postgres_rows()")
     from flowstream.sources.rows._postgres_connection import check_dsn
@@ -76,24 +74,23 @@ def postgres_rows(
 def postgres_notifications(
     dsn: str, channel: str, *, load: Callable[[str], Any] | None = None
 ) -> Source:
-    """Return a source of the payloads that are notified on a channel (``LISTEN``).
+    """Return a source of the payloads of the notifications on a channel (``LISTEN``).
 
-    **Emits** what is notified after the stream began. **Backpressures**: what a slow client
-    has not taken waits in the server's queue, which all of its databases share; so give the
-    stream a policy that drops, or feed a `Topic` from one such source. **Completes**
-    never: it fails with `UpstreamError` (503, ``database_unavailable``, retryable) when the
-    connection is lost. It does not connect again by itself, because nobody knows what was
-    notified meanwhile; the client comes back and looks.
+    **Emits** notifications from the beginning of the stream on. **Backpressures**: what a slow
+    client has not taken waits in the server's queue, which all of its databases share. So give
+    the stream a policy that drops, or feed a `Topic` from one such source. **Completes** never:
+    when the connection is lost, it fails with `UpstreamError` (503, ``database_unavailable``,
+    retryable). It does not connect again by itself, because notifications were lost meanwhile;
+    the client has to come back and look.
 
-    To feed a topic, write ``topic.publish_from(postgres_notifications(...))``: it connects
-    again when the connection is lost, and leaves out a payload that `load` refuses.
+    To feed a topic, write ``topic.publish_from(postgres_notifications(...))``. It connects
+    again when the connection is lost, and leaves out a payload for which `load` raises.
 
     Args:
-        dsn: a DSN or URL, to be connected to when the stream begins.
-        channel: its name, as it is: it is quoted.
-        load: makes an item of a payload, such as `json.loads`; left out, items are the text. A
-            payload that it refuses fails a stream; `Topic.publish_from` counts it, logs it
-            and goes on.
+        dsn: a DSN or URL, which is connected to when the stream begins.
+        channel: its name; it is quoted for you.
+        load: turns a payload into an item, such as `json.loads`; by default items are the text.
+            If it raises, a stream fails; `Topic.publish_from` counts it, logs it and goes on.
 
     Raises:
         MissingExtraError: psycopg is not installed.

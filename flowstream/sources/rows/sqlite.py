@@ -1,4 +1,4 @@
-"""Rows of an SQLite database, streamed as a query finds them."""
+"""Rows of an SQLite database, streamed while the query finds them."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def sqlite_rows(
 ) -> Source:
     """Return a source of the rows of a query, read in worker threads.
 
-    When the client goes, the query is interrupted, even if it computes and has no row yet.
+    When the client leaves, the query is interrupted, even if it still computes and has no row yet.
 
-    **Emits** each row when it is found, and so is the next: `sqlite3` looks one ahead.
-    **Backpressures**: the next rows are fetched when the stream has taken these. **Completes**
-    with the last row; the database is closed by then, or, if a connection was handed over,
-    the query's cursor is, and nothing is committed.
+    **Emits** each row when the next one is found, because `sqlite3` looks one row ahead.
+    **Backpressures**: it fetches more rows when the stream has taken these. **Completes** with
+    the last row. By then the database is closed. If you passed a connection, only the query's
+    cursor is closed, and nothing is committed.
 
     Args:
-        database: the path of a file, opened for reading only when the stream begins; or a
-            connection of the app's, made with ``check_same_thread=False``. A connection is
-            for one stream at a time, and for nothing else meanwhile: what interrupts the query
-            interrupts all that it runs.
+        database: the path of a file, which is opened for reading only when the stream begins; or
+            a connection of the app, made with ``check_same_thread=False``. Use a connection for
+            one stream at a time, and for nothing else meanwhile: an interrupt of the query
+            interrupts everything that the connection runs.
         sql: one statement.
         params: its parameters, by position or by name.
-        batch: rows that a thread brings at once, at most: 1 to 5000. So many are held.
-        tuples: whether rows are tuples; else they are dicts by the names of the columns. The
-            tuples have their names, too, in ``_fields``, for the header of a CSV.
+        batch: most rows that a thread fetches at once, and that are held: 1 to 5000.
+        tuples: whether rows are tuples; otherwise they are dicts by column name. The tuples
+            have the names in ``_fields``, for the header of a CSV.
 
     Raises:
         TypeError, ValueError: an argument is not what is said above.
 
-    Text that is not UTF-8 is sent with U+FFFD in the place of what can't be read, and logged. (On
-    a connection of the app's, its own ``text_factory`` decides.)
+    In text that is not UTF-8, U+FFFD takes the place of what can't be read, and the log says so.
+    (With your own connection, its ``text_factory`` decides.)
 
-    A stream fails with `NotFoundError` if there is no file at the path, with `UpstreamError`
-    (503) if others keep the database locked for 5 s, and with what `sqlite3` raises
-    otherwise, for a query that can't be read or a file that is no database.
+    A stream fails with `NotFoundError` if there is no file at the path, and with `UpstreamError`
+    (503) if others keep the database locked for 5 s. Otherwise it fails with what `sqlite3`
+    raises, for example for a query that can't be read or a file that is not a database.
     """
     # Not at the top: an app that has no use for it does without.
     import sqlite3

@@ -1,8 +1,8 @@
-"""batched: several items as one, for clients that redraw, and for what costs by the event.
+"""batched: several items as one, for clients that redraw, and where each event has a cost.
 
-A batch is sent when it is full, or when its first item has waited long enough; the latter by
-a task of its own, since the producer may be anywhere. While a batch waits for a slow client
-the next one fills up, and then the producer waits: two batches are held at the most.
+A batch is sent when it is full, or when its first item has waited long enough. A separate task does
+the latter, because the producer may be waiting for something. While a batch waits for a slow client
+the next one fills up; then the producer waits. So at most two batches are held.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _BURST_ITEMS = 64
 def batched(source: SourceLike, max_items: int, max_wait: float | None) -> Source:
     """Return `source`, its items in lists.
 
-    A batch of plain values is a plain list. One with events in it is an `Event`: the list of
-    their data, with the last id, by which a client resumes behind the batch; their type; the
-    last retry; their key, if it is the same for all; and it is essential if one of them is. An
-    event of another type begins a new batch.
+    A batch of plain values is a plain list. A batch with events in it is an `Event`. Its data is
+    the list of their data, and its id is the last one, so that a client resumes after the batch.
+    It has their type, the last retry, and their key if all have the same. It is essential if one
+    of them is. An event of another type begins a new batch.
 
     **Emits** a list when it is full, when its first item came `max_wait` seconds ago, when
     `source` ends, and before it fails. **Waits** where the stream does. **Ends** with
     `source`; what `source` raises comes out as it is.
 
     Args:
-        source: what `stream` takes, but for a topic and a run.
-        max_items: how many items a list has at most, 1 or more.
+        source: what `stream` takes, except a topic or a run.
+        max_items: most items in a list, 1 or more.
         max_wait: seconds that an item waits for others; None for as long as it takes.
 
     Raises:
-        SourceError: `source` is no source of one client.
+        SourceError: `source` is not a source of one client.
         TypeError, ValueError: a number is out of range.
     """
     check_count("max_items", max_items, unit="items")

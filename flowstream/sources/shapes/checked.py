@@ -1,8 +1,8 @@
 """checked: every item of a source is one of the events that it may send.
 
-``events=`` checks where a stream's format is written. What a run makes has no format until
-somebody reads it, so a wrong item would fail it or not, by who happens to read: this checks it
-where it is made.
+``events=`` checks an item when it is written in the stream's format. The items of a run have no
+format until somebody reads them, so it would depend on the readers whether a wrong item is found.
+This wrapper checks each item where it is made.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def checked(source: SourceLike, events: EventTypes) -> Source:
     with the first item that is wrong: its ``send`` raises `EncodingError`.
 
     Args:
-        source: what `stream` takes, but for a topic and a run.
+        source: what `stream` takes, except a topic or a run.
         events: what it may send.
 
     Raises:
-        SourceError: `source` is no source of one client.
+        SourceError: `source` is not a source of one client.
         TypeError: `events` is not an `EventTypes`.
     """
     if not isinstance(events, EventTypes):

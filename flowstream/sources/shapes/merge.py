@@ -1,8 +1,8 @@
 """merge: several sources in one stream, each in a task of its own.
 
-There is no queue in between: all send into the one outlet, which lets them in turn by turn
-when it is full, and has each give way to the others after some items when it is not. So a
-source that floods cannot keep the others out, and what comes of one source keeps its order.
+There is no queue in between: all sources send into one outlet. When the outlet is full, it lets
+them in by turns; when it is not, each lets the others run after some items. So a source that
+floods can't keep the others out. The items of one source stay in order.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def merge(*sources: SourceLike) -> Source:
     """Return one source that runs all of `sources` at once.
 
     **Emits** each item as it comes. **Waits** where the stream does, each source in its own
-    ``send``. **Ends** when all have ended, or with the first failure: the others are
-    cancelled then, and that failure comes out as it is when they have cleaned up.
+    ``send``. **Ends** when all have ended, or with the first failure: then the others are
+    cancelled, and when they have cleaned up, the failure is raised unchanged.
 
     Args:
-        sources: what `stream` takes, at least one; but for a topic or a run (several topics
-            in one stream are a list of them), and for what is `resumable`: one id cannot say
-            where several of them are to go on.
+        sources: what `stream` takes, at least one; except a topic or a run (pass several topics
+            as a list to `stream`), and except a `resumable`, because one id can't say where
+            several sources should go on.
 
     Raises:
         TypeError: there is none.
-        SourceError: one is no source of one client, or is resumable.
+        SourceError: one is not a source of one client, or is resumable.
     """
     if not sources:
         raise TypeError("merge() takes at least one source")

@@ -1,8 +1,8 @@
 """progress: how far a source is, as events between its items.
 
-It looks at the clock when an item passes. In a silence there is nothing new to tell, and the
-stream's heartbeats say that it lives. So there is no task and no timer, and what a client gets
-is in the order in which it happened.
+It looks at the clock when an item passes. While no item passes there is nothing new to tell, and
+the stream's heartbeats show that it is alive. So it needs no task and no timer, and its events are
+in the right order.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
     """How far a source is. Among the `EventTypes` of a stream it is a type like the app's own."""
 
     items: int
-    """How many have been sent."""
+    """Items sent."""
     seconds: float
-    """Since the first was asked for."""
+    """Seconds since the first item was asked for."""
     rate: float | None
-    """How many a second, on average; None before there is one."""
+    """Items per second, on average; None before the first."""
     total: float | None
-    """How many there will be; None if that is not known."""
+    """Items in all; None if that is not known."""
     fraction: float | None
-    """Of them, from 0 to 1."""
+    """The part of `total` that is sent, from 0 to 1."""
     seconds_left: float | None
-    """Until the last of them, if they go on coming at this rate."""
+    """Seconds until the last item, at this rate."""
 
 
 def progress(
@@ -53,27 +53,27 @@ def progress(
 ) -> Source:
     """Return `source` with events of type ``progress`` between its items.
 
-    Their data is a `Progress`: how many items were sent, in how many seconds, and what follows
-    from that and from `total`. They all have `key`, so that `Conflate` keeps the newest for a
-    client that is slow; and the id of the item in front of them, if the app gives ids, so
-    that a client that resumes there misses nothing.
+    Their data is a `Progress`: the number of items sent, the seconds it took, and what follows
+    from these and from `total`. All have `key`, so that `Conflate` keeps the newest for a slow
+    client. If the app gives ids, each has the id of the item before it, so that a client that
+    resumes there misses nothing.
 
-    **Emits** each item, and behind one that comes `every` seconds after the last of its
-    events, or later, another one; the last one at the end, essential, but none before a
-    failure. **Waits** where the stream does. **Ends** with `source`; what `source` raises
-    comes out as it is.
+    **Emits** each item. After an item, it emits a progress event if the last one was `every`
+    seconds ago or more. At the end it emits a last one, which is essential; before a failure it
+    emits none. **Waits** where the stream does. **Ends** with `source`, and raises what `source`
+    raises.
 
     Args:
-        source: what `stream` takes, but for a topic and a run.
-        every: seconds between its events, at least; 1 by default.
+        source: what `stream` takes, except a topic or a run.
+        every: least seconds between progress events; 1 by default.
         total: how many items there will be, if that is known.
-        key: what its events are about, for `Conflate`; two of them in one stream need two.
-        tell: a function that is given each `Progress` in the place of the events, which are then
-            not sent: for a table or raw bytes, which have no room for them. It must not wait;
+        key: the key of its events, for `Conflate`. Two `progress` in one stream need two keys.
+        tell: a function that gets each `Progress`; then no progress events are sent. Use it for
+            a table or raw bytes, which have no room for events. It must not wait;
             ``topic.publish_nowait`` is one.
 
     Raises:
-        SourceError: `source` is no source of one client.
+        SourceError: `source` is not a source of one client.
         TypeError, ValueError: `every` is not more than 0, `total` is negative or not finite, or
             `key` is not hashable.
     """

@@ -1,8 +1,8 @@
-"""throttle: so many items a second, and no more. Nothing is dropped: the producer waits.
+"""throttle: a limit of items per second. Nothing is dropped: the producer waits.
 
 The generic cell rate algorithm (GCRA; ITU-T I.371): one number, the time at which the bucket
-would be empty again, in place of a bucket that somebody fills. Each item takes its turn as it
-arrives, so tasks that send at once go in that order.
+would be empty again, instead of a bucket that must be filled. Each item takes its turn when it
+arrives, so tasks that send at the same time go in that order.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["throttle"]
 def throttle(source: SourceLike, *, per_second: float, burst: int = 1) -> Source:
     """Return `source`, its items at most `per_second` on average.
 
-    **Emits** each item when its turn has come. **Waits**, and the producer in its ``send``
-    with it, until then. **Ends** with `source`; what `source` raises comes out as it is.
+    **Emits** each item when its turn has come. **Waits** until then, and so does the producer in
+    its ``send``. **Ends** with `source`; and raises what `source` raises.
 
     Args:
-        source: what `stream` takes, but for a topic and a run.
+        source: what `stream` takes, except a topic or a run.
         per_second: items a second, more than 0; ``0.1`` is one every ten seconds.
         burst: how many may go at once after a pause, 1 or more.
 
     Raises:
-        SourceError: `source` is no source of one client.
+        SourceError: `source` is not a source of one client.
         TypeError, ValueError: a number is out of range.
     """
     check_positive("per_second", per_second, unit="items a second")

@@ -1,7 +1,7 @@
 """with_timeout: a source that is silent for too long has failed.
 
-What is timed is the producer alone. While an item waits for a slow client the clock stands
-still: `Limits.stall_timeout` is for the client.
+It times the producer only. While an item waits for a slow client the clock stands still; for slow
+clients there is `Limits.stall_timeout`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def with_timeout(
 
     **Emits** each item as it comes. **Ends** with `source`, or when the time is up: `source`
     is cancelled, and when it has cleaned up the failure is raised. With ``prime=`` a timeout
-    before the first item is the answer 504, afterwards it is a ``failed`` event.
+    before the first item is answered with 504; later it is a ``failed`` event.
 
     Args:
-        source: what `stream` takes, but for a topic and a run.
+        source: what `stream` takes, except a topic or a run.
         first: seconds until the first item, or the end; None, the default, for no bound.
         between: seconds from one item to the next, or to the end; None for no bound.
 
     Raises:
-        SourceError: `source` is no source of one client.
+        SourceError: `source` is not a source of one client.
         TypeError, ValueError: a number is not more than 0, or neither is given.
         UpstreamError: in the stream: code ``timeout``, status 504, retryable.
     """
