@@ -296,7 +296,7 @@ class _Typed(Encoder):
         self._envelopes = isinstance(inner, (NDJSON, Frames))
         # With the app's hook; large numbers are checked as the numbers that they are.
         self._writer = (
-            JSONWriter(inner.json.encode) if isinstance(inner, ControlEncoder) else _USUAL
+            JSONWriter(inner._json.encode) if isinstance(inner, ControlEncoder) else _USUAL
         )
 
     def start(self) -> Encoder:

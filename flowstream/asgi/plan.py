@@ -22,7 +22,8 @@ from flowstream.asgi._disposition import attachment
 from flowstream.event_types import EventTypes
 from flowstream.limits import Buffer, Limits, check_positive
 from flowstream.policies import Block
-from flowstream.sources import Feed, Source, as_source
+from flowstream.sources import Source, as_source
+from flowstream.sources._feed import Feed
 from flowstream.topics._subscription import Subscription, SubscriptionManager, check_policy
 
 Headers = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]

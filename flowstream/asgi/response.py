@@ -34,7 +34,8 @@ from flowstream.asgi.plan import (
 from flowstream.asgi.receive import Receive, Send, wait_disconnected
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
 from flowstream.encoders._json import BigIntegers, Encode
-from flowstream.sources import Feed, Resumable, SourceLike
+from flowstream.sources import Resumable, SourceLike
+from flowstream.sources._feed import Feed
 from flowstream.tasks._failure import passes
 
 Scope = Mapping[str, Any]

@@ -25,8 +25,8 @@ _ADMITTED, _WAIT = Outcome.ADMITTED, Outcome.WAIT
 # From a timer through generator, buffer, writer and server an event takes six to eight turns.
 _TURNS_WHEN_DROPPING = 8
 
-# payload, id, essential, key, bare: the arguments of EventBuffer.offer.
-_Frame = tuple[bytes, str | None, bool, object, bytes | None]
+# An encoded event: payload, id, essential, key, bare, as EventBuffer.offer takes them.
+_Encoded = tuple[bytes, str | None, bool, object, bytes | None]
 
 
 class BufferOutlet(Outlet):
@@ -87,17 +87,17 @@ class BufferOutlet(Outlet):
 
     async def send(self, item: Any) -> None:
         """Put one item into the buffer."""
-        wait = self.put(item)
+        wait = self._put(item)
         if wait is not None:
             await wait
 
-    def put(self, item: Any) -> Awaitable[None] | None:
+    def _put(self, item: Any) -> Awaitable[None] | None:
         """Put one item into the buffer; return what is to be awaited, if anything is."""
         if not self._unhurried:
             return self._send_in_turn(item)
         if self._keyed or isinstance(item, Event):
-            frame = self._frame(item)
-            outcome = self._offer(frame)
+            encoded = self._encoded(item)
+            outcome = self._offer(encoded)
         else:
             queue = self._queue
             try:
@@ -110,15 +110,15 @@ class BufferOutlet(Outlet):
             outcome = queue.offer_plain(payload)
             if self._filled.waiting:
                 self._filled.ring()
-            frame = (payload, None, False, None, None)
+            encoded = (payload, None, False, None, None)
         if outcome is not _ADMITTED:
-            return self._settle(outcome, frame)
+            return self._settle(outcome, encoded)
         return self._let_others_run() if self._is_long() else None
 
     async def send_each(self, items: AsyncIterator[Any]) -> None:
         """Send every item.
 
-        What `put` does for a plain item with a numbered id, the usual item of the busiest
+        What `_put` does for a plain item with a numbered id, the usual item of the busiest
         streams, stands here once more, in line and on local names. That saves a tenth of all
         that an event costs from the generator to the socket.
         """
@@ -151,7 +151,7 @@ class BufferOutlet(Outlet):
                         await self._yield()
                         count, look = 0, pace.resume()
             else:
-                wait = self.put(item)
+                wait = self._put(item)
                 if wait is not None:
                     await wait
 
@@ -161,7 +161,7 @@ class BufferOutlet(Outlet):
             raise trio.BrokenResourceError("the stream is over")
         if self._turn.locked():
             raise trio.WouldBlock
-        outcome = self._offer(self._frame(item))
+        outcome = self._offer(self._encoded(item))
         if outcome is _WAIT:
             raise trio.WouldBlock
         if outcome is Outcome.DISCONNECT:
@@ -183,18 +183,18 @@ class BufferOutlet(Outlet):
         try:
             if self._closed:
                 await self._refuse()
-            frame = self._frame(item)
-            outcome = await self._wait_for_room(frame)
+            encoded = self._encoded(item)
+            outcome = await self._wait_for_room(encoded)
         finally:
             self._end_turn()
-        await self._settle(outcome, frame)
+        await self._settle(outcome, encoded)
 
-    async def _settle(self, outcome: Outcome, frame: _Frame) -> None:
+    async def _settle(self, outcome: Outcome, encoded: _Encoded) -> None:
         """Do what is left to do after an offer that was not simply admitted."""
         if outcome is _WAIT:
             self._turn.acquire_nowait()
             try:
-                outcome = await self._wait_for_room(frame)
+                outcome = await self._wait_for_room(encoded)
             finally:
                 self._end_turn()
         if outcome is Outcome.DISCONNECT:
@@ -203,11 +203,11 @@ class BufferOutlet(Outlet):
         if self._is_long():
             await self._let_others_run()
 
-    async def _wait_for_room(self, frame: _Frame) -> Outcome:
-        # The number in the frame's id stays right: whoever else sends waits for the turn.
+    async def _wait_for_room(self, encoded: _Encoded) -> Outcome:
+        # The number in the event's id stays right: whoever else sends waits for the turn.
         self._unhurried = False
         with trio.move_on_after(math.inf if self._timeout is None else self._timeout):
-            while (outcome := self._offer(frame)) is _WAIT:
+            while (outcome := self._offer(encoded)) is _WAIT:
                 await self._buffer.room.wait()
                 if self._closed:
                     await self._refuse()
@@ -218,11 +218,11 @@ class BufferOutlet(Outlet):
         self._turn.release()  # hands the lock to the next in the queue, if there is one
         self._unhurried = not self._closed and not self._turn.locked()
 
-    def _offer(self, frame: _Frame) -> Outcome:
-        payload, id, essential, key, bare = frame
+    def _offer(self, encoded: _Encoded) -> Outcome:
+        payload, id, essential, key, bare = encoded
         return self._buffer.offer(payload, id, essential=essential, key=key, bare=bare)
 
-    def _frame(self, item: Any) -> _Frame:
+    def _encoded(self, item: Any) -> _Encoded:
         event = item if isinstance(item, Event) else None
         data = item if event is None else event.data
         id = None if event is None else event.id

@@ -38,7 +38,7 @@ class Outlet(abc.ABC):
                 with it.
         """
 
-    def put(self, item: Any) -> Awaitable[None] | None:
+    def _put(self, item: Any) -> Awaitable[None] | None:
         """Put one item into the stream: `send`, for loops that run a million times a second.
 
         Returns:

@@ -58,7 +58,7 @@ class AnswerEncoder(Encoder):
 
     media_type = MEDIA_TYPE
     in_band = True
-    besides = ""
+    _besides = ""
     """What an app may send besides, for the message of an error."""
 
     def __init__(
@@ -67,17 +67,17 @@ class AnswerEncoder(Encoder):
         encode: Encode | None = None,
         big_integers: BigIntegers = "number",
     ) -> None:
-        self.names: dict[str, str] = wire_names(names)
+        self._names: dict[str, str] = wire_names(names)
         self._json = JSONWriter(encode, big_integers)
         # What `encode` depends on; hashed once, because a run looks encodings up for every event.
-        self.items: tuple[object, ...] = (type(self), self._json, *sorted(self.names.items()))
-        self.items_hash: int = hash(self.items)
+        self._items: tuple[object, ...] = (type(self), self._json, *sorted(self._names.items()))
+        self._items_hash: int = hash(self._items)
 
     @abc.abstractmethod
     def start(self) -> AnswerStream:
         """Return the encoder for one stream."""
 
-    def own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
+    def _own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
         """Return the JSON of something of the app's own, or None if the format has none such.
 
         Args:
@@ -87,7 +87,7 @@ class AnswerEncoder(Encoder):
         """
         return None
 
-    def own_json(self, value: Any) -> bytes:
+    def _own_json(self, value: Any) -> bytes:
         """Return the JSON of something of the app's own, in the way that it has chosen.
 
         Raises:
@@ -95,7 +95,7 @@ class AnswerEncoder(Encoder):
         """
         return self._json.dumps(value)
 
-    def chosen(self) -> str:
+    def _chosen(self) -> str:
         """Return what a `repr` says of `encode` and `big_integers`, if they were given."""
         return "".join(f", {name}={value!r}" for name, value in self._json.options().items())
 
@@ -121,12 +121,12 @@ class AnswerEncoder(Encoder):
             if made is not data:  # an event of the app's own may be one of a model's
                 data, event = made, self._model_event(made, None)
         if event is None:
-            part = self.own_part(data, type, key)
+            part = self._own_part(data, type, key)
             if part is None:
                 raise TypeError(
                     "an event of a model is expected (Token, Reasoning, ToolCall, Usage, Done; a "
                     'mapping like {"type": "token", "data": "Hel"}; or a str, which is a token)'
-                    f"{self.besides}, not {_kind(data, type)}"
+                    f"{self._besides}, not {_kind(data, type)}"
                 )
             # Only msgspec.Raw, which is copied as it is, can bring a line break in here. In JSON it
             # can stand only between two tokens, where a space means the same.
@@ -246,7 +246,7 @@ class AnswerStream(Encoder):
             reason = body["reason"]
             return self.failed(reason, "the answer was broken off before its end")
         if name == "snapshot":
-            return self.encode(body, type=self.format.names["snapshot"])
+            return self.encode(body, type=self.format._names["snapshot"])
         return self.warning(body)
 
     # -- what a format says ----------------------------------------------------------------
@@ -297,10 +297,10 @@ class AnswerStream(Encoder):
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self.format.items == other.format.items
+        return self.format._items == other.format._items
 
     def __hash__(self) -> int:
-        return self.format.items_hash
+        return self.format._items_hash
 
 
 def _kind(data: object, envelope: str | None) -> str:

@@ -97,15 +97,10 @@ class ControlEncoder(Encoder):
         big_integers: BigIntegers = "number",
     ) -> None:
         self._wire_names = wire_names(names)
-        self._json = JSONWriter(encode, big_integers)
+        self._json = JSONWriter(encode, big_integers)  # what writes its values
         self._write = self._json.write  # what it raises TypeError for, `rewrite` may still write
         # Once, because a topic looks encodings up by encoder for every event.
         self._hash = hash((type(self), self._json, *sorted(self._wire_names.items())))
-
-    @property
-    def json(self) -> JSONWriter:
-        """What writes its values."""
-        return self._json
 
     def wire_name(self, control: str) -> str:
         """Return what the control event `control` is called in this stream.

@@ -67,7 +67,7 @@ class AGUI(AnswerEncoder):
             name twice.
     """
 
-    besides = '; for an event of your own, Event(value, type="weather") is sent as CUSTOM'
+    _besides = '; for an event of your own, Event(value, type="weather") is sent as CUSTOM'
 
     def __init__(
         self,
@@ -89,17 +89,19 @@ class AGUI(AnswerEncoder):
         """Return the encoder for one stream."""
         return _Run(self)
 
-    def own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
+    def _own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
         """Return a custom event, or one that stands for itself."""
         if type is not None:
-            return self.own_json({"type": "CUSTOM", "name": type, "value": data})
+            return self._own_json({"type": "CUSTOM", "name": type, "value": data})
         kind = data.get("type") if isinstance(data, Mapping) else None
         if isinstance(kind, str) and kind in _FREE:
-            return self.own_json({"type": kind, **data})  # its type first, where `own` looks for it
+            return self._own_json(
+                {"type": kind, **data}
+            )  # its type first, where `own` looks for it
         return None
 
     def _value(self) -> tuple[object, ...]:
-        return (self.thread_id, self.run_id, self.items)
+        return (self.thread_id, self.run_id, self._items)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AGUI):
@@ -110,7 +112,7 @@ class AGUI(AnswerEncoder):
         return hash(self._value())
 
     def __repr__(self) -> str:
-        return f"AGUI(thread_id={self.thread_id!r}, run_id={self.run_id!r}{self.chosen()})"
+        return f"AGUI(thread_id={self.thread_id!r}, run_id={self.run_id!r}{self._chosen()})"
 
 
 _BEGINS: Final[dict[PartKind, tuple[tuple[str, str | None], ...]]] = {
@@ -196,7 +198,7 @@ class _Run(PartsStream):
         return calls + b"data: " + part + b"\n\n"
 
     def control_part(self, name: str, body: dict[str, Any]) -> bytes:
-        return _sse({"type": "CUSTOM", "name": self.format.names[name], "value": body})
+        return _sse({"type": "CUSTOM", "name": self.format._names[name], "value": body})
 
     def failed(self, code: str, message: str) -> bytes:
         return _sse({"type": "RUN_ERROR", "message": message, "code": code, **self._usage()})

@@ -65,7 +65,7 @@ class OpenAIChunks(AnswerEncoder):
         return _Chunks(self)
 
     def _value(self) -> tuple[object, ...]:
-        return (self.model, self.include_usage, self.items)
+        return (self.model, self.include_usage, self._items)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, OpenAIChunks):
@@ -77,7 +77,7 @@ class OpenAIChunks(AnswerEncoder):
 
     def __repr__(self) -> str:
         given = f"{self.model!r}, include_usage={self.include_usage}"
-        return f"OpenAIChunks({given}{self.chosen()})"
+        return f"OpenAIChunks({given}{self._chosen()})"
 
 
 class _Chunks(AnswerStream):

@@ -71,7 +71,7 @@ class UIMessages(AnswerEncoder):
     """
 
     headers: tuple[tuple[str, str], ...] = (("x-vercel-ai-ui-message-stream", "v1"),)
-    besides = '; for a part of your own, Event(value, type="weather") is sent as data-weather'
+    _besides = '; for a part of your own, Event(value, type="weather") is sent as data-weather'
 
     def __init__(
         self,
@@ -90,20 +90,22 @@ class UIMessages(AnswerEncoder):
         """Return the encoder for one stream."""
         return _UIMessage(self)
 
-    def own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
+    def _own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
         """Return a data part, or a chunk that stands for itself."""
         if type is not None:
             part = {"type": type if type.startswith("data-") else f"data-{type}", "data": data}
             if key is not None:
                 part["id"] = str(key)
-            return self.own_json(part)
+            return self._own_json(part)
         kind = data.get("type") if isinstance(data, Mapping) else None
         if isinstance(kind, str) and (kind.startswith("data-") or kind in _FREE):
-            return self.own_json({"type": kind, **data})  # its type first, where `own` looks for it
+            return self._own_json(
+                {"type": kind, **data}
+            )  # its type first, where `own` looks for it
         return None
 
     def _value(self) -> tuple[object, ...]:
-        return (self.message_id, self.items)
+        return (self.message_id, self._items)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, UIMessages):
@@ -114,7 +116,7 @@ class UIMessages(AnswerEncoder):
         return hash(self._value())
 
     def __repr__(self) -> str:
-        return f"UIMessages(message_id={self.message_id!r}{self.chosen()})"
+        return f"UIMessages(message_id={self.message_id!r}{self._chosen()})"
 
 
 class _UIMessage(PartsStream):
@@ -167,7 +169,7 @@ class _UIMessage(PartsStream):
         return calls + b"data: " + part + b"\n\n"
 
     def control_part(self, name: str, body: dict[str, Any]) -> bytes:
-        part: dict[str, Any] = {"type": f"data-{self.format.names[name]}", "data": body}
+        part: dict[str, Any] = {"type": f"data-{self.format._names[name]}", "data": body}
         if name == "warning":
             part["transient"] = True  # nothing that is worth keeping in the message
         return _sse(part)

@@ -7,23 +7,21 @@ This module connects the two, and decides how long a run goes on that nobody rea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._event import Where
-from flowstream.abc import Encoder, Policy
+from flowstream.abc import Policy
 from flowstream.limits import Buffer
 from flowstream.policies import CatchUp
 from flowstream.runs._production import Production
 from flowstream.sources import Source
-from flowstream.sources._feed import Feed, Subscriber, Terms
+from flowstream.sources._feed import HasFeed
 from flowstream.tasks._supervised import supervised_nursery
 from flowstream.tasks._timers import Timer, start_timer
-from flowstream.topics._cursor import Cursor
 from flowstream.topics._history import Replay
-from flowstream.topics._joined import Joined
 from flowstream.topics._publisher import Publisher
 from flowstream.topics._subscription import SubscriptionManager
 
@@ -53,7 +51,7 @@ class RunStatistics:
     """Seconds since anybody read it; 0 while somebody does."""
 
 
-class Run(Feed):
+class Run(HasFeed):
     """A producer at work, to which clients attach; made by `Runs.start`.
 
     Pass it to `sse()` or the others as often as you like. A new client gets all events from the
@@ -63,8 +61,6 @@ class Run(Feed):
 
     Each client reads the replay at its own pace (`CatchUp`), unless you give it another policy.
     """
-
-    policy: Policy = CatchUp()
 
     def __init__(
         self,
@@ -80,7 +76,9 @@ class Run(Feed):
         self._grace = grace
         self._given_up = given_up
         name = _name(key)
-        self._publisher = Publisher(name, kept, self._changed)
+        self._publisher = Publisher(
+            name, kept, self._changed, policy=CatchUp(), from_beginning=True
+        )
         self._production = Production(
             name, source, self._publisher, cleanup_timeout, lambda: ended(self)
         )
@@ -144,7 +142,7 @@ class Run(Feed):
             TypeError, ValueError: an argument is not what is said above.
             PublicError: from the iterator, at its end, if the run failed.
         """
-        return SubscriptionManager(self, after, where, buffer, policy)
+        return SubscriptionManager(self._publisher, after, where, buffer, policy)
 
     def statistics(self) -> RunStatistics:
         """Return how it is doing."""
@@ -161,24 +159,18 @@ class Run(Feed):
             unattended=0.0 if self.attached else now - self._left,
         )
 
-    # -- what a stream asks ----------------------------------------------------------------
-
-    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> Cursor:
-        """Attach `subscriber`: it gets all from the beginning, or what it missed."""
-        return self._publisher.join(subscriber, encoder, replace(terms, from_beginning=True))
-
     @property
     def epoch(self) -> str:
         """What its ids begin with; each run has its own."""
-        return self._publisher.history.epoch
+        return self._publisher.epoch
 
-    def beside(self, others: Sequence[Feed]) -> Feed:
-        """Return a feed of this run and `others`, for one connection."""
-        return Joined([self, *others])
+    # -- what streams and its owner do -----------------------------------------------------
 
-    # -- what its owner does ---------------------------------------------------------------
+    @property
+    def _feed(self) -> Publisher:
+        return self._publisher
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Start it, in the supervised nursery.
 
         Raises:
@@ -205,7 +197,7 @@ class Run(Feed):
             self._production.stop(CloseReason.CLIENT_DISCONNECTED, "the run was given up")
         return math.inf
 
-    def leave_alone(self) -> None:
+    def _leave_alone(self) -> None:
         """Stop looking whether somebody attends: it is over."""
         if self._timer is not None:
             self._timer.stop()

@@ -126,7 +126,7 @@ class Runs(Feeds):
         TypeError, ValueError: an argument is not what is said above.
     """
 
-    one = "runs[key]"
+    _one = "runs[key]"
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Runs(Feeds):
             self._note_end,
             self._forget,
         )
-        run.begin()
+        run._begin()
         if found is not None:
             self._kept.pop(found, None)
         self._runs[key] = run
@@ -272,7 +272,7 @@ class Runs(Feeds):
         return self._runs
 
     def _note_end(self, run: Run) -> None:
-        run.leave_alone()
+        run._leave_alone()
         self._running.discard(run)
         assert run.reason is not None
         self._ended[run.reason.value] += 1

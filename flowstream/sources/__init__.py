@@ -40,7 +40,6 @@ from typing import TYPE_CHECKING, Any
 
 from flowstream._lazy import lazy_names
 from flowstream.sources._as_source import as_source, resumable
-from flowstream.sources._feed import Feed
 from flowstream.sources._resumable import Resumable
 from flowstream.sources._source import Source
 from flowstream.sources._source_like import SourceLike
@@ -92,7 +91,6 @@ __getattr__, __dir__ = lazy_names(
 
 __all__ = [
     # what a source is
-    "Feed",
     "Resumable",
     "Source",
     "SourceLike",

@@ -17,7 +17,7 @@ import trio
 
 from flowstream._errors import SourceError
 from flowstream.buffer._outlet import Outlet
-from flowstream.sources._feed import Feed, Feeds
+from flowstream.sources._feed import Feed, Feeds, HasFeed
 from flowstream.sources._in_event_loop import (
     AsyncGeneratorFunction,
     AsyncIteration,
@@ -52,6 +52,8 @@ def as_source(given: Any) -> Source | Feed:
         return AsyncIteration(given)
     if isinstance(given, (Source, Feed)):
         return given
+    if isinstance(given, HasFeed):
+        return given._feed
     if isinstance(given, (str, bytes, bytearray, memoryview, Mapping)):
         raise SourceError(
             f"a {type(given).__name__} is one item, not a source of items; {_EXPECTED}"
@@ -72,7 +74,7 @@ def as_source(given: Any) -> Source | Feed:
             "a coroutine is no source: hand over the producer function itself, uncalled, "
             f"and it will be called with the stream's outlet; {_EXPECTED}"
         )
-    if isinstance(given, (list, tuple)) and any(isinstance(one, Feed) for one in given):
+    if isinstance(given, (list, tuple)) and any(isinstance(one, (Feed, HasFeed)) for one in given):
         return _joined(given)
     if isinstance(given, (list, tuple)) and given and _is_to_be_run(given[0]):
         raise SourceError(
@@ -83,7 +85,7 @@ def as_source(given: Any) -> Source | Feed:
         return InMemory(given)
     if isinstance(given, Feeds):
         raise SourceError(
-            f"{type(given).__name__} is no source of items: hand over one of them, {given.one}"
+            f"{type(given).__name__} is no source of items: hand over one of them, {given._one}"
         )
     if hasattr(given, "__iter__"):
         return ThreadedIteration(given)
@@ -102,11 +104,14 @@ def _is_to_be_run(item: Any) -> bool:
 
 
 def _joined(given: Sequence[Any]) -> Feed:
-    strangers = [type(one).__name__ for one in given if not isinstance(one, Feed)]
-    if strangers:
-        raise SourceError(f"a list of topics must have only topics in it, not {strangers[0]}")
-    # They are feeds, as was just seen.
-    return given[0].beside(given[1:]) if len(given) > 1 else given[0]  # type: ignore[no-any-return]
+    feeds: list[Feed] = []
+    for one in given:
+        if not isinstance(one, (Feed, HasFeed)):
+            raise SourceError(
+                f"a list of topics must have only topics in it, not {type(one).__name__}"
+            )
+        feeds.append(one if isinstance(one, Feed) else one._feed)
+    return feeds[0].beside(feeds[1:]) if len(feeds) > 1 else feeds[0]
 
 
 def resumable(function: Callable[[str | None], SourceLike]) -> Source:
@@ -174,7 +179,7 @@ def _is_called_for_a_source(given: Any) -> bool:
 
     No generator function is meant, nor a producer function: these are sources themselves.
     """
-    if isinstance(given, (type, Source, Feed, Feeds)) or not callable(given):
+    if isinstance(given, (type, Source, Feed, Feeds, HasFeed)) or not callable(given):
         return False
     if any(hasattr(given, name) for name in ("__aiter__", "__iter__")):
         return False

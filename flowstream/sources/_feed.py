@@ -4,6 +4,9 @@ A `Source` is run in a task for one client. A feed has no task a client: a strea
 and the feed puts events into its buffer, or has them written to its connection at once, from
 whatever task publishes. What a client missed before it came is not pushed but pulled, by its
 writer when it has time for it, so that nothing piles up between the two.
+
+Topics and runs have a feed (`HasFeed`) and are none themselves. So what a feed and its streams say
+to one another is not among the methods that an app sees.
 """
 
 from __future__ import annotations
@@ -64,6 +67,48 @@ class Subscriber(Protocol):
             error: what failed, where that is why; it is in the log already.
             detail: the cause, for its report.
         """
+
+
+class ForwardingSubscriber:
+    """A subscriber that hands on all that it hears to another one.
+
+    Args:
+        subscriber: the other one.
+    """
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+        self.buffer: EventBuffer = subscriber.buffer
+
+    @property
+    def direct(self) -> Callable[[bytes], bool] | None:
+        """Writes to the connection; None where that is impossible."""
+        return self._subscriber.direct
+
+    def wrote(self, size: int, items: int, at: float) -> None:
+        """Count what was written by `direct`."""
+        self._subscriber.wrote(size, items, at)
+
+    def give_up(self) -> None:
+        """End it: its client is too slow."""
+        self._subscriber.give_up()
+
+    def fail(self, error: BaseException) -> None:
+        """End it: events cannot be made for it."""
+        self._subscriber.fail(error)
+
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        """End it when what is queued is written."""
+        self._subscriber.close(reason, detail)
+
+    def feed_ended(
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
+    ) -> None:
+        """End it when it was given all there is."""
+        self._subscriber.feed_ended(reason, error, detail)
 
 
 class FeedCursor(Protocol):
@@ -137,6 +182,8 @@ class Terms:
     from_beginning: bool = False
     """Whether a client that is new, or whose place is unknown, gets all that is kept of the
     past, where else it gets what comes from now on."""
+    left: Callable[[], None] | None = None
+    """Called when the stream leaves the feed; it may be called more than once."""
 
 
 class Feeds:
@@ -144,10 +191,10 @@ class Feeds:
     would tell a client all names, and whoever knows that of a run may read the run.
 
     Attributes:
-        one: how to get one of them.
+        _one: how to get one of them, for an error.
     """
 
-    one: str
+    _one: str
 
 
 class Feed(abc.ABC):
@@ -174,3 +221,12 @@ class Feed(abc.ABC):
     @abc.abstractmethod
     def beside(self, others: Sequence[Feed]) -> Feed:
         """Return a feed of this one and `others`, for one connection."""
+
+
+class HasFeed(abc.ABC):
+    """What an app hands over to stream it to any number of clients: a topic, a run."""
+
+    @property
+    @abc.abstractmethod
+    def _feed(self) -> Feed:
+        """What its streams subscribe to."""

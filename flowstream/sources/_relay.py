@@ -47,7 +47,7 @@ class Relay(Outlet):
         """Hand on one item."""
         await self._take(item)
 
-    def put(self, item: Any) -> Awaitable[None] | None:
+    def _put(self, item: Any) -> Awaitable[None] | None:
         """Return what hands on one item when it is awaited."""
         return self._take(item)
 

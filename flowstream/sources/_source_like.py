@@ -16,7 +16,7 @@ import trio
 
 from flowstream._event import Event
 from flowstream.buffer._outlet import Outlet
-from flowstream.sources._feed import Feed
+from flowstream.sources._feed import Feed, HasFeed
 from flowstream.sources._source import Source
 
 
@@ -48,6 +48,7 @@ Row: TypeAlias = Mapping[Any, Any] | tuple[Any, ...] | list[Any] | Dataclass | M
 SourceLike: TypeAlias = (
     Source
     | Feed
+    | HasFeed
     | AsyncIterable[Any]
     | trio.abc.ReceiveChannel[Any]
     | Callable[[], AsyncIterable[Any]]

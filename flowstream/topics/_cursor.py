@@ -77,9 +77,10 @@ class Cursor:
         else:
             subscriber.buffer.queue.begin_in_order()
         self._member.behind = self._lost or self._wants_snapshot or position < history.head
-        self.leave: Callable[[], None] = fanout.add(
+        leave = fanout.add(
             self._member, encoder, shared=self._shared, from_beginning=self._from_beginning
         )
+        self.leave: Callable[[], None] = leave if terms.left is None else _both(leave, terms.left)
 
     def _locate(self, after: str | None) -> int | Missing:
         """Return the number of the last event that the client has, or that it is lost."""
@@ -198,11 +199,11 @@ class Cursor:
         for published in events:
             try:
                 if member.where is None or member.where(published.event):
-                    frame = self._frame(published)
-                    if pieces and size + len(frame) > limit:
+                    encoded = self._encoded(published)
+                    if pieces and size + len(encoded) > limit:
                         break
-                    pieces.append(frame)
-                    size += len(frame)
+                    pieces.append(encoded)
+                    size += len(encoded)
                     last = published.id
             except BaseException as error:
                 if pieces and not passes(error):
@@ -214,12 +215,12 @@ class Cursor:
         self._settle()
         return pieces
 
-    def _frame(self, published: Published) -> Any:
+    def _encoded(self, published: Published) -> Any:
         encoder = self._member.encoder
         if encoder is None:
             return published
         if self._shared:
-            return self._history.frame(published, encoder)
+            return self._history.encoded(published, encoder)
         return published.encode(encoder)
 
     def _go_on_behind(self, number: int, snapshot: AsOf | None) -> list[Any]:
@@ -227,7 +228,7 @@ class Cursor:
         member = self._member
         pieces: list[Any] = []
         # First what may fail: the position in a joined id is what it was until the gap is told.
-        frame = None if snapshot is None else self._snapshot_frame(snapshot)
+        encoded = None if snapshot is None else self._encoded_snapshot(snapshot)
         if self._lost:
             missed = None if self._seen is None else max(number - self._seen, 0)
             if missed != 0:
@@ -235,14 +236,14 @@ class Cursor:
                 pieces.append(member.queue.lose(missed if member.where is None else None))
         member.number = number
         if snapshot is not None:
-            pieces.append(frame)
+            pieces.append(encoded)
             member.queue.pass_by(1, member.named(snapshot.id))
         self._lost, self._seen = False, None
         self._wants_snapshot = False
         self._settle()
         return pieces
 
-    def _snapshot_frame(self, snapshot: AsOf) -> Any:
+    def _encoded_snapshot(self, snapshot: AsOf) -> Any:
         """Return a snapshot as it goes to the stream.
 
         Raises:
@@ -261,7 +262,7 @@ class Cursor:
             return encoder.encode(data, id=id, type="snapshot")
 
         try:
-            return snapshot.frame((encoder, self._controls), encode) if self._shared else encode()
+            return snapshot.encoded((encoder, self._controls), encode) if self._shared else encode()
         except BaseException as error:
             if passes(error):
                 raise
@@ -274,3 +275,11 @@ class Cursor:
             member.behind = False
         if member.pulled is not None:
             member.pulled()
+
+
+def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        one()
+        other()
+
+    return call

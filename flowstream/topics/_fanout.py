@@ -343,7 +343,7 @@ class Fanout:
         if encoder is None:
             return batch
         if group.shared:
-            return [self._history.frame(published, encoder) for published in batch]
+            return [self._history.encoded(published, encoder) for published in batch]
         # One member's own, whose encoder may remember what it is given: nothing but that.
         (member,) = group.members or (None,)
         if member is None or member.behind:

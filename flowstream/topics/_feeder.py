@@ -22,15 +22,17 @@ from typing import Any
 import trio
 
 from flowstream._clock import clock
-from flowstream._errors import EncodingError
+from flowstream._errors import EncodingError, SourceError
 from flowstream._event import Event, copied
 from flowstream.buffer._event_buffer import BufferStatistics
 from flowstream.limits import check_positive
 from flowstream.sources import Source
+from flowstream.sources._as_source import SourceMaker, first_and_next
 from flowstream.sources._relay import Relay
 from flowstream.sources._running import run_to_end
 from flowstream.tasks._failure import first_of, is_refusal
 from flowstream.tasks._retry import Backoff, Retry
+from flowstream.tasks._supervised import before_startup, supervised_nursery
 from flowstream.topics._publisher import Publisher
 
 logger = logging.getLogger("flowstream")
@@ -68,10 +70,36 @@ class FeedCounts:
 
 
 class Feeder:
-    """The task that feeds a topic; made by `Topic.publish_from`.
+    """The task that feeds a topic; made by `Topic.publish_from`."""
+
+    def __init__(self, feeding: Feeding) -> None:
+        self._feeding = feeding
+
+    async def stop(self) -> None:
+        """Stop it, and **wait** until its source has cleaned up."""
+        self._feeding.shut_down()
+        await self._feeding.over.wait()
+
+    def statistics(self) -> FeederStatistics:
+        """Return how it is doing."""
+        return self._feeding.statistics()
+
+
+class Feeding:
+    """The work of a feeder, in the nursery that outlives requests.
+
+    Args:
+        topic: the topic's name.
+        publisher: where the items go.
+        sources: the one for the first run, and the one for each run after it.
+        retry: how long to wait after a failure; None for one run only.
+        cleanup_timeout: seconds that a source may take to end once it is told to.
+        counts: where failures and bad items are counted for the topic.
+        ended: called when it is over.
 
     Attributes:
         name: for the log.
+        over: set when it has ended.
     """
 
     def __init__(
@@ -82,12 +110,11 @@ class Feeder:
         retry: Retry | None,
         cleanup_timeout: float,
         counts: FeedCounts,
-        ended: Callable[[Feeder], None],
+        ended: Callable[[Feeding], None],
     ) -> None:
         self.name: str = f"what feeds the topic {topic!r}"
         self._topic = topic
         self._publisher = publisher
-        # The one for the first run, and the one for each run after it.
         self._first, self._later = sources
         self._retry = retry
         self._backoff = Backoff(retry or Retry())
@@ -96,18 +123,13 @@ class Feeder:
         self._ended = ended
         self._scope: trio.CancelScope | None = None  # that of the source, while it runs
         self._told = trio.Event()  # to stop
-        self._over = trio.Event()
+        self.over: trio.Event = trio.Event()
         self._error: BaseException | None = None  # what the last run failed with
         self._published = 0
         self._failures = 0
         self._bad_items = 0
         self._bad_untold = 0  # since the log was last told of bad items
         self._bad_told = -math.inf  # when that was
-
-    async def stop(self) -> None:
-        """Stop it, and **wait** until its source has cleaned up."""
-        self.shut_down()
-        await self._over.wait()
 
     def shut_down(self) -> None:
         """Have it stop: cancel its source, which may clean up, or the wait for the next try."""
@@ -120,7 +142,7 @@ class Feeder:
         return FeederStatistics(
             topic=self._topic,
             running=self._scope is not None,
-            over=self._over.is_set(),
+            over=self.over.is_set(),
             published=self._published,
             failures=self._failures,
             failures_in_a_row=self._backoff.failures,
@@ -147,7 +169,7 @@ class Feeder:
                         await self._told.wait()
         finally:
             self._tell_bad_items()
-            self._over.set()
+            self.over.set()
             self._ended(self)
 
     async def _try(self, source: Source) -> float:
@@ -244,7 +266,63 @@ class Feeder:
         return self._publisher.statistics(offered, dropped=self._bad_items)
 
 
-def check_feed_arguments(retry: object, cleanup_timeout: float) -> None:
+class Feeders:
+    """All that feed one topic.
+
+    Args:
+        topic: the topic's name.
+        publisher: where the items go.
+
+    Attributes:
+        counts: what they have met, those that have ended included.
+    """
+
+    def __init__(self, topic: str, publisher: Publisher) -> None:
+        self._topic = topic
+        self._publisher = publisher
+        self._running: set[Feeding] = set()
+        self.counts: FeedCounts = FeedCounts()
+
+    def __len__(self) -> int:
+        """Return how many there are now."""
+        return len(self._running)
+
+    def start(self, source: SourceMaker, retry: Retry | None, cleanup_timeout: float) -> Feeder:
+        """Start one; `Topic.publish_from` says what it takes and raises."""
+        _check_arguments(retry, cleanup_timeout)
+        if not trio.lowlevel.in_trio_run():
+            raise before_startup("publish_from")
+        supervised = supervised_nursery()
+        if self._publisher.ending is not None:
+            raise trio.ClosedResourceError(f"the topic {self._topic!r} takes no more events")
+        first, later = first_and_next(source)
+        if retry is not None and later is None:
+            raise SourceError(
+                f"this {type(source).__name__} is used up by one run, and could not begin anew "
+                "after a failure: hand over the function that makes it, without calling it "
+                "(`publish_from(items)`, or `publish_from(lambda: items(argument))`), or say "
+                "retry=None to run it once"
+            )
+        feeding = Feeding(
+            self._topic,
+            self._publisher,
+            (first, later),
+            retry,
+            cleanup_timeout,
+            self.counts,
+            self._running.discard,
+        )
+        supervised.start(feeding)
+        self._running.add(feeding)
+        return Feeder(feeding)
+
+    def stop(self) -> None:
+        """Tell all of them to stop."""
+        for feeding in list(self._running):
+            feeding.shut_down()
+
+
+def _check_arguments(retry: object, cleanup_timeout: float) -> None:
     """Raise if these are not what `Topic.publish_from` takes."""
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(

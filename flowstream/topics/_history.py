@@ -54,7 +54,7 @@ class Replay:
 class Published:
     """One event of a topic, and its encodings so far: one a format, for all who get it."""
 
-    __slots__ = ("_frames", "event", "number", "size", "stamp", "weight")
+    __slots__ = ("_encodings", "event", "number", "size", "stamp", "weight")
 
     def __init__(self, number: int, event: Event, stamp: float) -> None:
         self.number: int = number
@@ -62,7 +62,7 @@ class Published:
         self.stamp: float = stamp
         self.size: int = 0
         self.weight: int = 0
-        self._frames: dict[Encoder, bytes] = {}
+        self._encodings: dict[Encoder, bytes] = {}
 
     @property
     def id(self) -> str:
@@ -92,13 +92,13 @@ class Published:
         found.weight = self.weight
         return found
 
-    def frame(self, encoder: Encoder) -> bytes:
+    def encoded(self, encoder: Encoder) -> bytes:
         """Return it encoded, and keep that for others who want it.
 
         Raises:
             Exception: what the encoder raises; not for an encoder that has encoded it.
         """
-        found = self._frames.get(encoder)
+        found = self._encodings.get(encoder)
         if found is None:
             found = self.encode(encoder)
             self.keep(encoder, found)
@@ -106,12 +106,12 @@ class Published:
 
     def kept(self, encoder: Encoder) -> bytes | None:
         """Return its encoding, if that is kept."""
-        return self._frames.get(encoder)
+        return self._encodings.get(encoder)
 
-    def keep(self, encoder: Encoder, frame: bytes) -> None:
+    def keep(self, encoder: Encoder, encoded: bytes) -> None:
         """Keep its encoding."""
-        self._frames[encoder] = frame
-        self.size += len(frame)
+        self._encodings[encoder] = encoded
+        self.size += len(encoded)
         self.weight = self.weight or self.size
 
 
@@ -200,21 +200,21 @@ class History:
                 self._repeats.setdefault(published.id, deque()).append(published.number)
         self.trim()
 
-    def frame(self, published: Published, encoder: Encoder) -> bytes:
+    def encoded(self, published: Published, encoder: Encoder) -> bytes:
         """Return an event's encoding, and keep that for others who want it, if there is room.
 
         Where there is none it is made again for each: to read an event in one more format must
         not cost the oldest their place, which others may want to read.
         """
-        frame = published.kept(encoder)
-        if frame is not None:
-            return frame
-        frame = published.encode(encoder)
-        if self._size + len(frame) <= self.replay.bytes:
-            published.keep(encoder, frame)
+        encoded = published.kept(encoder)
+        if encoded is not None:
+            return encoded
+        encoded = published.encode(encoder)
+        if self._size + len(encoded) <= self.replay.bytes:
+            published.keep(encoder, encoded)
             if self.first <= published.number <= self.head:
-                self._size += len(frame)
-        return frame
+                self._size += len(encoded)
+        return encoded
 
     def trim(self) -> None:
         """Drop what is beyond the bounds. Time passes: to be called before a look, too."""

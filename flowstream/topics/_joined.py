@@ -21,9 +21,15 @@ from urllib.parse import unquote
 
 from flowstream._closing import CloseReason
 from flowstream.abc import Encoder
-from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
-from flowstream.sources._feed import Ending, Feed, FeedCursor, Subscriber, Terms
+from flowstream.sources._feed import (
+    Ending,
+    Feed,
+    FeedCursor,
+    ForwardingSubscriber,
+    Subscriber,
+    Terms,
+)
 from flowstream.topics._history import lost_id
 
 _SEPARATOR = "~"
@@ -76,14 +82,14 @@ class _JoinedCursor:
         # Why the first of them ended that was not complete.
         self._ending: Ending = (CloseReason.COMPLETED, None, "")
         self._subscriber = subscriber
-        self._turn = 0  # the place whose past is looked at first
-        self._places: list[FeedCursor] = []
+        self._turn = 0  # the cursor that is looked at first
+        self._cursors: list[FeedCursor] = []
         try:
             for index, (feed, own) in enumerate(
                 zip(feeds, _split(terms.after, feeds), strict=True)
             ):
                 name = self._namer(index)
-                self._places.append(
+                self._cursors.append(
                     feed.join(
                         _Part(subscriber, self._ended),
                         None if encoder is None else _Renaming(encoder, name),
@@ -94,7 +100,7 @@ class _JoinedCursor:
             self.leave()
             raise
         # What a gap at the very beginning comes after, if any of it is known here.
-        known = {place.position for place in self._places} - {None, *map(lost_id, self._epochs)}
+        known = {cursor.position for cursor in self._cursors} - {None, *map(lost_id, self._epochs)}
         subscriber.buffer.queue.pass_by(
             0, self.position if known and terms.after is not None else None
         )
@@ -102,24 +108,24 @@ class _JoinedCursor:
     @property
     def behind(self) -> bool:
         """Whether there are events to pull in any of them."""
-        return any(place.behind for place in self._places)
+        return any(cursor.behind for cursor in self._cursors)
 
     @property
     def waits(self) -> bool:
         """Whether `pull` would wait for a snapshot that the app makes."""
-        return any(place.behind and place.waits for place in self._places)
+        return any(cursor.behind and cursor.waits for cursor in self._cursors)
 
     async def prepare(self) -> None:
         """**Wait** until `pull` need not. As in `pull`, nothing is pushed meanwhile."""
         self.fall_behind()
-        for index, place in enumerate(self._places):
-            if place.behind and place.waits:
-                await place.prepare()
+        for index, cursor in enumerate(self._cursors):
+            if cursor.behind and cursor.waits:
+                await cursor.prepare()
                 self._turn = index - 1  # it is the next one to be pulled
 
     def lacks(self) -> int | None:
         """Return how many events of all of them are yet to be pulled, None if unknown."""
-        lacking = [place.lacks() for place in self._places]
+        lacking = [cursor.lacks() for cursor in self._cursors]
         return None if None in lacking else sum(number or 0 for number in lacking)
 
     @property
@@ -129,35 +135,35 @@ class _JoinedCursor:
 
     def tally(self) -> None:
         """Have the stream count what was written directly to its connection."""
-        for place in self._places:
-            place.tally()
+        for cursor in self._cursors:
+            cursor.tally()
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
         """Return what follows in one that is behind; they take turns."""
-        self._turn = (self._turn + 1) % len(self._places)
-        for place in [*self._places[self._turn :], *self._places[: self._turn]]:
-            if place.behind:
+        self._turn = (self._turn + 1) % len(self._cursors)
+        for cursor in [*self._cursors[self._turn :], *self._cursors[: self._turn]]:
+            if cursor.behind:
                 self.fall_behind()
                 try:
-                    return await place.pull(limit)
+                    return await cursor.pull(limit)
                 finally:
                     self.catch_up()
         return []
 
     def fall_behind(self) -> None:
         """Have nothing pushed in any of them until it was pulled."""
-        for place in self._places:
-            place.fall_behind()
+        for cursor in self._cursors:
+            cursor.fall_behind()
 
     def catch_up(self) -> None:
         """Have events pushed again in those that have nothing to pull."""
-        for place in self._places:
-            place.catch_up()
+        for cursor in self._cursors:
+            cursor.catch_up()
 
     def leave(self) -> None:
         """Leave all of them."""
-        for place in self._places:
-            place.leave()
+        for cursor in self._cursors:
+            cursor.leave()
 
     def _namer(self, index: int) -> Callable[[str], str]:
         return lambda id: self._join(index, id)
@@ -165,8 +171,8 @@ class _JoinedCursor:
     def _join(self, index: int | None, id: str) -> str:
         """Return the positions in all of them, with `id` for that in the one at `index`."""
         return _SEPARATOR.join(
-            _part(self._epochs[place_index], id if place_index == index else place.position)
-            for place_index, place in enumerate(self._places)
+            _part(self._epochs[number], id if number == index else cursor.position)
+            for number, cursor in enumerate(self._cursors)
         )
 
     def _ended(self, ending: Ending) -> None:
@@ -177,26 +183,17 @@ class _JoinedCursor:
             self._subscriber.feed_ended(*self._ending)
 
 
-class _Part:
-    """The stream, as one of several feeds knows it."""
+class _Part(ForwardingSubscriber):
+    """The stream, as one of several feeds knows it.
+
+    One feed may end it though the others go on: what it was asked for is not there. That a feed
+    has given all there is ends it only with the last of them.
+    """
 
     def __init__(self, subscriber: Subscriber, ended: Callable[[Ending], None]) -> None:
-        self._subscriber = subscriber
+        super().__init__(subscriber)
         self._has_ended = False
         self._tell_ended = ended
-        self.buffer: EventBuffer = subscriber.buffer
-        self.wrote = subscriber.wrote
-        self.give_up = subscriber.give_up
-        self.fail = subscriber.fail
-
-    @property
-    def direct(self) -> Callable[[bytes], bool] | None:
-        """Writes to the connection, or None."""
-        return self._subscriber.direct
-
-    def close(self, reason: CloseReason, detail: str = "") -> None:
-        """End the stream, though other feeds go on: what it was asked for is not there."""
-        self._subscriber.close(reason, detail)
 
     def feed_ended(
         self,

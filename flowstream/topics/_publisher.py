@@ -7,7 +7,8 @@ be half done. Delivery follows, in the order of the history, whoever does it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -15,14 +16,15 @@ from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import outside_event_loop, unencodable
 from flowstream._event import Event
-from flowstream.abc import Encoder
+from flowstream.abc import Encoder, Policy
 from flowstream.buffer._event_buffer import BufferStatistics
 from flowstream.encoders import SSE
-from flowstream.sources._feed import Ending, Subscriber, Terms
+from flowstream.sources._feed import Ending, Feed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._cursor import Cursor
 from flowstream.topics._fanout import Fanout
 from flowstream.topics._history import History, Published, Replay
+from flowstream.topics._joined import Joined
 from flowstream.topics._snapshots import Snapshots
 
 # Others run once in so many events that are published to few subscribers or none.
@@ -34,13 +36,16 @@ _DEFAULT_ENCODER = SSE()
 _ID_BYTES = 64
 
 
-class Publisher:
-    """A history and its subscribers.
+class Publisher(Feed):
+    """A history and its subscribers: the feed of a topic or a run.
 
     Args:
         name: for errors.
         replay: how much of the past is kept.
         changed: called with ``join`` and ``leave``.
+        policy: what happens when a client's buffer is full, unless it is said for that client.
+        from_beginning: a client that is new gets all that is kept of the past, where else it
+            gets what comes from now on.
 
     Attributes:
         snapshots: where a subscriber's first event comes from; None if there is no such.
@@ -51,8 +56,18 @@ class Publisher:
         token: that of the Trio run that it was first used in, or None.
     """
 
-    def __init__(self, name: str, replay: Replay, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        replay: Replay,
+        changed: Callable[[str], None],
+        *,
+        policy: Policy = Feed.policy,
+        from_beginning: bool = False,
+    ) -> None:
         self._name = name
+        self.policy = policy
+        self._from_beginning = from_beginning
         self.history: History = History(replay, clock.current_time)
         self.fanout: Fanout = Fanout(self.history, changed)
         self.snapshots: Snapshots | None = None
@@ -119,7 +134,7 @@ class Publisher:
             raise outside_event_loop(self._name, used=self.token is not None) from None
         encoder = self.fanout.encoder or _DEFAULT_ENCODER
         try:
-            published.frame(encoder)
+            published.encoded(encoder)
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
@@ -152,7 +167,7 @@ class Publisher:
             encoder = encoder or _DEFAULT_ENCODER
             if encoder != but:
                 try:
-                    published.frame(encoder)
+                    published.encoded(encoder)
                 except BaseException as error:  # noqa: ASYNC103  # see `passes`
                     if passes(error):
                         raise
@@ -165,10 +180,21 @@ class Publisher:
     def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> Cursor:
         """Have `subscriber` get what is published from now on, and what it missed."""
         self._remember_run()
+        if self._from_beginning:
+            terms = replace(terms, from_beginning=True)
         cursor = Cursor(self.history, self.fanout, self.snapshots, subscriber, encoder, terms)
         if self.ending is not None:
             subscriber.feed_ended(*self.ending)
         return cursor
+
+    @property
+    def epoch(self) -> str:
+        """What the ids that it makes begin with."""
+        return self.history.epoch
+
+    def beside(self, others: Sequence[Feed]) -> Feed:
+        """Return a feed of this one and `others`, for one connection."""
+        return Joined([self, *others])
 
     def _remember_run(self) -> None:
         if self.token is None:

@@ -54,7 +54,7 @@ class AsOf:
         data: returns what `make` returns.
     """
 
-    __slots__ = ("_frames", "data", "id", "number")
+    __slots__ = ("_encodings", "data", "id", "number")
 
     def __init__(
         self, history: History, number: int, make: Callable[[Encoder | None], Any]
@@ -62,16 +62,16 @@ class AsOf:
         self.number = number
         self.id = history.id_of(number)  # once: later it may be known no longer
         self.data = make
-        self._frames: dict[Hashable, bytes] = {}
+        self._encodings: dict[Hashable, bytes] = {}
 
-    def frame(self, format: Hashable, encode: Callable[[], bytes]) -> bytes:
+    def encoded(self, format: Hashable, encode: Callable[[], bytes]) -> bytes:
         """Return it encoded; `encode` does that, once for each `format`."""
-        found = self._frames.get(format)
+        found = self._encodings.get(format)
         if found is None:
             found = encode()
-            if len(self._frames) >= _MAX_FORMATS:
-                del self._frames[next(iter(self._frames))]
-            self._frames[format] = found
+            if len(self._encodings) >= _MAX_FORMATS:
+                del self._encodings[next(iter(self._encodings))]
+            self._encodings[format] = found
         return found
 
 
@@ -192,7 +192,7 @@ class KeptByKey:
         """Return these events as a list; as JSON for a format that can copy that."""
         if not isinstance(encoder, ControlEncoder) or type(encoder) not in _COPYING:
             return [latest.body() for latest in kept]
-        writer = encoder.json
+        writer = encoder._json
         known = self._texts.pop(writer, {})
         for latest in kept:
             if latest not in known:

@@ -30,6 +30,57 @@ class SlowConsumerError(FlowstreamError):
     """The policy ended a subscription, because it did not take its events in time."""
 
 
+class _Receiver:
+    """A subscription, as its topic knows it: what is in its buffer, and how it ended.
+
+    Attributes:
+        direct: None: there is no connection to write to.
+        error: what ends it at once.
+        last_error: what is raised when everything was taken.
+    """
+
+    direct: Callable[[bytes], bool] | None = None
+
+    def __init__(self, bounds: Buffer, policy: Policy) -> None:
+        self.buffer: EventBuffer = EventBuffer(bounds, policy)
+        self.cursor: FeedCursor | None = None
+        self.error: BaseException | None = None
+        self.last_error: BaseException | None = None
+
+    def wrote(self, size: int, items: int, at: float) -> None:
+        """Not called: there is no connection to write to."""
+
+    def give_up(self) -> None:
+        """End it: it is too slow."""
+        self.fail(SlowConsumerError("the subscription's buffer was full"))
+
+    def fail(self, error: BaseException) -> None:
+        """End it with `error`."""
+        if self.error is None:
+            self.error = error
+        self.leave()
+
+    def feed_ended(
+        self,
+        reason: CloseReason = CloseReason.COMPLETED,
+        error: BaseException | None = None,
+        detail: str = "",
+    ) -> None:
+        """End it when everything was taken; with `error`, if there is one."""
+        self.last_error = error
+        self.buffer.finish()
+
+    def close(self, reason: CloseReason, detail: str = "") -> None:
+        """End it at once."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave the topic, and forget what was not taken."""
+        if self.cursor is not None:
+            self.cursor.leave()
+        self.buffer.abandon()
+
+
 class Subscription:
     """A topic's events, one after the other: ``async for event in subscription``.
 
@@ -41,24 +92,10 @@ class Subscription:
         Exception: what its ``where=`` raised; or, at the end, what a run failed with.
     """
 
-    direct: Callable[[bytes], bool] | None = None
-
-    def __init__(self, bounds: Buffer, policy: Policy) -> None:
-        self.buffer: EventBuffer = EventBuffer(bounds, policy)
-        self._cursor: FeedCursor | None = None
-        self._taken: list[Event] = []
-        self._error: BaseException | None = None
-        self._last_error: BaseException | None = None  # raised when everything was taken
-
-    def start(self, cursor: FeedCursor) -> None:
-        """Begin: the topic has given it its place."""
+    def __init__(self, receiver: _Receiver, cursor: FeedCursor) -> None:
+        self._receiver = receiver
         self._cursor = cursor
-
-    def end(self) -> None:
-        """Leave the topic."""
-        if self._cursor is not None:
-            self._cursor.leave()
-        self.buffer.abandon()
+        self._taken: list[Event] = []
 
     def __aiter__(self) -> Subscription:
         """Return itself."""
@@ -66,55 +103,26 @@ class Subscription:
 
     async def __anext__(self) -> Event:
         """**Wait** for the next event, and return it."""
-        assert self._cursor is not None
+        receiver = self._receiver
         while not self._taken:
-            if self._error is not None:
-                raise self._error
-            pieces: list[Any] = self.buffer.take(_TAKE_BYTES)
+            if receiver.error is not None:
+                raise receiver.error
+            pieces: list[Any] = receiver.buffer.take(_TAKE_BYTES)
             if not pieces and self._cursor.behind:
                 pieces = await self._cursor.pull(_TAKE_BYTES)
             elif not pieces:
-                if self.buffer.finished:
-                    if self._last_error is not None:
+                if receiver.buffer.finished:
+                    if receiver.last_error is not None:
                         # The run's, for all who read it: without the way that it took in others.
-                        raise self._last_error.with_traceback(None)
+                        raise receiver.last_error.with_traceback(None)
                     raise StopAsyncIteration
-                await self.buffer.filled.wait()
+                await receiver.buffer.filled.wait()
             self._taken = [_event(piece) for piece in reversed(pieces)]
         return self._taken.pop()
 
     def statistics(self) -> BufferStatistics:
         """Return how full its buffer is, and what became of what was offered."""
-        return self.buffer.statistics()
-
-    # -- what the topic calls --------------------------------------------------------------
-
-    def wrote(self, size: int, items: int, at: float) -> None:
-        """Not called: there is no connection to write to."""
-
-    def give_up(self) -> None:
-        """End it: it is too slow."""
-        self.fail(SlowConsumerError("the subscription's buffer was full"))
-
-    def fail(self, error: BaseException) -> None:
-        """End it with `error`."""
-        if self._error is None:
-            self._error = error
-        self.end()
-
-    def feed_ended(
-        self,
-        reason: CloseReason = CloseReason.COMPLETED,
-        error: BaseException | None = None,
-        detail: str = "",
-    ) -> None:
-        """End it when everything was taken; with `error`, if there is one."""
-        self._last_error = error
-        self.buffer.finish()
-
-    def close(self, reason: CloseReason, detail: str = "") -> None:
-        """End it at once."""
-        self.end()
+        return self._receiver.buffer.statistics()
 
 
 class SubscriptionManager(Source):
@@ -148,7 +156,7 @@ class SubscriptionManager(Source):
         self.feed = feed
         self.buffer: Buffer = Buffer.of(buffer)
         self.terms: Terms = Terms(check_policy(policy, feed), after, where, controls=True)
-        self._subscription: Subscription | None = None
+        self._receiver: _Receiver | None = None
 
     async def __aenter__(self) -> Subscription:
         """Take the place in the topic.
@@ -156,16 +164,16 @@ class SubscriptionManager(Source):
         Raises:
             RuntimeError: it was entered before.
         """
-        if self._subscription is not None:
+        if self._receiver is not None:
             raise RuntimeError("this subscription was used already: call subscribe() again")
-        self._subscription = Subscription(self.buffer, self.terms.policy)
-        self._subscription.start(self.feed.join(self._subscription, None, self.terms))
-        return self._subscription
+        self._receiver = receiver = _Receiver(self.buffer, self.terms.policy)
+        receiver.cursor = self.feed.join(receiver, None, self.terms)
+        return Subscription(receiver, receiver.cursor)
 
     async def __aexit__(self, *raised: object) -> None:
         """Leave the topic."""
-        assert self._subscription is not None
-        self._subscription.end()
+        assert self._receiver is not None
+        self._receiver.leave()
 
     async def run(self, out: Outlet) -> None:
         """Put each event into `out`, as any other source of one client does."""

@@ -12,7 +12,7 @@ How that is done is in `Publisher`, which a run has, too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,19 +20,15 @@ import trio
 
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
-from flowstream._errors import SourceError
 from flowstream._event import Event, Where
-from flowstream.abc import Encoder, Policy
+from flowstream.abc import Policy
 from flowstream.limits import Buffer, check_positive
-from flowstream.sources._as_source import SourceMaker, first_and_next
-from flowstream.sources._feed import Feed, Subscriber, Terms
+from flowstream.sources._as_source import SourceMaker
+from flowstream.sources._feed import HasFeed
 from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry
-from flowstream.tasks._supervised import before_startup, supervised_nursery
-from flowstream.topics._cursor import Cursor
-from flowstream.topics._feeder import FeedCounts, Feeder, FeederStatistics, check_feed_arguments
+from flowstream.topics._feeder import Feeder, Feeders, FeederStatistics
 from flowstream.topics._history import Replay
-from flowstream.topics._joined import Joined
 from flowstream.topics._publisher import Publisher
 from flowstream.topics._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
 from flowstream.topics._subscription import SubscriptionManager
@@ -83,7 +79,7 @@ class TopicStatistics:
     """Items that they left out, because they could not be made or published."""
 
 
-class Topic(Feed):
+class Topic(HasFeed):
     """One publisher side and any number of subscribers.
 
     Pass it to `sse()` or `ndjson()`. A client that comes back with a ``Last-Event-ID`` goes on
@@ -127,8 +123,7 @@ class Topic(Feed):
         self._publisher = Publisher(f"the topic {name!r}", replay, self._count_changed)
         self._publisher.snapshots = self._make_snapshots(snapshot)
         self._presence = presence
-        self._feeders: set[Feeder] = set()
-        self._fed = FeedCounts()  # by all its feeders, those that have ended included
+        self._feeders = Feeders(name, self._publisher)
 
     # -- publishing ------------------------------------------------------------------------
 
@@ -269,32 +264,7 @@ class Topic(Feed):
             TypeError, ValueError: another argument is not what is said above.
             Exception: what the function raised that should return a source.
         """
-        check_feed_arguments(retry, cleanup_timeout)
-        if not trio.lowlevel.in_trio_run():
-            raise before_startup("publish_from")
-        supervised = supervised_nursery()
-        if self.closed:
-            raise trio.ClosedResourceError(f"the topic {self.name!r} takes no more events")
-        first, later = first_and_next(source)
-        if retry is not None and later is None:
-            raise SourceError(
-                f"this {type(source).__name__} is used up by one run, and could not begin anew "
-                "after a failure: hand over the function that makes it, without calling it "
-                "(`publish_from(items)`, or `publish_from(lambda: items(argument))`), or say "
-                "retry=None to run it once"
-            )
-        feeder = Feeder(
-            self.name,
-            self._publisher,
-            (first, later),
-            retry,
-            cleanup_timeout,
-            self._fed,
-            self._feeders.discard,
-        )
-        supervised.start(feeder)
-        self._feeders.add(feeder)
-        return feeder
+        return self._feeders.start(source, retry, cleanup_timeout)
 
     # -- subscribing -----------------------------------------------------------------------
 
@@ -322,20 +292,16 @@ class Topic(Feed):
         Raises:
             TypeError, ValueError: an argument is not what is said above.
         """
-        return SubscriptionManager(self, after, where, buffer, policy)
-
-    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> Cursor:
-        """Have `subscriber` get what is published from now on, and what it missed."""
-        return self._publisher.join(subscriber, encoder, terms)
+        return SubscriptionManager(self._publisher, after, where, buffer, policy)
 
     @property
     def epoch(self) -> str:
         """What the ids that it makes begin with; drawn when it is made."""
-        return self._publisher.history.epoch
+        return self._publisher.epoch
 
-    def beside(self, others: Sequence[Feed]) -> Feed:
-        """Return a feed of this topic and `others`, for one connection."""
-        return Joined([self, *others])
+    @property
+    def _feed(self) -> Publisher:
+        return self._publisher
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -346,20 +312,20 @@ class Topic(Feed):
         each ends at once, with that reason. **Waits** until all published events are delivered.
         Feeders (`publish_from`) are told to stop; it does not wait for them.
         """
-        self._stop_feeders()
+        self._feeders.stop()
         if reason is None:
             await self._publisher.finish()
         else:
             self._publisher.close(reason, "Topic.aclose()")
             await trio.lowlevel.checkpoint()
 
-    def touch(self) -> None:
-        """Count as used now, for `idle_for`."""
+    def _touch(self) -> None:
+        """Count as used now, for `_idle_for`."""
         self._publisher.fanout.touch()
 
-    def close_idle(self) -> None:
+    def _close_idle(self) -> None:
         """Take no more events; for a topic without subscribers."""
-        self._stop_feeders()
+        self._feeders.stop()
         self._publisher.close(CloseReason.COMPLETED)
 
     @property
@@ -368,7 +334,7 @@ class Topic(Feed):
         return self._publisher.ending is not None
 
     @property
-    def is_used(self) -> bool:
+    def _is_used(self) -> bool:
         """Whether anything was ever published in it."""
         return self._publisher.published > 0
 
@@ -378,7 +344,7 @@ class Topic(Feed):
         return self._publisher.fanout.count
 
     @property
-    def idle_for(self) -> float:
+    def _idle_for(self) -> float:
         """Seconds since the last event, or since somebody came or left."""
         return clock.current_time() - max(
             self._publisher.last_publish, self._publisher.fanout.last_change
@@ -402,13 +368,9 @@ class Topic(Feed):
             deliveries=fanout.direct + fanout.queued,
             direct_deliveries=fanout.direct,
             feeders=len(self._feeders),
-            feed_failures=self._fed.failures,
-            bad_items=self._fed.bad_items,
+            feed_failures=self._feeders.counts.failures,
+            bad_items=self._feeders.counts.bad_items,
         )
-
-    def _stop_feeders(self) -> None:
-        for feeder in list(self._feeders):
-            feeder.shut_down()
 
     def _count_changed(self, event: str) -> None:
         if self._presence is not None and not self._presence.closed:

@@ -21,7 +21,8 @@ import inspect
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -110,7 +111,7 @@ class Topics(Feeds):
         TypeError, ValueError: an argument is not what is said above.
     """
 
-    one = "await topics.open(name, request)"
+    _one = "await topics.open(name, request)"
 
     def __init__(
         self,
@@ -252,7 +253,7 @@ class Topics(Feeds):
         topic = self._factory(name)
         if not isinstance(topic, Topic):
             raise TypeError(f"factory must return a Topic, not {type(topic).__name__}")
-        topic.touch()
+        topic._touch()
         if self._timer is None:
             self._timer = start_timer(clock.current_time() + self._idle / _LOOKS, self._look)
         return topic
@@ -265,7 +266,7 @@ class Topics(Feeds):
 
     def _look(self, now: float) -> float:
         for name, topic in list(self._topics.items()):
-            if not topic.subscribers and topic.idle_for >= self._idle:
+            if not topic.subscribers and topic._idle_for >= self._idle:
                 self._forget(name)
         if self._topics:
             return now + self._idle / _LOOKS
@@ -281,7 +282,7 @@ class Topics(Feeds):
             TooManyTopicsError: there are none.
         """
         unused = {
-            name: (not topic.is_used, topic.idle_for)
+            name: (not topic._is_used, topic._idle_for)
             for name, topic in self._topics.items()
             if not topic.subscribers
         }
@@ -291,7 +292,7 @@ class Topics(Feeds):
             self._forget(name)
 
     def _forget(self, name: str) -> None:
-        self._topics.pop(name).close_idle()
+        self._topics.pop(name)._close_idle()
         self._forgotten += 1
 
 
@@ -326,15 +327,15 @@ class _Grant(Feed):
             topic = self.topic()
         except TooManyTopicsError as error:
             raise PublicError("busy", "there are too many topics", retryable=True) from error
-        cursor = topic.join(subscriber, encoder, terms)
+        terms = replace(terms, left=partial(self._left, subscriber))
+        cursor = topic._feed.join(subscriber, encoder, terms)
         self._subscribers[subscriber] = None
         self._topics._grants.add(self)
         if self._revoked:
             subscriber.close(CloseReason.STOPPED, "Topics.revoke()")
-        return _Granted(cursor, self, subscriber)
+        return cursor
 
-    def left(self, subscriber: Subscriber) -> None:
-        """Hear that a stream has left."""
+    def _left(self, subscriber: Subscriber) -> None:
         self._subscribers.pop(subscriber, None)
         if not self._subscribers:
             self._topics._grants.discard(self)
@@ -358,44 +359,3 @@ class _Grant(Feed):
     def beside(self, others: Sequence[Feed]) -> Feed:
         """Return a feed of this one and `others`."""
         return Joined([self, *others])
-
-
-class _Granted:
-    """A place in a topic, whose end the grant hears of."""
-
-    def __init__(self, cursor: FeedCursor, grant: _Grant, subscriber: Subscriber) -> None:
-        self._cursor = cursor
-        self._grant = grant
-        self._subscriber = subscriber
-        self.pull = cursor.pull
-        self.prepare = cursor.prepare
-        self.tally = cursor.tally
-        self.lacks = cursor.lacks
-
-    @property
-    def behind(self) -> bool:
-        """Whether there are events to pull."""
-        return self._cursor.behind
-
-    @property
-    def waits(self) -> bool:
-        """Whether `pull` would wait for a snapshot that the app makes."""
-        return self._cursor.waits
-
-    @property
-    def position(self) -> str | None:
-        """The id of the last event that was handed on."""
-        return self._cursor.position
-
-    def fall_behind(self) -> None:
-        """Have nothing pushed until it was pulled."""
-        self._cursor.fall_behind()
-
-    def catch_up(self) -> None:
-        """Have events pushed again."""
-        self._cursor.catch_up()
-
-    def leave(self) -> None:
-        """Leave the topic."""
-        self._cursor.leave()
-        self._grant.left(self._subscriber)

@@ -59,7 +59,7 @@ class Work:
                     await trio.sleep(self.random.random() * 2 * self.pause)
                 text = f"{number} " + "x" * self.random.choice([0, 10, 300])
                 item = text if number % 3 else Event(text, key=number % 5)
-                wait = out.put(item)
+                wait = out._put(item)
                 self.published = number
                 if wait is not None:
                     await wait

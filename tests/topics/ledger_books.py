@@ -91,11 +91,14 @@ class WitnessedTopic(Topic):
             return published
 
         self._publisher._commit = noting_commit
+        join = self._publisher.join
 
-    def join(self, *args, **options):
-        if (joining := JOINING.get()) is not None:
-            joining.joined()
-        return super().join(*args, **options)
+        def noting_join(*args, **options):
+            if (joining := JOINING.get()) is not None:
+                joining.joined()
+            return join(*args, **options)
+
+        self._publisher.join = noting_join
 
 
 class Audit:

@@ -21,7 +21,7 @@ class Clock:
 
 def publish(history, text="x", id=None):
     published = history.make(Event(text, id=id))
-    published.frame(ENCODER)
+    published.encoded(ENCODER)
     history.append(published)
     return published
 
@@ -165,7 +165,7 @@ def test_it_is_known_what_the_next_event_takes_the_place_of(replay, lengths):
     history = History(replay, Clock())
     for length in lengths:
         event = history.make(Event("x" * length))
-        foretold = history.last_dropped_for(len(event.frame(ENCODER)))
+        foretold = history.last_dropped_for(len(event.encoded(ENCODER)))
         history.append(event)
         history.delivered = history.head
         history.trim()
@@ -179,7 +179,7 @@ def test_a_further_format_takes_nobodys_place():
     publish(history, "x" * 30)
     history.delivered = 2
     before = history.size
-    assert history.frame(first, NDJSON()) == history.frame(first, NDJSON())
+    assert history.encoded(first, NDJSON()) == history.encoded(first, NDJSON())
     history.trim()
     assert (history.size, history.items) == (before, 2)
 
@@ -190,13 +190,13 @@ def test_encodings_count_in_the_bytes_for_all_formats():
     first = publish(history, "abc")
     assert history.size == first.size
     before = history.size
-    added = history.frame(first, NDJSON())
+    added = history.encoded(first, NDJSON())
     assert history.size == before + len(added)
-    assert history.frame(first, NDJSON()) is added  # kept, for an equal encoder
+    assert history.encoded(first, NDJSON()) is added  # kept, for an equal encoder
     history.delivered = 1
     publish(history)
     history.delivered = 2
     history.trim()
     left = history.size
-    history.frame(first, SSE(names={"gap": "lost"}))
+    history.encoded(first, SSE(names={"gap": "lost"}))
     assert history.size == left

@@ -215,7 +215,7 @@ async def test_one_that_cannot_be_joined_leaves_no_place_behind(autojump_clock):
     """If there is no room for one of them, the client is told and the others are left."""
     a, topics = Topic("a"), Topics(limit=1)
     response = sse([a, await topics.open("one")])
-    topics["one"].close_idle()
+    topics["one"]._close_idle()
     del topics._topics["one"]
     async with topics["two"].subscribe(), open_stream(response) as client:
         failed = await client.next_event()

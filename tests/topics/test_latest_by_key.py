@@ -190,7 +190,7 @@ async def test_a_hook_for_each_request_is_not_kept(autojump_clock):
         assert len(kept._texts) <= _MAX_FORMATS
     for _ in range(50):  # of one and the same snapshot
         await snapshot_of(sse(topic, encode=Counted()))
-        assert len(kept._made._frames) <= _MAX_FORMATS
+        assert len(kept._made._encodings) <= _MAX_FORMATS
     assert all(len(texts) <= 5 for texts in kept._texts.values())
 
 

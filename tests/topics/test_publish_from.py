@@ -234,7 +234,7 @@ async def test_what_can_be_made_again_is_taken(flow, how):
     topic = Topic("jobs")
     feeder = topic.publish_from(sources[how])
     with trio.fail_after(60):
-        await feeder._over.wait()
+        await feeder._feeding.over.wait()
     assert (topic.statistics().published, topic.statistics().feeders) == (1, 0)
 
 
@@ -376,7 +376,7 @@ async def test_closing_the_topic_ends_it(flow, autojump_clock, caplog, waits):
     await wait_all_tasks_blocked() if waits else await trio.lowlevel.checkpoint()
     await topic.aclose()
     with trio.fail_after(5):
-        await feeder._over.wait()
+        await feeder._feeding.over.wait()
     assert topic.statistics().feed_failures == 0
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
     with pytest.raises(trio.ClosedResourceError):
@@ -397,7 +397,7 @@ async def test_a_topic_that_is_forgotten_is_no_longer_fed(flow, autojump_clock):
 
     topics = Topics(make, idle=10)
     assert "a" not in topics
-    topics["a"].touch()
+    topics["a"]._touch()
     await trio.sleep(30)
     assert "a" not in topics
     assert feeders[0].statistics().over

@@ -140,7 +140,7 @@ class _Lines:
             await self._put(self._splitter.feed(piece.data))
 
     async def _put(self, lines: list[bytes]) -> None:
-        put, pass_over, encoding = self._out.put, self._cursor.pass_over, self._encoding
+        put, pass_over, encoding = self._out._put, self._cursor.pass_over, self._encoding
         for line in lines:
             self._seen = id = pass_over(line)
             wait = put(Event(text_of(line, encoding), id=id))

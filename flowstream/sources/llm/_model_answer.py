@@ -255,7 +255,7 @@ class ModelAnswer(Source):
             for part in received:
                 for event in body.read(part):
                     sent = True
-                    wait = out.put(event)
+                    wait = out._put(event)
                     if wait is not None:
                         patience.deadline = math.inf  # what follows is up to our client
                         await wait

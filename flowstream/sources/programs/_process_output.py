@@ -128,7 +128,7 @@ async def _send_lines(child: Program, out: Outlet, max_line: int, encoding: str)
         data = await child.read()
         more = bool(data)
         for line in splitter.feed(data) if data else splitter.flush():
-            wait = out.put(text_of(line, encoding))
+            wait = out._put(text_of(line, encoding))
             if wait is not None:
                 await wait
 

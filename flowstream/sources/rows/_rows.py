@@ -131,7 +131,7 @@ class _Reading:
         """
         if not rows:
             return
-        put, take, shape = out.put, rows.popleft, self._shape
+        put, take, shape = out._put, rows.popleft, self._shape
         assert shape is not None
         while rows:
             wait = put(shape(take()))
