@@ -14,18 +14,13 @@ from flowstream._closing import CloseReason
 from flowstream.server._hangup import HangupWatch
 from flowstream.server._hypercorn import HTTPStream
 from flowstream.server._pass_budget import PassBudget, Turnstile
+from flowstream.server._protocol_carrier import GOING_DOWN
 from flowstream.server._settings import ServerConfig, trusted_proxies
 from flowstream.server.http1._plain_response import ServerFields
 from flowstream.server.log._access_entry import LoggedExchange, keeps_access
 
-# What ended streams, for their reports (`StreamReport.detail`).
-GOING_DOWN = "the server goes down"
-LEFT = "the client closed its connection"
-RESET = "the client reset its connection"
-CLOSED = "the server closed the connection"
 
-
-class _Member(Protocol):
+class _Open(Protocol):
     def say_goodbye(self) -> None: ...
     def abort(self, reason: CloseReason, detail: str = "") -> None: ...
     def requests(self) -> list[str]: ...
@@ -43,13 +38,13 @@ class Idle:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._since: dict[_Member, float] = {}
+        self._since: dict[_Open, float] = {}
         self._sleep = trio.CancelScope()
 
-    def __contains__(self, connection: _Member) -> bool:
+    def __contains__(self, connection: _Open) -> bool:
         return connection in self._since
 
-    def add(self, connection: _Member) -> float:
+    def add(self, connection: _Open) -> float:
         """Note that nothing is asked for from now on; return until when that may last."""
         since = self._since
         since[connection] = now = trio.current_time()
@@ -58,7 +53,7 @@ class Idle:
             self._sleep.deadline = due
         return due
 
-    def discard(self, connection: _Member) -> None:
+    def discard(self, connection: _Open) -> None:
         """Note that something is asked for, or that the connection has ended."""
         self._since.pop(connection, None)
 
@@ -110,7 +105,7 @@ class Connections:
         self.write_timeout = config.write_timeout
         self.closing = False
         self.plain = self.others = 0
-        self._open: set[_Member] = set()
+        self._open: set[_Open] = set()
         self._nursery: trio.Nursery | None = None
         self.exchange_class = LoggedExchange if keeps_access(config) else HTTPStream
         self._context = contextvars.copy_context()
@@ -119,11 +114,11 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, connection: _Member) -> None:
+    def add(self, connection: _Open) -> None:
         """Note a connection that has been accepted."""
         self._open.add(connection)
 
-    def discard(self, connection: _Member) -> None:
+    def discard(self, connection: _Open) -> None:
         """Forget a connection that has ended."""
         self._open.discard(connection)
 

@@ -59,8 +59,8 @@ class PassBudget(trio.abc.Instrument):
         try:
             while True:
                 await self._wanted.park()
-                while self._few or self._busy:
-                    await trio.lowlevel.checkpoint()  # noqa: ASYNC110  # another pass, at once
+                while self._few or self._busy:  # noqa: ASYNC110  # there is no event for a pass
+                    await trio.lowlevel.checkpoint()  # another pass, at once
         finally:
             trio.lowlevel.remove_instrument(self)
             self._until = math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowstream.server._hypercorn import (
     H2ProtocolAssumedError,
@@ -11,11 +11,9 @@ from flowstream.server._hypercorn import (
     TransportEvent,
     Updated,
 )
+from flowstream.server._protocol_carrier import ProtocolCarrier
 from flowstream.server.http1._http1 import HTTP1
 from flowstream.server.http2._http2 import HTTP2
-
-if TYPE_CHECKING:
-    from flowstream.server._connection import Connection
 
 
 class Protocols(ProtocolWrapper):
@@ -23,7 +21,7 @@ class Protocols(ProtocolWrapper):
 
     protocol: HTTP1 | HTTP2
 
-    def __init__(self, connection: Connection, *given: Any) -> None:
+    def __init__(self, connection: ProtocolCarrier, *given: Any) -> None:
         # Not super().__init__: it would make Hypercorn's own HTTP/2.
         *arguments, alpn = given
         self._connection = connection

@@ -22,9 +22,9 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.asgi._plain_hypercorn import mark_run
-from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
 from flowstream.server._context import Context
+from flowstream.server._http_connection import HTTPConnection
 from flowstream.server._hypercorn import (
     Config,
     ConnectionState,
@@ -247,7 +247,9 @@ class _Service:
         state = ConnectionState(self._state.copy())
 
         def serve(stream: Transport) -> None:
-            made = Connection(self._connections, app, self._config, self._context, state, stream)
+            made = HTTPConnection(
+                self._connections, app, self._config, self._context, state, stream
+            )
             self._connections.start(made.run)
 
         trouble = Trouble()

@@ -129,8 +129,8 @@ import trio.testing
 import flowstream.server.http1._http1 as http1
 from flowstream.server.log._access_log import AccessLog as Logger
 from flowstream.server.log._access_log import Atoms as AccessLogAtoms
-from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
+from flowstream.server._http_connection import HTTPConnection
 from flowstream.server._context import Context as WorkerContext
 from flowstream.server._context import Event as EventWrapper
 from flowstream.server.http2._http2 import HTTP2
@@ -296,7 +296,7 @@ class TCPServer:
             nursery.start_soon(connections.idle.run)
             connections.run_in(nursery)
             wire = Wire(trio.socket.from_stdlib_socket(self.server.sock))
-            connection = Connection(connections, call, config, context, state, wire)
+            connection = HTTPConnection(connections, call, config, context, state, wire)
             await connection.run()
 '''
 

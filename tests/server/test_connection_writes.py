@@ -83,8 +83,8 @@ class Writer:
                 while not direct_write.write(chunk(data)):
                     self.refused += 1
                     await trio.sleep(0.001)
-                self.carried += bool(connection._carry)
-                assert len(connection._carry) < len(chunk(data))
+                self.carried += bool(connection._outgoing._rest)
+                assert len(connection._outgoing._rest) < len(chunk(data))
                 written.append(data)
                 await trio.lowlevel.checkpoint()
 
@@ -225,7 +225,7 @@ async def test_what_is_carried_is_under_the_deadline(server, connect, aeventuall
 
     async def probe(connection, receive):
         assert app.direct_write.write(data)
-        assert 0 < len(connection._carry) < len(data)
+        assert 0 < len(connection._outgoing._rest) < len(data)
         assert not app.direct_write.write(data)
         while (await receive())["type"] != "http.disconnect":
             pass

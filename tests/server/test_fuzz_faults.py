@@ -17,7 +17,7 @@ from fuzzing.upgrades import downgraded, upgraded
 from fuzzing.uploads import odd_upload, odd_upload_http2, smuggled
 from fuzzing.websockets import extended
 
-from flowstream.server import _connection, _inbox, _listening
+from flowstream.server import _connection, _http_connection, _inbox, _listening
 from flowstream.server._hypercorn import ReceiveBuffer
 from flowstream.server.http1 import _http1
 from flowstream.server.http2 import _http2
@@ -56,7 +56,7 @@ def no_idle_timeout(patch):
     async def wait(_):
         await trio.sleep_forever()
 
-    patch.setattr(_connection.Connection, "_idle_timeout", wait)
+    patch.setattr(_http_connection.HTTPConnection, "_idle_timeout", wait)
 
 
 def no_message_bound(patch):
@@ -86,13 +86,13 @@ def lost_descriptors(patch):
 
 def lost_tasks(patch):
     """Leave a task behind with each connection that has spoken."""
-    usual = _connection.Connection._speak
+    usual = _http_connection.HTTPConnection._speak
 
     async def speak(self, *arguments):
         self._connections.start(trio.sleep_forever)
         await usual(self, *arguments)
 
-    patch.setattr(_connection.Connection, "_speak", speak)
+    patch.setattr(_http_connection.HTTPConnection, "_speak", speak)
 
 
 def patching(owner, name, value):

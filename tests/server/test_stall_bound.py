@@ -232,7 +232,7 @@ async def test_a_direct_write(
     for _ in range(200):
         await topic.publish("x" * 60_000)
         await wait_all_tasks_blocked(0.01)
-        if carriers[0]._carry or carriers[0]._writing:
+        if carriers[0]._outgoing._rest or carriers[0]._outgoing._busy:
             break
     start = trio.current_time()
     assert topic.statistics().direct_deliveries >= 1

@@ -13,7 +13,7 @@ than it lets through, and the traceback of that is the application's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import h11
 
@@ -30,15 +30,13 @@ from flowstream.server._hypercorn import (
     RawData,
     Request,
 )
+from flowstream.server._protocol_carrier import Asked
 from flowstream.server._request_rules import RequestHead, judge_http1
 from flowstream.server._settings import ServerConfig
 from flowstream.server.http1._strict_lines import StrictLines
 from flowstream.server.log._access_entry import Logged, LoggedExchange, keeps_access, log_unread
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
 from flowstream.server.websocket._ws_handshake import combined
-
-if TYPE_CHECKING:
-    from flowstream.server._connection import Connection
 
 _STREAM_ID = 1
 
@@ -57,7 +55,7 @@ class HTTP1(H11Protocol):
     config: ServerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     task_group: Applications  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, carrier: Connection, *arguments: Any) -> None:
+    def __init__(self, carrier: Asked, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
         # h11 has no other way to be less lenient.

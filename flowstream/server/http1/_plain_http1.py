@@ -10,7 +10,7 @@ A request that is not plain ends this, for the rest of the connection: see `Prot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import trio
 
@@ -19,6 +19,7 @@ from flowstream.server._hypercorn import (
     Body,
     ConnectionState,
     EndBody,
+    HTTPStream,
     Request,
     Response,
     StreamClosed,
@@ -26,13 +27,10 @@ from flowstream.server._hypercorn import (
     TaskGroup,
 )
 from flowstream.server._inbox import Inbox
-from flowstream.server.http1._plain_response import Chunked, FramedByH11
+from flowstream.server._protocol_carrier import PlainCarrier
+from flowstream.server.http1._plain_request import PlainRequest
+from flowstream.server.http1._plain_response import Chunked, FramedByH11, ServerFields
 from flowstream.server.log._access_entry import Logged
-
-if TYPE_CHECKING:
-    from flowstream.server._connection import Connection
-    from flowstream.server._connections import Connections
-    from flowstream.server.http1._plain_request import PlainRequest
 
 _STREAM_ID = 1
 
@@ -42,7 +40,8 @@ class PlainExchange:
 
     Args:
         connection: that.
-        connections: those of the worker.
+        fields: what the server adds to each response.
+        kind: the class of Hypercorn's that serves the request.
         last: the connection is not to be used again.
     """
 
@@ -60,10 +59,17 @@ class PlainExchange:
         "_stream",
     )
 
-    def __init__(self, connection: Connection, connections: Connections, *, last: bool) -> None:
+    def __init__(
+        self,
+        connection: PlainCarrier,
+        fields: ServerFields,
+        kind: type[HTTPStream],
+        *,
+        last: bool,
+    ) -> None:
         self._connection = connection
-        self._fields = connections.fields
-        self._kind = connections.exchange_class
+        self._fields = fields
+        self._kind = kind
         self._last = last
         self._begun = False  # something is written
         self._framing: Chunked | FramedByH11 | None = None

@@ -26,7 +26,7 @@ import contextlib
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import h2.errors
 import h2.events
@@ -37,7 +37,6 @@ from hyperframe.frame import GoAwayFrame
 from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import STATE_KEY
 from flowstream.asgi._head import HEAD_KEY, HeldHead
-from flowstream.server._connections import CLOSED
 from flowstream.server._frame_pieces import ExcessError, FramePieces
 from flowstream.server._hypercorn import (
     ASGIHTTPState,
@@ -60,6 +59,7 @@ from flowstream.server._hypercorn import (
     filter_pseudo_headers,
 )
 from flowstream.server._inbox import inbox_of
+from flowstream.server._protocol_carrier import CLOSED, ProtocolCarrier
 from flowstream.server._request_rules import RequestHead, judge_http2
 from flowstream.server._settings import ServerConfig
 from flowstream.server.http2._link import Link
@@ -72,9 +72,6 @@ from flowstream.server.http2._uploads import Upload, Uploads
 from flowstream.server.log._access_entry import LoggedExchange, keeps_access, log_unread
 from flowstream.server.websocket._message_memory import MessageMemory
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
-
-if TYPE_CHECKING:
-    from flowstream.server._connection import Connection
 
 logger = logging.getLogger("flowstream.server")
 
@@ -99,7 +96,7 @@ class HTTP2(H2Protocol):
     config: ServerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     stream_buffers: dict[int, BoundedStreamBuffer]  # type: ignore[assignment]  # narrower
 
-    def __init__(self, carrier: Connection, *arguments: Any) -> None:
+    def __init__(self, carrier: ProtocolCarrier, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
         keep_little(self.connection, self.config.h2_max_header_list_size)
