@@ -1,0 +1,359 @@
+"""Make small mistakes in the package and see whether the tests notice.
+
+::
+
+    .venv/bin/python tests/mutants/run.py --seed 1 --count 200 --jobs 2
+
+It copies the package and the tests into temporary folders and runs the tests once to learn which
+test reaches which line. Then it makes one mistake at a time (see mutations.py) and runs the tests
+that reach its line, those first that reach most of the module per second. A mistake is *seen* if a
+test fails, if nothing can be imported any more, or if a test hangs.
+
+What survives is either no mistake at all or lacks a test. survivors.toml lists the first, each with
+the reason why it is harmless. The exit status is 1 if another one survives, or if less than 90 % of
+those that change behaviour are seen; 2 if the tests fail without any mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import queue
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mutations import Mutation, chosen, mutated, mutations
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent.parent
+SURVIVORS = HERE / "survivors.toml"
+
+# From the package's folder; a pattern may find nothing.
+TARGETS = ["buffer/*.py", "topics/*.py", "asgi/_stream.py", "asgi/_ending.py", "asgi/_watch.py"]
+# Without those that drive browsers, databases or whole servers.
+TESTS = [
+    "tests/buffer",
+    "tests/test_buffer.py",
+    "tests/test_queue.py",
+    "tests/test_outlet.py",
+    "tests/test_policies.py",
+    "tests/test_simulation.py",
+    "tests/test_testing.py",
+    "tests/asgi",
+    "tests/topics",
+    "tests/runs/test_runs.py",
+    "tests/runs/test_runs_edges.py",
+    "tests/starlette",
+]
+COPIED = ["flowstream", "tests", "docs", "examples", "benchmarks", "pyproject.toml", "README.md"]
+
+BAR = 0.9
+TEST_TIMEOUT = 20  # seconds; a test that takes a quarter of it without a mistake is left out
+MEMORY = 4 << 30  # bytes of address space: a loop without an end may fill a list
+
+PYTEST = [
+    *(sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "--tb", "no"),
+    *("-p", "no:cacheprovider", "--hypothesis-seed", "1"),
+]
+
+_OURS = re.compile("PYTEST_|COV")  # meant for the pytest that may have started us
+
+Reach = dict[str, dict[str, Any]]  # see reach.py
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a mistake."""
+
+    seen: bool
+    by: str
+    """The test, or why it was seen without one, or how many tests let it pass."""
+    seconds: float
+
+
+class Sandbox:
+    """A copy of the project in which one mistake at a time is made."""
+
+    def __init__(self, folder: Path, project: Path = PROJECT) -> None:
+        self.folder = folder
+        ignored = shutil.ignore_patterns("__pycache__", "node_modules", ".hypothesis")
+        for name in COPIED:
+            if (project / name).is_dir():
+                shutil.copytree(project / name, folder / name, ignore=ignored)
+            elif (project / name).exists():
+                shutil.copy(project / name, folder / name)
+
+    def pytest(
+        self, arguments: Iterable[str], seconds: float, **environment: str
+    ) -> tuple[int | None, str]:
+        """Run pytest; return its exit status, None if it ran too long, and what it printed."""
+        shutil.rmtree(self.folder / ".hypothesis", ignore_errors=True)
+        kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+        process = subprocess.Popen(
+            [*PYTEST, *arguments],
+            cwd=self.folder,
+            env={**kept, "PYTHONPATH": f"{self.folder}{os.pathsep}{HERE}", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
+        try:
+            output, _ = process.communicate(timeout=seconds)
+            return process.returncode, output
+        except subprocess.TimeoutExpired:
+            return None, ""
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and what it has started
+            process.wait()
+
+    def learn(self, tests: list[str]) -> Reach:
+        """Run the tests without a mistake; return which lines each reaches."""
+        found = self.folder / "reach.json"
+        arguments = ["-p", "reach", "--maxfail", "1000", *tests]
+        status, output = self.pytest(arguments, 3600, MUTANTS_REACH=str(found))
+        if status not in (0, 1) or not found.exists():
+            raise SystemExit(f"the tests can't be run: {output[-2000:]}")
+        reach: Reach = json.loads(found.read_text())
+        return reach
+
+    def check(self, tests: list[str]) -> None:
+        """Make sure that the copy is what runs, and that it has these tests."""
+        status, output = self.pytest(["--collect-only", *self._listed(tests)], 600)
+        if status != 0:
+            raise SystemExit(f"not all tests are there: {output[-2000:]}")
+
+    def attempt(self, mutation: Mutation, tests: list[str], seconds: float) -> Outcome:
+        """Make a mistake, run `tests`, which take `seconds` without it, and mend it again."""
+        if not tests:
+            return Outcome(False, "no test reaches it", 0.0)
+        path = self.folder / "flowstream" / mutation.file
+        source = path.read_bytes()
+        start = time.monotonic()
+        try:
+            _write(path, mutated(source, mutation))
+            limit = 4 * TEST_TIMEOUT + 5 * seconds
+            timeout = ["--timeout", str(TEST_TIMEOUT)]
+            status, output = self.pytest([*timeout, *self._listed(tests)], limit)
+        finally:
+            _write(path, source)
+        took = time.monotonic() - start
+        if status == 0:
+            return Outcome(False, f"{len(tests)} tests", took)
+        if status is None:
+            return Outcome(True, "hangs", took)
+        failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", output, re.MULTILINE)
+        return Outcome(True, failed[1] if failed else f"exit status {status}", took)
+
+    def _listed(self, tests: list[str]) -> list[str]:
+        """Return the argument that stands for tests, which may be many."""
+        listed = self.folder / "tests.txt"
+        listed.write_text("\n".join(tests))
+        return [f"@{listed}"]
+
+
+def _write(path: Path, source: bytes) -> None:
+    """Write a module, and have Python compile it anew even if time and size are the same."""
+    path.write_bytes(source)
+    for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
+        compiled.unlink()
+
+
+def candidates(targets: list[str] = TARGETS, project: Path = PROJECT) -> list[Mutation]:
+    """Return every mistake that can be made in the targets."""
+    package = project / "flowstream"
+    paths = [path for target in targets for path in sorted(package.glob(target))]
+    return [
+        one
+        for path in paths
+        for one in mutations(path.relative_to(package).as_posix(), path.read_bytes())
+    ]
+
+
+def reaching(mutation: Mutation, reach: Reach) -> list[str]:
+    """Return the tests that reach a mistake: those first that reach most of its file per second.
+
+    A line that runs when the module is imported is reached by all that use the module.
+    """
+    in_module = {
+        test: lines
+        for test, found in reach.items()
+        if test and (lines := set(found["lines"].get(mutation.file, [])))
+    }
+    where = set(mutation.lines)
+    at_import = where & set(reach[""]["lines"].get(mutation.file, []))
+    files: dict[str, list[str]] = defaultdict(list)
+    for test, lines in in_module.items():
+        if at_import or lines & where:
+            files[test.split("::")[0]].append(test)
+
+    def worth(tests: list[str]) -> float:
+        lines: set[int] = set().union(*(in_module[test] for test in tests))
+        seconds: float = sum(reach[test]["seconds"] + 0.01 for test in tests)
+        return len(lines) / seconds
+
+    ordered = sorted(files.values(), key=lambda tests: (-worth(tests), tests[0]))
+    return [
+        test
+        for tests in ordered
+        for test in sorted(tests, key=lambda test: (reach[test]["seconds"], test))
+    ]
+
+
+def usable(reach: Reach) -> Reach:
+    """Return the tests that pass without a mistake, and fast enough."""
+    return {
+        test: found
+        for test, found in reach.items()
+        if not test or (found["passed"] and found["seconds"] < TEST_TIMEOUT / 4)
+    }
+
+
+def harmless(path: Path = SURVIVORS) -> dict[str, str]:
+    """Return the reason for each mistake that is none."""
+    listed = tomllib.loads(path.read_text()).get("harmless", [])
+    return {name: entry["reason"] for entry in listed for name in entry["mutations"]}
+
+
+def diff(mutation: Mutation, project: Path = PROJECT) -> str:
+    """Return the change as a diff."""
+    source = (project / "flowstream" / mutation.file).read_bytes()
+    name = f"flowstream/{mutation.file}"
+    lines = difflib.unified_diff(
+        source.decode().splitlines(),
+        mutated(source, mutation).decode().splitlines(),
+        name,
+        name,
+        n=2,
+        lineterm="",
+    )
+    return "\n".join(lines)
+
+
+def attempt_all(
+    mistakes: list[Mutation], reach: Reach, jobs: int
+) -> Iterator[tuple[Mutation, Outcome]]:
+    """Try the mistakes, `jobs` at a time; yield what became of each, in their order."""
+    with ExitStack() as stack:
+        free: queue.Queue[Sandbox] = queue.Queue()
+        for _ in range(jobs):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-"))
+            free.put(Sandbox(Path(folder)))
+
+        def attempt(mutation: Mutation) -> Outcome:
+            tests = reaching(mutation, reach)
+            sandbox = free.get()
+            try:
+                seconds = sum(reach[test]["seconds"] for test in tests)
+                return sandbox.attempt(mutation, tests, seconds)
+            finally:
+                free.put(sandbox)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            yield from zip(mistakes, pool.map(attempt, mistakes), strict=True)
+
+
+def report(
+    outcomes: list[tuple[Mutation, Outcome]], reasons: dict[str, str], project: Path = PROJECT
+) -> int:
+    """Print the table and the survivors; return the exit status."""
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    unlisted = []
+    for mutation, outcome in outcomes:
+        if outcome.seen:
+            table[mutation.file]["seen"] += 1
+        elif mutation.name in reasons:
+            table[mutation.file]["harmless"] += 1
+        else:
+            table[mutation.file]["survived"] += 1
+            unlisted.append(mutation)
+    width = max(map(len, table), default=0)
+    print(f"\n{'':{width}}  seen  harmless  survived")
+    totals: Counter[str] = Counter()
+    for file, counts in sorted(table.items()):
+        totals += counts
+        print(f"{file:{width}}  {counts['seen']:4}  {counts['harmless']:8}  {counts['survived']:8}")
+    changing = totals["seen"] + totals["survived"]
+    share = totals["seen"] / changing if changing else 1.0
+    print(f"{'all':{width}}  {totals['seen']:4}  {totals['harmless']:8}  {totals['survived']:8}")
+    print(f"\n{totals['seen']} of {changing} that change behaviour are seen: {share:.1%}")
+    for mutation in unlisted:
+        print(f"\nsurvived, and is not listed: {mutation.name}\n{diff(mutation, project)}")
+    for mutation, outcome in outcomes:
+        if outcome.seen and mutation.name in reasons:
+            print(f"\nlisted as harmless, and seen by {outcome.by}: {mutation.name}")
+    return int(bool(unlisted) or share < BAR)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description="See whether the tests notice small mistakes.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=2, help="mistakes at a time")
+    parser.add_argument("--only", default="", help="of the chosen, those with this in their name")
+    parser.add_argument("--list", action="store_true", help="print the chosen and end")
+    parser.add_argument(
+        "--reach",
+        type=Path,
+        help="a file with what each test reaches: taken from it if it exists, else written to it",
+    )
+    options = parser.parse_args(arguments)
+    every = candidates()
+    mistakes = [
+        one for one in chosen(every, options.seed, options.count) if options.only in one.name
+    ]
+    reasons = harmless()
+    for name in sorted(reasons.keys() - {one.name for one in every}):
+        print(f"listed as harmless, and no longer possible: {name}")
+    if options.list:
+        print("\n".join(one.name for one in mistakes))
+        return 0
+
+    tests = [name for name in TESTS if (PROJECT / name).exists()]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        sandbox = Sandbox(Path(folder))
+        if options.reach is not None and options.reach.exists():
+            reach: Reach = json.loads(options.reach.read_text())
+        else:
+            reach = sandbox.learn(tests)
+            if options.reach is not None:
+                options.reach.write_text(json.dumps(reach))
+        for test in sorted(reach.keys() - usable(reach).keys()):
+            print(f"left out, slow or failing without a mistake: {test}")
+        reach = usable(reach)
+        sandbox.check([test for test in reach if test])
+    print(f"{len(mistakes)} of {len(every)} possible mistakes, {len(reach) - 1} tests", flush=True)
+
+    outcomes = []
+    for mutation, outcome in attempt_all(mistakes, reach, options.jobs):
+        outcomes.append((mutation, outcome))
+        known = " (harmless)" if mutation.name in reasons else ""
+        what = "seen" if outcome.seen else f"SURVIVED{known}"
+        took = f"{outcome.seconds:5.1f} s"
+        print(f"{took}  {what:8}  {mutation.name}  [{outcome.by}]", flush=True)
+    return report(outcomes, reasons)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Mistakes that are made mechanically, and what becomes of them: on a project of two files."""
+
+import ast
+
+import pytest
+from mutations import chosen, mutated, mutations
+from run import PROJECT, Sandbox, candidates, harmless, reaching, report, usable
+
+PACKAGE = b'''
+"""Not changed: 1 < 2."""
+
+from typing import cast
+
+MOST = 2
+__slots__ = (1,)
+
+
+def clamp(value: int, spare: int = 0) -> int:
+    """Return it: 1 < 2."""
+    assert value != 7, "not changed"
+    if value > MOST:
+        value = MOST
+    return cast("int", value) + spare
+
+
+class Box:
+    def __init__(self) -> None:
+        self.items = []
+
+    def __repr__(self) -> str:
+        return str(len(self.items) + 1)
+
+    def put(self, item):
+        if item is None:
+            raise ValueError(f"{1 + 1}")
+        self.items.append(item)
+        self.last = item
+        while item and not self.items:
+            break
+
+
+def unreached():
+    return [1]
+'''
+
+TESTS = b"""
+import pytest
+from flowstream.box import Box, clamp
+
+
+def test_clamp():
+    assert clamp(1) == 1
+    assert clamp(5) == 2
+
+
+def test_put():
+    box = Box()
+    box.put("a")
+    assert box.items == ["a"]
+    with pytest.raises(ValueError):
+        box.put(None)
+
+
+def test_that_fails_without_a_mistake():
+    assert clamp(1) == 7
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A package of one module, with its tests."""
+    for name, text in {
+        "flowstream/__init__.py": b"",
+        "flowstream/box.py": PACKAGE,
+        "tests/test_box.py": TESTS,
+    }.items():
+        path = tmp_path / "project" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+    return tmp_path / "project"
+
+
+def test_each_rule_finds_its_mistakes_and_what_people_read_stays():
+    """Conditions, constants and statements are changed; texts, types and assertions are not."""
+    names = [one.name.removeprefix("box.py ") for one in mutations("box.py", PACKAGE)]
+    assert sorted(names) == [
+        "Box.put: break => pass",
+        "Box.put: if item is None: => if (item is not None):",
+        'Box.put: raise ValueError(f"{1 + 1}") => pass',
+        "Box.put: self.items.append(item) => pass",
+        "Box.put: self.last = item => pass",
+        "Box.put: while item and not self.items: => while (item or not self.items):",
+        "Box.put: while item and not self.items: => while (not item) and not self.items:",
+        "Box.put: while item and not self.items: => while item and (self.items):",
+        "clamp: def clamp(value: int, spare: int = 0) -> int: "
+        "=> def clamp(value: int, spare: int = 1) -> int:",
+        "clamp: if value > MOST: => if (value <= MOST):",
+        "clamp: if value > MOST: => if (value >= MOST):",
+        "clamp: return cast(\"int\", value) + spare => return (cast('int', value) - spare)",
+        'clamp: return cast("int", value) + spare => return None',
+        "module: MOST = 2 => MOST = 1",
+        "module: MOST = 2 => MOST = 3",
+        "unreached: return [1] => return None",
+        "unreached: return [1] => return [0]",
+        "unreached: return [1] => return [2]",
+    ]
+
+
+def test_a_seed_always_chooses_the_same_and_an_edit_elsewhere_changes_nothing():
+    """What is chosen depends on the seed and on the mistakes' names, not on where they stand."""
+    every = mutations("box.py", PACKAGE)
+    first = [one.name for one in chosen(every, 1, 6)]
+    assert first == [one.name for one in chosen(reversed(every), 1, 6)]
+    assert first != [one.name for one in chosen(every, 2, 6)]
+    longer = mutations("box.py", b"import math\n" + PACKAGE)
+    assert first == [one.name for one in chosen(longer, 1, 6)]
+
+
+def test_every_mistake_that_can_be_made_in_the_targets_changes_the_code():
+    """Each has a name of its own; those of a seed are still Python, and not what they were."""
+    every = candidates()
+    assert len({one.name for one in every}) == len(every) > 1000
+    for one in chosen(every, 7, 50):
+        source = (PROJECT / "flowstream" / one.file).read_bytes()
+        was, is_now = ast.parse(source), ast.parse(mutated(source, one))
+        assert ast.dump(is_now) != ast.dump(was), one.name
+
+
+def test_a_planted_mistake_is_seen_and_one_that_no_test_looks_at_is_not(project, tmp_path, capsys):
+    """The whole way: learn what tests reach, make the mistake, tell; and 1 for a survivor."""
+    (tmp_path / "copy").mkdir()
+    sandbox = Sandbox(tmp_path / "copy", project)
+    reach = usable(sandbox.learn(["tests/test_box.py"]))
+    assert reach.keys() == {"", "tests/test_box.py::test_clamp", "tests/test_box.py::test_put"}
+    named = {one.name.split("py ")[1]: one for one in candidates(["box.py"], project)}
+
+    def attempt(name):
+        one = named[name]
+        return one, sandbox.attempt(one, reaching(one, reach), 1.0)
+
+    seen = attempt("Box.put: self.items.append(item) => pass")
+    assert seen[1].seen
+    assert seen[1].by == "tests/test_box.py::test_put"
+    equal = attempt("clamp: if value > MOST: => if (value >= MOST):")
+    assert (equal[1].seen, equal[1].by) == (False, "1 tests")
+    lonely = attempt("unreached: return [1] => return None")
+    assert (lonely[1].seen, lonely[1].by) == (False, "no test reaches it")
+    assert (tmp_path / "copy" / "flowstream" / "box.py").read_bytes() == PACKAGE
+    sandbox.check([name for name in reach if name])
+
+    assert report([seen, equal], {equal[0].name: "the same value"}, project) == 0
+    assert report([seen, equal], {}, project) == 1
+    assert "-    if value > MOST:\n+    if (value >= MOST):" in capsys.readouterr().out
+
+
+def test_each_reason_is_a_sentence():
+    """What is listed as harmless says why."""
+    for name, reason in harmless().items():
+        assert reason.endswith("."), name
+        assert len(reason.split()) > 3, name
