@@ -24,6 +24,7 @@ ROOMS: dict[str, list[str]] = {
     "policies": ["policies"],
     "encoders": ["encoders"],
     "decoders": ["decoders"],
+    "framing": ["framing"],
     "event types": ["event_types"],
     "tasks": ["tasks"],
     "buffer": ["buffer"],
@@ -38,7 +39,7 @@ ROOMS: dict[str, list[str]] = {
     "demo": ["demo"],
     "command line": ["cli"],
 }
-SANS_IO = ("vocabulary", "policies", "encoders", "decoders", "event types")
+SANS_IO = ("vocabulary", "policies", "encoders", "decoders", "framing", "event types")
 PURE = [
     "asgi._compression",
     "asgi._deadlines",

@@ -28,6 +28,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from flowstream.asgi._live import Live, in_state
+from flowstream.framing import HTTP_CHUNKS, Framing
 
 DIRECT_WRITE_KEY = "flowstream.direct_write"
 """Where a request's state has its `DirectWrite`."""
@@ -65,14 +66,25 @@ class DirectWrite(Live):
 
     Args:
         fd: the connection's socket.
-        keep: called with what is left over when the kernel takes a part of a chunk. It has to
+        keep: called with what is left over when the kernel takes a part of a write. It has to
             write that before anything else, and call `block` until then.
 
     Attributes:
+        framing: what `write` takes is framed so; None if there are no direct writes at all.
         why_not: why there will be none any more; None while there may be some.
     """
 
-    __slots__ = ("_arriving", "_due", "_fd", "_free", "_keep", "_socket", "_whole", "why_not")
+    __slots__ = (
+        "_arriving",
+        "_due",
+        "_fd",
+        "_free",
+        "_keep",
+        "_socket",
+        "_whole",
+        "framing",
+        "why_not",
+    )
 
     def __init__(self, fd: int, keep: Callable[[bytes], None]) -> None:
         self._socket = fd
@@ -82,17 +94,19 @@ class DirectWrite(Live):
         self._whole = False  # all of the response that was sent has arrived, with some body
         self._due: tuple[object, ...] = (_HEAD,)  # what is on its way, in order
         self._arriving = 0  # messages that the server is writing
+        self.framing: Framing | None = HTTP_CHUNKS
         self.why_not: NotDirect | None = None
 
     @classmethod
     def impossible(cls, why_not: NotDirect) -> DirectWrite:
         """Return one for a connection on which there are none."""
         none = cls(-1, _keep_nothing)
+        none.framing = None
         none.end(why_not)
         return none
 
-    def write(self, chunk: bytes) -> bool:
-        """Write a chunk with its framing, as far as the kernel takes it; return whether it did.
+    def write(self, data: bytes) -> bool:
+        """Write framed bytes, as far as the kernel takes them; return whether it did.
 
         False means that nothing was written: it would not be in order, the kernel takes
         nothing, or the connection has ended.
@@ -101,11 +115,11 @@ class DirectWrite(Live):
         if fd < 0:
             return False
         try:
-            sent = os.write(fd, chunk)
+            sent = os.write(fd, data)
         except OSError:  # nothing fits; or the peer is gone, of which the reader hears, too
             return False
-        if sent < len(chunk):
-            self._keep(chunk[sent:])
+        if sent < len(data):
+            self._keep(data[sent:])
         return True
 
     # -- what the stream says --------------------------------------------------------------

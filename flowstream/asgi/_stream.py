@@ -81,7 +81,8 @@ class Stream:
         self._plan = plan
         self._gzip = plan.compress == "gzip" and accepts_gzip(scope)
         self._carrier = carrier_of(scope)
-        self._permit = Permit(direct_write_of(scope), scope.get("app"))
+        direct_write = direct_write_of(scope)
+        self._permit = Permit(direct_write, scope.get("app"))
         self._entry = entry_of(scope)
         if self._entry is not None:
             self._entry.begin_stream()
@@ -98,7 +99,13 @@ class Stream:
         self.seen = last_event_id(scope)
         after = self.seen or plan.after
         self._supply = open_supply(
-            plan, self._buffer, self._encoder, self, path=self._path, after=after
+            plan,
+            self._buffer,
+            self._encoder,
+            self,
+            path=self._path,
+            after=after,
+            framing=direct_write.framing,
         )
         beats = bool(self._encoder.heartbeat()) and plan.controls
         self._deadlines = Deadlines(plan.limits, plan.heartbeat if beats else None, self._start)

@@ -21,6 +21,7 @@ from flowstream.asgi.plan import Plan
 from flowstream.buffer._buffer_outlet import BufferOutlet
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
+from flowstream.framing import Framing
 from flowstream.sources import Resumable, Source
 from flowstream.sources._feed import Feed, FeedCursor, Terms
 from flowstream.sources._running import run_to_end
@@ -201,6 +202,7 @@ class FeedSupply:
 
     Attributes:
         buffer: where the feed puts events.
+        framing: how bytes are framed for `direct`; None if that can't be.
         direct: writes to the client's connection past the buffer; None if that can't be.
     """
 
@@ -218,6 +220,7 @@ class FeedSupply:
         "buffer",
         "direct",
         "ended",
+        "framing",
         "lacking",
         "started",
     )
@@ -230,6 +233,7 @@ class FeedSupply:
         plan: Plan,
         consumer: Consumer,
         after: str | None,
+        framing: Framing | None,
     ) -> None:
         self._feed = feed
         self._plan = plan
@@ -240,6 +244,7 @@ class FeedSupply:
         self._writer: Writer | None = None
         self._stopped = False
         self.buffer = buffer
+        self.framing = framing
         self.direct: Callable[[bytes], bool] | None = None
         self.lacking: int | None = 0
         self.started = False
@@ -358,9 +363,20 @@ def open_supply(
     *,
     path: str,
     after: str | None,
+    framing: Framing | None,
 ) -> Supply:
-    """Return the supply for one stream, not started."""
+    """Return the supply for one stream, not started.
+
+    Args:
+        plan: what the stream is to be.
+        buffer: the stream's own.
+        encoder: the stream's own.
+        consumer: the stream.
+        path: the request's, for the log.
+        after: the id that the client saw last, or None.
+        framing: how the client's connection wants what is written directly; None if nothing is.
+    """
     if isinstance(plan.source, Feed):
-        return FeedSupply(plan.source, buffer, encoder, plan, consumer, after)
+        return FeedSupply(plan.source, buffer, encoder, plan, consumer, after, framing)
     source = plan.source.resumed(after) if isinstance(plan.source, Resumable) else plan.source
     return SourceSupply(source, buffer, encoder, plan, consumer, path)

@@ -20,6 +20,7 @@ from flowstream._closing import CloseReason
 from flowstream.abc import Encoder, Policy
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
+from flowstream.framing import Framing
 from flowstream.policies import DropOldest
 
 Ending = tuple[CloseReason, BaseException | None, str]
@@ -31,12 +32,17 @@ class Subscriber(Protocol):
 
     Attributes:
         buffer: where events go.
-        direct: writes bytes that are framed as an HTTP/1.1 chunk to the connection, if
-            nobody else writes, and returns whether it did; None where that is impossible.
+        framing: how bytes are to be framed for `direct`; None where that is impossible.
+        direct: writes framed bytes to the connection, if nobody else writes, and returns
+            whether it did; None where that is impossible, and as long as that is not known.
             For use while nothing is queued and the writer waits.
     """
 
     buffer: EventBuffer
+
+    @property
+    def framing(self) -> Framing | None:
+        """How bytes are framed for `direct`: the same as long as the stream lasts."""
 
     @property
     def direct(self) -> Callable[[bytes], bool] | None:
@@ -79,6 +85,7 @@ class ForwardingSubscriber:
     def __init__(self, subscriber: Subscriber) -> None:
         self._subscriber = subscriber
         self.buffer: EventBuffer = subscriber.buffer
+        self.framing: Framing | None = subscriber.framing
 
     @property
     def direct(self) -> Callable[[bytes], bool] | None:

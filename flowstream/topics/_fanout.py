@@ -7,9 +7,9 @@ one write.
 
 A subscriber is reached in one of three ways:
 
-* Its writer waits and it has a connection of its own that can be written to: the bytes, made
-  once for all, go straight to the socket. No task is woken.
-* Else they go into its buffer, under its policy, and its writer is woken.
+* Its writer waits and it has a connection of its own that can be written to: the bytes, framed
+  once for its group, go straight to the socket. No task is woken.
+* Else they go into its buffer, under its policy, and its writer is woken (`BufferedDelivery`).
 * It is *behind*: it pulls from the history in its own time, and is passed over until it has
   caught up. Whoever is found to lack an event is put behind, so nobody ever gets a hole that
   was not announced.
@@ -18,19 +18,18 @@ A subscriber is reached in one of three ways:
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import trio
 
 from flowstream._clock import clock
-from flowstream._errors import unencodable
 from flowstream.abc import Encoder
-from flowstream.buffer._queue import Outcome
 from flowstream.tasks._failure import passes
+from flowstream.topics._buffered_delivery import BufferedDelivery
+from flowstream.topics._group import Group, size_of
 from flowstream.topics._history import History, Published
-from flowstream.topics._members import NEVER, Group, Member, Readers, Round
+from flowstream.topics._members import NEVER, Member, Readers, Round
 
 # Others run after so many deliveries or so many seconds, whichever is first. A delivery is a
 # system call of some 7 µs; a hundred of them are most of a millisecond.
@@ -43,17 +42,6 @@ _BATCH_BYTES = 16 * 1024
 _BATCH_ITEMS = 256
 
 
-class _Stuck:
-    """A subscriber whose policy makes the publisher wait, and what it has yet to get."""
-
-    __slots__ = ("deadline", "left", "member")
-
-    def __init__(self, member: Member, left: list[tuple[Published, Any]], deadline: float) -> None:
-        self.member = member
-        self.left = deque(left)
-        self.deadline = deadline
-
-
 class Fanout:
     """The subscribers of one topic, and the delivery to them.
 
@@ -64,9 +52,9 @@ class Fanout:
     Attributes:
         count: how many subscribers there are.
         direct: events that were written to a subscriber's connection directly, once for each.
-        queued: events that were put into a subscriber's buffer, likewise.
         last_change: when that changed.
-        groups: they, by format.
+        groups: the subscribers that get the same bytes; by (encoder, framing), and by the member
+            for an encoder that is one stream's own.
         readers: those that are waited for while they are behind.
     """
 
@@ -76,14 +64,13 @@ class Fanout:
         self._turn = trio.StrictFIFOLock()
         self._end = 0  # number of the last event of the batch that is being delivered
         self._burst: Iterator[None] | None = None  # its delivery, as far as it goes without waiting
-        self._stuck: deque[_Stuck] = deque()  # who has to be waited for
+        self._buffered = BufferedDelivery()
         self._at_once = False  # `deliver_nowait` is at it; somebody's `where=` may publish
         self._waited_for: dict[Member, None] = {}  # those whose policy makes a publisher wait
         self._assisted = False  # a task of the event loop's own is at it
         self.readers: Readers = Readers(history)
         self.count: int = 0
         self.direct: int = 0
-        self.queued: int = 0
         self.last_change: float = -math.inf
         self.groups: dict[object, Group] = {}
 
@@ -100,11 +87,13 @@ class Fanout:
             shared: whether others may get the same.
             from_beginning: whether what it has yet to read is as much to it as what is to come.
         """
-        # A stateful encoder is one stream's own, and by its identity a group of one.
-        key: object = encoder if shared else member
+        framing = member.subscriber.framing
+        # A stateful encoder is one stream's own: a group of one.
+        key: object = (encoder, framing) if shared else member
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = Group(encoder, shared)
+            group = Group(self._history, encoder, framing, shared=shared)
+            self.groups[key] = group
         group.add(member)
         if member.timeout is not None:
             self._waited_for[member] = None
@@ -153,9 +142,14 @@ class Fanout:
         return next((group.encoder for group in self.groups.values() if group.shared), None)
 
     @property
-    def encoders(self) -> list[Encoder | None]:
+    def encoders(self) -> set[Encoder | None]:
         """All formats that somebody gets; None where it is one stream's own, or is none."""
-        return [group.encoder if group.shared else None for group in self.groups.values()]
+        return {group.encoder if group.shared else None for group in self.groups.values()}
+
+    @property
+    def queued(self) -> int:
+        """Events that were put into a subscriber's buffer, once for each."""
+        return self._buffered.queued
 
     # -- delivery --------------------------------------------------------------------------
 
@@ -181,7 +175,7 @@ class Fanout:
     def deliver_nowait(self) -> None:
         """Deliver what was published: now if it is soon done, else in a task that can wait."""
         if self.count <= _BURST_DELIVERIES and not (
-            self._turn.locked() or self._stuck or self._at_once
+            self._turn.locked() or self._buffered.stuck or self._at_once
         ):
             self._at_once = True
             try:
@@ -189,7 +183,7 @@ class Fanout:
                     for _ in self._burst or self._begin():
                         pass  # few enough to go on
                     self._burst = None
-                    if self._stuck:
+                    if self._buffered.stuck:
                         break
                     self._history.delivered = max(self._history.delivered, self._end)
             finally:
@@ -222,9 +216,8 @@ class Fanout:
             for _ in self._burst:
                 await trio.lowlevel.checkpoint()
             self._burst = None
-        elif self._stuck:
-            await self._wait_for(self._stuck[0])
-            self._stuck.popleft()
+        elif self._buffered.stuck:
+            await self._buffered.wait_for_next()
         elif self._end > self._history.delivered:
             self._history.delivered = self._end
         else:
@@ -252,36 +245,35 @@ class Fanout:
         until = clock.perf_counter() + _BURST_SECONDS
         for group in list(self.groups.values()):
             members = group.roster
-            chunk = b""
+            data = b""  # for the connections that are written to directly
             try:
-                frames = self._frames(group, batch)
+                pieces = group.encode(batch)
             except BaseException as error:  # noqa: ASYNC103  # see `passes`
                 if passes(error):
                     raise
                 # Theirs alone who want what cannot be encoded.
-                frames = self._frames_or_errors(group, batch)
+                pieces = group.encode_each(batch)
             else:
-                if group.encoder is not None:
-                    chunk = self._chunk(frames)
+                data = group.frame(pieces)
             # If the batch does not follow on that round nobody is in step: see `_hand`.
-            in_step = chunk and group.round.number == number - len(batch)
+            in_step = data and group.round.number == number - len(batch)
             before = group.round if in_step else NEVER
-            this = group.round = self._round(group, batch, frames)
+            this = group.next_round(batch, pieces)
             handed = 0
             for member in members:
                 if (
                     # The usual case, by itself for its speed: it is in step, its writer
-                    # waits, and the kernel takes the chunk.
+                    # waits, and the kernel takes the bytes.
                     member.got is before
                     and member.filled.waiting
                     and (direct := member.direct) is not None
-                    and direct(chunk)
+                    and direct(data)
                 ):
                     member.got = this
                     member.number = number
                 else:
                     handed += 1
-                    self._hand(member, batch, frames, chunk, this)
+                    self._hand(member, batch, pieces, data, this)
                 left -= 1
                 if not left:
                     left = _STRIDE
@@ -292,26 +284,12 @@ class Fanout:
                         until = clock.perf_counter() + _BURST_SECONDS
             self.direct += (len(members) - handed) * len(batch)
 
-    def _round(self, group: Group, batch: list[Published], frames: list[Any]) -> Round:
-        """Return the round in which a group gets a batch."""
-        size, id = group.round.bytes + _size(frames), batch[-1].id
-        if not group.shared:
-            for member in group.members:  # one, with names of its own for ids perhaps
-                id = member.named(id)
-        return Round(batch[-1].number, id, size, clock.current_time())
-
-    def _chunk(self, frames: list[bytes]) -> bytes:
-        """Return what is written to a connection that can be written to (RFC 9112 § 7.1)."""
-        joined = frames[0] if len(frames) == 1 else b"".join(frames)
-        # A chunk of no bytes is the one that ends the body.
-        return b"%x\r\n%b\r\n" % (len(joined), joined) if joined else b""
-
     def _hand(
         self,
         member: Member,
         batch: list[Published],
-        frames: list[Any],
-        chunk: bytes,
+        pieces: list[Any],
+        data: bytes,
         this: Round,
     ) -> None:
         """Give a subscriber its share of a batch, in whatever way it can be given."""
@@ -320,133 +298,20 @@ class Fanout:
         has = member.number - batch[0].number + 1
         if has < 0:
             # This is not what comes next for it: it reads what it lacks by itself.
-            self.put_behind(member)
+            member.put_behind()
             return
         if has:  # it came in the middle of this batch
-            batch, frames, chunk = batch[has:], frames[has:], b""
+            batch, pieces, data = batch[has:], pieces[has:], b""
         member.fall_out()
         if member.where is None and member.encoder is not None:
             member.direct = member.subscriber.direct
-        if chunk and member.filled.waiting and member.direct is not None and member.direct(chunk):
+        if data and member.filled.waiting and member.direct is not None and member.direct(data):
             items = len(batch)
             self.direct += items
             member.number = this.number
             member.queue.pass_by(items, this.id)
-            member.subscriber.wrote(_size(frames), items, this.time)
+            member.subscriber.wrote(size_of(pieces), items, this.time)
         else:
-            self._offer(member, batch, frames)
+            self._buffered.offer(member, batch, pieces)
         if member.number == this.number:
             member.got = member.counted = this
-
-    def _frames(self, group: Group, batch: list[Published]) -> list[Any]:
-        encoder = group.encoder
-        if encoder is None:
-            return batch
-        if group.shared:
-            return [self._history.encoded(published, encoder) for published in batch]
-        # One member's own, whose encoder may remember what it is given: nothing but that.
-        (member,) = group.members or (None,)
-        if member is None or member.behind:
-            return [b""] * len(batch)
-        where = member.where
-        return [
-            published.encode(encoder) if where is None or where(published.event) else b""
-            for published in batch
-        ]
-
-    def _frames_or_errors(self, group: Group, batch: list[Published]) -> list[Any]:
-        """Return the frames of a batch, and in the place of some why there is none."""
-        frames: list[Any] = []
-        for published in batch:
-            try:
-                frames += self._frames(group, [published])
-            except BaseException as error:  # noqa: ASYNC103  # see `passes`
-                if passes(error):
-                    raise
-                # Raised for who wants it.
-                frames.append(error)
-        return frames
-
-    def _offer(self, member: Member, batch: list[Published], frames: list[Any]) -> None:
-        """Put what a subscriber wants of a batch into its buffer, under its policy."""
-        for place, (published, frame) in enumerate(zip(batch, frames, strict=True)):
-            if member.rereads and not (
-                isinstance(frame, BaseException) or member.queue.has_room(len(frame))
-            ):
-                self.put_behind(member)
-                return
-            try:
-                outcome = self._offer_one(member, published, frame)
-            except BaseException as error:  # noqa: ASYNC103  # see `passes`
-                if passes(error):
-                    raise
-                # Theirs alone.
-                member.subscriber.fail(error)
-                return  # noqa: ASYNC104  # see `passes`
-            if outcome is Outcome.ADMITTED or outcome is Outcome.DROPPED:
-                # One at a time: a joined stream's other topics say in their ids what it has.
-                member.number = published.number
-                continue
-            if outcome is Outcome.WAIT and member.timeout is not None:
-                left = list(zip(batch, frames, strict=True))[place:]
-                deadline = clock.current_time() + member.timeout
-                self._stuck.append(_Stuck(member, left, deadline))
-            else:
-                member.subscriber.give_up()
-            return
-
-    def _offer_one(self, member: Member, published: Published, frame: Any) -> Outcome:
-        event = published.event
-        if member.where is not None and not member.where(event):
-            return Outcome.DROPPED
-        if isinstance(frame, BaseException):
-            raise unencodable(event.data, frame) from frame
-        bare: Any = None
-        if member.keyed:
-            encoder = member.encoder
-            bare = published.encode(encoder, bare=True) if encoder is not None else published.bare()
-        id, key = member.named(published.id), event.key
-        if member.name is not None:
-            key = (member, key)  # a key means something in its topic only
-        outcome = member.buffer.offer(frame, id, essential=event.essential, key=key, bare=bare)
-        if outcome is Outcome.ADMITTED:
-            self.queued += 1
-        return outcome
-
-    async def _wait_for(self, stuck: _Stuck) -> None:
-        """Give one subscriber what it has yet to get, when it has room; or give it up."""
-        member, left = stuck.member, stuck.left
-
-        def is_due() -> bool:  # it may have read by itself what it was to be given
-            next_is = bool(left) and left[0][0].number == member.number + 1
-            return next_is and not (member.gone or member.behind)
-
-        with trio.move_on_at(stuck.deadline):
-            while is_due():
-                try:
-                    outcome = self._offer_one(member, *left[0])
-                except BaseException as error:  # noqa: ASYNC103  # see `passes`
-                    if passes(error):
-                        raise
-                    # Theirs alone.
-                    member.subscriber.fail(error)
-                    return  # noqa: ASYNC104  # see `passes`
-                if outcome is Outcome.WAIT and member.buffer.room.waiting:
-                    self.put_behind(member)  # another topic's publisher waits for this stream
-                elif outcome is Outcome.WAIT:
-                    await member.buffer.room.wait()
-                elif outcome is Outcome.DISCONNECT:
-                    break
-                else:
-                    member.number = left.popleft()[0].number
-        if is_due():
-            member.subscriber.give_up()
-
-    def put_behind(self, member: Member) -> None:
-        """Have a subscriber read from the history what it lacks."""
-        member.fall_behind()
-        member.filled.ring()
-
-
-def _size(frames: list[Any]) -> int:
-    return sum(len(frame) for frame in frames if not isinstance(frame, BaseException))

@@ -1,4 +1,4 @@
-"""Who is subscribed to a topic: members, in groups that get the same bytes.
+"""Who is subscribed to a topic: its members.
 
 A delivery to one of ten thousand is a write to its socket and little else, so what it touches
 here is little, too: see `Round`.
@@ -107,6 +107,11 @@ class Member:
         self.fall_out()
         self.behind = True
 
+    def put_behind(self) -> None:
+        """Have its stream read from the history what it lacks, from now on."""
+        self.fall_behind()
+        self.filled.ring()
+
 
 class Round:
     """What the members of a group have got that are in step, by the end of one batch.
@@ -132,42 +137,6 @@ class Round:
 
 
 NEVER = Round(-1, None, 0, 0.0)
-
-
-class Group:
-    """The subscribers that get the same bytes.
-
-    Args:
-        encoder: what makes them; None if they get the events themselves.
-        shared: whether others may get them, too, so that they are worth keeping.
-
-    Attributes:
-        round: the last that was begun.
-    """
-
-    def __init__(self, encoder: Encoder | None, shared: bool) -> None:
-        self.encoder = encoder
-        self.shared = shared
-        self.members: dict[Member, None] = {}
-        self.round = Round(0, None, 0, 0.0)
-        self._roster: tuple[Member, ...] | None = None
-
-    def add(self, member: Member) -> None:
-        """Add a member."""
-        self.members[member] = None
-        self._roster = None
-
-    def remove(self, member: Member) -> None:
-        """Remove a member."""
-        del self.members[member]
-        self._roster = None
-
-    @property
-    def roster(self) -> tuple[Member, ...]:
-        """The members that are there now, for a loop during which some come and go."""
-        if self._roster is None:
-            self._roster = tuple(self.members)
-        return self._roster
 
 
 class Readers:

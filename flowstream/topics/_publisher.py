@@ -218,7 +218,7 @@ class Publisher(Feed):
         finally:  # cancelled, too: who is told nothing would wait for ever
             for member in self.fanout.members():
                 if member.number < self.history.head:
-                    self.fanout.put_behind(member)
+                    member.put_behind()
                 member.subscriber.feed_ended(reason, error, detail)
 
     def statistics(self, offered: int, *, dropped: int) -> BufferStatistics:

@@ -7,7 +7,6 @@ source, so a shape such as `throttle` takes it, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from flowstream._closing import CloseReason
@@ -34,12 +33,13 @@ class _Receiver:
     """A subscription, as its topic knows it: what is in its buffer, and how it ended.
 
     Attributes:
-        direct: None: there is no connection to write to.
+        framing, direct: None: there is no connection to write to.
         error: what ends it at once.
         last_error: what is raised when everything was taken.
     """
 
-    direct: Callable[[bytes], bool] | None = None
+    framing = None
+    direct = None
 
     def __init__(self, bounds: Buffer, policy: Policy) -> None:
         self.buffer: EventBuffer = EventBuffer(bounds, policy)

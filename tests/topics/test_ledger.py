@@ -41,6 +41,7 @@ from flowstream import (
 )
 from flowstream.asgi._carrier import STATE_KEY
 from flowstream.asgi._direct_write import DIRECT_WRITE_KEY
+from flowstream.framing import HTTP_CHUNKS
 from flowstream.topics._subscription import SlowConsumerError
 
 POLICIES = [
@@ -235,6 +236,7 @@ class Stream(Connection):
     """A connection to a server, as the stream that it carries knows it."""
 
     write_timeout = 1e9
+    framing = HTTP_CHUNKS
 
     def __init__(self, client, last_id):
         super().__init__(client, last_id)

@@ -16,6 +16,8 @@ from typing import Any
 
 import h11
 
+from flowstream.framing import HTTP_CHUNKS
+
 Fields = list[tuple[bytes, bytes]]
 
 # RFC 9110 § 5.1 and § 5.5. What is neither is for h11 to take or to refuse.
@@ -93,7 +95,7 @@ class Chunked:
 
     def body(self, data: bytes) -> bytes:
         """Return a piece of the body as it is sent."""
-        return b"%x\r\n%b\r\n" % (len(data), data)
+        return HTTP_CHUNKS.frame((data,))
 
     def end(self) -> bytes:
         """Return what ends it."""
