@@ -32,7 +32,7 @@ from flowstream.server._connections import Connections
 from flowstream.server._forwarded import Origin
 from flowstream.server._listening import Transport
 from flowstream.server._outgoing import Outgoing
-from flowstream.server._pass_budget import Share, Turnstile
+from flowstream.server._pass_budget import Share
 from flowstream.server._protocol_carrier import GOING_DOWN, LEFT, RESET
 from flowstream.server._settings import ServerConfig
 from flowstream.server._stall_bound import StallBound, stall_bound
@@ -136,11 +136,6 @@ class Connection(Live, ABC):
         """Return where a request with these headers, whose names are in lower case, comes from."""
         socket_path = "" if self.client else str(self._socket.getsockname())
         return self._connections.proxies.origin(headers, self.client, socket_path, tls=self._tls)
-
-    @property
-    def turnstile(self) -> Turnstile:
-        """What a protocol goes through before it begins with more than a few requests."""
-        return self._connections.turnstile
 
     def is_broken(self) -> bool:
         """Return whether nothing can be sent any more: not so if the client half-closed."""

@@ -13,7 +13,7 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream.server._hangup import HangupWatch
 from flowstream.server._hypercorn import HTTPStream
-from flowstream.server._pass_budget import PassBudget, Turnstile
+from flowstream.server._pass_budget import PassBudget
 from flowstream.server._protocol_carrier import GOING_DOWN
 from flowstream.server._settings import ServerConfig, trusted_proxies
 from flowstream.server.http1._plain_response import ServerFields
@@ -88,7 +88,6 @@ class Connections:
         fields: what the server adds to each response.
         proxies: those whose word on a request's client is taken.
         exchange_class: what serves a plain request.
-        turnstile: for connections on which many requests come at once.
         write_timeout: seconds that a write may make no progress.
         closing: whether the worker is shutting down.
         plain: requests that were read without h11.
@@ -101,7 +100,6 @@ class Connections:
         self.budget = PassBudget()
         self.fields = ServerFields(config)
         self.proxies = trusted_proxies(config)
-        self.turnstile = Turnstile()
         self.write_timeout = config.write_timeout
         self.closing = False
         self.plain = self.others = 0

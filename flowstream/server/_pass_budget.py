@@ -2,11 +2,16 @@
 
 Trio runs every task that is ready, and then looks at the timers and the sockets again. When fifty
 clients send without a pause, each of such passes takes as long as the work for all fifty, and the
-events of everybody else wait for its end.
+events of everybody else wait for its end. One client can do the same: five thousand requests over
+HTTP/2 are a few kilobytes a connection, and begun as they come they are as many applications in one
+pass.
 
 So the work that a client can cause (a read, a request, a message, a TLS handshake) begins in a
 turn: as many turns as fit into a millisecond are in one pass, and who comes later is in a queue for
-the next ones. What was begun goes on without a turn: responses and streams are never in this queue.
+the next ones. To have read much is no reason to go on: each piece of it is a turn, and so is each
+further request in a piece. What was begun goes on without one: responses and streams are never in
+this queue. An application begins in the pass behind its turn, so a pass takes a millisecond of
+turns, and the first steps of as many applications as the pass before had turns.
 
 There are two queues, so that a request now and then does not wait behind those who send without a
 pause: one for clients who have had many turns lately, which gets one in each pass and what the
@@ -95,21 +100,3 @@ class Share:
             self._since, self._turns = now, 0
         self._turns += 1
         return self._turns > _MANY
-
-
-class Turnstile:
-    """Lets one task through in each pass of the event loop, in the order in which they came.
-
-    It is for connections on which many requests come at once. Five thousand requests over HTTP/2
-    come in a few kilobytes a connection. Begun as they come, they are as many applications in one
-    pass, and other clients' events wait for all of them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = trio.StrictFIFOLock()
-
-    async def go_through(self) -> None:
-        """**Wait** to be let through, which is at least a checkpoint."""
-        # Whoever waits is woken for the next pass, and wakes the one behind it for the pass after.
-        async with self._lock:
-            pass

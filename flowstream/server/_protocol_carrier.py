@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from flowstream.asgi._carrier import Carrier
 from flowstream.server._applications import Applications
 from flowstream.server._forwarded import Origin
-from flowstream.server._pass_budget import Turnstile
 from flowstream.server._stall_bound import StallBound
 
 # What ended streams, for their reports (`StreamReport.detail`).
@@ -36,11 +35,6 @@ class ProtocolCarrier(Carrier, Asked, Protocol):
     @property
     def closing(self) -> bool:
         """Whether the server is shutting down."""
-        ...
-
-    @property
-    def turnstile(self) -> Turnstile:
-        """What a protocol goes through before it begins with more than a few requests."""
         ...
 
     async def turn(self) -> None:

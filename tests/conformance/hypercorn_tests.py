@@ -163,7 +163,7 @@ class Carrier:
     """What a connection is to its protocol."""
 
     closing = False
-    turnstile = AsyncMock()
+    turn = AsyncMock()
     write_timeout = 30.0
 
     def stall_bound(self):

@@ -1,6 +1,7 @@
 """Turns in a pass of the event loop, and HTTP/2's bytes in pieces of like cost."""
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -168,6 +169,37 @@ async def test_no_passes_while_nobody_waits(budget, passes):
     before = passes.count
     await trio.sleep(0.05)
     assert passes.count - before <= 3
+
+
+@pytest.mark.parametrize("connections", [1, 10])
+@pytest.mark.parametrize("has_time", [False, True])
+async def test_many_requests_at_once(
+    server, http2, clean_log, monkeypatch, passes, connections, has_time
+):
+    """A pass without time begins two requests of all connections; one with time begins many."""
+    begun = []
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            raise NotImplementedError
+        begun.append(passes.count)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    each = 100 // connections
+    url = await server(app)
+    peers = [await http2(url) for _ in range(connections)]
+    for peer in peers:
+        await peer.fence()
+    monkeypatch.setattr(_pass_budget, "_SECONDS", math.inf if has_time else -math.inf)
+    for peer in peers:
+        for _ in range(each):
+            peer.open()
+        await peer.flush()
+    for peer in peers:
+        await peer.until(lambda: len(peer.ended) == each)  # noqa: B023
+    most = max(Counter(begun).values())
+    assert most > 10 / connections if has_time else most <= 2
 
 
 def pieces(*frames, size=1 << 16):

@@ -78,9 +78,6 @@ logger = logging.getLogger("flowstream.server")
 # So much do the heads of a connection's open requests take. More are refused, to come again.
 _HEADS = 256 * 1024
 
-# So many requests of a connection begin before others have a turn.
-_AT_ONCE = 1
-
 _UNANSWERED = (ASGIHTTPState.REQUEST, ASGIWebsocketState.HANDSHAKE)
 _ACCEPTED = (ASGIWebsocketState.CONNECTED, ASGIWebsocketState.CLOSED)
 
@@ -112,7 +109,7 @@ class HTTP2(H2Protocol):
         self._reset_limit = ResetLimit()
         self._pieces = FramePieces(self.config.h2_max_inbound_frame_size)
         self._last_request = 0
-        self._begun = 0  # requests, since others had a turn
+        self._begun = False  # a request, in the turn that we have
         self._heads: dict[int, int] = {}  # their sizes, by the streams that are open
         self._size_of_heads = 0
         self._going_away = False
@@ -286,12 +283,10 @@ class HTTP2(H2Protocol):
             await buffer.close()  # else whoever waits for a window waits for ever
 
     async def _take(self, data: bytes) -> None:
-        self._begun = 0
         try:
             for piece in self._pieces.cut(data):
-                if self._begun:
-                    await self._let_others()
                 await self._carrier.turn()
+                self._begun = False
                 if self.closed:
                     return
                 await super().handle(RawData(piece))
@@ -299,10 +294,6 @@ class HTTP2(H2Protocol):
                     await self._give_up(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
         except ExcessError as error:
             await self._give_up(error.code)
-
-    async def _let_others(self) -> None:
-        await self._carrier.turnstile.go_through()
-        self._begun = 0
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
@@ -331,9 +322,9 @@ class HTTP2(H2Protocol):
         await self._flush()
 
     async def _request(self, event: h2.events.RequestReceived) -> None:
-        if self._begun >= _AT_ONCE:
-            await self._let_others()
-        self._begun += 1
+        if self._begun:
+            await self._carrier.turn()
+        self._begun = True
         stream = self.connection.streams.get(event.stream_id)
         if stream is None or stream.closed:  # by what came right behind it
             await self._count_trial()
