@@ -16,7 +16,7 @@ from flowstream.limits import Buffer
 from flowstream.sources._relay import Relay
 
 
-class Subscriber(BufferOutlet):
+class KeepingOutlet(BufferOutlet):
     """An outlet that keeps the items it is given, and waits or refuses when it is told to."""
 
     def __init__(self) -> None:
@@ -44,42 +44,42 @@ class Subscriber(BufferOutlet):
 
 
 class _Keeps(Encoder):
-    def __init__(self, sink: Subscriber) -> None:
-        self._sink = sink
+    def __init__(self, outlet: KeepingOutlet) -> None:
+        self._outlet = outlet
 
     def encode(self, data: Any, **envelope: Any) -> bytes:
-        self._sink.keep(data)
+        self._outlet.keep(data)
         return b"item"
 
 
 class _Judges(Judge):
     behind = True
 
-    def __init__(self, sink: Subscriber) -> None:
-        self._sink = sink
+    def __init__(self, outlet: KeepingOutlet) -> None:
+        self._outlet = outlet
 
     def arrive(self, now: float, essential: bool) -> Verdict:
-        full = len(self._sink.items) == self._sink.block_at
+        full = len(self._outlet.items) == self._outlet.block_at
         return Verdict.WAIT if full else Verdict.EVICT_OLDEST
 
 
 class _Told(Policy):
-    def __init__(self, sink: Subscriber) -> None:
-        self._sink = sink
+    def __init__(self, outlet: KeepingOutlet) -> None:
+        self._outlet = outlet
 
     def start(self) -> Judge:
-        return _Judges(self._sink)
+        return _Judges(self._outlet)
 
 
 @pytest.fixture
-def sink() -> Subscriber:
-    return Subscriber()
+def outlet() -> KeepingOutlet:
+    return KeepingOutlet()
 
 
 @pytest.fixture(scope="session")
-def new_sink() -> type[Subscriber]:
+def new_outlet() -> type[KeepingOutlet]:
     """For a test that needs several, or one in a Trio run of its own."""
-    return Subscriber
+    return KeepingOutlet
 
 
 class Kept(list[Any]):

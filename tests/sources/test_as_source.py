@@ -159,12 +159,12 @@ async def produce_anything(*args):
         (Own, Own),
     ],
 )
-async def test_each_kind_of_source_sends_its_items_in_order(make, kind, sink):
+async def test_each_kind_of_source_sends_its_items_in_order(make, kind, outlet):
     """Whatever it is made of, it is recognised, and its two items come out."""
     source = as_source(make())
     assert type(source) is kind
-    await source.run(sink)
-    assert sink.items == [1, 2]
+    await source.run(outlet)
+    assert outlet.items == [1, 2]
 
 
 async def test_a_source_of_ones_own_is_taken_as_it_is():
@@ -248,10 +248,10 @@ def test_a_function_of_the_wrong_shape_is_told_the_right_one(given, message):
         as_source(given)
 
 
-async def test_a_producer_function_may_have_a_default_for_its_outlet(sink):
+async def test_a_producer_function_may_have_a_default_for_its_outlet(outlet):
     """It is called with the outlet all the same."""
-    await as_source(optional).run(sink)
-    assert sink.items == [1, 2]
+    await as_source(optional).run(outlet)
+    assert outlet.items == [1, 2]
 
 
 def test_source_errors_are_type_errors():

@@ -171,23 +171,23 @@ def test_a_change_of_the_internals_is_found_out(monkeypatch, owner, name, value)
     assert not _await_chain._try()
 
 
-async def test_that_it_can_not_be_read_is_logged_once(sink, monkeypatch, caplog):
+async def test_that_it_can_not_be_read_is_logged_once(outlet, monkeypatch, caplog):
     """One warning, when the first producer runs; it names both versions."""
     monkeypatch.setattr(_await_chain, "readable", False)
     monkeypatch.setattr(_await_chain, "_warned", False)
     for _ in range(3):
         with trio.CancelScope(shield=True) as scope:
-            await run_cancelled_once(as_source([1]).run(sink), scope, 5)
+            await run_cancelled_once(as_source([1]).run(outlet), scope, 5)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     version = ".".join(str(part) for part in sys.version_info[:3])
     assert f"Python {version} with Trio {trio.__version__}" in record.getMessage()
 
 
-async def test_where_it_is_read_nothing_is_logged(sink, caplog):
+async def test_where_it_is_read_nothing_is_logged(outlet, caplog):
     """Nobody hears of what works."""
     with trio.CancelScope(shield=True) as scope:
-        await run_cancelled_once(as_source([1]).run(sink), scope, 5)
+        await run_cancelled_once(as_source([1]).run(outlet), scope, 5)
     assert not caplog.records
 
 

@@ -32,12 +32,12 @@ class Slow(trio.abc.ReceiveChannel):
 
 @given(st.lists(st.integers(1, 5), max_size=10), st.integers(0, 6))
 @settings(deadline=None)
-def test_everything_that_was_sent_is_drained_in_order(new_sink, bursts, size):
+def test_everything_that_was_sent_is_drained_in_order(new_outlet, bursts, size):
     """However the sends fall and however large the channel, until every sender closed it."""
 
     async def main() -> None:
         send, receive = trio.open_memory_channel(size)
-        sink = new_sink()
+        outlet = new_outlet()
 
         async def produce():
             number = 0
@@ -50,20 +50,20 @@ def test_everything_that_was_sent_is_drained_in_order(new_sink, bursts, size):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(produce)
-            await as_source(receive).run(sink)
-        assert sink.items == list(range(sum(bursts)))
+            await as_source(receive).run(outlet)
+        assert outlet.items == list(range(sum(bursts)))
 
     trio.run(main)
 
 
-async def test_the_stream_is_complete_when_the_last_sender_has_closed(sink):
+async def test_the_stream_is_complete_when_the_last_sender_has_closed(outlet):
     """One of two clones that closes does not end it."""
     send, receive = trio.open_memory_channel(1)
     over = False
 
     async def run():
         nonlocal over
-        await as_source(receive).run(sink)
+        await as_source(receive).run(outlet)
         over = True
 
     async with trio.open_nursery() as nursery:
@@ -74,10 +74,10 @@ async def test_the_stream_is_complete_when_the_last_sender_has_closed(sink):
         assert not over
         send.close()
     assert over
-    assert sink.items == [1]
+    assert outlet.items == [1]
 
 
-async def test_what_is_there_is_taken_without_waiting_for_each(sink):
+async def test_what_is_there_is_taken_without_waiting_for_each(outlet):
     """Items that are queued cost one wait together, and not one each."""
     send, receive = trio.open_memory_channel(100)
     waits = 0
@@ -92,17 +92,17 @@ async def test_what_is_there_is_taken_without_waiting_for_each(sink):
     for number in range(100):
         send.send_nowait(number)
     send.close()
-    await as_source(receive).run(sink)
-    assert sink.items == list(range(100))
+    await as_source(receive).run(outlet)
+    assert outlet.items == list(range(100))
     assert waits == 2  # the first item, and the end
 
 
-async def test_a_sender_learns_that_the_client_has_gone(sink):
+async def test_a_sender_learns_that_the_client_has_gone(outlet):
     """The channel is closed with the stream, so the next send is broken."""
     send, receive = trio.open_memory_channel(1)
-    sink.block_at = 1
+    outlet.block_at = 1
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(as_source(receive).run, sink)
+        nursery.start_soon(as_source(receive).run, outlet)
         await send.send(1)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
@@ -110,10 +110,10 @@ async def test_a_sender_learns_that_the_client_has_gone(sink):
         await send.send(2)
 
 
-async def test_a_sender_that_waits_is_released_when_the_stream_fails(sink):
+async def test_a_sender_that_waits_is_released_when_the_stream_fails(outlet):
     """A channel whose item cannot be sent is closed, too."""
     send, receive = trio.open_memory_channel(0)
-    sink.refuses = True
+    outlet.refuses = True
 
     async def produce():
         await send.send(1)
@@ -123,7 +123,7 @@ async def test_a_sender_that_waits_is_released_when_the_stream_fails(sink):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(produce)
         with pytest.raises(EncodingError, match="refused"):
-            await as_source(receive).run(sink)
+            await as_source(receive).run(outlet)
 
 
 async def test_a_discarded_channel_is_closed():
@@ -134,11 +134,11 @@ async def test_a_discarded_channel_is_closed():
         send.send_nowait(1)
 
 
-async def test_any_receive_channel_will_do(sink):
+async def test_any_receive_channel_will_do(outlet):
     """Not only Trio's own memory channels are received from and closed."""
     channel = Slow(3)
-    await as_source(channel).run(sink)
-    assert sink.items == [2, 1, 0]
+    await as_source(channel).run(outlet)
+    assert outlet.items == [2, 1, 0]
     assert channel.closed
     channel = Slow(3)
     await as_source(channel).discard()

@@ -33,48 +33,48 @@ class Recorded:
             self.log.append("closed")
 
 
-async def test_a_generator_that_ends_is_closed(sink):
+async def test_a_generator_that_ends_is_closed(outlet):
     """Its items are sent and its `finally` has run when the source is through."""
     recorded = Recorded(3)
-    await as_source(recorded.generate()).run(sink)
-    assert sink.items == [0, 1, 2]
+    await as_source(recorded.generate()).run(outlet)
+    assert outlet.items == [0, 1, 2]
     assert recorded.log == ["started", "closed"]
 
 
-async def test_a_generator_that_fails_is_closed_and_its_error_passed_on(sink):
+async def test_a_generator_that_fails_is_closed_and_its_error_passed_on(outlet):
     """What it sent before is kept, and the error is the very one that it raised."""
     error = RuntimeError("upstream is gone")
     recorded = Recorded(2, fail=error)
     with pytest.raises(RuntimeError) as caught:
-        await as_source(recorded.generate()).run(sink)
+        await as_source(recorded.generate()).run(outlet)
     assert caught.value is error
-    assert sink.items == [0, 1]
+    assert outlet.items == [0, 1]
     assert recorded.log[-1] == "closed"
 
 
-async def test_a_generator_is_closed_when_its_item_cannot_be_sent(sink):
+async def test_a_generator_is_closed_when_its_item_cannot_be_sent(outlet):
     """It is suspended at its yield, gets GeneratorExit there, and is not iterated further."""
     recorded = Recorded(9)
 
-    sink.refuses = True
+    outlet.refuses = True
     with pytest.raises(EncodingError, match="refused"):
-        await as_source(recorded.generate()).run(sink)
+        await as_source(recorded.generate()).run(outlet)
     assert recorded.log == ["started", "GeneratorExit", "closed"]
 
 
-async def test_a_generator_is_closed_when_it_is_cancelled_at_its_yield(sink):
+async def test_a_generator_is_closed_when_it_is_cancelled_at_its_yield(outlet):
     """Waiting for a slow client it is closed in the same scheduler pass as the cancel."""
     recorded = Recorded(9)
-    sink.block_at = 2
+    outlet.block_at = 2
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(as_source(recorded.generate()).run, sink)
+        nursery.start_soon(as_source(recorded.generate()).run, outlet)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert recorded.log == ["started", "GeneratorExit", "closed"]
-    assert sink.items == [0, 1]
+    assert outlet.items == [0, 1]
 
 
-async def test_a_generator_is_cancelled_in_its_own_await(sink):
+async def test_a_generator_is_cancelled_in_its_own_await(outlet):
     """Waiting for its upstream it sees Cancelled, as any code on Trio does."""
     log = []
 
@@ -87,13 +87,13 @@ async def test_a_generator_is_cancelled_in_its_own_await(sink):
             raise
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(as_source(generate()).run, sink)
+        nursery.start_soon(as_source(generate()).run, outlet)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert log == ["cancelled"]
 
 
-async def test_a_wrapped_iterator_is_closed_by_its_aclose(sink):
+async def test_a_wrapped_iterator_is_closed_by_its_aclose(outlet):
     """Whatever has the method is closed, not only what Python itself calls a generator."""
 
     class Wrapped:
@@ -113,13 +113,13 @@ async def test_a_wrapped_iterator_is_closed_by_its_aclose(sink):
             self.closed += 1
 
     wrapped = Wrapped()
-    await as_source(wrapped).run(sink)
-    assert (sink.items, wrapped.closed) == ([1, 0], 1)
+    await as_source(wrapped).run(outlet)
+    assert (outlet.items, wrapped.closed) == ([1, 0], 1)
     await as_source(wrapped).discard()
     assert wrapped.closed == 2
 
 
-async def test_an_iterator_that_cannot_be_closed_need_not_be(sink):
+async def test_an_iterator_that_cannot_be_closed_need_not_be(outlet):
     """An object with `__anext__` alone is a source like any other."""
 
     class Bare:
@@ -129,9 +129,9 @@ async def test_an_iterator_that_cannot_be_closed_need_not_be(sink):
         async def __anext__(self):
             raise StopAsyncIteration
 
-    await as_source(Bare()).run(sink)
+    await as_source(Bare()).run(outlet)
     await as_source(Bare()).discard()
-    assert sink.items == []
+    assert outlet.items == []
 
 
 async def test_a_discarded_generator_runs_not_a_line():
@@ -151,16 +151,16 @@ async def test_a_discarded_generator_function_is_not_called():
     await as_source(generate).discard()
 
 
-async def test_a_generator_function_is_called_when_the_stream_runs(sink):
+async def test_a_generator_function_is_called_when_the_stream_runs(outlet):
     """And the generator that it makes is closed like one that was handed over."""
     recorded = Recorded(1)
     source = as_source(recorded.generate)
     assert recorded.log == []
-    await source.run(sink)
+    await source.run(outlet)
     assert recorded.log == ["started", "closed"]
 
 
-async def test_a_list_needs_no_thread(sink, monkeypatch):
+async def test_a_list_needs_no_thread(outlet, monkeypatch):
     """What is already here is sent from the event loop."""
 
     def refuse(*args, **kwargs):
@@ -169,11 +169,11 @@ async def test_a_list_needs_no_thread(sink, monkeypatch):
     monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
     source = as_source([1, 2])
     await source.discard()
-    await source.run(sink)
-    assert sink.items == [1, 2]
+    await source.run(outlet)
+    assert outlet.items == [1, 2]
 
 
-async def test_a_producer_functions_error_is_passed_on(sink):
+async def test_a_producer_functions_error_is_passed_on(outlet):
     """The stream fails with what the function raised."""
 
     async def produce(out):
@@ -181,5 +181,5 @@ async def test_a_producer_functions_error_is_passed_on(sink):
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        await as_source(produce).run(sink)
-    assert sink.items == [1]
+        await as_source(produce).run(outlet)
+    assert outlet.items == [1]

@@ -50,17 +50,17 @@ def channels(postgres):
         yield channels
 
 
-async def test_payloads_come_in_order_and_of_one_channel(channels, sink):
+async def test_payloads_come_in_order_and_of_one_channel(channels, outlet):
     """As text, as they were notified; what another channel says is not heard."""
     payloads = [f"payload {n}" for n in range(200)]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(postgres_notifications(channels.dsn, "jobs").run, sink)
+        nursery.start_soon(postgres_notifications(channels.dsn, "jobs").run, outlet)
         await channels.listened_to()
         channels.notify("other", "not for us")
         channels.notify("jobs", *payloads)
-        await sink.wait_for(200)
+        await outlet.wait_for(200)
         nursery.cancel_scope.cancel()
-    assert sink.items == payloads
+    assert outlet.items == payloads
     await channels.wait_until([])
 
 
@@ -69,18 +69,18 @@ names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 @settings(max_examples=12, deadline=None)
 @given(name=names.filter(lambda name: len(name.encode()) <= 63) | st.just('a"b; DROP TABLE x --'))
-async def test_any_name_of_a_channel_is_only_a_name(postgres, new_sink, name):
+async def test_any_name_of_a_channel_is_only_a_name(postgres, new_outlet, name):
     """Quotes, semicolons, capitals and blanks in it: the same channel that `pg_notify` names."""
-    sink = new_sink()
+    outlet = new_outlet()
     with closing(Channels(postgres)) as channels:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(postgres_notifications(channels.dsn, name).run, sink)
+            nursery.start_soon(postgres_notifications(channels.dsn, name).run, outlet)
             await channels.listened_to()
             channels.notify(name, "heard")
             with trio.fail_after(10):
-                await sink.wait_for(1)
+                await outlet.wait_for(1)
             nursery.cancel_scope.cancel()
-    assert sink.items == ["heard"]
+    assert outlet.items == ["heard"]
 
 
 async def test_a_payload_can_be_loaded(channels):
@@ -116,7 +116,7 @@ async def test_a_slow_client_with_a_policy_does_not_hold_up_the_server(channels)
     assert missed + sum(event.type == "message" for event in events) == 101
 
 
-async def test_a_connection_that_is_lost_ends_the_stream(channels, sink):
+async def test_a_connection_that_is_lost_ends_the_stream(channels, outlet):
     """The client may come back; what was notified before is delivered."""
     async with open_stream(sse(postgres_notifications(channels.dsn, "jobs"))) as client:
         await channels.listened_to()
@@ -151,7 +151,7 @@ async def test_a_client_that_goes_while_it_is_connected_leaves_nothing(channels)
     await channels.wait_until([])
 
 
-async def test_a_payload_that_cannot_be_loaded_fails_the_stream(channels, sink):
+async def test_a_payload_that_cannot_be_loaded_fails_the_stream(channels, outlet):
     """With the error of the function that loads."""
 
     async def notify():
@@ -163,7 +163,7 @@ async def test_a_payload_that_cannot_be_loaded_fails_the_stream(channels, sink):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notify)
         try:
-            await source.run(sink)
+            await source.run(outlet)
         except ValueError as error:
             failures.append(error)
     assert failures

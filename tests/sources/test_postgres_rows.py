@@ -51,25 +51,25 @@ def connection(server, request):
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(1000, 1), (1233, 7), (1233, 500), (584, 512)])
-async def test_every_row_comes_once_and_in_order(server, sink, rows, batch):
+async def test_every_row_comes_once_and_in_order(server, outlet, rows, batch):
     """However the rows are divided; 585 is 1 + 8 + 64 + 512: four full batches, then none."""
-    await postgres_rows(server.dsn, NUMBERS, [rows], batch=batch).run(sink)
-    assert sink.items == [{"n": n, "name": f"name {n}"} for n in range(rows + 1)]
+    await postgres_rows(server.dsn, NUMBERS, [rows], batch=batch).run(outlet)
+    assert outlet.items == [{"n": n, "name": f"name {n}"} for n in range(rows + 1)]
     await server.wait_until([])
 
 
-async def test_a_query_without_rows_is_complete(server, sink):
+async def test_a_query_without_rows_is_complete(server, outlet):
     """An empty result is a result."""
-    await postgres_rows(server.dsn, "SELECT 1 WHERE false").run(sink)
-    assert sink.items == []
+    await postgres_rows(server.dsn, "SELECT 1 WHERE false").run(outlet)
+    assert outlet.items == []
 
 
-async def test_parameters_and_percent_signs_are_those_of_psycopg(server, sink):
+async def test_parameters_and_percent_signs_are_those_of_psycopg(server, outlet):
     """By position, by name, and none: then a percent sign is one."""
-    await postgres_rows(server.dsn, "SELECT %s::int AS a", [1]).run(sink)
-    await postgres_rows(server.dsn, "SELECT %(x)s AS a", {"x": "y"}).run(sink)
-    await postgres_rows(server.dsn, "SELECT 'ab' LIKE 'a%' AS a").run(sink)
-    assert sink.items == [{"a": 1}, {"a": "y"}, {"a": True}]
+    await postgres_rows(server.dsn, "SELECT %s::int AS a", [1]).run(outlet)
+    await postgres_rows(server.dsn, "SELECT %(x)s AS a", {"x": "y"}).run(outlet)
+    await postgres_rows(server.dsn, "SELECT 'ab' LIKE 'a%' AS a").run(outlet)
+    assert outlet.items == [{"a": 1}, {"a": "y"}, {"a": True}]
 
 
 @pytest.mark.parametrize("tuples", [False, True])
@@ -107,30 +107,30 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     rows=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1) | st.none(), texts), max_size=30),
     batch=st.integers(1, 20),
 )
-async def test_cells_are_what_was_given(postgres, new_sink, rows, batch):
+async def test_cells_are_what_was_given(postgres, new_outlet, rows, batch):
     """Any rows, in any number, come out as they went in."""
     sql = "SELECT * FROM unnest(%s::bigint[], %s::text[]) AS row(a, b)"
     columns = [[row[n] for row in rows] for n in (0, 1)]
-    sink = new_sink()
-    await postgres_rows(postgres, sql, columns, batch=batch, tuples=True).run(sink)
-    assert sink.items == rows
+    outlet = new_outlet()
+    await postgres_rows(postgres, sql, columns, batch=batch, tuples=True).run(outlet)
+    assert outlet.items == rows
 
 
-async def test_a_row_that_is_there_does_not_wait_for_a_whole_batch(server, sink):
+async def test_a_row_that_is_there_does_not_wait_for_a_whole_batch(server, outlet):
     """The server answers a fetch when it has all of it, so the first is for one row."""
     sql = "SELECT n, CASE WHEN n > 1 THEN pg_sleep(3600) END FROM generate_series(1, 600) AS n"
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(postgres_rows(server.dsn, sql, tuples=True).run, sink)
-            await sink.wait_for(1)
+            nursery.start_soon(postgres_rows(server.dsn, sql, tuples=True).run, outlet)
+            await outlet.wait_for(1)
             nursery.cancel_scope.cancel()
-    assert sink.items == [(1, None)]
+    assert outlet.items == [(1, None)]
 
 
 @pytest.mark.parametrize("made", ["repeat('x', %s)", "json_build_array(repeat('x', %s))"])
 @pytest.mark.parametrize(("size", "sizes"), [(1, [1, 8, 64, 100, 100]), (1 << 20, [1] * 13)])
 async def test_a_batch_grows_unless_its_rows_are_large(
-    server, sink, monkeypatch, size, sizes, made
+    server, outlet, monkeypatch, size, sizes, made
 ):
     """It is bounded in rows and, by the look of the last row, in bytes."""
     fetched = []
@@ -145,8 +145,8 @@ async def test_a_batch_grows_unless_its_rows_are_large(
     with psycopg.connect(server.dsn) as connection:
         connection.server_cursor_factory = Cursor
         total = sum(sizes) - 1
-        await postgres_rows(connection, sql, [size, total], batch=100).run(sink)
-    assert [row["n"] for row in sink.items] == list(range(1, total + 1))
+        await postgres_rows(connection, sql, [size, total], batch=100).run(outlet)
+    assert [row["n"] for row in outlet.items] == list(range(1, total + 1))
     assert fetched == sizes
 
 
@@ -191,16 +191,16 @@ async def test_the_connection_of_the_app_is_usable_after_a_client_went(
 
 
 @pytest.mark.parametrize("ends", ["complete", "gone", "failed"])
-async def test_a_transaction_of_the_app_goes_on_after_the_stream(server, sink, ends, aeventually):
+async def test_a_transaction_of_the_app_goes_on_after_the_stream(server, outlet, ends, aeventually):
     """The query runs behind a savepoint: what was done before is neither lost nor committed."""
     with psycopg.connect(server.dsn) as connection:
         connection.execute("CREATE TEMP TABLE done ON COMMIT DROP AS SELECT 1 AS n")
         if ends == "complete":
-            await postgres_rows(connection, "SELECT n FROM done").run(sink)
-            assert sink.items == [{"n": 1}]
+            await postgres_rows(connection, "SELECT n FROM done").run(outlet)
+            assert outlet.items == [{"n": 1}]
         elif ends == "failed":
             with pytest.raises(psycopg.errors.DivisionByZero):
-                await postgres_rows(connection, "SELECT 1 / 0").run(sink)
+                await postgres_rows(connection, "SELECT 1 / 0").run(outlet)
         else:
             async with open_stream(ndjson(postgres_rows(connection, SLEEPING))) as client:
                 await aeventually(server.computes, "the query runs")
@@ -278,18 +278,18 @@ async def test_a_transaction_ends_with_the_last_row_and_not_with_the_client(serv
 
 
 async def test_what_a_query_of_the_app_does_is_committed_if_it_is_complete(
-    server, connection, sink
+    server, connection, outlet
 ):
     """And rolled back if it is not: as a block of psycopg's own would have it."""
     made = "SELECT lo_create(0) AS id FROM generate_series(1, 100)"
-    await postgres_rows(connection, made).run(sink)
+    await postgres_rows(connection, made).run(outlet)
     stored = server.view.execute("SELECT oid FROM pg_largeobject_metadata").fetchall()
-    assert {(row["id"],) for row in sink.items} <= set(stored)
+    assert {(row["id"],) for row in outlet.items} <= set(stored)
     with pytest.raises(psycopg.errors.DivisionByZero):
-        await postgres_rows(connection, f"{made} UNION ALL SELECT (1 / (1 - 1))::oid").run(sink)
+        await postgres_rows(connection, f"{made} UNION ALL SELECT (1 / (1 - 1))::oid").run(outlet)
     assert server.view.execute("SELECT oid FROM pg_largeobject_metadata").fetchall() == stored
     server.view.execute(
-        "SELECT lo_unlink(id) FROM unnest(%s::oid[]) AS id", [[r["id"] for r in sink.items]]
+        "SELECT lo_unlink(id) FROM unnest(%s::oid[]) AS id", [[r["id"] for r in outlet.items]]
     )
 
 
@@ -297,7 +297,7 @@ async def test_what_a_query_of_the_app_does_is_committed_if_it_is_complete(
 
 
 @pytest.mark.parametrize("how", ["no server", "no database", "wrong password"])
-async def test_a_database_that_is_not_to_be_had_is_a_503(server, how, sink):
+async def test_a_database_that_is_not_to_be_had_is_a_503(server, how, outlet):
     """With nothing of the DSN for the client; the cause is there for the log."""
     dsn = refused_dsn(server.dsn, how)
     answer = await collect(ndjson(postgres_rows(dsn, "SELECT 1"), prime=5))
@@ -307,7 +307,7 @@ async def test_a_database_that_is_not_to_be_had_is_a_503(server, how, sink):
         "message": "The database is not available.",
     }
     with pytest.raises(UpstreamError) as caught:
-        await postgres_rows(dsn, "SELECT 1").run(sink)
+        await postgres_rows(dsn, "SELECT 1").run(outlet)
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
 
 
@@ -345,11 +345,11 @@ async def values(client):
         yield json.loads(line)
 
 
-async def test_a_query_that_the_server_cancels_is_a_503(server, sink):
+async def test_a_query_that_the_server_cancels_is_a_503(server, outlet):
     """A timeout of the server's own, which a DSN can set, is not the query's fault."""
     dsn = psycopg.conninfo.make_conninfo(server.dsn, options="-c statement_timeout=20")
     with pytest.raises(UpstreamError) as caught:
-        await postgres_rows(dsn, SLEEPING).run(sink)
+        await postgres_rows(dsn, SLEEPING).run(outlet)
     assert caught.value.status == 503
 
 
@@ -366,21 +366,21 @@ async def test_a_query_that_the_server_cancels_is_a_503(server, sink):
         ("SELECT 1 AS a, 2 AS a", (), SourceError),
     ],
 )
-async def test_what_the_app_did_wrong_is_no_news_for_the_client(server, sql, params, error, sink):
+async def test_what_the_app_did_wrong_is_no_news_for_the_client(server, sql, params, error, outlet):
     """The error is psycopg's, for the app's log; the client is told of an internal one."""
     with pytest.raises(error):
-        await postgres_rows(server.dsn, sql, params).run(sink)
+        await postgres_rows(server.dsn, sql, params).run(outlet)
     answer = await collect(sse(postgres_rows(server.dsn, sql, params)))
     assert b'"code":"internal"' in answer.body
     assert b"SELEKT" not in answer.body
     await server.wait_until([])
 
 
-async def test_a_dsn_is_opened_for_reading_only(server, sink):
+async def test_a_dsn_is_opened_for_reading_only(server, outlet):
     """The server refuses a query that changes something."""
     sql = "SELECT current_setting('transaction_read_only') AS value"
-    await postgres_rows(server.dsn, sql).run(sink)
-    assert sink.items == [{"value": "on"}]
+    await postgres_rows(server.dsn, sql).run(outlet)
+    assert outlet.items == [{"value": "on"}]
 
 
 @pytest.mark.parametrize(
@@ -536,35 +536,35 @@ async def test_a_value_that_python_lacks_is_what_postgres_writes(with_types, val
         assert cells[3] == ["3", expected]
 
 
-async def test_usual_values_beside_one_of_those_are_what_they_were(server, sink):
+async def test_usual_values_beside_one_of_those_are_what_they_were(server, outlet):
     """Only what can't be loaded is text; the next batch is as usual."""
     sql = """
         SELECT n, CASE WHEN n = 3 THEN 'infinity' ELSE '2024-01-01' END::date AS day,
                '2024-01-01T10:00'::timestamp AS at, 1.5::numeric AS price
         FROM generate_series(1, 40) AS n
     """
-    await postgres_rows(server.dsn, sql).run(sink)
-    days = [row["day"] for row in sink.items]
+    await postgres_rows(server.dsn, sql).run(outlet)
+    days = [row["day"] for row in outlet.items]
     assert days.pop(2) == "infinity"
     assert set(days) == {datetime.date(2024, 1, 1)}
-    assert {row["at"] for row in sink.items} == {datetime.datetime(2024, 1, 1, 10)}
-    assert {type(row["price"]) for row in sink.items} == {decimal.Decimal}
+    assert {row["at"] for row in outlet.items} == {datetime.datetime(2024, 1, 1, 10)}
+    assert {type(row["price"]) for row in outlet.items} == {decimal.Decimal}
 
 
-async def test_an_app_that_reads_json_in_its_own_way_still_does(server, sink):
+async def test_an_app_that_reads_json_in_its_own_way_still_does(server, outlet):
     """Large numbers are looked after only where psycopg's own reading would lose them."""
     with psycopg.connect(server.dsn) as given:
         psycopg.types.json.set_json_loads(lambda text: f"own {bytes(text).decode()}", given)
-        await postgres_rows(given, "SELECT '[1e400]'::json AS j").run(sink)
-    assert sink.items[0]["j"] == "own [1e400]"
+        await postgres_rows(given, "SELECT '[1e400]'::json AS j").run(outlet)
+    assert outlet.items[0]["j"] == "own [1e400]"
 
 
 @pytest.mark.parametrize("style", ["German", "SQL, DMY"])
-async def test_a_session_that_writes_dates_in_its_own_way_is_read(server, sink, style):
+async def test_a_session_that_writes_dates_in_its_own_way_is_read(server, outlet, style):
     """psycopg reads ISO only, where there is a zone; the app's connection may write another."""
     with psycopg.connect(server.dsn, options=f"-c datestyle={style.replace(' ', '')}") as given:
-        await postgres_rows(given, "SELECT '2024-01-02 10:00+00'::timestamptz AS at").run(sink)
-    assert "2024" in str(sink.items[0]["at"])
+        await postgres_rows(given, "SELECT '2024-01-02 10:00+00'::timestamptz AS at").run(outlet)
+    assert "2024" in str(outlet.items[0]["at"])
 
 
 class Upper(psycopg.adapt.Loader):
@@ -577,7 +577,7 @@ class Upper(psycopg.adapt.Loader):
         return {"range": text}
 
 
-async def test_what_the_app_has_registered_is_left_alone(server, sink):
+async def test_what_the_app_has_registered_is_left_alone(server, outlet):
     """Its own types stay its own; what it raises is a failure, behind the rows before that."""
     with psycopg.connect(server.dsn) as connection:
         connection.adapters.register_loader("int4range", Upper)
@@ -586,13 +586,13 @@ async def test_what_the_app_has_registered_is_left_alone(server, sink):
             FROM generate_series(1, 9) AS n
         """
         with pytest.raises(ValueError, match="no range"):
-            await postgres_rows(connection, sql).run(sink)
-    assert sink.items == [{"n": n, "r": {"range": "[1,2)"}} for n in range(1, 5)]
+            await postgres_rows(connection, sql).run(outlet)
+    assert outlet.items == [{"n": n, "r": {"range": "[1,2)"}} for n in range(1, 5)]
 
 
-async def test_rows_before_a_failure_of_the_server_are_delivered(server, sink):
+async def test_rows_before_a_failure_of_the_server_are_delivered(server, outlet):
     """Those of the fetches before it: the server sends a fetch when it has all of it."""
     sql = "SELECT n, 10 / (5 - n) AS q FROM generate_series(1, 9) AS n"
     with pytest.raises(psycopg.errors.DivisionByZero):
-        await postgres_rows(server.dsn, sql, batch=1).run(sink)
-    assert [row["n"] for row in sink.items] == [1, 2, 3, 4]
+        await postgres_rows(server.dsn, sql, batch=1).run(outlet)
+    assert [row["n"] for row in outlet.items] == [1, 2, 3, 4]

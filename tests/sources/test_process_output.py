@@ -64,10 +64,10 @@ def reports():
 # -- what comes ------------------------------------------------------------------------------
 
 
-async def test_lines_are_text_without_their_end(sink):
+async def test_lines_are_text_without_their_end(outlet):
     """The last one, too, that has none; what is no UTF-8 is replaced."""
-    await shell(r"printf 'a\nb\r\n\n\377\nend'").run(sink)
-    assert sink.items == ["a", "b", "", "\ufffd", "end"]
+    await shell(r"printf 'a\nb\r\n\n\377\nend'").run(outlet)
+    assert outlet.items == ["a", "b", "", "\ufffd", "end"]
 
 
 async def test_bytes_are_as_they_come():
@@ -78,48 +78,48 @@ async def test_bytes_are_as_they_come():
     assert answer.complete
 
 
-async def test_a_line_comes_as_soon_as_it_is_written(sink):
+async def test_a_line_comes_as_soon_as_it_is_written(outlet):
     """Not when the program ends."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(shell("echo one; sleep 60").run, sink)
+        nursery.start_soon(shell("echo one; sleep 60").run, outlet)
         with trio.fail_after(10):
-            await sink.wait_for(1)
+            await outlet.wait_for(1)
         nursery.cancel_scope.cancel()
-    assert sink.items == ["one"]
+    assert outlet.items == ["one"]
 
 
-async def test_a_line_without_an_end_is_bounded(sink):
+async def test_a_line_without_an_end_is_bounded(outlet):
     """It comes in pieces."""
-    await shell("printf %050d 7", max_line=20).run(sink)
-    assert sink.items == ["0" * 20, "0" * 20, "0" * 9 + "7"]
+    await shell("printf %050d 7", max_line=20).run(outlet)
+    assert outlet.items == ["0" * 20, "0" * 20, "0" * 9 + "7"]
 
 
 @pytest.mark.parametrize(
     ("stderr", "expected"), [("capture", ["out"]), ("discard", ["out"]), ("merge", ["out", "err"])]
 )
-async def test_stderr_goes_where_it_is_told(sink, stderr, expected):
+async def test_stderr_goes_where_it_is_told(outlet, stderr, expected):
     """Into the output only if it is merged."""
-    await shell("echo out; echo err >&2", stderr=stderr).run(sink)
-    assert sink.items == expected
+    await shell("echo out; echo err >&2", stderr=stderr).run(outlet)
+    assert outlet.items == expected
 
 
-async def test_where_it_runs_and_with_what(sink, tmp_path):
+async def test_where_it_runs_and_with_what(outlet, tmp_path):
     """Directory, environment and arguments, taken as they are: there is no shell."""
     (tmp_path / "say").write_text('#!/bin/sh\npwd\necho "$WORD"\necho "$1"\n')
     (tmp_path / "say").chmod(stat.S_IRWXU)
     source = process_output(["./say", "$(id); *"], cwd=tmp_path, env={"WORD": "hello"})
-    await source.run(sink)
-    assert sink.items == [str(tmp_path), "hello", "$(id); *"]
+    await source.run(outlet)
+    assert outlet.items == [str(tmp_path), "hello", "$(id); *"]
 
 
-async def test_its_input_is_bytes(sink):
+async def test_its_input_is_bytes(outlet):
     """More than a pipe holds, while it writes as much."""
     given = b"".join(b"%d\n" % n for n in range(60_000))
-    await process_output(["cat"], stdin=given).run(sink)
-    assert sink.items == [str(n) for n in range(60_000)]
+    await process_output(["cat"], stdin=given).run(outlet)
+    assert outlet.items == [str(n) for n in range(60_000)]
 
 
-async def test_its_input_may_be_an_upload(sink):
+async def test_its_input_may_be_an_upload(outlet):
     """An async iterable; and it need not read all of it."""
 
     async def upload() -> AsyncIterator[bytes]:
@@ -127,11 +127,11 @@ async def test_its_input_may_be_an_upload(sink):
             yield b"line\n" * 1000
             await trio.lowlevel.checkpoint()
 
-    await process_output(["head", "-n", "3"], stdin=upload()).run(sink)
-    assert sink.items == ["line"] * 3
+    await process_output(["head", "-n", "3"], stdin=upload()).run(outlet)
+    assert outlet.items == ["line"] * 3
 
 
-async def test_an_upload_that_fails_ends_it(sink):
+async def test_an_upload_that_fails_ends_it(outlet):
     """The error is the upload's, and the program does not wait for the rest."""
 
     async def upload() -> AsyncIterator[bytes]:
@@ -139,14 +139,14 @@ async def test_an_upload_that_fails_ends_it(sink):
         raise ConnectionResetError("gone")
 
     with pytest.raises(ConnectionResetError, match="gone"), trio.fail_after(10):
-        await process_output(["cat"], stdin=upload()).run(sink)
+        await process_output(["cat"], stdin=upload()).run(outlet)
 
 
-async def test_no_input_is_an_empty_one(sink):
+async def test_no_input_is_an_empty_one(outlet):
     """It does not wait for ours."""
     with trio.fail_after(10):
-        await process_output(["cat"]).run(sink)
-    assert sink.items == []
+        await process_output(["cat"]).run(outlet)
+    assert outlet.items == []
 
 
 async def test_a_client_that_does_not_read_makes_it_wait(tmp_path, aeventually):
@@ -198,10 +198,10 @@ async def test_a_failure_before_the_first_item_is_a_500():
     assert not (await collect(raw(shell("echo half; exit 1", lines=False)))).complete
 
 
-async def test_some_statuses_are_no_failure(sink):
+async def test_some_statuses_are_no_failure(outlet):
     """As the 1 of a grep that has found nothing."""
-    await process_output(["grep", "x"], stdin=b"y\n", ok=(0, 1)).run(sink)
-    assert sink.items == []
+    await process_output(["grep", "x"], stdin=b"y\n", ok=(0, 1)).run(outlet)
+    assert outlet.items == []
 
 
 async def test_a_flood_on_stderr_is_bounded(caplog):
@@ -214,20 +214,20 @@ async def test_a_flood_on_stderr_is_bounded(caplog):
     assert len(text) < 20_000
 
 
-async def test_one_that_shuts_its_output_and_goes_on_is_waited_for(sink):
+async def test_one_that_shuts_its_output_and_goes_on_is_waited_for(outlet):
     """Its status says whether what came was all."""
-    await shell("echo a; exec >&- 2>&-; sleep 0.2").run(sink)
-    assert sink.items == ["a"]
+    await shell("echo a; exec >&- 2>&-; sleep 0.2").run(outlet)
+    assert outlet.items == ["a"]
     with pytest.raises(Exception, match="process_failed"):
-        await shell("exec >&- 2>&-; sleep 0.1; exit 1").run(sink)
+        await shell("exec >&- 2>&-; sleep 0.1; exit 1").run(outlet)
 
 
 @pytest.mark.parametrize("how", ["", "setsid"])
-async def test_what_is_left_behind_holds_nothing_up(sink, how, aeventually):
+async def test_what_is_left_behind_holds_nothing_up(outlet, how, aeventually):
     """One in the background has the pipe open; the stream ends `grace` seconds after its leader."""
     with trio.fail_after(10):
-        await shell(f"{how} sleep 60 & echo $!; exec true", grace=0.1).run(sink)
-    pid = int(sink.items[0])
+        await shell(f"{how} sleep 60 & echo $!; exec true", grace=0.1).run(outlet)
+    pid = int(outlet.items[0])
     if how:
         assert lives(pid)  # it is in a session of its own: what is asked for like that is had
         os.kill(pid, signal.SIGKILL)
@@ -331,7 +331,7 @@ async def test_one_whose_start_hangs_is_left_alone(monkeypatch, tmp_path, aevent
     )
 
 
-async def test_without_descriptors_it_fails_and_leaves_nothing(monkeypatch, sink):
+async def test_without_descriptors_it_fails_and_leaves_nothing(monkeypatch, outlet):
     """Where the system gives out none, the program that was started is ended."""
 
     def refuse(*_: object) -> int:
@@ -339,7 +339,7 @@ async def test_without_descriptors_it_fails_and_leaves_nothing(monkeypatch, sink
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
     with pytest.raises(OSError, match="Too many"):
-        await process_output(["sleep", "60"]).run(sink)
+        await process_output(["sleep", "60"]).run(outlet)
 
 
 # -- what is wrong ---------------------------------------------------------------------------

@@ -80,7 +80,7 @@ async def test_an_error_of_the_producer_passes_through(autojump_clock):
             await run_cancelled_once(produce(scope if cancelled else None), scope, CLEANUP)
 
 
-async def test_cleanup_of_a_generator_blocked_in_its_own_await_is_completed(sink, autojump_clock):
+async def test_cleanup_of_a_generator_blocked_in_its_own_await_is_completed(outlet, autojump_clock):
     """Its `finally` may await for a second though its scope is cancelled."""
     log = []
 
@@ -93,14 +93,14 @@ async def test_cleanup_of_a_generator_blocked_in_its_own_await_is_completed(sink
             log.append("cleaned up")
 
     async with trio.open_nursery() as nursery:
-        run = Run(nursery, as_source(generate()).run(sink))
+        run = Run(nursery, as_source(generate()).run(outlet))
         start = await run.cancel()
     assert log == ["cleaned up"]
     assert run.ended == start + 1
     assert run.overrun is not True
 
 
-async def test_cleanup_of_a_generator_suspended_at_its_yield_is_completed(sink, autojump_clock):
+async def test_cleanup_of_a_generator_suspended_at_its_yield_is_completed(outlet, autojump_clock):
     """It gets GeneratorExit there, and the same shelter for its `finally`."""
     log = []
 
@@ -114,9 +114,9 @@ async def test_cleanup_of_a_generator_suspended_at_its_yield_is_completed(sink, 
             await trio.sleep(1)
             log.append("cleaned up")
 
-    sink.block_at = 1
+    outlet.block_at = 1
     async with trio.open_nursery() as nursery:
-        run = Run(nursery, as_source(generate()).run(sink))
+        run = Run(nursery, as_source(generate()).run(outlet))
         start = await run.cancel()
     assert log == ["exit", "cleaned up"]
     assert run.ended == start + 1

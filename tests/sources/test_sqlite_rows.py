@@ -68,35 +68,35 @@ def unlocked(path):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 500, 617, 1234, 1235, 5000])
-async def test_every_row_comes_once_and_in_order(database, sink, batch):
+async def test_every_row_comes_once_and_in_order(database, outlet, batch):
     """Whatever the batch and how it divides the rows."""
-    await sqlite_rows(database, NUMBERS, batch=batch).run(sink)
-    assert sink.items == [{"n": n, "name": f"name {n}"} for n in range(1234)]
+    await sqlite_rows(database, NUMBERS, batch=batch).run(outlet)
+    assert outlet.items == [{"n": n, "name": f"name {n}"} for n in range(1234)]
     assert unlocked(database)
 
 
-async def test_a_query_without_rows_is_complete(database, sink):
+async def test_a_query_without_rows_is_complete(database, outlet):
     """An empty result is a result."""
-    await sqlite_rows(database, "SELECT 1 WHERE 0").run(sink)
-    assert sink.items == []
+    await sqlite_rows(database, "SELECT 1 WHERE 0").run(outlet)
+    assert outlet.items == []
 
 
 @pytest.mark.parametrize(
     ("sql", "params"),
     [("SELECT ? AS a, ? AS b", (1, "x")), ("SELECT :one AS a, :two AS b", {"one": 1, "two": "x"})],
 )
-async def test_parameters_go_by_position_and_by_name(database, sink, sql, params):
+async def test_parameters_go_by_position_and_by_name(database, outlet, sql, params):
     """As `sqlite3` takes them."""
-    await sqlite_rows(database, sql, params).run(sink)
-    assert sink.items == [{"a": 1, "b": "x"}]
+    await sqlite_rows(database, sql, params).run(outlet)
+    assert outlet.items == [{"a": 1, "b": "x"}]
 
 
-async def test_rows_as_tuples_know_their_columns(database, sink):
+async def test_rows_as_tuples_know_their_columns(database, outlet):
     """They are tuples to Python and to JSON, and have names for a header."""
     await sqlite_rows(
         database, "SELECT 1 AS a, NULL AS 'b c', count(*) FROM generated", tuples=True
-    ).run(sink)
-    (row,) = sink.items
+    ).run(outlet)
+    (row,) = outlet.items
     assert row == (1, None, 1234)
     assert row._fields == ("a", "b c", "count(*)")
     assert msgspec.json.encode(row) == b"[1,null,1234]"
@@ -132,39 +132,39 @@ async def test_ndjson_is_a_row_a_line(database):
     ),
     batch=st.integers(1, 60),
 )
-async def test_cells_are_what_was_stored(new_sink, rows, batch):
+async def test_cells_are_what_was_stored(new_outlet, rows, batch):
     """Any values of SQLite's, in any number, come out as `sqlite3` itself gives them."""
     with closing(sqlite3.connect(":memory:", check_same_thread=False)) as connection:
         connection.execute("CREATE TABLE stored (a, b)")
         connection.executemany("INSERT INTO stored VALUES (?, ?)", rows)
-        sink = new_sink()
+        outlet = new_outlet()
         await sqlite_rows(
             connection, "SELECT * FROM stored ORDER BY rowid", batch=batch, tuples=True
-        ).run(sink)
-        assert sink.items == connection.execute("SELECT * FROM stored ORDER BY rowid").fetchall()
+        ).run(outlet)
+        assert outlet.items == connection.execute("SELECT * FROM stored ORDER BY rowid").fetchall()
 
 
-async def test_a_row_that_is_there_does_not_wait_for_one_that_is_not(connection, sink):
+async def test_a_row_that_is_there_does_not_wait_for_one_that_is_not(connection, outlet):
     """Each leaves though the query computes for hours; `sqlite3` itself keeps back the last."""
     permits = threading.Semaphore(2)
     connection.create_function("wait", 1, lambda n: n if permits.acquire(timeout=30) else None)
     source = sqlite_rows(connection, "SELECT wait(value) AS n FROM generated WHERE value < 8")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(source.run, sink)
+        nursery.start_soon(source.run, outlet)
         with trio.fail_after(10):
             for found in range(1, 7):
-                await sink.wait_for(found)
-                assert len(sink.items) == found
+                await outlet.wait_for(found)
+                assert len(outlet.items) == found
                 permits.release()
         permits.release(9)
-    assert sink.items == [{"n": n} for n in range(8)]
+    assert outlet.items == [{"n": n} for n in range(8)]
 
 
-async def test_the_row_factory_of_the_app_is_not_ours(connection, sink):
+async def test_the_row_factory_of_the_app_is_not_ours(connection, outlet):
     """Whatever the app makes of its rows, the stream's are what they are said to be."""
     connection.row_factory = lambda cursor, row: None
-    await sqlite_rows(connection, "SELECT 1 AS a").run(sink)
-    assert sink.items == [{"a": 1}]
+    await sqlite_rows(connection, "SELECT 1 AS a").run(outlet)
+    assert outlet.items == [{"a": 1}]
     assert connection.execute("SELECT 1").fetchall() == [None]
 
 
@@ -335,13 +335,13 @@ async def test_a_missing_file_is_told_in_band_without_prime(tmp_path):
     ],
 )
 async def test_what_the_app_did_wrong_is_no_news_for_the_client(
-    database, content, sql, error, sink
+    database, content, sql, error, outlet
 ):
     """The error is the driver's, for the app's log; the client is told of an internal one."""
     if content is not None:
         database.write_bytes(content)
     with pytest.raises(error):
-        await sqlite_rows(database, sql).run(sink)
+        await sqlite_rows(database, sql).run(outlet)
     answer = await collect(sse(sqlite_rows(database, sql)))
     assert b'"code":"internal"' in answer.body
     assert b"SELEKT" not in answer.body
@@ -366,13 +366,13 @@ def writer(database):
         yield connection
 
 
-async def test_a_database_that_is_written_to_is_waited_for(database, writer, sink, aeventually):
+async def test_a_database_that_is_written_to_is_waited_for(database, writer, outlet, aeventually):
     """A writer that is done in time costs the client nothing but time."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(sqlite_rows(database, NUMBERS).run, sink)
+        nursery.start_soon(sqlite_rows(database, NUMBERS).run, outlet)
         await aeventually(lambda: cursor_limiter().borrowed_tokens, "it wants to read")
         writer.rollback()
-    assert len(sink.items) == 1234
+    assert len(outlet.items) == 1234
 
 
 async def test_a_database_that_stays_locked_is_a_503(database, writer, monkeypatch):
@@ -393,22 +393,22 @@ async def test_a_client_that_goes_ends_the_wait_for_a_lock(database, writer, aev
         assert time.monotonic() - started < 2  # of the five
 
 
-async def test_a_connection_that_is_bound_to_its_thread_is_refused(database, sink):
+async def test_a_connection_that_is_bound_to_its_thread_is_refused(database, outlet):
     """With what to write instead."""
     with closing(sqlite3.connect(database)) as bound:
         source = sqlite_rows(bound, NUMBERS)
         with pytest.raises(SourceError, match="check_same_thread=False"):
-            await source.run(sink)
+            await source.run(outlet)
 
 
-async def test_a_column_may_have_any_name(database, sink):
+async def test_a_column_may_have_any_name(database, outlet):
     """Quotes, braces, line ends and code are names like others."""
     names = ["'", '"', "{x}", "\\", "a\nb", "", "é", "}; import os; {", "__proto__"]
     columns = ", ".join(
         f"{number} AS " + '"' + name.replace('"', '""') + '"' for number, name in enumerate(names)
     )
-    await sqlite_rows(database, f"SELECT {columns}").run(sink)
-    assert sink.items == [dict(zip(names, range(len(names)), strict=True))]
+    await sqlite_rows(database, f"SELECT {columns}").run(outlet)
+    assert outlet.items == [dict(zip(names, range(len(names)), strict=True))]
 
 
 @given(st.lists(st.text(), unique=True), st.data())
@@ -421,13 +421,13 @@ def test_a_row_as_a_dict_is_what_zip_makes_of_it(names, data):
         shape((*row, 1))
 
 
-async def test_two_columns_of_one_name_do_not_become_one(database, sink):
+async def test_two_columns_of_one_name_do_not_become_one(database, outlet):
     """A dict would lose one of them silently; tuples have both."""
     sql = "SELECT 1 AS a, 2 AS a"
     with pytest.raises(SourceError, match="'a'"):
-        await sqlite_rows(database, sql).run(sink)
-    await sqlite_rows(database, sql, tuples=True).run(sink)
-    assert sink.items == [(1, 2)]
+        await sqlite_rows(database, sql).run(outlet)
+    await sqlite_rows(database, sql, tuples=True).run(outlet)
+    assert outlet.items == [(1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_wrong_arguments_are_refused_at_the_call(arguments, options, error, matc
 # -- the bar, in small; benchmarks/rows.py has the whole ---------------------------------------
 
 
-async def test_a_stalled_client_holds_one_batch(database, sink, aeventually):
+async def test_a_stalled_client_holds_one_batch(database, outlet, aeventually):
     """What is fetched and not sent is bounded, however many rows there are."""
     alive = 0
     peak = 0
@@ -482,13 +482,13 @@ async def test_a_stalled_client_holds_one_batch(database, sink, aeventually):
     assert 100 <= peak <= 102
 
 
-async def test_a_batch_of_large_rows_is_bounded_in_bytes(sink):
+async def test_a_batch_of_large_rows_is_bounded_in_bytes(outlet):
     """Five hundred rows of a megabyte each would be held at once; two are."""
     held = []
 
     class Counted(sqlite3.Cursor):
         def __next__(self):
-            held.append(len(sink.items))
+            held.append(len(outlet.items))
             return super().__next__()
 
     class Counting(sqlite3.Connection):
@@ -498,12 +498,12 @@ async def test_a_batch_of_large_rows_is_bounded_in_bytes(sink):
     sql = """WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
              SELECT i, zeroblob(1000000) AS x FROM n"""
     with closing(Counting(":memory:", check_same_thread=False)) as connection:
-        await sqlite_rows(connection, sql).run(sink)
-    assert [row["i"] for row in sink.items] == list(range(1, 21))
+        await sqlite_rows(connection, sql).run(outlet)
+    assert [row["i"] for row in outlet.items] == list(range(1, 21))
     assert max(fetched - sent for fetched, sent in enumerate(held)) <= 3
 
 
-async def test_the_event_loop_goes_on_while_rows_are_fetched(database, sink):
+async def test_the_event_loop_goes_on_while_rows_are_fetched(database, outlet):
     """A query that computes takes the processor, but not the event loop's turn."""
     ticks = 0
 
@@ -518,13 +518,13 @@ async def test_the_event_loop_goes_on_while_rows_are_fetched(database, sink):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tick)
         started = time.monotonic()
-        await sqlite_rows(database, sql).run(sink)
+        await sqlite_rows(database, sql).run(outlet)
         taken = time.monotonic() - started
         nursery.cancel_scope.cancel()
     assert ticks > taken / 0.02
 
 
-async def test_a_row_costs_little_more_than_in_a_plain_loop(tmp_path, new_sink):
+async def test_a_row_costs_little_more_than_in_a_plain_loop(tmp_path, new_outlet):
     """In processor time, whole: fetched in threads, encoded, through the buffer and written."""
     path = make(tmp_path / "rows.sqlite", 20_000)
     encode = msgspec.json.Encoder().encode
@@ -555,17 +555,19 @@ BROKEN = """SELECT 1 AS n, 'Köln' AS t UNION ALL SELECT 2, CAST(x'fc41' AS TEXT
 
 
 @pytest.mark.parametrize("batch", [1, 2, 500])
-async def test_text_that_is_not_utf_8_is_sent_with_its_place_marked(database, sink, caplog, batch):
+async def test_text_that_is_not_utf_8_is_sent_with_its_place_marked(
+    database, outlet, caplog, batch
+):
     """SQLite does not check text: all rows come, and the log says it once."""
-    await sqlite_rows(database, BROKEN, tuples=True, batch=batch).run(sink)
-    assert sink.items == [(1, "Köln"), (2, "\ufffdA"), (3, "a\0b"), (4, "\ufffd")]
+    await sqlite_rows(database, BROKEN, tuples=True, batch=batch).run(outlet)
+    assert outlet.items == [(1, "Köln"), (2, "\ufffdA"), (3, "a\0b"), (4, "\ufffd")]
     assert caplog.text.count("text that is not UTF-8") == 1
 
 
-async def test_a_connection_of_the_apps_has_its_own_text_factory_back(connection, sink):
+async def test_a_connection_of_the_apps_has_its_own_text_factory_back(connection, outlet):
     """What was set for the stream is unset with it."""
-    await sqlite_rows(connection, BROKEN, tuples=True).run(sink)
-    assert len(sink.items) == 4
+    await sqlite_rows(connection, BROKEN, tuples=True).run(outlet)
+    assert len(outlet.items) == 4
     assert connection.text_factory is str
 
 

@@ -69,16 +69,16 @@ class Recorded:
                 self._gate.leave()
 
 
-async def test_items_are_sent_in_order_over_many_batches(sink):
+async def test_items_are_sent_in_order_over_many_batches(outlet):
     """A thousand rows take several hops, and none is lost or twice between them."""
     recorded = Recorded(range(1000))
-    await as_source(recorded.generate()).run(sink)
-    assert sink.items == list(range(1000))
+    await as_source(recorded.generate()).run(outlet)
+    assert outlet.items == list(range(1000))
     assert recorded.closed == 1
     assert threading.get_ident() not in recorded.threads
 
 
-async def test_a_generator_function_is_called_in_the_thread(sink):
+async def test_a_generator_function_is_called_in_the_thread(outlet):
     """What opens a database connection in its first line does not hold the event loop."""
     recorded = Recorded([1])
     called = []
@@ -90,12 +90,12 @@ async def test_a_generator_function_is_called_in_the_thread(sink):
     source = as_source(generate)
     await source.discard()
     assert called == []
-    await source.run(sink)
-    assert sink.items == [1]
+    await source.run(outlet)
+    assert outlet.items == [1]
     assert called[0] != threading.get_ident()
 
 
-async def test_context_variables_survive_between_batches(sink):
+async def test_context_variables_survive_between_batches(outlet):
     """The app's are seen in the thread, and what one batch sets the next one sees."""
     variable.set("app")
 
@@ -105,31 +105,31 @@ async def test_context_variables_survive_between_batches(sink):
         for _ in range(600):
             yield variable.get()
 
-    await as_source(generate()).run(sink)
-    assert sink.items == ["app"] + ["thread"] * 600
+    await as_source(generate()).run(outlet)
+    assert outlet.items == ["app"] + ["thread"] * 600
     assert variable.get() == "app"
 
 
-async def test_items_before_a_failure_are_delivered_first(sink):
+async def test_items_before_a_failure_are_delivered_first(outlet):
     """And the error is the very one that the generator raised."""
     error = RuntimeError("the database is gone")
     recorded = Recorded([1, 2], fail=error)
     with pytest.raises(RuntimeError) as caught:
-        await as_source(recorded.generate()).run(sink)
+        await as_source(recorded.generate()).run(outlet)
     assert caught.value is error
-    assert sink.items == [1, 2]
+    assert outlet.items == [1, 2]
     assert recorded.closed == 1
 
 
-async def test_what_ends_the_program_is_passed_on(sink):
+async def test_what_ends_the_program_is_passed_on(outlet):
     """A SystemExit in the thread is raised in the stream, without a group around it."""
     recorded = Recorded([1], fail=SystemExit(3))
     with pytest.raises(SystemExit):
-        await as_source(recorded.generate()).run(sink)
-    assert sink.items == [1]
+        await as_source(recorded.generate()).run(outlet)
+    assert outlet.items == [1]
 
 
-async def test_an_iterable_that_cannot_be_iterated_fails_in_the_stream(sink):
+async def test_an_iterable_that_cannot_be_iterated_fails_in_the_stream(outlet):
     """An `__iter__` that raises is the producer's failure."""
 
     class Broken:
@@ -137,10 +137,10 @@ async def test_an_iterable_that_cannot_be_iterated_fails_in_the_stream(sink):
             raise RuntimeError("no cursor")
 
     with pytest.raises(RuntimeError, match="no cursor"):
-        await as_source(Broken()).run(sink)
+        await as_source(Broken()).run(outlet)
 
 
-async def test_an_item_is_sent_while_the_next_one_is_awaited(sink):
+async def test_an_item_is_sent_while_the_next_one_is_awaited(outlet):
     """The last row of a burst does not wait in the thread for the next burst."""
     gates = [Gate(), Gate()]
 
@@ -152,17 +152,17 @@ async def test_an_item_is_sent_while_the_next_one_is_awaited(sink):
         yield 6
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(as_source(generate()).run, sink)
+        nursery.start_soon(as_source(generate()).run, outlet)
         with trio.fail_after(10):
             for gate, count in zip(gates, (3, 6), strict=True):
                 await gate.reached.wait()
-                await sink.wait_for(count)
-                assert sink.items == list(range(count))
+                await outlet.wait_for(count)
+                assert outlet.items == list(range(count))
                 gate.open()
-    assert sink.items == list(range(7))
+    assert outlet.items == list(range(7))
 
 
-async def test_no_more_than_one_batch_is_fetched_ahead_of_a_slow_client(sink):
+async def test_no_more_than_one_batch_is_fetched_ahead_of_a_slow_client(outlet):
     """An endless iterable does not pile up in the server while the client reads nothing."""
     fetched = 0
 
@@ -172,30 +172,30 @@ async def test_no_more_than_one_batch_is_fetched_ahead_of_a_slow_client(sink):
             fetched += 1
             yield fetched
 
-    sink.block_at = 1
+    outlet.block_at = 1
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(as_source(generate()).run, sink)
-        await sink.wait_for(1)
+        nursery.start_soon(as_source(generate()).run, outlet)
+        await outlet.wait_for(1)
         await wait_all_tasks_blocked(0.01)
         assert 1 <= fetched <= 256
         nursery.cancel_scope.cancel()
 
 
-async def test_a_generator_is_closed_in_a_thread_when_an_item_cannot_be_sent(sink):
+async def test_a_generator_is_closed_in_a_thread_when_an_item_cannot_be_sent(outlet):
     """It does not run on for a stream that has failed, and the error is not in a group."""
     recorded = Recorded(range(1000))
 
-    sink.refuses = True
+    outlet.refuses = True
     with pytest.raises(EncodingError, match="refused"):
-        await as_source(recorded.generate()).run(sink)
+        await as_source(recorded.generate()).run(outlet)
     assert recorded.closed == 1
     assert threading.get_ident() not in recorded.threads
 
 
-async def run_as_a_stream_does(source, sink, scope: trio.CancelScope, *, cleanup: float = 30):
+async def run_as_a_stream_does(source, outlet, scope: trio.CancelScope, *, cleanup: float = 30):
     """Run it with time for its cleanup; return whether that was not enough."""
     with scope:
-        return await run_cancelled_once(source.run(sink), scope, cleanup)
+        return await run_cancelled_once(source.run(outlet), scope, cleanup)
 
 
 @pytest.fixture
@@ -203,21 +203,21 @@ def scope() -> trio.CancelScope:
     return trio.CancelScope(shield=True)
 
 
-async def test_a_generator_is_closed_in_a_thread_when_it_is_cancelled_between_hops(sink, scope):
+async def test_a_generator_is_closed_in_a_thread_when_it_is_cancelled_between_hops(outlet, scope):
     """Cancelled while a slow client makes it wait, the cursor is closed at once."""
     recorded = Recorded(range(1000))
-    sink.block_at = 3
+    outlet.block_at = 3
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             source = as_source(recorded.generate())
-            nursery.start_soon(run_as_a_stream_does, source, sink, scope)
-            await sink.wait_for(3)
+            nursery.start_soon(run_as_a_stream_does, source, outlet, scope)
+            await outlet.wait_for(3)
             scope.cancel()
     assert recorded.closed == 1
     assert threading.get_ident() not in recorded.threads
 
 
-async def test_a_generator_that_is_blocked_in_next_is_closed_when_it_comes_back(sink, scope):
+async def test_a_generator_that_is_blocked_in_next_is_closed_when_it_comes_back(outlet, scope):
     """The stream waits for the thread, which closes the generator before it goes home."""
     gate = Gate()
     recorded = Recorded([1], gate=gate)
@@ -225,7 +225,7 @@ async def test_a_generator_that_is_blocked_in_next_is_closed_when_it_comes_back(
 
     async def run():
         nonlocal ended
-        await run_as_a_stream_does(as_source(recorded.generate()), sink, scope)
+        await run_as_a_stream_does(as_source(recorded.generate()), outlet, scope)
         ended = True
 
     with trio.fail_after(10):
@@ -241,7 +241,7 @@ async def test_a_generator_that_is_blocked_in_next_is_closed_when_it_comes_back(
     assert recorded.closed == 1
 
 
-async def test_a_thread_that_takes_longer_than_cleanup_may_is_left_behind(sink, scope):
+async def test_a_thread_that_takes_longer_than_cleanup_may_is_left_behind(outlet, scope):
     """The stream ends at its deadline; the thread still closes the generator, later."""
     gate = Gate()
     recorded = Recorded([1], gate=gate)
@@ -250,7 +250,7 @@ async def test_a_thread_that_takes_longer_than_cleanup_may_is_left_behind(sink, 
 
             async def run():
                 source = as_source(recorded.generate())
-                assert await run_as_a_stream_does(source, sink, scope, cleanup=0.01) is not False
+                assert await run_as_a_stream_does(source, outlet, scope, cleanup=0.01) is not False
 
             nursery.start_soon(run)
             await gate.reached.wait()
@@ -287,26 +287,26 @@ class Closing:
             raise OSError("cannot close")
 
 
-async def test_a_failure_to_close_is_the_streams_failure(sink):
+async def test_a_failure_to_close_is_the_streams_failure(outlet):
     """Also where the items were all delivered: the source did not end well."""
     with pytest.raises(OSError, match="cannot close"):
-        await as_source(Closing()).run(sink)
-    assert sink.items == [1]
+        await as_source(Closing()).run(outlet)
+    assert outlet.items == [1]
 
 
-async def test_a_failure_to_close_in_the_thread_is_told_at_once(sink, scope):
+async def test_a_failure_to_close_in_the_thread_is_told_at_once(outlet, scope):
     """It neither gets lost in the thread nor holds the stream until its deadline."""
     gate = Gate()
     with trio.fail_after(10):
         with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="cannot close")):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(run_as_a_stream_does, as_source(Closing(gate)), sink, scope)
+                nursery.start_soon(run_as_a_stream_does, as_source(Closing(gate)), outlet, scope)
                 await gate.reached.wait()
                 scope.cancel()
                 gate.open()
 
 
-async def test_a_source_that_is_cancelled_before_it_gets_a_thread_is_closed(sink, scope):
+async def test_a_source_that_is_cancelled_before_it_gets_a_thread_is_closed(outlet, scope):
     """With every thread taken it waits in line, and leaves the line when its client goes."""
     recorded = Recorded(range(3))
     generator = recorded.generate()
@@ -316,17 +316,19 @@ async def test_a_source_that_is_cancelled_before_it_gets_a_thread_is_closed(sink
     await limiter.acquire_on_behalf_of("another")
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_as_a_stream_does, as_source(generator), sink, scope)
+            nursery.start_soon(run_as_a_stream_does, as_source(generator), outlet, scope)
             while not limiter.statistics().tasks_waiting:
                 await trio.lowlevel.checkpoint()
             scope.cancel()
             await wait_all_tasks_blocked()
             limiter.release_on_behalf_of("another")
-    assert sink.items == []
+    assert outlet.items == []
     assert recorded.closed == 1
 
 
-async def test_a_thread_that_starts_after_the_cancel_does_not_touch_the_iterable(sink, monkeypatch):
+async def test_a_thread_that_starts_after_the_cancel_does_not_touch_the_iterable(
+    outlet, monkeypatch
+):
     """It was granted and not yet running: it finds that it is over, and goes home."""
     hops = []
 
@@ -341,7 +343,7 @@ async def test_a_thread_that_starts_after_the_cancel_does_not_touch_the_iterable
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
     closing = Closing(fails=False)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(as_source(closing).run, sink)
+        nursery.start_soon(as_source(closing).run, outlet)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert len(hops) == 2  # the one that was to fetch, and the one that has closed
@@ -351,7 +353,7 @@ async def test_a_thread_that_starts_after_the_cancel_does_not_touch_the_iterable
     assert (closing.asked, closing.closed) == (0, 1)
 
 
-async def test_no_more_than_forty_threads_iterate_at_once(new_sink):
+async def test_no_more_than_forty_threads_iterate_at_once(new_outlet):
     """The forty-first waits until one of them comes back, and all items arrive."""
     token = trio.lowlevel.current_trio_token()
     opened = threading.Event()
@@ -371,10 +373,10 @@ async def test_no_more_than_forty_threads_iterate_at_once(new_sink):
             now -= 1
         yield 1
 
-    sinks = [new_sink() for _ in range(50)]
+    outlets = [new_outlet() for _ in range(50)]
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            for each in sinks:
+            for each in outlets:
                 nursery.start_soon(as_source(generate).run, each)
             await full.wait()
             await wait_all_tasks_blocked(0.01)
@@ -384,7 +386,7 @@ async def test_no_more_than_forty_threads_iterate_at_once(new_sink):
             assert await trio.to_thread.run_sync(lambda: "free") == "free"
             opened.set()
     assert most == 40
-    assert all(each.items == [1] for each in sinks)
+    assert all(each.items == [1] for each in outlets)
 
 
 async def test_there_is_one_limiter_a_run_and_its_size_can_be_set():
@@ -406,11 +408,11 @@ async def test_a_discarded_generator_is_closed_in_a_thread():
         next(generator)
 
 
-async def test_what_cannot_be_closed_is_left_alone(sink):
+async def test_what_cannot_be_closed_is_left_alone(outlet):
     """A set has no `close`, and needs none."""
     await as_source({1}).discard()
-    await as_source({1}).run(sink)
-    assert sink.items == [1]
+    await as_source({1}).run(outlet)
+    assert outlet.items == [1]
 
 
 def test_a_thread_that_outlives_the_trio_run_closes_quietly():
