@@ -1,10 +1,10 @@
 """What stands between a stream and the server: the functions that were put around ``send``.
 
-A direct write passes them by. That is right only where each is known: to pass bodies on as they
-are, or to change all of them, which the connection sees (`flowstream.asgi._direct_write`). A
-function that changes only some, a redactor of secrets for one, looks there as if it did nothing.
-So the functions are looked at one by one, from the stream to the server, and one that is not in
-the table below means: no direct writes, until the app's author says ``direct=True``.
+A direct write does not go through them. That is right only if each is known to pass bodies on
+unchanged, or to change all of them, which the connection notices (`flowstream.asgi._direct_write`).
+A function that changes only some, for example to remove secrets, looks there as if it did nothing.
+So this module checks the functions one by one, from the stream to the server. If one is not in the
+table below, there are no direct writes, until the app says ``direct=True``.
 
 A function is known by its code and the module that it was made in. Its ``__name__`` and
 ``__module__`` can be anything: `functools.wraps` copies those of the function inside.

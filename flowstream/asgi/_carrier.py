@@ -1,9 +1,9 @@
-"""What a stream and the connection that carries it know of each other.
+"""What a stream and its connection know of each other.
 
-flowstream's own server puts its connection into the request's state. A stream that finds it
-there is told of the client's end and of a shutdown by a call, where it would otherwise need
-a task that waits on ``receive()``; and it can have a client closed at the socket that takes
-nothing. Under any other server there is no such entry, and streams do without.
+flowstream's own server puts its connection into the request's state. A stream that finds it there
+needs no task that waits on ``receive()``: the connection calls it when the client leaves or the
+server shuts down. And it can ask the connection to close the socket of a client that reads nothing.
+Under other servers there is no such entry, and streams work without it.
 """
 
 from __future__ import annotations

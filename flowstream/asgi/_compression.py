@@ -1,11 +1,11 @@
-"""Compression: gzip for the clients that ask for it, with every write whole in itself.
+"""Compression: gzip for clients that ask for it. Each write can be read at once.
 
-What is compressed is flushed at every write (a "sync flush" of zlib), so that the client can read
-all of it at once; without that, the last rows would wait for the next ones. That costs five bytes a
-write, and writes are large where there is much.
+The compressor is flushed at every write (a "sync flush" of zlib). Without that, the last rows would
+wait for the next ones. It costs five bytes for each write, and when there is much data, writes are
+large.
 
-The end of a gzip stream says how long it is and has a checksum. A stream that is cut has none, so a
-client that only unpacks what it got finds out, too, that this is not all.
+A gzip stream ends with its length and a checksum. A stream that is cut has no such end. So a client
+that only unpacks what it got also sees that something is missing.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""The cut: a response whose stream has ended, and whose body is not whole, gets no end.
+"""The cut: a response gets no end if its stream has ended before the body was complete.
 
-A format without events of our own (CSV, raw bytes, ``controls=False``) tells of a failure by an end
-that is missing: the application returns without it. But much middleware sends the body on as a
-response of its own, and ends that when the stream returns: Starlette's ``BaseHTTPMiddleware`` does,
-and with it FastAPI's ``@app.middleware("http")``. Half an export would look whole.
+A format without control events (CSV, raw bytes, ``controls=False``) shows a failure by a missing
+end: the application returns without sending it. But much middleware makes a new response from the
+body, and ends that when the stream returns: Starlette's ``BaseHTTPMiddleware`` does, and so does
+FastAPI's ``@app.middleware("http")``. Half an export would look complete.
 
-So the stream says it to the server itself, past all that stands between::
+So the stream tells the server itself, past all middleware::
 
     at work ──say──► cut ──its end arrives──► over
 
-The server still writes what arrives, and leaves out the end, whoever has sent it. What it does with
-each message is decided here, without waiting.
+The server still writes what arrives, but leaves out the end, whoever sent it. This module decides
+what to do with each message; it never waits.
 
-Middleware may also answer something else, since it has not sent anything yet: a timeout's 504, for
-one. Its status tells: a success is taken for the stream's, and an answer of another kind goes out
-whole.
+Middleware that has not sent anything yet may also answer something else, such as the 504 of a
+timeout. The status decides: a success is taken for the stream's response, and any other answer
+goes out complete.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Direct write: a publisher's write to the socket of a client that waits, without waking a task.
 
 Between a stream and its connection stand the functions that frameworks and middleware put
-around ``send``. A direct write passes them by, so it has to be sure of two things, for each
+around ``send``. A direct write does not go through them. So two things must be sure, for each
 response:
 
 * **Nothing of the response is on its way.** What arrives at the connection decides that. The
@@ -12,12 +12,12 @@ response:
   delays one ends them until it has arrived.
 * **Nobody writes to the socket right now.** The connection says so, with `block` and `free`.
 
-A publisher asks this of ten thousand connections in a row. To ask several objects would cost
-more than the write: they are in nobody's cache. So both answers are kept in one number, the
-file descriptor, which is -1 while there can be no direct write.
+A publisher asks ten thousand connections in a row. To look at several objects would cost more than
+the write, because they are not in the processor's cache. So one number has both answers: the file
+descriptor, which is -1 while a direct write is not possible.
 
-What only looks at messages, or changes only some of them, can't be told from what does
-neither: that is for `flowstream.asgi._between` to know.
+A function that only looks at messages, or changes only some of them, can't be recognised here.
+That is the job of `flowstream.asgi._between`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Content-Disposition: the name under which a browser saves a response.
 
-A header is Latin-1, a name is not. RFC 6266 has two forms for it: ``filename="..."`` for what is
-ASCII, and ``filename*=UTF-8''...`` (RFC 8187) for all else, which every browser of today prefers
-where both are there. The first is kept beside it for other clients: curl reads no other.
+A header is Latin-1, but a name may have any characters. RFC 6266 has two forms: ``filename="..."``
+for ASCII, and ``filename*=UTF-8''...`` (RFC 8187) for all others. Every browser prefers the second
+if both are there. The first is for other clients, such as curl, which reads only that one.
 
-The name is often made of something that a user typed. So nothing in it is an error: what would make
-it a path, forge a header, or show another ending than it has is replaced.
+A user may have typed the name. So nothing in it is an error: characters that would make it a path,
+forge a header, or show a false file extension are replaced.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""A response's head that waits for the first of its body, so that both go out in one write.
+"""Hold back a response's head until the first bytes of the body, so that both go out in one write.
 
-A write to a new connection costs more than making what is written. A stream that begins has its
-first bytes in the same moment as its head, or never knows when they come. So it says `hold` before
-it sends the head, and `release` before it waits for anything: a silent source delays no head.
+A write to a new connection costs more than making the bytes. A stream that begins often has its
+first bytes together with its head. So it calls `hold` before it sends the head, and `release`
+before it waits for anything. So a silent source does not delay the head.
 
-The server has the last word on when to write: any byte behind a held head takes it along. A
-middleware that delays the head has it written when it comes.
+The server decides when to write: the first byte after a held head takes the head along. If
+middleware delays the head, it is written when it arrives.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether publishers may write to one stream's connection directly, and if not, why.
 
-Three have a say: the app (``direct=``), the stream's own kind (a filter, a bound in bytes, a format
-that keeps state need each event to go through its writer), and what stands between the stream and
-the server. `DirectWrite` has the last word, while the response is sent.
+Three things decide: the app (``direct=``); the kind of stream (with a filter, a bound in bytes or a
+format that keeps state, each event must go through the writer); and the middleware between the
+stream and the server. `DirectWrite` checks once more while the response is sent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where a stream's events come from: a producer of its own, or a feed that it shares.
 
-A `SourceSupply` runs a source in a task, for this client alone. A `FeedSupply` has no task: whoever
-publishes puts events into the buffer, or has them written to the client's connection at once.
-To the stream both are the same: started once, stopped at any time, and at some time ended.
+A `SourceSupply` runs a source in a task, for this client only. A `FeedSupply` has no task: the
+publisher puts events into the buffer, or writes them to the client's connection at once. For the
+stream both are the same: it starts them once, may stop them at any time, and hears when they end.
 """
 
 from __future__ import annotations
@@ -252,13 +252,13 @@ class FeedSupply:
 
     @property
     def behind(self) -> bool:
-        """Whether the client has yet to be given what it missed."""
+        """Whether the client has not got everything yet that it missed."""
         cursor = self._cursor
         return cursor is not None and cursor.behind and not self._stopped
 
     @property
     def waits(self) -> bool:
-        """Whether the client is to be given a snapshot that the app has yet to make."""
+        """Whether the client waits for a snapshot that the app has to make."""
         return self._cursor is not None and self._cursor.waits
 
     def start(self, nursery: trio.Nursery | None) -> None:
@@ -295,7 +295,7 @@ class FeedSupply:
         self.ended.set()
 
     async def prepare(self) -> None:
-        """Wait for the snapshot that the client is to be given."""
+        """Wait for the snapshot that the client will get."""
         assert self._cursor is not None
         try:
             await self._cursor.prepare()

@@ -1,7 +1,7 @@
 """The outlet of a stream: the producer's end of one client's buffer.
 
-It encodes in the producer's task, so that the buffer's bound in bytes is a bound on what
-is really held, and so that an item which cannot be encoded fails where it was made.
+It encodes each item in the producer's task. So the buffer's bound in bytes is a bound on what is
+really held, and an item that can't be encoded fails where it was made.
 """
 
 from __future__ import annotations

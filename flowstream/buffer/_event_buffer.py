@@ -1,14 +1,14 @@
 """The buffer: the bounded channel between a producer and one client's writer.
 
-A `Queue` holds the items and knows the rules; this adds the waiting. There are two doorbells:
-one wakes the writer when there is something to write, one wakes the producer when there is
-room. It is no Trio memory channel, because that can neither count bytes nor give up an item in
-its middle. It is not for speed: for a client that keeps up the two cost about the same.
-``benchmarks/buffer.py`` has both sides, and docs/explanation/buffer.md the reasons.
+A `Queue` holds the items and knows the rules; this module adds the waiting. There are two
+doorbells: one wakes the writer when there is something to write, one wakes the producer when there
+is room. It is not a Trio memory channel, because that can't count bytes, and can't drop an item
+from its middle. Speed is not the reason: for a client that keeps up both cost about the same.
+``benchmarks/buffer.py`` measures them, and docs/explanation/buffer.md has the reasons.
 
-A doorbell is rung only while somebody waits at it, so a bell never rings stale and the
-producer of a busy stream never pays for one. It is made of what Trio's own locks and channels
-are made of; a memory channel of one slot would do the same, and take 2 KB of each idle stream.
+A doorbell is rung only while a task waits at it. So it never rings too late, and the producer of a
+busy stream never pays for one. It uses the same parts of Trio as Trio's own locks and channels. A
+memory channel of one slot would do the same, but takes 2 KB for each idle stream.
 """
 
 from __future__ import annotations

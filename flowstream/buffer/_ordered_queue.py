@@ -1,13 +1,13 @@
-"""The queue of every policy that leaves the order alone.
+"""The queue of all policies that keep the order.
 
-Items wait in two lanes, droppable and essential, each in order; a policy's verdict evicts from
-either end of the droppable lane in O(1), and the lanes are merged again as they are taken.
-(One deque would have to be searched for something that may go.)
+Items wait in two lanes, droppable and essential, each in order. A policy's verdict drops from
+either end of the droppable lane in O(1). The lanes are merged again when items are taken. (With
+one deque it would have to search for an item that may be dropped.)
 
-Nothing records the holes. Each item has a sequence number and `taken` is the number up to
-which all was delivered or announced, so a hole is a jump between the two, wherever it came
-about and however many evictions made it. The lost tail is the same comparison with the
-number last offered.
+Holes are not recorded. Each item has a sequence number, and `taken` is the number up to which
+everything was delivered or announced. So a hole is a jump between the two, wherever it is and
+however many items were dropped there. If the last items are missing, the same comparison with the
+last number offered shows it.
 """
 
 from __future__ import annotations

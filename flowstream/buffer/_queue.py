@@ -1,8 +1,8 @@
 """The queue inside a buffer: bounded in items and bytes, exact about what is missing.
 
-Values in, values out, and a clock that is handed in. Here is what both kinds share: bounds,
-counts, and how a policy's verdict on an arrival is carried out. `OrderedQueue` computes the
-holes from sequence numbers; `KeyedQueue` counts them, because there items change places.
+Values in, values out; the clock is an argument. This module has what both kinds share: bounds,
+counts, and how a policy's verdict is carried out. `OrderedQueue` computes the holes from sequence
+numbers; `KeyedQueue` counts them, because there items change places.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flowstream.limits import Buffer
 
 
 class Outcome(enum.Enum):
-    """What became of an offered item."""
+    """What happened to an offered item."""
 
     ADMITTED = enum.auto()
     DROPPED = enum.auto()
     WAIT = enum.auto()
     """Nothing happened: offer it again when there is room."""
     DISCONNECT = enum.auto()
-    """Nothing happened to the queue; the client is to go."""
+    """Nothing happened to the queue; disconnect the client."""
 
 
 class Gap(NamedTuple):

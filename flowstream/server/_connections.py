@@ -1,4 +1,4 @@
-"""All connections of one worker: what they share, and what befalls them together."""
+"""All connections of one worker: what they share, and what is done to all of them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Connections:
         return [one for connection in list(self._open) for one in connection.requests()]
 
     def say_goodbye(self) -> None:
-        """Have every stream send its farewell and end, those that are yet to come as well."""
+        """Let every stream say goodbye and end; also those that begin later."""
         self.closing = True
         for connection in list(self._open):
             connection.say_goodbye()

@@ -1,12 +1,12 @@
-"""Feed: a source that has many clients at once, and hands each event to all of them.
+"""Feed: a source with many clients at once, which hands each event to all of them.
 
-A `Source` is run in a task for one client. A feed has no task a client: a stream subscribes,
-and the feed puts events into its buffer, or has them written to its connection at once, from
-whatever task publishes. What a client missed before it came is not pushed but pulled, by its
-writer when it has time for it, so that nothing piles up between the two.
+A `Source` runs in a task for one client. A feed needs no task for a client: a stream subscribes,
+and the task that publishes puts events into the stream's buffer, or writes them to its connection
+at once. What a client missed before it came is not pushed. Its writer pulls it when it has time,
+so that nothing piles up in between.
 
-Topics and runs have a feed (`HasFeed`) and are none themselves. So what a feed and its streams say
-to one another is not among the methods that an app sees.
+Topics and runs are not feeds; each has one (`HasFeed`). So the methods that a feed and its streams
+call are not among those that an app sees.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Relay: an outlet that hands each item to a function, so that one source can be run in another.
 
-What wraps a source (to slow it down, to batch it, to keep what it makes for several clients)
-runs it with a relay in the place of the stream's own outlet, and does with each item what it
-is there for.
+A wrapper around a source (to slow it down, to batch it, to keep its items for several clients) runs
+the source with a relay instead of the stream's own outlet, and gets each item.
 """
 
 from __future__ import annotations

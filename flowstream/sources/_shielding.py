@@ -1,17 +1,17 @@
 """Run a producer so that its cleanup is not itself cancelled.
 
 Under Trio a cancelled scope cancels every await inside it, those of a ``finally`` too, so
-``finally: await connection.close()`` in an app's generator would never get anywhere. The
-usual answer, a shield, has to be written by whoever writes the ``finally``; app authors
-don't. So flowstream cancels a producer once: as the first Cancelled is about to be thrown
-in, the scope around it is shielded and given a deadline, and what is awaited from then on
-runs undisturbed until that deadline, when it is cancelled for good.
+``finally: await connection.close()`` in an app's generator would fail at once. The usual answer is
+a shield inside the ``finally``, but app authors seldom write one. So flowstream cancels a producer
+once: when the first Cancelled is about to be thrown in, it shields the scope around the producer
+and gives it a deadline. What the producer awaits from then on runs undisturbed until that
+deadline, when it is cancelled for good.
 
-Raising a shield when the scope is cancelled would be wrong: a task that happens to be
-runnable at that moment has not been told yet, and would run on behind the shield. The
-moment that counts is the delivery, and it can be seen: Trio resumes a task by sending an
-outcome into its coroutine, so a generator between the two sees each one pass. Those that
-belong to a scope inside the producer, as every `trio.sleep` has one, are let through.
+To shield already when the scope is cancelled would be wrong: a task that is runnable at that moment
+has not been told yet, and would run on behind the shield. The shield must come when the Cancelled
+is delivered, and that can be seen: Trio resumes a task by sending an outcome into its coroutine, so
+a generator between the two sees each one pass. A Cancelled that belongs to a scope inside the
+producer, such as that of `trio.sleep`, is let through.
 (Turned down: asking the task for its private abort function; a second task that watches.)
 
 One delivery is made in another place. `trio.lowlevel.checkpoint`, which is what a task that

@@ -1,14 +1,14 @@
-"""What an exception of an app's code is, and what the client may know of it.
+"""What kind of exception the app raised, and what the client may know of it.
 
-Under Trio one exception is often several: whatever leaves a nursery is a group, and a
-producer that is cancelled while it fails raises both in one.
+Under Trio one exception is often several: a nursery raises a group, and a producer that is
+cancelled while it fails raises both in one.
 
 Three exceptions go through whatever is around them: `trio.Cancelled`, which its cancel scope
 takes, and KeyboardInterrupt and SystemExit, which end the program. Any other is a failure of
 the code that raised it, also one that does not derive from Exception:
 `asyncio.CancelledError` from a library that uses asyncio in a thread, a GeneratorExit, the
-PanicException of an extension written in Rust. To let these go on would end the server, and
-with it the streams of everybody.
+PanicException of an extension written in Rust. If these went on, they would end
+the server, and with it all other streams.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The supervised nursery: where tasks live that outlive the request that started them.
 
-A request's own nursery ends with the request, and a nursery of Trio's own cancels all its
-tasks when one fails. In this one each task fails alone: the log is told, and nobody else.
-The app's lifespan opens it, so no task outlives the app. When it closes, each job is told to
-stop and is waited for; how long it then takes is the job's to bound.
+The nursery of a request ends with the request, and a plain Trio nursery cancels all its tasks when
+one fails. In this nursery each task fails alone: the failure is logged, and the others go on. The
+app's lifespan opens it, so no task outlives the app. When it closes, it tells each job to stop, and
+waits for it. Each job must bound how long that takes.
 
-Jobs are told, not cancelled, because what they run is shielded: a producer is cancelled once
-and may then clean up in peace (see sources/_shielding.py).
+Jobs are told to stop, and not cancelled, because what they run is shielded: a producer is cancelled
+once and may then clean up (see sources/_shielding.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Timers: one task that looks at everything that has a deadline.
 
-A stream has to be looked at now and then: is a heartbeat due, does its client still take
-anything. A task of its own for that would cost each idle stream some 2 KB. It is the event
-loop's own task (a system task): it starts with the first timer and ends with the last.
+A stream must be checked now and then: is a heartbeat due, does its client still read? One task for
+each stream would cost some 2 KB for each idle stream. So one system task looks at all of them. It
+starts with the first timer and ends with the last.
 """
 
 from __future__ import annotations

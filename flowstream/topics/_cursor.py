@@ -1,13 +1,13 @@
 """A subscriber's place in a topic, and how it gets from the past to the present.
 
-Where it left off is one number. While it is behind it pulls: what the history has after that
-number, as much as it can take, until there is nothing more; from then on events are pushed.
-Between the two there is no queue to overflow and no moment in which an event could come
-twice or not at all: both are decided by the same number, without an `await` in between.
+Where it left off is one number. While it is behind, it pulls the events after that number from the
+history, as many as it can take, until there are no more. From then on events are pushed to it. The
+same number decides both, without an `await` in between. So there is no queue to overflow, and no
+event comes twice or is missed.
 
-Where the history no longer has what it needs, the hole is announced at its place, a snapshot
-follows if the topic has one, and the present goes on from there. In a run it goes on with the
-oldest that is kept: there the past is what a client came for.
+If the history no longer has what it needs, a gap is announced, a snapshot follows if the topic has
+one, and new events go on from there. In a run it goes on with the oldest event that is kept,
+because there the client came for the past.
 """
 
 from __future__ import annotations

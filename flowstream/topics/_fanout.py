@@ -1,18 +1,18 @@
 """Fan-out: each published event to every subscriber, in order, and each at its own pace.
 
-One task at a time delivers, whoever it is: the publisher that has the turn, or a task of the
-event loop's own for what `publish_nowait` left and for what a cancelled publisher did not
-finish. It works off the history, so what was published meanwhile goes with it, joined into
-one write.
+One task at a time delivers: a publisher, or a system task, which delivers what `publish_nowait`
+left and what a cancelled publisher did not finish. It delivers from the history, so events that
+were published meanwhile go out with it, joined into one write.
 
-A subscriber is reached in one of three ways:
+There are three ways to a subscriber:
 
-* Its writer waits and it has a connection of its own that can be written to: the bytes, framed
-  once for its group, go straight to the socket. No task is woken.
-* Else they go into its buffer, under its policy, and its writer is woken (`BufferedDelivery`).
-* It is *behind*: it pulls from the history in its own time, and is passed over until it has
-  caught up. Whoever is found to lack an event is put behind, so nobody ever gets a hole that
-  was not announced.
+* Its writer waits, and its connection can be written to directly: the bytes, framed once for its
+  group, go straight to the socket. No task is woken.
+* Otherwise they go into its buffer, under its policy, and its writer is woken
+  (`BufferedDelivery`).
+* It is *behind*: it reads from the history at its own pace, and gets nothing from here until it
+  has caught up. A subscriber that lacks an event is put behind. So a client never has a hole
+  that was not announced.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Fanout:
             member: the subscriber.
             encoder: makes its bytes.
             shared: whether others may get the same.
-            from_beginning: whether what it has yet to read is as much to it as what is to come.
+            from_beginning: whether it wants the past as much as new events, as a run's client does.
         """
         framing = member.subscriber.framing
         # A stateful encoder is one stream's own: a group of one.

@@ -1,14 +1,13 @@
-"""Several topics on one connection: browsers have six a host, and a page has more to hear.
+"""Several topics on one connection, because a browser opens only six connections to a host.
 
-Each event bears the positions in all of them, so that one ``Last-Event-ID`` resumes them all:
-a part for each topic, joined by ``~``. A part is the topic's own id, ``epoch.number``; or
-``epoch!id`` where the app has given one; or nothing, where a client has yet to be given its
-first snapshot. Which is whose is known by the epoch, so the order in which the topics are
-named does not matter. The bytes are one client's own then, and made for it alone.
+Each event's id has the positions in all topics, so that one ``Last-Event-ID`` resumes them all: a
+part for each topic, joined by ``~``. A part is the topic's own id, ``epoch.number``; or
+``epoch!id`` if the app gave the id; or nothing, if the client has not got its first snapshot yet.
+The epoch says to which topic a part belongs, so the order of the topics does not matter. The ids
+differ between clients, so the bytes are made for each client.
 
-An id says "all up to here", of every topic. So nothing may be written ahead of what the id of
-another topic's event speaks of: while one topic's past is pulled, nothing of the others is
-pushed.
+An id says "everything up to here", for every topic. So no event may be written before those that
+its id claims: while the past of one topic is read, nothing of the others is pushed.
 """
 
 from __future__ import annotations

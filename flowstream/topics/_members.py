@@ -1,7 +1,7 @@
 """Who is subscribed to a topic: its members.
 
-A delivery to one of ten thousand is a write to its socket and little else, so what it touches
-here is little, too: see `Round`.
+A delivery to one of ten thousand members is little more than a write to its socket, so it must
+touch little here, too: see `Round`.
 
 `Readers` are the members of a run that must lose nothing and are still reading its past. With
 ``Block(timeout=...)`` a publisher waits for a member that has no room. A member that is behind
@@ -170,7 +170,7 @@ class Readers:
     async def wait(self, size: int) -> None:
         """**Wait** until nobody would lose anything to an event of `size` bytes.
 
-        A member that reads nothing for its policy's timeout is given up.
+        A member that reads nothing for as long as its policy's timeout is disconnected.
         """
         since: dict[Member, tuple[int, float]] = {}
         while lacking := self.lacking(size):

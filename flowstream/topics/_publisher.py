@@ -1,7 +1,7 @@
-"""The publisher: what a topic and a run have in common, a history and those who read it.
+"""The publisher: what a topic and a run have in common: a history and its readers.
 
-Publishing is the moment at which an event enters the history: that is synchronous and can't
-be half done. Delivery follows, in the order of the history, whoever does it.
+An event is published when it enters the history. That is synchronous and can't be half done.
+Delivery follows, in the order of the history.
 """
 
 from __future__ import annotations
