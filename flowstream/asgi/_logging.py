@@ -1,12 +1,14 @@
-"""The one line that each stream leaves in the log."""
+"""Who is told of a stream's end: the log, by one line, and the app, by ``on_close``."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import fields
 from urllib.parse import quote
 
 from flowstream._closing import CloseReason, StreamReport
+from flowstream.tasks._failure import passes
 
 logger = logging.getLogger("flowstream")
 
@@ -45,6 +47,18 @@ def log_report(report: StreamReport, path: str, *, answered_elsewhere: bool) -> 
         exc_info=None if answered_elsewhere else report.error,
         extra={**extra, "reason": report.reason.value, "path": path},
     )
+
+
+def call_on_close(
+    on_close: Callable[[StreamReport], object], report: StreamReport, path: str
+) -> None:
+    """Give the report to the app; write into the log what that raises."""
+    try:
+        on_close(report)
+    except BaseException as error:  # noqa: ASYNC103  # see `passes`
+        if passes(error):
+            raise
+        logger.exception("on_close of %s failed", path)
 
 
 def printable(path: str) -> str:

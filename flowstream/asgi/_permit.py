@@ -28,11 +28,12 @@ class Permit:
         app: the framework's app, if it is known; for the log.
     """
 
-    __slots__ = ("_app", "_direct_write", "_refused", "_told")
+    __slots__ = ("_app", "_direct_write", "_parted", "_refused", "_told")
 
     def __init__(self, direct_write: DirectWrite, app: Any) -> None:
         self._direct_write = direct_write
         self._app = app
+        self._parted = False
         self._refused: NotDirect | None = NotDirect.NOT_BEGUN
         self._told: NotDirect | None = NotDirect.NOT_BEGUN  # as the log has it
 
@@ -75,18 +76,19 @@ class Permit:
             return NotDirect.BETWEEN
         return None
 
-    def why_not(self, *, parted: bool) -> NotDirect | None:
-        """Return why there are no direct writes, or None.
+    def part(self) -> None:
+        """Hear that the stream has nothing more to write: its end is no refusal from now on."""
+        self._parted = True
 
-        Args:
-            parted: the stream has nothing more to write: its end is no reason then.
-        """
+    @property
+    def why_not(self) -> NotDirect | None:
+        """Why there are no direct writes, or None."""
         why_not = self._refused or self._direct_write.why_not
-        return None if why_not is NotDirect.ENDED and parted else why_not
+        return None if why_not is NotDirect.ENDED and self._parted else why_not
 
-    def tell(self, path: str, *, parted: bool) -> None:
+    def tell(self, path: str) -> None:
         """Write into the log whether there are direct writes, when that has changed."""
-        why_not = self.why_not(parted=parted)
+        why_not = self.why_not
         if why_not is self._told or why_not is NotDirect.ENDED:
             return
         self._told = why_not

@@ -1,13 +1,17 @@
-"""What can be asked of a stream at any time."""
+"""What a stream has done: the statistics that can be asked for at any time, and the report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from flowstream._closing import CloseReason
+from flowstream._clock import clock
+from flowstream._closing import CloseReason, StreamReport
 from flowstream.asgi._direct_write import NotDirect
-from flowstream.buffer._event_buffer import BufferStatistics
+from flowstream.asgi._ending import Ending
+from flowstream.asgi._permit import Permit
+from flowstream.asgi._writer import Writer
+from flowstream.buffer._event_buffer import BufferStatistics, EventBuffer
 from flowstream.limits import Buffer
 
 
@@ -61,4 +65,55 @@ def new_statistics(bounds: Buffer) -> StreamStatistics:
         buffer=buffer,
         direct_items=0,
         why_not_direct=NotDirect.NOT_BEGUN.value,
+    )
+
+
+def measured(
+    ending: Ending, writer: Writer | None, buffer: EventBuffer, permit: Permit, *, start: float
+) -> StreamStatistics:
+    """Return the statistics, at this moment, of a stream that began at `start` and is open."""
+    now = clock.current_time()
+    queued, why_not = buffer.statistics(), permit.why_not
+    since = None if writer is None else writer.sending_since
+    sending_for = 0.0 if since is None else now - since
+    return StreamStatistics(
+        state="open",
+        reason=ending.reason,
+        items=writer.items if writer else 0,
+        bytes=writer.bytes if writer else 0,
+        dropped=queued.dropped,
+        gaps=queued.gaps,
+        heartbeats=writer.heartbeats if writer else 0,
+        duration=now - start,
+        longest_wait=max(writer.longest_wait, sending_for) if writer else 0.0,
+        sending_for=sending_for,
+        buffer=queued,
+        direct_items=writer.direct_items if writer else 0,
+        why_not_direct=why_not.value if why_not else None,
+    )
+
+
+def closed(moment: StreamStatistics, writer: Writer | None) -> StreamStatistics:
+    """Return the last statistics of a stream: `moment`, with what was left over as dropped."""
+    unsent = 0 if writer is None else writer.unsent
+    return replace(moment, state="closed", dropped=moment.dropped + unsent, sending_for=0.0)
+
+
+def report_of(
+    final: StreamStatistics, ending: Ending, writer: Writer | None, *, start: float
+) -> StreamReport:
+    """Return the report of a stream that began at `start` and ended as `ending` says."""
+    assert ending.reason is not None
+    first = None if writer is None else writer.first_item
+    return StreamReport(
+        reason=ending.reason,
+        items=final.items,
+        bytes=final.bytes,
+        dropped=final.dropped,
+        gaps=final.gaps,
+        duration=final.duration,
+        first_byte=None if first is None else first - start,
+        longest_wait=final.longest_wait,
+        error=ending.error,
+        detail=ending.detail,
     )

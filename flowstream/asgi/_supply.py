@@ -92,6 +92,9 @@ class Supply(Protocol):
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
         """Hear that the response has begun, and what writes to its connection directly."""
 
+    async def run_up(self) -> None:
+        """Let a task that has just started run to where it waits for the first time."""
+
     def stop(self) -> None:
         """Fill the buffer no more."""
 
@@ -123,6 +126,7 @@ class SourceSupply:
         path: str,
     ) -> None:
         self._source = source
+        self._buffer = buffer
         self._consumer = consumer
         self._path = path
         self._cleanup_timeout = plan.limits.cleanup_timeout
@@ -148,6 +152,16 @@ class SourceSupply:
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
         """Do nothing: what is produced goes through the buffer."""
+
+    async def run_up(self) -> None:
+        """Let the source run to where it waits for the first time, if it has made nothing yet.
+
+        Two passes: in the first of them the event loop may take the two tasks in either order.
+        """
+        buffer = self._buffer
+        for _ in range(2):
+            if not (buffer.queue.offered or buffer.finished):
+                await trio.lowlevel.checkpoint()
 
     def stop(self) -> None:
         """Cancel the source; it may clean up."""
@@ -285,6 +299,9 @@ class FeedSupply:
         """Have what the feed writes directly counted with the rest."""
         self._writer = writer
         self.direct = direct
+
+    async def run_up(self) -> None:
+        """Do nothing: there is no task."""
 
     def stop(self) -> None:
         """Leave the feed."""

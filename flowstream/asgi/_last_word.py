@@ -1,0 +1,88 @@
+"""The last word: what a client is told when its stream ends, and whether it has all of it.
+
+A stream that ends gracefully says why in a control event of its own, behind what is queued. A
+format without such events says it by the end of its body, which then only a whole one gets.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flowstream._closing import CloseReason
+from flowstream.asgi._writer import Writer, jittered
+from flowstream.asgi.plan import Plan
+from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.policies import Block
+from flowstream.tasks._failure import public
+
+LAST_WORDS: dict[CloseReason, Literal["end", "reconnect", "failed"]] = {
+    CloseReason.COMPLETED: "end",
+    CloseReason.STOPPED: "end",
+    CloseReason.MAX_DURATION: "reconnect",
+    CloseReason.SHUTDOWN: "reconnect",
+    CloseReason.MAX_BYTES: "failed",
+    CloseReason.ERROR: "failed",
+    # A stream that is aborted says nothing. These are said where an app closes a topic for such a
+    # reason: Topic.aclose(CloseReason.CANCELLED).
+    CloseReason.CLIENT_DISCONNECTED: "failed",
+    CloseReason.SLOW_CONSUMER: "failed",
+    CloseReason.STALLED: "failed",
+    CloseReason.RATE_LIMITED: "failed",
+    CloseReason.REFUSED: "failed",
+    CloseReason.CANCELLED: "failed",
+}
+"""The control event that ends a stream, by the reason why."""
+
+
+async def say_last_word(
+    writer: Writer,
+    plan: Plan,
+    reason: CloseReason,
+    error: BaseException | None,
+    *,
+    lacking: int | None,
+    epoch: str,
+) -> None:
+    """Write why the stream ends.
+
+    Args:
+        writer: the stream's.
+        plan: the stream's.
+        reason: why it ends.
+        error: what it failed with, or None.
+        lacking: events that the client was still to be given from the past; None if their number
+            is not known.
+        epoch: the stream's, for the id of an end that is for good.
+    """
+    word = LAST_WORDS[reason]
+    if lacking != 0 and word != "reconnect":
+        # It was catching up; who comes back goes on with that, and this one will not.
+        await writer.announce(lacking)
+    if word == "end":
+        await writer.say(word, {"reason": reason.value}, id=f"{epoch}.end")
+    elif word == "reconnect":
+        await writer.say(word, {"reason": reason.value}, retry=jittered(plan.retry))
+    else:
+        code, message, retryable = public(reason, error)
+        id = None if retryable else f"{epoch}.failed"
+        await writer.say(word, {"code": code, "message": message}, id=id)
+
+
+def has_all(plan: Plan, writer: Writer | None) -> bool:
+    """Return whether the client was given as many bytes as it was promised, or is being given."""
+    return writer is not None and writer.bytes + writer.sending == plan.length
+
+
+def shortfall(plan: Plan, writer: Writer, buffer: EventBuffer) -> tuple[Exception, str] | None:
+    """Return what a stream whose source has ended fails with, and who failed; None if it is whole.
+
+    A client counts the bytes it was promised: there is no other end of such a body than the last of
+    them. And a format without control events can't say that something is missing.
+    """
+    if plan.length is not None and not has_all(plan, writer):
+        made = f"the source made {writer.bytes} bytes, and its length was {plan.length}"
+        return ValueError(made), "producer"
+    keeps_all = plan.policy.rereads or isinstance(plan.policy, Block)
+    if keeps_all and not plan.controls and buffer.queue.gaps > 0:
+        return LookupError("what the replay has lost can't be told here"), "feed"
+    return None
