@@ -44,6 +44,7 @@ PURE = [
     "asgi._compression",
     "asgi._deadlines",
     "asgi._disposition",
+    "asgi._ending",
     "asgi._request",
     "buffer._keyed_queue",
     "buffer._ordered_queue",

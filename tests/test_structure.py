@@ -19,8 +19,6 @@ FEW_LINES = 40
 MOST_AT_THE_TOP = 16
 
 SHORT = {
-    "asgi._live": "to be joined to who uses it",
-    "asgi._workers": "to be joined to who uses it",
     "demo._rate": "to be joined to who uses it",
     "server.http2._reset_limit": "HTTP/2 and HTTP/3 count by it, and neither is part of the other",
     "server.http3._hypercorn_quic": "needs aioquic, which is an extra: `_hypercorn` loads without",
@@ -29,7 +27,6 @@ SHORT = {
 """Modules of less than 40 lines."""
 
 TO_BE_CUT: list[str] = [
-    "asgi._stream",
     "asgi.response",
     "server.http2._http2",
 ]
