@@ -15,7 +15,7 @@ import trio
 
 from flowstream._closing import CloseReason, StreamReport
 from flowstream.asgi._direct_write import DirectWrite
-from flowstream.asgi._live import in_state
+from flowstream.asgi._request import in_state
 
 STATE_KEY = "flowstream.connection"
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from flowstream.asgi._live import Live
+from flowstream.asgi._request import Live
 from flowstream.asgi.receive import Message
 
 CUT_KEY = "flowstream.cut"

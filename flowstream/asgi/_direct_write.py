@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, cast
 
-from flowstream.asgi._live import Live, in_state
+from flowstream.asgi._request import Live, in_state
 from flowstream.framing import HTTP_CHUNKS, Framing
 
 DIRECT_WRITE_KEY = "flowstream.direct_write"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from flowstream.asgi._live import Live, in_state
+from flowstream.asgi._request import Live, in_state
 
 HEAD_KEY = "flowstream.head"
 """Where a request's state has its `HeldHead`."""

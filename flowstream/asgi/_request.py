@@ -1,9 +1,13 @@
-"""What a stream reads from its request: values out of an ASGI scope, no I/O."""
+"""What a stream reads from its request's scope: the client's last id, and objects of ours. No I/O.
+
+flowstream's server puts objects into a request's scope for the streams that answer it. Middleware
+copies scopes, so each of them is a `Live`: the same one in every copy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl
 
 from flowstream._closing import FINAL_ID
@@ -41,3 +45,33 @@ def _bounded(id: str) -> str:
 def is_final(event_id: str) -> bool:
     """Return whether `event_id` is that of an ``end``, or of a ``failed`` to stay away from."""
     return FINAL_ID.match(event_id) is not None
+
+
+class Live:
+    """An object of ours in a request's scope: a copy of the scope, deep or not, has the same one.
+
+    A second connection makes no sense. One that is pickled is None on the other side, where streams
+    do without, as under any other server.
+    """
+
+    __slots__ = ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        return type(None), ()
+
+
+def in_state(scope: Mapping[str, Any], key: str) -> Any:
+    """Return what the request's state has under `key`, or None.
+
+    Under another server the state is whatever that server, or some middleware, made of it.
+    """
+    state = scope.get("state")
+    if type(state) is dict or isinstance(state, Mapping):  # which to ask costs more than the rest
+        return state.get(key)
+    return None

@@ -31,6 +31,7 @@ import trio
 from flowstream._clock import chance, clock
 from flowstream._closing import CloseReason, StreamReport
 from flowstream.abc import Policy
+from flowstream.asgi._advice import warn_on_plain_hypercorn
 from flowstream.asgi._carrier import carrier_of, entry_of
 from flowstream.asgi._compression import Gzip, accepts_gzip, gzip_headers
 from flowstream.asgi._cut import cut_of
@@ -41,7 +42,6 @@ from flowstream.asgi._head import head_of
 from flowstream.asgi._last_word import has_all, say_last_word, shortfall
 from flowstream.asgi._logging import call_on_close, log_report, printable
 from flowstream.asgi._permit import Permit
-from flowstream.asgi._plain_hypercorn import warn_on_plain_hypercorn
 from flowstream.asgi._request import last_event_id
 from flowstream.asgi._statistics import StreamStatistics, closed, measured, report_of
 from flowstream.asgi._supply import open_supply

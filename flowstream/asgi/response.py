@@ -17,13 +17,13 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError, StreamUsedError, other_event_loop
 from flowstream.abc import Encoder
+from flowstream.asgi._advice import warn_of_workers
 from flowstream.asgi._carrier import carrier_of
 from flowstream.asgi._compression import accepts_gzip, gzip_headers
 from flowstream.asgi._early_answer import answer_to, is_handled
 from flowstream.asgi._request import is_final
 from flowstream.asgi._statistics import StreamStatistics, new_statistics
 from flowstream.asgi._stream import Stream
-from flowstream.asgi._workers import warn_of_workers
 from flowstream.asgi.plan import (
     STREAM_HEADER_NAMES,
     Plan,

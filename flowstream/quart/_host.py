@@ -20,7 +20,7 @@ from quart.wrappers import Request
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import Carrier, carrier_of
-from flowstream.asgi._live import Live
+from flowstream.asgi._request import Live
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.receive import Receive, Send
 from flowstream.asgi.response import StreamResponse

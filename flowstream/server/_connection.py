@@ -27,7 +27,7 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import Carried
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
-from flowstream.asgi._live import Live
+from flowstream.asgi._request import Live
 from flowstream.server._connections import Connections
 from flowstream.server._forwarded import Origin
 from flowstream.server._listening import Transport

@@ -20,8 +20,8 @@ from typing import Any
 import trio
 
 from flowstream._closing import CloseReason
+from flowstream.asgi._advice import mark_run
 from flowstream.asgi._carrier import WORKERS_KEY
-from flowstream.asgi._plain_hypercorn import mark_run
 from flowstream.server._connections import Connections
 from flowstream.server._context import Context
 from flowstream.server._http_connection import HTTPConnection

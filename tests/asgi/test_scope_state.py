@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from flowstream import raw
+from flowstream.asgi._advice import warn_of_workers
 from flowstream.asgi._carrier import carrier_of
 from flowstream.asgi._direct_write import NotDirect, direct_write_of
-from flowstream.asgi._workers import warn_of_workers
 
 STATES: list[Any] = [None, SimpleNamespace(user="ann"), [], "", 7]
 

@@ -15,7 +15,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Route
 
 from flowstream import sse
-from flowstream.asgi._plain_hypercorn import _warn
+from flowstream.asgi._advice import _plain_hypercorn
 from flowstream.quart import Flowstream
 from flowstream.testing import open_stream
 
@@ -95,9 +95,9 @@ def test_one_warning(tmp_path, eventually, framework):
 @pytest.fixture
 def warnings(caplog):
     """Return the warnings so far, of a process that has given none yet."""
-    _warn.cache_clear()
+    _plain_hypercorn.cache_clear()
     yield lambda: [one for one in caplog.messages if one.startswith(WARNING)]
-    _warn.cache_clear()
+    _plain_hypercorn.cache_clear()
 
 
 async def two(out):

@@ -22,7 +22,7 @@ from flowstream import (
     Topics,
     sse,
 )
-from flowstream.asgi import _workers
+from flowstream.asgi import _advice
 from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.quart import Flowstream
 from flowstream.starlette import response
@@ -256,7 +256,7 @@ async def test_an_early_warning():
 
 async def test_several_workers_are_warned_of(caplog):
     """The first stream of a topic says that events reach one worker's clients, once."""
-    _workers._warn.cache_clear()
+    _advice._several_workers.cache_clear()
     topic = Topic("a")
     try:
         for source, count in (([1], 4), (topic, 1), (topic, 4), ([topic, Topic("b")], 4)):
@@ -267,7 +267,7 @@ async def test_several_workers_are_warned_of(caplog):
             "reaches only the clients of that one. Serve topics and runs with --workers 1"
         ]
     finally:
-        _workers._warn.cache_clear()
+        _advice._several_workers.cache_clear()
 
 
 def test_several_workers_that_are_real(served, client, eventually):

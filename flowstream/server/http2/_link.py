@@ -10,7 +10,7 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import Carried, Carrier
 from flowstream.asgi._direct_write import DirectWrite, NotDirect
-from flowstream.asgi._live import Live
+from flowstream.asgi._request import Live
 from flowstream.server._stall_bound import StallBound, stall_bound
 
 _NONE = DirectWrite.impossible(NotDirect.HTTP_VERSION)  # frames share the connection

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstream._closing import CloseReason, StreamReport
 from flowstream.asgi._carrier import ENTRY_KEY, carrier_of
-from flowstream.asgi._live import Live
+from flowstream.asgi._request import Live
 from flowstream.server._hypercorn import (
     Body,
     Data,
