@@ -197,7 +197,8 @@ def candidates(targets: list[str] = TARGETS, project: Path = PROJECT) -> list[Mu
 def reaching(mutation: Mutation, reach: Reach, budget: float = BUDGET) -> list[str]:
     """Return the tests that reach a mistake: those first that reach most of its file per second.
 
-    They take up to `budget` seconds. A line that runs when the module is imported is reached by all that use the module.
+    They take up to `budget` seconds. A line that runs when the module is imported is reached by
+    all that use the module.
     """
     in_module = {
         test: lines
