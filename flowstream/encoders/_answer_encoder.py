@@ -1,15 +1,15 @@
 """What the formats for a language model's answer have in common.
 
-Their clients are strict: a piece of text belongs to a message that was begun before, a call of a
-tool has to end before the answer does. So what an event looks like depends on what the client
-was given before it, which is known when the event is sent and not when it is encoded: in
-between a policy may drop it, or a producer may give up waiting. Hence two steps. `encode` makes
-an item: a letter for its kind, and JSON that is the same for every client, so that the clients of
-one run share it. `join` puts around it what this client needs, and remembers what it did.
+Their clients are strict: a piece of text belongs to a message that was begun before, and a tool
+call has to end before the answer does. So what an event looks like depends on what the client got
+before. That is known when the event is sent, and not when it is encoded: in between a policy may
+drop it, or a producer may stop waiting. So there are two steps. `encode` makes an item: a letter
+for its kind, and JSON that is the same for every client, so that the clients of one run share it.
+`join` adds what this client needs, and remembers what it did.
 
-So whatever comes, in whatever order, and wherever a client begins to listen: what it gets is
-well-formed. None of the formats has a place for an event's id or ``retry``: their clients read
-with fetch(), and come back without a ``Last-Event-ID``. The `openai` SDK even takes an empty
+So a client always gets a well-formed answer, whatever events come in whatever order, and wherever
+it begins to listen. None of the formats has a place for an event's id or ``retry``: their clients
+read with fetch(), and come back without a ``Last-Event-ID``. The `openai` SDK even takes an empty
 event that only has one of the two for an answer that is not JSON.
 """
 

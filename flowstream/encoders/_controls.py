@@ -1,4 +1,4 @@
-"""The names of flowstream's own events, and how an app gives them others.
+"""The names of flowstream's own events, and how an app renames them.
 
 The set is closed, so that a client can be written against it once. The names are plain
 words that an app may already use for events of its own; hence the renaming, which every

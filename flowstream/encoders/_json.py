@@ -1,4 +1,4 @@
-"""JSON of whatever an app hands over, as `json.dumps` or a user would expect it.
+"""JSON of any value of an app, as `json.dumps` or a user would expect it.
 
 msgspec writes most values by itself, and fast. What it does not know it hands to `plain`, which
 returns the same in types that it does: a pydantic model as its `dict`, a path as its text. No
@@ -10,7 +10,7 @@ value is walked, member by member, in Python. So the usual values, which are mos
 nothing more; and an app that gives an option pays for it with that walk, because msgspec would
 write a dataclass or a large number by itself.
 
-What JSON has no word for is ``null``: NaN and the infinities, as in JavaScript's `JSON.stringify`.
+NaN and the infinities, which JSON does not have, are ``null``, as in JavaScript's `JSON.stringify`.
 A number that has to be exact, such as a `Decimal`, is text.
 """
 

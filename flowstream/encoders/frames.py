@@ -1,4 +1,4 @@
-"""Frames: length-prefixed binary frames, for audio, images, protobuf, Arrow: bytes with borders.
+"""Frames: length-prefixed binary frames, for audio, images, protobuf and Arrow.
 
 ::
 
@@ -10,13 +10,13 @@
     kind "E"    the body is ``{"type", "id"}`` of the item in the next frame, as JSON
     kind "C"    the body is one of flowstream's own events, as JSON, as `NDJSON` has it
 
-The length comes first, so that whatever splits length-prefixed frames (every network library
-can) splits these. The kind byte is what makes control events unmistakable: without it a
-client could not tell an ``end`` from an item that looks like one, and a stream that was cut
-between two frames would look whole. As letters, so that a hex dump can be read.
+The length comes first, so that every network library that splits length-prefixed frames can split
+these. The kind byte marks control events: without it a client could not tell an ``end`` from an
+item that looks like one, and a stream that was cut between two frames would look complete. The
+kinds are letters, so that a hex dump can be read.
 
-What is not bytes is JSON, not MessagePack: a browser that plays audio chunks can read
-``end`` and ``failed`` with what it has, and whoever wants MessagePack hands over its bytes.
+Other values than bytes are JSON, not MessagePack, because a browser reads JSON without a library.
+An app that wants MessagePack passes its bytes.
 """
 
 from __future__ import annotations

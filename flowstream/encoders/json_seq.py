@@ -1,9 +1,9 @@
 """JSON text sequences: NDJSON whose texts also have a mark in front of them.
 
 RFC 7464: each text stands between a record separator (RS, 0x1E), which JSON has no use for,
-and a line feed. A reader that finds a text spoiled goes on at the next RS, and one that comes
-into the middle of a stream begins there; in NDJSON an LF would do for that only as long as
-nobody puts one inside a value.
+and a line feed. If a text is broken, a reader goes on at the next RS, and a reader that starts in
+the middle of a stream begins there. In NDJSON the LF would do for that only if no value had an LF
+inside.
 
 The texts are those that `NDJSON` writes, the envelopes and control events included.
 

@@ -1,4 +1,4 @@
-"""NDJSON: one JSON value a line, for clients that read a response with fetch() or curl.
+"""NDJSON: one JSON value in each line, for clients that read a response with fetch() or curl.
 
 The format has no place for an envelope, so it is made only when there is something to put
 in it: a plain value is written verbatim, which any reader of JSON lines understands, and an

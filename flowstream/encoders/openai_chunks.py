@@ -4,8 +4,8 @@ The `openai` SDK can be the client, and with it whatever has a ``base_url`` to s
 ``chat.completion.chunk`` objects as server-sent events: one with the role, one for each piece,
 one with the reason why it ended, one with the usage if it was asked for, then ``[DONE]``.
 
-The format has no word for a gap, and a client would not look for one: an answer with a hole in
-it looks like any other. So a gap is an ``error``, which clients do look for, and the SDK raises.
+The format can't announce a gap, and an answer with a hole in it would look like any other. So a
+gap is an ``error``: clients look for that, and the SDK raises it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Raw: bytes as they are, for files, media, archives and formats of an app's own.
+"""Raw: bytes as they are, for files, media, archives and the app's own formats.
 
 Nothing can be put between the app's bytes, so there are no heartbeats and no control events,
 and a stream that ends early is cut instead of ended.

@@ -1,8 +1,8 @@
 """What a client has sent and its application has not yet received.
 
-In place of Hypercorn's memory channel, whose bound holds for the disconnect, too: behind an
-upload that an application does not read it neither hears that its client is gone, nor does
-the connection get past telling it, even when the application has long returned.
+It replaces Hypercorn's memory channel, whose bound also holds back the disconnect. There, an
+application that does not read an upload does not hear that its client has left, and the connection
+waits to tell it, even when the application has long returned.
 """
 
 from __future__ import annotations

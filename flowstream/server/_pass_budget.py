@@ -1,4 +1,4 @@
-"""How much of a pass of the event loop goes to what clients ask for.
+"""How much of a pass of the event loop may go to the requests of clients.
 
 Trio runs every task that is ready, and then looks at the timers and the sockets again. When fifty
 clients send without a pause, each of such passes takes as long as the work for all fifty, and the

@@ -1,9 +1,9 @@
-"""How long a write may make no progress, and who has said so.
+"""How long a write may make no progress, and which setting says so.
 
-The server has a bound for all connections, ``write_timeout``. A stream whose app has set
-``Limits.stall_timeout`` is under that one instead, be it longer or shorter, for as long as it
-goes on. It is not told to what waits: whoever waits asks, and asks again from time to time, so
-that the server's own bound holds again as soon as the stream has ended.
+The server has a bound for all connections, ``write_timeout``. If the app has set
+``Limits.stall_timeout`` for a stream, that holds instead while the stream runs, longer or shorter.
+Code that waits asks for the bound, again and again, so that the server's own bound holds again as
+soon as the stream has ended.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 It is the innermost layer, below TLS, so that one deadline holds for whatever is written: a
 response, a handshake, the answer to a key update, the close_notify.
 
-Trio's own ``send_all`` can be given no such deadline from outside: cancelled, it does not
-say how much it wrote, and uncancelled it does not say that anything moved. With 16 KiB
+Trio's own ``send_all`` can't have such a deadline from outside: when it is cancelled, it does not
+say how much it wrote, and until it returns, it does not say that anything moved. With 16 KiB
 unsent (TCP_NOTSENT_LOWAT, as Trio sets it) Linux calls a socket writable again only when
 less than 8 KiB are, so that a reader of a few KiB per deadline would seem to take nothing.
 But it takes a write as soon as it has room; so a write is tried from time to time.

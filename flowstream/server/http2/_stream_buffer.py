@@ -1,8 +1,8 @@
-"""What one HTTP/2 stream has yet to send.
+"""The bytes that one HTTP/2 stream has not sent yet.
 
 Hypercorn's own buffer releases its sender whenever a *pop* was small, as every pop is at a
-closed window, and so takes in all that an application has. This one holds the sender back
-for as long as it is full, and gives it up when its client takes nothing for too long.
+closed window, and so takes in all that an application has. This one makes the sender
+wait while it is full, and ends the stream when its client takes nothing for too long.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find the app that ``module:app`` on a command line stands for.
 
-Hypercorn has a loader, too. This one evaluates nothing, says what is wrong in one sentence,
-and finds out before serving begins whether what it found can be an app at all.
+Hypercorn has a loader, too. This one evaluates no code, says what is wrong in one sentence, and
+checks before serving begins that what it found can be an app.
 """
 
 from __future__ import annotations

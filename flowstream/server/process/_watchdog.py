@@ -1,4 +1,4 @@
-"""The watchdog: when a worker counts as hung, and what is told of it.
+"""The watchdog: when a worker counts as hung, and what the log says about it.
 
 A worker's event loop sends a byte, its beat, each `beat_interval`. Its supervisor counts how long
 none came. Code that blocks the loop also stops every stream of the worker, its heartbeats and its
