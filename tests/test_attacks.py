@@ -14,6 +14,8 @@ import trustme
 import flowstream
 from flowstream.server import streaming_config
 
+pytestmark = pytest.mark.chaos
+
 HERE = Path(__file__).parent.parent / "benchmarks"
 
 

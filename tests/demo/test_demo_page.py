@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(180),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+    pytest.mark.chaos,
 ]
 
 

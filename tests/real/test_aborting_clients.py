@@ -15,6 +15,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from flowstream import Block, CloseReason, DropOldest, csv, ndjson, sse
 
+pytestmark = pytest.mark.chaos
+
 CLIENTS = 1000
 AT_ONCE = 200
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds: close() sends RST

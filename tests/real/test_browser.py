@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from flowstream import CloseReason, PublicError, csv, ndjson, sse
 from flowstream.quart import Flowstream
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.chaos]
 
 
 @pytest.fixture

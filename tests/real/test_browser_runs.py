@@ -8,7 +8,7 @@ import trio
 
 from flowstream import CloseReason, Runs
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.chaos]
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "17_chat.py"
 

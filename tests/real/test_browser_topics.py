@@ -7,7 +7,7 @@ import trio
 
 from flowstream import Limits, Replay, Topic, sse
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.chaos]
 
 LISTEN = """([opens, type]) => new Promise((resolve) => {
   const said = [];

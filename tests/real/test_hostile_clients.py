@@ -14,6 +14,8 @@ from quart_trio import QuartTrio
 from flowstream import Limits, ndjson, raw, sse
 from flowstream.quart import Flowstream
 
+pytestmark = pytest.mark.chaos
+
 HEAD = b"GET /short HTTP/1.1\r\nHost: localhost\r\n"
 
 

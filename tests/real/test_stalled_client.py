@@ -14,6 +14,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from flowstream import Buffer, Limits, sse
 
+pytestmark = pytest.mark.chaos
+
 BUFFER = Buffer(items=100_000, bytes=256 * 1024)
 ALLOWED = BUFFER.bytes + 1_000_000
 

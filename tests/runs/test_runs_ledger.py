@@ -30,6 +30,8 @@ from flowstream import (
 from flowstream.quart import Flowstream
 from flowstream.testing import EndOfBody, open_stream
 
+pytestmark = pytest.mark.chaos
+
 GRACE = 5.0
 KEEP = 20.0
 RUNS = 200

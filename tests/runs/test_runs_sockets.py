@@ -8,12 +8,15 @@ from contextlib import aclosing, asynccontextmanager
 from urllib.parse import urlsplit
 
 import h11
+import pytest
 import trio
 from quart_trio import QuartTrio
 
 from flowstream import Runs, sse
 from flowstream.decoders import SSEDecoder
 from flowstream.quart import Flowstream
+
+pytestmark = pytest.mark.chaos
 
 RUNS = 200
 

@@ -14,6 +14,8 @@ import pytest
 import trio
 from _reading import read_to_end
 
+pytestmark = pytest.mark.chaos
+
 CONFIG = """
 daemon off;
 master_process off;

@@ -5,7 +5,7 @@ import trio
 
 from flowstream import CloseReason, sse
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.chaos]
 
 FLAGS = [
     "--no-sandbox",

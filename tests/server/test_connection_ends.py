@@ -166,6 +166,7 @@ async def test_pipelined_bytes_and_the_end_at_once(server, connect, attempt):
         await app.told.wait()
 
 
+@pytest.mark.upstream
 async def test_on_plain_hypercorn_it_does_not(plain_hypercorn, connect):
     """There, pipelined bytes hide the disconnect. (If this fails, it was mended.)"""
     told = trio.Event()

@@ -72,6 +72,7 @@ async def test_bad_bytes(server, connect, clean_log, name):
     assert await is_answered(connect, url)
 
 
+@pytest.mark.upstream
 @pytest.mark.parametrize("name", TRIPPING)
 async def test_on_plain_hypercorn_they_end_the_worker(plain_hypercorn, connect, name):
     """There, an exception in one connection ends all. (If this fails, it was mended.)"""
@@ -195,6 +196,7 @@ async def test_a_loop_that_only_sends(server, connect):
         await ended.wait()
 
 
+@pytest.mark.upstream
 async def test_on_plain_hypercorn_it_never_ends(plain_hypercorn, connect):
     """There every send to a client that is gone goes well. (If this fails, it was mended.)"""
     gone, after = trio.Event(), []
@@ -262,6 +264,7 @@ async def test_an_upload_that_nobody_reads(server, connect):
         await app.ended.wait()
 
 
+@pytest.mark.upstream
 async def test_on_plain_hypercorn_it_stops_the_app(plain_hypercorn, connect):
     """There, the app's send waits for ever. (If this fails, it was mended.)"""
     app = Unread()

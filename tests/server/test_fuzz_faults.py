@@ -24,6 +24,8 @@ from flowstream.server.http2 import _http2
 from flowstream.server.log import _access_log
 from flowstream.server.websocket import _message_bound
 
+pytestmark = pytest.mark.chaos
+
 SEED = "faults"
 
 

@@ -75,6 +75,7 @@ def accepting():
     return app
 
 
+@pytest.mark.upstream
 async def test_plain_hypercorn_dies_of_an_early_websocket_message(accepting):
     """Plain Hypercorn: a message before the acceptance is answered twice, and ends the worker."""
     _, ended = await ask_plain(accepting, UPGRADE + TEXT_FRAME, seconds=10)
@@ -125,6 +126,7 @@ async def test_a_message_behind_a_refused_handshake_is_dropped(server, caplog):
 BAD_VERSION = UPGRADE.replace(b"Version: 13", b"Version: 12")
 
 
+@pytest.mark.upstream
 async def test_plain_hypercorn_keeps_a_websocket_it_refused(accepting):
     """Plain Hypercorn: a bad handshake is answered, and its connection kept for ever."""
     (answer, closed), _ = await ask_plain(accepting, BAD_VERSION, seconds=0.3)
@@ -149,6 +151,7 @@ async def answering(scope, receive, send):
 CONNECT = b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
+@pytest.mark.upstream
 async def test_plain_hypercorn_tunnels(caplog):
     """Plain Hypercorn: the app answers CONNECT with 200, and its body is a traceback."""
     await ask_plain(answering, CONNECT, seconds=0.3)

@@ -28,6 +28,8 @@ from fuzzing.kinds import WRITTEN, conversation, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.chaos
+
 SEED = "flowstream"
 CONVERSATIONS = int(os.environ.get("FUZZ_CONVERSATIONS", "2000"))
 PARTS = 4

@@ -89,6 +89,7 @@ async def test_without_a_window_the_producer_blocks(
     assert await settled(flood, path, aeventually) < 150_000
 
 
+@pytest.mark.upstream
 async def test_hypercorn_takes_it_all(plain_hypercorn, http2, aeventually):
     """Plain Hypercorn takes in more than 1 MB for a client that opens no window."""
     flood = Flood()

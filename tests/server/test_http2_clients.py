@@ -65,6 +65,7 @@ async def test_long_streams_outlive_the_last_request(server, http2, clean_log):
     await peer.until_closed()
 
 
+@pytest.mark.upstream
 async def test_hypercorn_cuts_long_streams(plain_hypercorn, http2):
     """Plain Hypercorn cuts them: after its GOAWAY nothing more comes on a stream."""
     peer = await http2(await plain_hypercorn(app, keep_alive_max_requests=2))

@@ -156,6 +156,7 @@ async def test_clients_know_a_cut_response(server, app, program, path):
             await client.get(url + path)
 
 
+@pytest.mark.upstream
 async def test_hypercorn_leaves_the_client_waiting(plain_hypercorn, http2, app):
     """Plain Hypercorn neither ends nor resets the stream of an app that failed halfway."""
     peer = await http2(await plain_hypercorn(app))
@@ -279,6 +280,7 @@ async def test_data_after_the_response(server, http2, app, clean_log):
     await is_alive(peer)
 
 
+@pytest.mark.upstream
 @pytest.mark.parametrize("kind", ["path", "method", "connect"])
 async def test_a_bad_request_ends_hypercorn(plain_hypercorn, http2, app, aeventually, kind):
     """One of these requests ends plain Hypercorn's worker."""
@@ -287,6 +289,7 @@ async def test_a_bad_request_ends_hypercorn(plain_hypercorn, http2, app, aeventu
     await aeventually(lambda: plain_hypercorn.error, "the server has ended")
 
 
+@pytest.mark.upstream
 async def test_late_data_ends_hypercorn(plain_hypercorn, http2, app, aeventually):
     """DATA after the response does, too."""
     peer = await http2(await plain_hypercorn(app))
@@ -359,6 +362,7 @@ async def test_priorities_are_ignored(server, http2, app, clean_log):
     await is_alive(peer)
 
 
+@pytest.mark.upstream
 async def test_priorities_end_hypercorn(plain_hypercorn, http2, app, aeventually):
     """A thousand PRIORITY frames fill plain Hypercorn's tree and end its worker."""
     peer = await http2(await plain_hypercorn(app))
@@ -495,6 +499,7 @@ async def test_receive_is_told(server, http2, app, aeventually, clean_log):
     await aeventually(lambda: app.log == ["http.disconnect"], "the app has heard of it")
 
 
+@pytest.mark.upstream
 async def test_hypercorn_freezes(plain_hypercorn, http2, app, aeventually):
     """In plain Hypercorn, a loop that sends to a stream that was reset lets nobody else run."""
     peer = await http2(await plain_hypercorn(app), grants=False)

@@ -133,6 +133,7 @@ async def test_an_unread_upload_holds_up_nobody(server, http2, app, aeventually,
     await peer.finished(other)
 
 
+@pytest.mark.upstream
 async def test_hypercorn_is_held_up(plain_hypercorn, http2, app, connect):
     """Plain Hypercorn stops reading a connection when one stream's app does not."""
     peer = await http2(await plain_hypercorn(app))

@@ -77,6 +77,7 @@ async def test_it_answers_under_a_cancelled_scope():
     assert seen == [END, GONE, GONE, GONE]
 
 
+@pytest.mark.upstream
 async def test_plain_hypercorns_channel_does_not():
     """Hypercorn hands over a Trio channel, which says nothing then. (It may be mended there.)"""
     into, out = trio.open_memory_channel(10)

@@ -5,6 +5,8 @@ import signal
 import httpx2
 import pytest
 
+pytestmark = pytest.mark.chaos
+
 APP = """
     from flowstream import sse
     import trio

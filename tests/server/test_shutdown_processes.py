@@ -8,6 +8,10 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
+pytestmark = pytest.mark.chaos
+
 STALLED = 500
 LIVE = 50
 GRACE = 1.0

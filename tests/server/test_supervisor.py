@@ -18,6 +18,8 @@ import psutil
 import pytest
 import trio
 
+pytestmark = pytest.mark.chaos
+
 APP = """
     import os, sys, time
     import trio

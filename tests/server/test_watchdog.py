@@ -10,6 +10,8 @@ import pytest
 
 from flowstream.server.process._watchdog import Silence, beat_interval, stacks, told
 
+pytestmark = pytest.mark.chaos
+
 APP = """
     import os, time
     import trio

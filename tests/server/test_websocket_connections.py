@@ -115,6 +115,7 @@ async def test_it_speaks_before_it_was_accepted(server, connect, aeventually):
     await aeventually(lambda: not app.connections, "no connection is left")
 
 
+@pytest.mark.upstream
 async def test_on_plain_hypercorn_its_app_is_never_told(plain_hypercorn, connect, aeventually):
     """There the app waits for ever. (If this fails, it was mended.)"""
     app = App(accepts=False)
@@ -165,6 +166,7 @@ async def test_pings_end_with_their_connection(server, connect, aeventually, how
     await aeventually(lambda: living() == before, "no task is left", timeout=3)
 
 
+@pytest.mark.upstream
 async def test_on_plain_hypercorn_they_sleep_on(plain_hypercorn, connect, aeventually):
     """There the connection outlives its client by an interval. (If this fails, it was mended.)"""
     app = App()

@@ -10,6 +10,8 @@ from starlette.routing import WebSocketRoute
 from test_websocket_carriers import BEFORE, CASES, CLOSE, DEFLATE, MOST, frame, frames_of
 from test_websocket_carriers import client as client  # a fixture
 
+pytestmark = pytest.mark.chaos
+
 # What differs from home to home is how a WebSocket ends, so a fifth of the table will do.
 SOME = dict(list(CASES.items())[::5])
 

@@ -23,6 +23,8 @@ from flowstream.server.websocket._message_memory import (
 )
 from flowstream.server.websocket._websocket import WebSocket
 
+pytestmark = pytest.mark.chaos
+
 MOST = 1 << 19
 WINDOW = 1 << 16
 COUNT = 6

@@ -21,6 +21,8 @@ from flowstream.server._config_file import _types
 from flowstream.server.process._assignment import Assignment, settings_of
 from flowstream.server.process._supervisor import Supervisor, WorkersError
 
+pytestmark = pytest.mark.chaos
+
 # A worker that starts in a few milliseconds.
 STAND_IN = """
 import json, os, signal, sys

@@ -250,6 +250,7 @@ async def test_what_tcp_itself_watches(server, connect):
     }
 
 
+@pytest.mark.upstream
 async def test_plain_hypercorn_waits_for_ever(plain_hypercorn, connect, aeventually):
     """There a send to such a client cannot even be cancelled. (If this fails, it was mended.)"""
     sending, sent = trio.Event(), trio.Event()

@@ -17,6 +17,8 @@ from flowstream.quart import Flowstream
 from flowstream.sources.rows.postgres import postgres_notifications
 from flowstream.testing import collect, open_stream
 
+pytestmark = pytest.mark.chaos
+
 
 class Channels(Sessions):
     """The same, with a voice."""

@@ -33,6 +33,8 @@ from flowstream.sources.rows.postgres import postgres_rows
 from flowstream.sources.threads._pools import cursor_limiter
 from flowstream.testing import collect, open_stream
 
+pytestmark = pytest.mark.chaos
+
 NUMBERS = "SELECT n, 'name ' || n AS name FROM generate_series(0, %s) AS n"
 SLEEPING = "SELECT pg_sleep(3600)"
 COMPUTING = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b"

@@ -8,6 +8,8 @@ import _postgres
 import psycopg
 import pytest
 
+pytestmark = pytest.mark.chaos
+
 
 def test_the_server_of_the_wheel_comes_up(monkeypatch):
     """Without one in the environment or on the machine; and unreadable to others, for root."""

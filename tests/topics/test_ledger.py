@@ -44,6 +44,8 @@ from flowstream.asgi._direct_write import DIRECT_WRITE_KEY
 from flowstream.framing import HTTP_CHUNKS
 from flowstream.topics._subscription import SlowConsumerError
 
+pytestmark = pytest.mark.chaos
+
 POLICIES = [
     DropOldest(),
     DropNewest(),

@@ -15,6 +15,8 @@ import pytest
 import trio
 from ledger_books import parse_sse
 
+pytestmark = pytest.mark.chaos
+
 SOURCE = """
 import trio
 from flowstream import Replay, Topic, sse
