@@ -180,7 +180,22 @@ async def h2_hpack_small_bomb(aim: Aim) -> None:
 
 @attack(10)
 async def h2_unread_uploads(aim: Aim) -> None:
-    """100 uploads that the application does not read, 64 KiB each."""
+    """100 uploads that the application does not read, 1 KiB each, which their windows hold."""
+    wire = await connect(aim, HELLO + frame(SETTINGS, ACK, 0))
+    numbers = range(1, 200, 2)
+    await wire.send(
+        b"".join(frame(HEADERS, END_HEADERS, n, request(b"/unread", post=True)) for n in numbers)
+    )
+    with trio.move_on_after(0.2):
+        await wire.until(setting(4, 1024))  # streams begin with narrower windows from here on
+    await wire.send(frame(SETTINGS, ACK, 0))
+    await wire.send(b"".join(frame(DATA, 0, n, bytes(1024)) for n in numbers))
+    await wire.hold()
+
+
+@attack(10)
+async def h2_uploads_beyond_windows(aim: Aim) -> None:
+    """100 uploads that the application does not read, 48 KiB each, whatever the windows say."""
     wire = await connect(aim)
     numbers = range(1, 200, 2)
     async with trio.open_nursery() as nursery:
