@@ -1,4 +1,4 @@
-"""Typed events: what a stream may send, said once, checked in the producer, told to clients.
+"""Typed events: define what a stream may send, check it in the producer, describe it to clients.
 
 ::
 
@@ -16,12 +16,12 @@
 
     answer.json_schema(SSE())                   # for clients, in whatever language
 
-An encoder is what checks: the one place that a producer's items, a topic's and a run's all
-come through. It is a value like any other encoder, so a topic's subscribers share its bytes.
+An encoder does the check, because the items of producers, topics and runs all go through it. It is
+a value like any other encoder, so a topic's subscribers share its bytes.
 
-What is checked is what is sent: each item is written as JSON and read again by its type.
-msgspec does not check a Struct that is made in Python, and this finds a wrong value however
-it came in, at 0.3 µs an item; as well as a NaN, which would reach the client as null.
+It checks what is sent: it writes each item as JSON and reads it again as its type. msgspec does not
+check a Struct that is made in Python; this finds a wrong value in any case, at 0.3 µs for each
+item. It also finds a NaN, which would reach the client as null.
 """
 
 from __future__ import annotations
@@ -53,18 +53,19 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 class EventTypes:
     """The events that a stream may send: msgspec Structs, told apart by their tags.
 
-    Equal to, and of the same hash as, any other of the same Structs.
+    Two are equal, and have the same hash, if they have the same Structs.
 
     Args:
-        types: Struct classes, each with a tag of its own that is a `str`, all with the same
-            tag field: ``class Token(msgspec.Struct, tag="token")``.
-        snapshot: what the snapshots of a topic are, any type that msgspec knows; they are
-            checked, too. None for anything.
+        types: Struct classes, each with its own tag, a `str`, and all with the same tag field:
+            ``class Token(msgspec.Struct, tag="token")``.
+        snapshot: the type of a topic's snapshots, any type that msgspec knows; they are
+            checked, too. None allows anything.
 
     Raises:
-        TypeError: a type is no Struct, has no tag, or one that is no `str`; or their tag
+        TypeError: a type is not a Struct, has no tag, or its tag is not a `str`; or their tag
             fields differ.
-        ValueError: there is none, two have one tag, or a tag has CR, LF or NUL in it.
+        ValueError: there are no types, two have the same tag, or a tag has CR, LF or NUL in
+            it.
     """
 
     def __init__(self, *types: type[msgspec.Struct], snapshot: Any = None) -> None:
@@ -80,13 +81,13 @@ class EventTypes:
     def check(self, data: _Data, *, encode: Encode | None = None) -> _Data:
         """Return `data` if it is one of these events, else raise.
 
-        For a publisher, who would else hear of a wrong event only if somebody listens:
+        For a publisher, which otherwise hears of a wrong event only if somebody listens:
         ``await topic.publish(prices.check(Price("EUR", 1.1)))``.
 
         Args:
             data: one of the Structs, or a `dict` of the same shape, tag included; or an
                 `Event` with such data.
-            encode: the format's function for types of the app's own, if it has one.
+            encode: the format's function for the app's own types, if it has one.
 
         Raises:
             EncodingError: it is of another type, or has a value that its type does not allow;
@@ -143,7 +144,7 @@ class EventTypes:
         that has the tag for ``"type"``. An `Event` that the app gave another type is refused.
 
         Raises:
-            TypeError: `inner` is no encoder.
+            TypeError: `inner` is not an encoder.
             ValueError: a tag is the name of one of flowstream's own events in it.
         """
         if not isinstance(inner, Encoder):
@@ -164,9 +165,9 @@ class EventTypes:
         """Return the JSON Schema (draft 2020-12) of one item of the stream.
 
         Args:
-            encoder: the format, `NDJSON` if it is left out. An item of NDJSON or of a JSON text
-                sequence is a JSON value; one of SSE is the object of its fields, of which
-                ``data`` is a string with JSON in it.
+            encoder: the format, by default `NDJSON`. An item of NDJSON or of a JSON text
+                sequence is a JSON value. An item of SSE is an object with its fields; ``data``
+                is a string with JSON in it.
             controls: whether flowstream's own events are in the stream; they are by default.
 
         Raises:
@@ -185,10 +186,9 @@ class EventTypes:
     ) -> Schema:
         """Return what an OpenAPI document says of the stream: ``content`` and ``components``.
 
-        The first is that of the response, by media type; the second has the ``schemas`` that
-        it refers to, and is to be merged into the document's own. OpenAPI 3.2 has a word for
-        streams, ``itemSchema``; in 3.1 the schema is that of one item, which is what
-        generators of clients take it for.
+        ``content`` is that of the response, by media type. ``components`` has the ``schemas`` that
+        it refers to; merge them into those of your document. OpenAPI 3.2 describes a stream with
+        ``itemSchema``. In 3.1 the schema is that of one item, as generators of clients expect.
 
         Args:
             encoder: the format, `NDJSON` if it is left out.
@@ -219,14 +219,14 @@ class EventTypes:
     ) -> Schema:
         """Return what an AsyncAPI 3 document says of it: channels, operations, components.
 
-        One channel with a message a type, flowstream's own among them, and the operation that
-        sends them. Each part is to be merged into the document's own.
+        One channel with a message for each type, also flowstream's own, and the operation that
+        sends them. Merge each part into your document.
 
         Args:
             name: of the channel: letters, digits, ``_`` and ``-``.
             address: where a client gets it, e.g. ``"/answer"``.
-            encoder: the format, `NDJSON` if it is left out. The payload of a message is an
-                item; in SSE it is what is in an event's ``data``.
+            encoder: the format, by default `NDJSON`. The payload of a message is an item; in SSE
+                it is the JSON in an event's ``data``.
             controls: whether flowstream's own events are in the stream; they are by default.
 
         Raises:

@@ -41,23 +41,23 @@ _FREE: Final = frozenset(
 class AGUI(AnswerEncoder):
     """AG-UI events (``text/event-stream``).
 
-    It takes the events of `flowstream.llm`, mappings of the same shape, a `str` as a token, and
-    events of an app's own: ``Event(value, type="weather")`` is sent as a ``CUSTOM`` event of that
-    name; and a mapping with the type of a state, messages, activity, step, raw or custom event,
-    or of a call's result (``{"type": "STATE_SNAPSHOT", ...}``) is sent as it is, unchecked.
+    It takes the events of `flowstream.llm`, mappings of the same shape, a `str` as a token, and the
+    app's own events: ``Event(value, type="weather")`` is sent as a ``CUSTOM`` event of that name.
+    A mapping with the type of a state, messages, activity, step, raw or custom event, or of a
+    call's result (``{"type": "STATE_SNAPSHOT", ...}``), is sent as it is, without a check.
 
-    `Usage` is the run's ``usage``, and the reason why the model stopped, if it is not the usual
-    one, ``finishReason`` in the metadata of ``RUN_FINISHED``. A run that was stopped has the
-    outcome ``cancelled``. Flowstream's own events are ``CUSTOM``, called ``gap``, ``snapshot`` and
-    ``warning``. A failure, a stream that ends before its source, and a call that is not whole make
-    a ``RUN_ERROR``. With ``controls=False`` neither these nor the end are sent; leave that at True.
+    `Usage` becomes the run's ``usage``. If the model stopped for an unusual reason, that is
+    ``finishReason`` in the metadata of ``RUN_FINISHED``. A run that was stopped has the
+    outcome ``cancelled``. flowstream's own events are ``CUSTOM``, called ``gap``, ``snapshot`` and
+    ``warning``. A failure, a stream that ends before its source, and an incomplete call make a
+    ``RUN_ERROR``. With ``controls=False`` neither these nor the end are sent; leave it at True.
 
     Args:
         thread_id: the conversation, as the request's ``threadId`` has it; left out, one is made up.
         run_id: this run, as the request's ``runId`` has it; likewise.
         names: control events to rename, e.g. ``{"gap": "lost"}``.
-        encode: a function for types of the app's own, as `NDJSON` takes it. Of an item that is none
-            of the above it may make one, e.g. a `Token`, or the mapping of a state.
+        encode: a function for the app's own types, as `NDJSON` takes it. It may turn any other item
+            into one of the above, e.g. a `Token`, or the mapping of a state.
         big_integers: as `NDJSON` takes it.
 
     Raises:

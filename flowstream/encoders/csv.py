@@ -5,12 +5,12 @@ line has the same cells. The standard library's `csv` does the quoting; its writ
 what the `write` of its file returns, so a "file" whose `write` is `str.encode` turns a row
 into bytes without a buffer in between.
 
-The columns of a stream of mappings are those of its first row, because an export of a
-database query should not have to name them twice. That is state, and it lives in what
-`start` returns. With columns given there is none, and a `CSV` serves all streams itself.
+The columns of a stream of mappings are those of its first row, so that an export of a database
+query need not name them twice. That is state, and it lives in the object that `start` returns. If
+the columns are given, there is no state, and one `CSV` serves all streams.
 
-A cell is written as `str` would, where people read that: a number, a date, a path. What is not
-flat, a list or a model, is JSON in its cell: what `str` makes of it only Python reads.
+A number, a date or a path is written as `str` writes it. A list or a model is JSON in its cell,
+because only Python reads what `str` makes of it.
 
 The format has no comments and no place for a message, so there are no heartbeats and no
 control events, and a stream that ends early is cut instead of ended.
@@ -95,21 +95,20 @@ class CSV(Encoder):
     which `str` says no more than its address is refused. Id, type, key and retry are not sent.
 
     Args:
-        columns: the names of the columns, in order. Left out, they are taken from the first
-            row, if that is a mapping or a named tuple; a stream of other sequences then has
-            no header.
+        columns: the names of the columns, in order. By default they come from the first row, if
+            that is a mapping or a named tuple; a stream of other sequences then has no header.
         header: whether the first line names the columns.
         delimiter: one character between cells; ``";"`` and TAB are the usual others.
         spreadsheet_safe: put a single quote in front of text that a spreadsheet would run
             as a formula: that begins with ``= + - @``, TAB or CR (OWASP, "CSV Injection"), LF, or
             a full-width form of the four signs. Numbers are left alone, but a *text* like
             ``"-5"`` is changed, so this is for people to open, not for programs to read.
-        bom: whether the body begins with a byte-order mark (EF BB BF). Excel reads a file without
-            one in the code page of its system, where ``Zürich`` is no longer that. Left out, as
-            `spreadsheet_safe` says.
-        encode: a function for cells of the app's own types: given such a cell, it returns what to
-            write in its place, and raises TypeError for any other. It is asked about all but plain
-            `str`, `int`, `float`, `bool` and None, inside of lists and mappings, too.
+        bom: whether the body begins with a byte-order mark (EF BB BF). Without one, Excel
+            reads a file in the code page of its system, and shows ``Zürich`` wrongly. By default
+            it is the same as `spreadsheet_safe`.
+        encode: a function for cells of the app's own types. It gets a cell, and returns what to
+            write instead, or raises TypeError. It is called for everything but plain `str`,
+            `int`, `float`, `bool` and None, also inside lists and mappings.
 
     Raises:
         TypeError: if `columns` is a single `str`, `delimiter` is not a `str`, or `encode` is not

@@ -1,8 +1,8 @@
-"""UI messages: what the hooks of the AI SDK (`useChat` and its kin) read.
+"""UI messages: the format that the hooks of the AI SDK read, such as `useChat`.
 
 The AI SDK's "UI message stream protocol", version 1: JSON chunks as server-sent events that
-build up one message of an assistant, part by part, and ``[DONE]``. A turn of the model's is a
-step. Its client raises at a chunk for a part that it does not know to be open.
+build up one message of an assistant, part by part, and ``[DONE]``. A turn of the model is a step.
+The client raises if a chunk belongs to a part that is not open.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ _FREE: Final = frozenset(
 class UIMessages(AnswerEncoder):
     """The AI SDK's UI message stream (``text/event-stream``), with the header of its version.
 
-    It takes the events of `flowstream.llm`, mappings of the same shape, a `str` as a token, and
-    parts of an app's own: ``Event(value, type="weather")`` is sent as a part of type
-    ``data-weather``, with the event's key, if it has one, for its id (a later part of the same id
-    replaces it); and a mapping with the type of a data part, a source, a file, metadata or the
-    result of a tool (``{"type": "tool-output-available", ...}``) is sent as it is, unchecked.
+    It takes the events of `flowstream.llm`, mappings of the same shape, a `str` as a token, and the
+    app's own parts: ``Event(value, type="weather")`` is sent as a part of type ``data-weather``.
+    Its id is the event's key, if it has one; a later part with the same id replaces it. A mapping
+    with the type of a data part, a source, a file, metadata or the result of a tool
+    (``{"type": "tool-output-available", ...}``) is sent as it is, without a check.
 
-    `Usage` goes into the message's metadata, as ``usage``. A call whose arguments are no JSON, or
-    not all there, is a ``tool-input-error``. Flowstream's own events are ``data-gap``,
-    ``data-snapshot`` and ``data-warning``; a failure, or a stream that ends before its source, is
-    an ``error``, and one that was stopped an ``abort``. With ``controls=False`` neither these nor
-    the end are sent; leave that at True.
+    `Usage` goes into the message's metadata, as ``usage``. A call whose arguments are not JSON, or
+    incomplete, is a ``tool-input-error``. flowstream's own events are ``data-gap``,
+    ``data-snapshot`` and ``data-warning``. A failure, or a stream that ends before its source, is
+    an ``error``; a stream that was stopped is an ``abort``. With ``controls=False`` neither these
+    nor the end are sent; leave it at True.
 
     Args:
-        message_id: the message's id; left out, the client makes one. To be given where a client
-            can come back to an answer, so that it knows it again.
+        message_id: the message's id; by default the client makes one. Give one if a client can
+            come back to an answer, so that it recognises it.
         names: control events to rename, e.g. ``{"gap": "lost"}`` for ``data-lost``.
-        encode: a function for types of the app's own, as `NDJSON` takes it. Of an item that is none
-            of the above it may make one, e.g. a `Token`, or the mapping of a source.
+        encode: a function for the app's own types, as `NDJSON` takes it. It may turn any other item
+            into one of the above, e.g. a `Token`, or the mapping of a source.
         big_integers: as `NDJSON` takes it.
 
     Raises:

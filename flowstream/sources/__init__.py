@@ -1,4 +1,4 @@
-"""Sources: what an app may hand to `stream()` and its kin, and how each is read.
+"""Sources: what an app may pass to `stream()` and the others, and how each is read.
 
 =============================================  ===========================================
 what                                           how it is read
@@ -11,12 +11,12 @@ generator function of no arguments             called and iterated in worker thr
 list, tuple, range                             iterated in the event loop
 list of topics                                 subscribed to together, with one id for all
 Trio receive channel                           received from, then closed
-a topic                                        subscribed to, in no task of its own
-a `Source` of one's own                        run
+a topic                                        subscribed to, without a task
+your own `Source`                              run
 =============================================  ===========================================
 
-Producers that many apps need are here, too. They are imported when they
-are asked for; what they need of others, when they are called, and is an extra:
+Producers that many apps need are here, too. They are imported when you use them. The libraries that
+they need are extras, and are imported when they are called:
 
 =================================================  ==========================================
 what                                               extra
@@ -29,8 +29,8 @@ what                                               extra
 `file_chunks`, `follow`, `process_output`
 =================================================  ==========================================
 
-And what shapes a source, by being put around it: `throttle`, `batched`, `merge`,
-`with_timeout`, `progress`, `checked`.
+And shapes, which go around a source: `throttle`, `batched`, `merge`, `with_timeout`, `progress`,
+`checked`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Source: where items come from, made one thing out of many.
+"""Source: where items come from, in one form.
 
-Whatever an app hands over becomes a `Source`, which is run once, in a task of flowstream's
-own, and puts items into an outlet. An app's own source type may derive from it.
+Everything that an app passes becomes a `Source`. It runs once, in a task of flowstream, and puts
+items into an outlet. An app may derive its own source type from it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from flowstream.buffer._outlet import Outlet
 
 
 class Source(abc.ABC):
-    """A producer that can be run once, or closed without having run.
+    """A producer that can be run once, or closed without running.
 
-    One that is `repeatable` can be run again after that.
+    If it is `repeatable`, it can be run again after that.
     """
 
     status: int | None = None
-    """The HTTP status of its stream, unless the app says another; None for the usual 200."""
+    """The HTTP status of its stream, unless the app gives another; None for the usual 200."""
 
     headers: Sequence[tuple[str, str]] = ()
-    """Further headers of its stream; an app's own take their place."""
+    """Further headers of its stream. Headers of the app replace them."""
 
     length: int | None = None
-    """The bytes of all items together, where that is known: what a client shows progress by.
+    """The bytes of all items together, if that is known, so that a client can show progress.
 
     The response gets it as its ``Content-Length`` if the format sends bytes as they are and
     no policy drops any. A source that makes more or fewer fails its stream.
@@ -41,12 +41,12 @@ class Source(abc.ABC):
     async def run(self, out: Outlet) -> None:
         """Put all items into `out`, and release what the items came from, however it ends.
 
-        When the client goes, Cancelled is raised in here once; what is awaited after that
+        When the client leaves, Cancelled is raised in here once. What you await after that
         is shielded, for `Limits.cleanup_timeout` seconds.
         """
 
     async def discard(self) -> None:  # noqa: B027  # most sources hold nothing yet
-        """Release what the items would have come from: `run` will never be called.
+        """Release what the source holds, because `run` will never be called.
 
         Called for a HEAD request and for a reconnect that is refused.
         """
