@@ -33,22 +33,19 @@ from flowstream._closing import CloseReason, StreamReport
 from flowstream.abc import Policy
 from flowstream.asgi._advice import warn_on_plain_hypercorn
 from flowstream.asgi._carrier import carrier_of, entry_of
-from flowstream.asgi._compression import Gzip, accepts_gzip, gzip_headers
-from flowstream.asgi._cut import cut_of
 from flowstream.asgi._deadlines import Activity, Deadlines
 from flowstream.asgi._direct_write import direct_write_of
 from flowstream.asgi._ending import Action, Ending, ReportState
-from flowstream.asgi._head import head_of
 from flowstream.asgi._last_word import has_all, say_last_word, shortfall
 from flowstream.asgi._logging import call_on_close, log_report, printable
 from flowstream.asgi._permit import Permit
 from flowstream.asgi._request import last_event_id
 from flowstream.asgi._statistics import StreamStatistics, closed, measured, report_of
 from flowstream.asgi._supply import open_supply
+from flowstream.asgi._transport import Transport
 from flowstream.asgi._watch import Watch
 from flowstream.asgi._writer import Writer
 from flowstream.asgi.plan import Plan
-from flowstream.asgi.receive import Send
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.limits import chosen
 from flowstream.tasks._failure import is_refusal, kind_of, passes, public_of
@@ -74,15 +71,12 @@ class Stream:
 
     def __init__(self, plan: Plan, scope: Mapping[str, Any]) -> None:
         self._plan = plan
-        self._gzip = plan.compress == "gzip" and accepts_gzip(scope)
         self._carrier = carrier_of(scope)
         direct_write = direct_write_of(scope)
         self._permit = Permit(direct_write, scope.get("app"))
         self._entry = entry_of(scope)
         if self._entry is not None:
             self._entry.begin_stream()
-        self._head = head_of(scope)
-        self._cut = cut_of(scope)
         self._path = printable(scope.get("path", ""))
         self._start = clock.current_time()
         self._epoch = chance.token_hex(4)
@@ -169,50 +163,34 @@ class Stream:
             self._ending.logged_elsewhere = True  # by the framework
             raise public_of(error) or error
 
-    async def deliver(
-        self,
-        send: Send,
-        status: int,
-        headers: list[tuple[bytes, bytes]],
-        *,
-        direct: bool | None = None,
-    ) -> None:
-        """Write the response, from the status line to the last byte.
+    async def deliver(self, transport: Transport) -> None:
+        """Write the stream to its client, from the answer to the last byte.
 
         Args:
-            send: the server's, with what was put around it.
-            status: of the response.
-            headers: of the response.
-            direct: what the app says of all its streams; what the stream's own plan says wins.
+            transport: what carries the bytes, not begun.
 
         Raises:
-            Exception: what `send` raised for the status line, if not that the client has gone.
+            Exception: what `transport` raised for the answer, if not that the client has gone.
         """
         if self._ending.is_cut_off:
             return
         if self._carrier is None:
             warn_on_plain_hypercorn()
-        coded = gzip_headers(headers) if self._gzip else None
-        self._gzip = coded is not None
-        direct_write = self._permit.decide(self._plan, self._encoder, send, direct, gzip=self._gzip)
+        transport.open_direct(self._permit, self._plan, self._encoder)
         self._writer = writer = Writer(
-            send,
+            transport,
             self._buffer,
             self._encoder,
             self._supply,
-            self._head,
             controls=self._plan.controls,
             max_bytes=self._plan.limits.max_bytes,
-            direct_write=direct_write,
-            gzip=Gzip() if self._gzip else None,
         )
         more = True
         try:
             with self._until_cut_off():
-                self._head.hold()  # until the writer has nothing more to write
-                await writer.begin(status, coded or headers)
+                await writer.begin()
                 self._do(self._ending.answered())
-                self._supply.connect(writer, None if direct_write is None else direct_write.write)
+                self._supply.connect(writer, transport.direct)
                 if not self._ending.goes_on:
                     return
                 writer.open(self._plan.retry)
@@ -236,12 +214,11 @@ class Stream:
             self.abort(CloseReason.ERROR)
             if self._ending.unanswered:
                 self._ending.logged_elsewhere = True  # by the framework
-                self._cut = None  # which answers in our place
+                transport.withdraw()  # the framework answers in our place
                 raise
         finally:
-            if self._cut is not None:
-                self._cut.say(status)  # before the host hears that we have ended
-            await self._head.release()  # noqa: ASYNC102  # what is written is shielded
+            transport.cut()  # before the host hears that we have ended
+            await transport.flush()  # noqa: ASYNC102  # what is written is shielded
 
     async def finish(self) -> None:
         """Wait until the producer has cleaned up, then make the report.
@@ -386,7 +363,6 @@ class Stream:
             # Otherwise the application returns without the final chunk, which HTTP/1.1
             # servers answer by closing the connection: the client sees that it is cut. What
             # stands between may add that chunk; our server hears of the cut (`Cut`).
-            self._cut = None
             self._do(self._ending.all_written())
             await writer.end()
 

@@ -15,10 +15,7 @@ import trio
 
 from flowstream._clock import chance, clock
 from flowstream.abc import Encoder
-from flowstream.asgi._compression import Gzip
-from flowstream.asgi._direct_write import DirectWrite
-from flowstream.asgi._head import HeldHead
-from flowstream.asgi.receive import Message, Send
+from flowstream.asgi._transport import Transport
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
 from flowstream.sources._nurseries import run_with_tasks
@@ -58,20 +55,17 @@ class Writer:
     """Writes one client's stream, and counts what it wrote.
 
     Args:
-        send: the server's ``send``.
+        transport: where it writes to.
         buffer: where the items come from.
         encoder: writes flowstream's own events.
         supply: has what is to be written while nothing is queued.
-        head: that of the response, released when there is nothing to write with it.
         controls: whether they are written.
         max_bytes: body bytes that may be written, as they are before they are compressed.
-        gzip: compresses what is written; None to write it as it is.
-        direct_write: how publishers write past this writer; None if they do not.
 
     Attributes:
         items, bytes, heartbeats: what was handed to the server.
         direct_items, direct_bytes: those of them that publishers wrote directly.
-        sending: bytes that are being handed over.
+        sending: bytes that are being handed over, as they are before they are compressed.
         unsent: items that were taken from the buffer and not (yet) handed over.
         first_item: time at which the first item was handed over, or None.
         last_write: time at which the last write ended.
@@ -81,26 +75,20 @@ class Writer:
 
     def __init__(
         self,
-        send: Send,
+        transport: Transport,
         buffer: EventBuffer,
         encoder: Encoder,
         supply: _Backlog,
-        head: HeldHead,
         *,
         controls: bool,
         max_bytes: int | None,
-        gzip: Gzip | None,
-        direct_write: DirectWrite | None,
     ) -> None:
-        self._send = send
-        self._direct_write = direct_write
+        self._transport = transport
         self._buffer = buffer
         self._encoder = encoder
         self._supply = supply
-        self._head = head
         self._controls = controls
         self._max_bytes = max_bytes
-        self._gzip = gzip
         self._plain_bytes = 0  # written, before they were compressed
         self._gaps = 0
         self._announced = 0  # dropped items that the gaps written so far speak of
@@ -120,9 +108,11 @@ class Writer:
         self.sending_since: float | None = None
         self.longest_wait = 0.0
 
-    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Write the status line and the headers."""
-        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+    async def begin(self) -> None:
+        """Answer the client."""
+        started = self._begin_write()
+        await self._transport.begin()
+        self._end_write(started)
 
     def open(self, retry: int | None) -> None:
         """Have `run` write what the format begins with, so that client and proxies see bytes."""
@@ -193,7 +183,7 @@ class Writer:
     @property
     def _is_quiet(self) -> bool:
         """Whether nothing is to be written besides events."""
-        return not (self._heartbeat_due or self._opening or self._head.is_wanted)
+        return not (self._heartbeat_due or self._opening or self._transport.holds_back)
 
     async def _fill_pause(self) -> bool:
         """Write what there is besides events; return False if that would pass `max_bytes`."""
@@ -205,7 +195,7 @@ class Writer:
             return True
         if self._opening:
             return await self._write_within_bound(b"")
-        await self._head.release()  # others run meanwhile, and may have filled the buffer
+        await self._transport.flush()  # others run meanwhile, and may have filled the buffer
         return True
 
     async def announce_rest(self) -> None:
@@ -220,10 +210,10 @@ class Writer:
         await self.say("gap", Gap(missed, self._buffer.queue.last_id, None)._asdict())
 
     async def end(self) -> None:
-        """End the body: all of it is there."""
-        rest = b"" if self._gzip is None else self._gzip.finish()
-        await self._put({"type": "http.response.body", "body": rest, "more_body": False})
-        self.bytes += len(rest)
+        """End what the client gets: all of it is there."""
+        started = self._begin_write()
+        self.bytes += await self._transport.end()
+        self._end_write(started)
 
     def wrote(self, size: int, items: int, at: float) -> None:
         """Count what was written directly, past this writer, the last at time `at`."""
@@ -311,15 +301,11 @@ class Writer:
         while start < len(data):
             size = self._size
             piece = data[start : start + size]  # the same object, if it is all of it
-            body = piece if self._gzip is None else self._gzip.compress(piece)
-            self.sending = len(body)
-            if self._direct_write is not None:
-                self._direct_write.hand_over(body)
+            self.sending = len(piece)
             try:
-                waited = await self._put(
-                    {"type": "http.response.body", "body": body, "more_body": True}
-                )
-                self.bytes += len(body)
+                started = self._begin_write()
+                self.bytes += await self._transport.write(piece)
+                waited = self._end_write(started)
                 self._plain_bytes += len(piece)
             finally:
                 self.sending = 0
@@ -329,10 +315,13 @@ class Writer:
             elif 2 * len(piece) > size and size < _QUICK_WRITE_SIZE:
                 self._size = 2 * size
 
-    async def _put(self, message: Message) -> float:
-        """Send `message`, and return how many seconds that took."""
+    def _begin_write(self) -> float:
+        """Note that a write begins now, and return when that is."""
         self.sending_since = started = clock.current_time()
-        await self._send(message)
+        return started
+
+    def _end_write(self, started: float) -> float:
+        """Note that the write ends now that began at `started`; return how many seconds it took."""
         self.sending_since = None
         self.last_write = now = clock.current_time()
         waited = now - started

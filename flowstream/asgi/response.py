@@ -21,6 +21,7 @@ from flowstream.asgi._advice import warn_of_workers
 from flowstream.asgi._carrier import carrier_of
 from flowstream.asgi._compression import accepts_gzip, gzip_headers
 from flowstream.asgi._early_answer import answer_to, is_handled
+from flowstream.asgi._http_transport import HTTPTransport
 from flowstream.asgi._request import is_final
 from flowstream.asgi._statistics import StreamStatistics, new_statistics
 from flowstream.asgi._stream import Stream
@@ -89,13 +90,13 @@ class StreamResponse:
         carrier = carrier_of(scope)
         listens = carrier is None or carrier.may_bring_more(scope)
         if not listens and not stream.needs_nursery:
-            failure = await self._deliver(stream, send, None)
+            failure = await self._deliver(stream, scope, send, None)
         else:
             async with trio.open_nursery() as nursery:
                 if listens:
                     nursery.start_soon(_listen, stream, receive)
                 try:
-                    failure = await self._deliver(stream, send, nursery)
+                    failure = await self._deliver(stream, scope, send, nursery)
                 finally:
                     nursery.cancel_scope.cancel()
         if failure is not None:
@@ -106,7 +107,7 @@ class StreamResponse:
             await self._answer(failure, scope, send)
 
     async def _deliver(
-        self, stream: Stream, send: Send, nursery: trio.Nursery | None
+        self, stream: Stream, scope: Scope, send: Send, nursery: trio.Nursery | None
     ) -> BaseException | None:
         """Serve `stream`, and return what the framework is to hear of it."""
         try:
@@ -114,7 +115,7 @@ class StreamResponse:
             try:
                 if self._plan.prime is not None:
                     await stream.prime(self._plan.prime)
-                await stream.deliver(send, self._plan.status, self.headers)
+                await stream.deliver(self.transport(scope, send, self._plan.status, self.headers))
             finally:
                 await stream.finish()  # noqa: ASYNC102  # shields itself
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
@@ -187,6 +188,22 @@ class StreamResponse:
         if self._plan.is_feed:
             warn_of_workers(scope)
         return stream
+
+    def transport(
+        self,
+        scope: Scope,
+        send: Send,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        direct: bool | None = None,
+    ) -> HTTPTransport:
+        """Return what the stream is delivered to: the response with this status and headers.
+
+        `direct` is what the app says of all its streams; what the stream's own plan says wins.
+        """
+        compress = self._plan.compress
+        return HTTPTransport(scope, send, status, headers, compress=compress, direct=direct)
 
     async def answer_empty(self, scope: Scope, send: Send) -> None:
         """Send the answer without a body that goes with `open` returning None."""

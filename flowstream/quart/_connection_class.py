@@ -146,7 +146,7 @@ def connection_class(
             try:
                 late.enter()
                 try:
-                    await late.stream.deliver(send, *late.head, direct=direct)
+                    await late.stream.deliver(late.transport)
                 finally:
                     await late.finish()  # noqa: ASYNC102  # shields itself
             except Exception as error:  # noqa: BLE001  # for the app to answer

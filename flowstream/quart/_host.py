@@ -20,6 +20,7 @@ from quart.wrappers import Request
 
 from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import Carrier, carrier_of
+from flowstream.asgi._http_transport import HTTPTransport
 from flowstream.asgi._request import Live
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.receive import Receive, Send
@@ -227,14 +228,15 @@ class Host(Live):
         if self.listening is not None and carrier_of(scope) is not None:
             self.listening.stop()  # the connection itself reports its end: a task less
         if stream is not None:
+            transport = response.transport(scope, self.send, status, headers, direct=self.direct)
             context = None
             if self._leave is not None and not stream.has_tasks:
                 context = self._leave()
             if context is not None:
-                self.late = LateStream(self, response, stream, status, headers, context)
+                self.late = LateStream(self, response, stream, transport, context)
                 self._streams.clear()
                 return
-            await stream.deliver(self.send, status, headers, direct=self.direct)
+            await stream.deliver(transport)
         elif scope["method"] == "HEAD":
             await _answer_empty(self.send, status, response.headers_for(scope, headers))
         else:
@@ -279,20 +281,18 @@ class LateStream:
         host: that of the request.
         response: what was counted as running.
         stream: the stream, begun.
-        status: of the response.
-        headers: of the response.
+        transport: what it is to be delivered to.
         context: what stands for the request's.
     """
 
-    __slots__ = ("_context", "_counted", "_response", "_tokens", "head", "stream")
+    __slots__ = ("_context", "_counted", "_response", "_tokens", "stream", "transport")
 
     def __init__(
         self,
         host: Host,
         response: StreamResponse,
         stream: Stream,
-        status: int,
-        headers: list[tuple[bytes, bytes]],
+        transport: HTTPTransport,
         context: LateContext,
     ) -> None:
         self._counted = host.counted
@@ -300,7 +300,7 @@ class LateStream:
         self._context = context
         self._tokens: list[Any] | None = None
         self.stream = stream
-        self.head = status, headers
+        self.transport = transport
         self._counted.left += 1
 
     def enter(self) -> None:

@@ -318,14 +318,15 @@ async def test_a_stream_that_is_never_begun_has_its_report(reports):
 async def test_a_stream_that_was_aborted_is_not_primed(reports, autojump_clock):
     """A host whose client had gone before the stream began does not wait for an item."""
     response = sse(waits, on_close=reports.append)
-    stream = await response.open({"type": "http", "method": "GET"})
+    scope = {"type": "http", "method": "GET"}
+    stream = await response.open(scope)
     stream.abort(CloseReason.CLIENT_DISCONNECTED)
     async with trio.open_nursery() as nursery:
         stream.begin(nursery)
         start = trio.current_time()
         await stream.prime(10)
         assert trio.current_time() == start
-        await stream.deliver(None, 200, [])
+        await stream.deliver(response.transport(scope, None, 200, []))
         await stream.finish()
         nursery.cancel_scope.cancel()
     assert [report.reason for report in reports] == [CloseReason.CLIENT_DISCONNECTED]

@@ -1,0 +1,114 @@
+"""HTTPTransport: one HTTP response, as what carries a stream.
+
+Whatever HTTP is about a stream's bytes is here: the messages of ASGI, the head that waits for the
+first bytes, the content coding, the direct writes past what stands between, and the cut of a
+response that is not whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flowstream.abc import Encoder
+from flowstream.asgi._compression import Gzip, accepts_gzip, gzip_headers
+from flowstream.asgi._cut import cut_of
+from flowstream.asgi._direct_write import DirectWrite
+from flowstream.asgi._head import head_of
+from flowstream.asgi._permit import Permit
+from flowstream.asgi.plan import Compression, Plan
+from flowstream.asgi.receive import Send
+
+
+class HTTPTransport:
+    """One HTTP response, as what carries a stream; a `Transport`.
+
+    Args:
+        scope: the request's.
+        send: the server's, with what was put around it.
+        status: of the response.
+        headers: of the response, as it is without a content coding.
+        compress: the content coding for clients that ask for it; None for none.
+        direct: what the app says of direct writes to all its streams; None if it says nothing.
+    """
+
+    __slots__ = (
+        "_cut",
+        "_direct",
+        "_direct_write",
+        "_gzip",
+        "_head",
+        "_headers",
+        "_send",
+        "_status",
+    )
+
+    def __init__(
+        self,
+        scope: Mapping[str, Any],
+        send: Send,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        compress: Compression | None,
+        direct: bool | None = None,
+    ) -> None:
+        coded = gzip_headers(headers) if compress == "gzip" and accepts_gzip(scope) else None
+        self._send = send
+        self._status = status
+        self._headers = headers if coded is None else coded
+        self._gzip = None if coded is None else Gzip()
+        self._direct = direct
+        self._direct_write: DirectWrite | None = None
+        self._head = head_of(scope)
+        self._cut = cut_of(scope)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the head may wait for the first bytes of the body."""
+        return self._head.is_wanted
+
+    @property
+    def direct(self) -> Callable[[bytes], bool] | None:
+        """Writes chunks to the connection; None if publishers may not."""
+        return None if self._direct_write is None else self._direct_write.write
+
+    def open_direct(self, permit: Permit, plan: Plan, encoder: Encoder) -> None:
+        """Have `permit` decide whether publishers may write to the connection."""
+        compressed = self._gzip is not None
+        self._direct_write = permit.decide(plan, encoder, self._send, self._direct, gzip=compressed)
+
+    async def begin(self) -> None:
+        """Send the status line and the headers, which may wait for the first of the body."""
+        self._head.hold()
+        await self._send(
+            {"type": "http.response.start", "status": self._status, "headers": self._headers}
+        )
+
+    async def write(self, data: bytes) -> int:
+        """Send a piece of the body, compressed if the client has asked for that."""
+        body = data if self._gzip is None else self._gzip.compress(data)
+        if self._direct_write is not None:
+            self._direct_write.hand_over(body)
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        return len(body)
+
+    async def flush(self) -> None:
+        """Have the head written, if it still waits."""
+        await self._head.release()
+
+    async def end(self) -> int:
+        """Send the end of the body."""
+        self._cut = None
+        rest = b"" if self._gzip is None else self._gzip.finish()
+        await self._send({"type": "http.response.body", "body": rest, "more_body": False})
+        return len(rest)
+
+    def cut(self) -> None:
+        """Tell the server that the body is not whole, unless its end was sent."""
+        if self._cut is not None:
+            self._cut.say(self._status)
+
+    def withdraw(self) -> None:
+        """Leave the answer to the framework, which has an error to tell."""
+        self._cut = None
