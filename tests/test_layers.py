@@ -39,6 +39,16 @@ ROOMS: dict[str, list[str]] = {
     "demo": ["demo"],
     "command line": ["cli"],
 }
+# The rooms inside `server`, from the ground up. "*" is every module that is in no other one.
+SERVER_ROOMS: dict[str, list[str]] = {
+    "settings and log": ["_hypercorn", "_forwarded", "_settings", "_config_file", "log"],
+    "pieces": ["*"],
+    "WebSockets": ["websocket"],
+    "protocols": ["http1", "http2", "http3"],
+    "connections": ["_protocols", "_connections", "_connection", "_http_connection"],
+    "serving": ["_serving"],
+    "processes": ["process"],
+}
 SANS_IO = ("vocabulary", "policies", "encoders", "decoders", "framing", "event types")
 PURE = [
     "asgi._compression",
@@ -149,6 +159,34 @@ def test_a_module_imports_only_from_its_own_room_or_one_below(name: str) -> None
         if not allowed(name, imported)
     ]
     assert not wrong, f"flowstream.{name} must not import {wrong}"
+
+
+def server_floor(name: str) -> int:
+    """Return the number of the room inside `server` that a module of it is in, from 0."""
+    entry = name.split(".")[1]
+    floors = {one: n for n, entries in enumerate(SERVER_ROOMS.values()) for one in entries}
+    return floors.get(entry, floors["*"])
+
+
+IN_SERVER = [name for name in INSIDE if name.startswith("server.")]
+
+
+@pytest.mark.parametrize("name", IN_SERVER)
+def test_inside_the_server_no_import_goes_up(name: str) -> None:
+    """Processes are above serving, that is above connections, and so on down to the log."""
+    wrong = [
+        f"line {line}: flowstream.{imported}"
+        for imported, line in imports(name, parse(name))
+        if imported == "server"
+        or (imported in IN_SERVER and server_floor(imported) > server_floor(name))
+    ]
+    assert not wrong, f"flowstream.{name} must not import {wrong}"
+
+
+def test_every_room_inside_the_server_exists() -> None:
+    """The list of the server's rooms names no module that is gone."""
+    listed_ones = {one for entries in SERVER_ROOMS.values() for one in entries} - {"*"}
+    assert {f"server.{one}" for one in listed_ones} <= MODULES.keys()
 
 
 def is_pure(name: str) -> bool:

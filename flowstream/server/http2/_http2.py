@@ -1,12 +1,7 @@
-"""HTTP/2: Hypercorn's, with backpressure, and with faults that end one stream only.
+"""HTTP/2: Hypercorn's, with faults that end one stream only.
 
-What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
+What is different from ``hypercorn.protocol.h2.H2Protocol`` (and see `HTTP2Streams`), and why:
 
-* A stream's buffer holds its sender back for as long as it is full (`BoundedStreamBuffer`).
-* A stream that its client grants no window is reset at the write deadline; if the client
-  has granted none to the whole connection, the connection is.
-* An app that ends without ending its response resets the stream: the client would wait
-  for ever for the rest.
 * An upload that its application does not read holds up nothing else, and all of them together are
   bounded (`Uploads`).
 * A request that a proxy may read otherwise is refused with 400 before an application is asked
@@ -15,26 +10,20 @@ What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
 * What h2 keeps of the client is bounded (`keep_little`).
 * What a client does wrong on one stream ends that stream (`keep_apart`).
 * A client that opens streams in order to reset them meets two bounds: on applications at
-  work, and on its trials (`ResetLimit`). Its priorities are ignored (`RoundRobin`).
-* ``keep_alive_max_requests`` and a shutdown send GOAWAY and let the streams that are open go
-  on. h2's own `close_connection` refuses to write to them.
+  work, and on its trials (`ResetLimit`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 import h2.errors
 import h2.events
 import h2.exceptions
-import trio
-from hyperframe.frame import GoAwayFrame
 
-from flowstream._closing import CloseReason
 from flowstream.asgi._carrier import STATE_KEY
 from flowstream.asgi._head import HEAD_KEY, HeldHead
 from flowstream.server._frame_pieces import ExcessError, FramePieces
@@ -44,31 +33,25 @@ from flowstream.server._hypercorn import (
     Body,
     Closed,
     ConnectionState,
-    Data,
     EndBody,
-    H2Protocol,
     HTTPStream,
     RawData,
     Request,
-    Response,
-    StreamClosed,
-    StreamEvent,
     TransportEvent,
     Updated,
     WSStream,
     filter_pseudo_headers,
 )
 from flowstream.server._inbox import inbox_of
-from flowstream.server._protocol_carrier import CLOSED, ProtocolCarrier
+from flowstream.server._protocol_carrier import ProtocolCarrier
 from flowstream.server._request_rules import RequestHead, judge_http2
-from flowstream.server._settings import ServerConfig
 from flowstream.server.http2._link import Link
 from flowstream.server.http2._peer_settings import forget_table_sizes, keep_little, unfinished_head
 from flowstream.server.http2._reset_limit import ResetLimit
-from flowstream.server.http2._round_robin import RoundRobin
-from flowstream.server.http2._stream_buffer import LOW_WATER, BoundedStreamBuffer
+from flowstream.server.http2._stream_buffer import BoundedStreamBuffer
 from flowstream.server.http2._stream_faults import StreamFault, keep_apart
-from flowstream.server.http2._uploads import Upload, Uploads
+from flowstream.server.http2._streams import ACCEPTED, HTTP2Streams
+from flowstream.server.http2._uploads import Upload
 from flowstream.server.log._access_entry import LoggedExchange, keeps_access, log_unread
 from flowstream.server.websocket._message_memory import MessageMemory
 from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
@@ -79,10 +62,9 @@ logger = logging.getLogger("flowstream.server")
 _HEADS = 256 * 1024
 
 _UNANSWERED = (ASGIHTTPState.REQUEST, ASGIWebsocketState.HANDSHAKE)
-_ACCEPTED = (ASGIWebsocketState.CONNECTED, ASGIWebsocketState.CLOSED)
 
 
-class HTTP2(H2Protocol):
+class HTTP2(HTTP2Streams):
     """One HTTP/2 connection.
 
     Args:
@@ -90,188 +72,16 @@ class HTTP2(H2Protocol):
         arguments: those of Hypercorn's own.
     """
 
-    config: ServerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-    stream_buffers: dict[int, BoundedStreamBuffer]  # type: ignore[assignment]  # narrower
-
     def __init__(self, carrier: ProtocolCarrier, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._carrier = carrier
+        super().__init__(carrier, *arguments)
         keep_little(self.connection, self.config.h2_max_header_list_size)
         keep_apart(self.connection, self.config.max_request_fields)
-        self.priority = RoundRobin()  # type: ignore[assignment]  # no tree
         self._application, self.app = self.app, cast("Any", self._serve)
         self._at_work = 0  # applications: some outlast their streams
-        self._links: dict[int, Link] = {}
-        self._uploads = Uploads(self.connection)
         self._websockets = MessageMemory()
-        self._holding = False  # what h2 has made waits for what comes behind it
-        self._held: dict[int, HeldHead] = {}  # by their streams
         self._reset_limit = ResetLimit()
         self._pieces = FramePieces(self.config.h2_max_inbound_frame_size)
-        self._last_request = 0
         self._begun = False  # a request, in the turn that we have
-        self._heads: dict[int, int] = {}  # their sizes, by the streams that are open
-        self._size_of_heads = 0
-        self._going_away = False
-
-    # -- from the application --------------------------------------------------------------
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        """Send what an application's stream says."""
-        try:
-            if isinstance(event, StreamClosed):
-                await self._finish(event.stream_id)
-                return
-            self._take_along(event.stream_id)
-            if isinstance(event, (Body, Data)) and len(event.data) > LOW_WATER:
-                for start in range(0, len(event.data), LOW_WATER):
-                    piece = event.data[start : start + LOW_WATER]
-                    await super().stream_send(type(event)(stream_id=event.stream_id, data=piece))
-            elif isinstance(event, Response):
-                await self._send_head(event)
-            else:
-                await super().stream_send(event)
-        except trio.TooSlowError:
-            await self._stalled(event.stream_id)
-
-    async def _send_head(self, event: Response) -> None:
-        if any(name.lower() == b"te" for name, _ in event.headers):
-            # h2 leaves out what belongs to a connection (RFC 9113 § 8.2.2), and refuses this one.
-            fields = [field for field in event.headers if field[0].lower() != b"te"]
-            event = replace(event, headers=fields)
-        stream = self.streams.get(event.stream_id)
-        head = None if stream is None else stream.scope["state"].get(HEAD_KEY)
-        if head is None or not head.is_wanted:
-            await super().stream_send(event)
-            return
-        # h2 keeps it until anything of the connection is written, which is when its turn comes.
-        self._held[event.stream_id] = head
-        head.is_held = self._holding = True
-        try:
-            await super().stream_send(event)
-        finally:
-            self._holding = False
-
-    def _take_along(self, stream_id: int) -> None:
-        """Leave a head that is held to the sending task, which has more of its stream to send."""
-        if head := self._held.pop(stream_id, None):
-            head.is_held = False
-
-    async def reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
-        """Send RST_STREAM and release whoever waits to write to the stream."""
-        with contextlib.suppress(h2.exceptions.ProtocolError):
-            self.connection.reset_stream(stream_id, code)
-        await self._close_stream(stream_id, "the server reset the HTTP/2 stream")
-        await self._flush()
-
-    async def say_goodbye(self) -> None:
-        """Send GOAWAY when it is time to: asked at a shutdown and whenever a stream has ended."""
-        if not self._going_away and self._is_time_to_go():
-            await self.say_goaway()
-
-    def _is_time_to_go(self) -> bool:
-        # There are clients that take GOAWAY for the end of all that is open (those built on
-        # Python's h2 do, such as httpx): what is about to end by itself ends first.
-        if any(stream_id not in self.streams for stream_id in self.stream_buffers):
-            return False  # END_STREAM is on its way
-        attached = [link.is_attached for link in self._links.values()]
-        if self._carrier.closing:  # streams are at their farewells; a first request may come yet
-            return bool(self._last_request) and not any(attached)
-        most = self.config.keep_alive_max_requests
-        if self.keep_alive_requests >= 2 * most:
-            return True
-        return self.keep_alive_requests >= most and all(attached)
-
-    async def say_goaway(self) -> None:
-        """Tell the client to take new requests elsewhere, and let the open ones end."""
-        if not self._going_away and not self.closed:
-            self._going_away = True
-            # Not h2's close_connection(), after which h2 lets nothing more be sent.
-            frame = GoAwayFrame(0, last_stream_id=self._last_request, error_code=0)
-            await self.send(RawData(frame.serialize()))
-            await self._leave_if_done()
-
-    async def _finish(self, stream_id: int) -> None:
-        """Close a stream whose application has left, or whose WebSocket is closed."""
-        self._links.pop(stream_id, None)  # what follows is no disconnect to it
-        stream, buffer = self.streams.get(stream_id), self.stream_buffers.get(stream_id)
-        if stream is not None and buffer is not None and not buffer.completed:
-            if stream.state in _ACCEPTED:
-                buffer.set_complete()  # RFC 8441 § 5: END_STREAM for TCP's FIN
-                await super()._window_updated(stream_id)
-            await buffer.drain()  # what it did say arrives first
-            if not buffer.completed:
-                await self.reset(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
-        await self._close_stream(stream_id)
-        await self.say_goodbye()
-        await self._leave_if_done()
-
-    async def _stalled(self, stream_id: int) -> None:
-        """Give up a stream whose client grants it no window."""
-        link = self._links.get(stream_id)
-        detail = str(self._carrier.stall_bound() if link is None else link.stall_bound())
-        if link is not None:
-            link.end(CloseReason.STALLED, detail)
-        if (
-            self.connection.outbound_flow_control_window <= 0
-            and self._carrier.seconds_since_progress() >= self._carrier.stall_bound().seconds
-        ):
-            self._carrier.abort(CloseReason.STALLED, detail)
-        else:
-            # Not in this task, which the response may just have cancelled.
-            self.task_group.spawn(self.reset, stream_id, h2.errors.ErrorCodes.CANCEL)
-
-    async def _flush(self) -> None:
-        # Shielded: frames that h2 has made have to go out, or its HPACK table is no longer
-        # the client's.
-        if not self._holding and (data := self.connection.data_to_send()):
-            with trio.CancelScope(shield=True):
-                await self.send(RawData(data))
-
-    async def _send_data(self, stream_id: int) -> None:
-        # Hypercorn's has one more frame for the end, and forgets no stream that was reset
-        # while it had nothing to send.
-        connection, buffer = self.connection, self.stream_buffers[stream_id]
-        over = buffer.complete
-        try:
-            window = connection.local_flow_control_window(stream_id)
-            size = max(0, min(window, connection.max_outbound_frame_size))
-            data = await buffer.pop(size)
-            over = buffer.complete
-            if data or over:
-                connection.send_data(stream_id, data, end_stream=over)
-            else:
-                self.priority.block(stream_id)
-            if over:
-                self._discourage(stream_id)
-        except h2.exceptions.ProtocolError:
-            over = True  # the stream or the connection is closed
-            await buffer.close()
-        if over:
-            del self.stream_buffers[stream_id]
-            self.priority.remove_stream(stream_id)
-        await self._flush()
-        if over:
-            await self.say_goodbye()
-            await self._leave_if_done()
-
-    def _discourage(self, stream_id: int) -> None:
-        """Stop an upload that the complete response makes pointless (RFC 9113 § 8.1)."""
-        stream = self.connection.streams.get(stream_id)
-        if stream is not None and not stream.closed:
-            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
-
-    async def _leave_if_done(self) -> None:
-        if self._going_away and not self.streams and not self.stream_buffers:
-            await self.send(Closed())
-
-    async def _serve(self, *arguments: Any) -> None:
-        try:
-            await self._application(*arguments)
-        finally:
-            self._at_work -= 1
-
-    # -- from the client -------------------------------------------------------------------
 
     async def handle(self, event: TransportEvent) -> None:
         """Take what the transport says."""
@@ -320,6 +130,8 @@ class HTTP2(H2Protocol):
                 await super()._handle_events([event])
         self._uploads.settle()
         await self._flush()
+
+    # -- requests --------------------------------------------------------------------------
 
     async def _request(self, event: h2.events.RequestReceived) -> None:
         if self._begun:
@@ -429,6 +241,14 @@ class HTTP2(H2Protocol):
         if stream is not None and stream.closed:
             await self._finish(stream_id)
 
+    async def _serve(self, *arguments: Any) -> None:
+        try:
+            await self._application(*arguments)
+        finally:
+            self._at_work -= 1
+
+    # -- uploads ---------------------------------------------------------------------------
+
     async def _data(self, event: h2.events.DataReceived) -> None:
         upload = self._uploads.arrived(event.stream_id, event.data, event.flow_controlled_length)
         if upload is not None:
@@ -498,10 +318,12 @@ class HTTP2(H2Protocol):
             await stream.handle(EndBody(stream_id=stream.stream_id))
         elif stream.stream_id not in self.streams:
             pass
-        elif stream.state in _ACCEPTED:
+        elif stream.state in ACCEPTED:
             await self._close_stream(stream.stream_id)  # RFC 8441 § 5: as TCP's FIN
         else:  # before the answer, whose end would come without its head
             await self.reset(stream.stream_id, h2.errors.ErrorCodes.CANCEL)
+
+    # -- what is wrong ---------------------------------------------------------------------
 
     async def _was_reset(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
@@ -524,19 +346,3 @@ class HTTP2(H2Protocol):
         self.connection.close_connection(code)
         await self._flush()
         await self.send(Closed())
-
-    async def _close_stream(self, stream_id: int, detail: str = CLOSED) -> None:
-        if link := self._links.pop(stream_id, None):
-            link.end(CloseReason.CLIENT_DISCONNECTED, detail)
-        self._size_of_heads -= self._heads.pop(stream_id, 0)
-        stream = self.streams.get(stream_id)
-        inbox = inbox_of(stream)
-        if self._uploads.close(stream_id) and inbox and isinstance(stream, HTTPStream):
-            inbox.drop()  # what was to come behind it never will
-        self._take_along(stream_id)
-        await super()._close_stream(stream_id)
-        if buffer := self.stream_buffers.get(stream_id):
-            await buffer.close()
-            await self._window_updated(stream_id)  # for the sending task to clear it away
-        if not self.closed:  # however the stream has ended, its connection may be idle now
-            await self.send(Updated(idle=self.idle))
