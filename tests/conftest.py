@@ -23,6 +23,36 @@ from flowstream.server import streaming_config
 SERVER_LOG = logging.getLogger("tests.server")
 
 
+def pytest_configure():
+    """Have the tests' programs hear signals, also when the suite was started with them ignored.
+
+    A shell that starts a job in the background ignores SIGINT for it, and `nohup` ignores SIGHUP;
+    what is ignored stays so in the programs that a test starts (`signal(7)`).
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
+
+
+@pytest.fixture(scope="session")
+def downloads(pytestconfig, tmp_path_factory):
+    """Return a function that gives a folder for what is fetched once, by its name.
+
+    It lasts as long as pytest's cache, or for this run where there is none.
+    """
+    cache = getattr(pytestconfig, "cache", None)
+    if cache is not None:
+        return cache.mkdir
+    folder = tmp_path_factory.mktemp("downloads")
+
+    def made(name):
+        (folder / name).mkdir(exist_ok=True)
+        return folder / name
+
+    return made
+
+
 @pytest.fixture
 async def server():
     """Serve apps on free ports of 127.0.0.1 inside the test's Trio run.

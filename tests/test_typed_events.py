@@ -526,9 +526,9 @@ ASYNCAPI_DIGEST = "01af8744dc33c0c7eb2e908f6a955319ee58b70ecadc9387d1aeb16c0cd28
 
 
 @pytest.fixture
-def asyncapi_schema(program, pytestconfig, tmp_path):
+def asyncapi_schema(program, downloads, tmp_path):
     """The official schema of AsyncAPI 3.0 documents: published for npm, fetched once."""
-    archive = pytestconfig.cache.mkdir("asyncapi") / "asyncapi-specs-6.11.1.tgz"
+    archive = downloads("asyncapi") / "asyncapi-specs-6.11.1.tgz"
     if not archive.exists():
         pack = [program("npm"), "pack", ASYNCAPI]
         subprocess.run(pack, cwd=tmp_path, check=True, capture_output=True)

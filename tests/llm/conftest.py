@@ -96,9 +96,9 @@ def readers():
 
 
 @pytest.fixture
-def reader(program, readers, pytestconfig):
+def reader(program, readers, downloads):
     """Read streams with the front ends' own packages, in Node: see `Reader`."""
     if not readers:
-        cache = pytestconfig.cache.mkdir("front-ends")
+        cache = downloads("front-ends")
         readers.append(Reader(program("node", "nodejs"), program("npm"), cache))
     return readers[0]
