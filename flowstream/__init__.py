@@ -26,9 +26,10 @@ from flowstream.limits import Buffer, Limits
 
 if TYPE_CHECKING:
     from flowstream.asgi._statistics import StreamStatistics
+    from flowstream.asgi.formats import csv, ndjson, raw, sse, stream
     from flowstream.asgi.plan import StreamOptions
     from flowstream.asgi.receive import SharedReceive
-    from flowstream.asgi.response import StreamResponse, csv, ndjson, raw, sse, stream
+    from flowstream.asgi.response import StreamResponse
     from flowstream.buffer._event_buffer import BufferStatistics
     from flowstream.buffer._outlet import Outlet
     from flowstream.encoders import CSV, NDJSON, SSE, Raw
@@ -116,13 +117,13 @@ __getattr__, __dir__ = lazy_names(
         "TopicStatistics": "flowstream.topics.topic",
         "Topics": "flowstream.topics.topics",
         "TopicsStatistics": "flowstream.topics.topics",
-        "csv": "flowstream.asgi.response",
-        "ndjson": "flowstream.asgi.response",
-        "raw": "flowstream.asgi.response",
+        "csv": "flowstream.asgi.formats",
+        "ndjson": "flowstream.asgi.formats",
+        "raw": "flowstream.asgi.formats",
         "resumable": "flowstream.sources._as_source",
         "serve": "flowstream.server",
-        "sse": "flowstream.asgi.response",
-        "stream": "flowstream.asgi.response",
+        "sse": "flowstream.asgi.formats",
+        "stream": "flowstream.asgi.formats",
     },
     submodules=(
         "asgi",
