@@ -32,7 +32,8 @@ ENCODER = (
     "opening start verbatim"
 )
 POLICY = "keyed max_age rereads start timeout"
-HOME = "answer_empty context empty_answer headers_for open prime"  # what a home of streams calls
+# What a home of streams calls.
+HOME = "answer_empty context empty_answer headers_for open prime transport"
 SOURCE = "discard headers length repeatable run status typed"
 
 PUBLIC = {
@@ -86,7 +87,8 @@ PUBLIC = {
         "bytes detail dropped duration error first_byte gaps items longest_wait reason"
     ),
     "StreamResponse": (
-        "answer_empty context empty_answer headers headers_for open prime statistics status stop"
+        "answer_empty context empty_answer headers headers_for open prime statistics status stop "
+        "transport"
     ),
     "StreamStatistics": (
         "buffer bytes direct_items dropped duration gaps heartbeats items longest_wait "
