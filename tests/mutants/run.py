@@ -46,7 +46,14 @@ PROJECT = HERE.parent.parent
 SURVIVORS = HERE / "survivors.toml"
 
 # From the package's folder; a pattern may find nothing.
-TARGETS = ["buffer/*.py", "topics/*.py", "asgi/_stream.py", "asgi/_ending.py", "asgi/_watch.py"]
+TARGETS = [
+    "buffer/*.py",
+    "topics/*.py",
+    "asgi/_stream.py",
+    "asgi/_ending.py",
+    "asgi/_last_word.py",
+    "asgi/_watch.py",
+]
 # Without those that drive browsers, databases or whole servers.
 TESTS = [
     "tests/buffer/test_*.py",
