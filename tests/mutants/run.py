@@ -22,9 +22,7 @@ import json
 import os
 import queue
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +31,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -76,10 +74,9 @@ COPIED = ["flowstream", "tests", "docs", "examples", "benchmarks", "pyproject.to
 BAR = 0.9
 TEST_TIMEOUT = 20  # seconds; a test that takes half of it without a mistake is left out
 BUDGET = 30.0  # seconds of tests for a mistake, as they took while it was learned what they reach
-MEMORY = 4 << 30  # bytes of address space: a loop without an end may fill a list
 
 PYTEST = [
-    *(sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "--tb", "no"),
+    *("-q", "-x", "-n", "0", "--tb", "no", "--assert", "plain"),
     *("-p", "no:cacheprovider", "--hypothesis-seed", "1"),
 ]
 
@@ -109,34 +106,42 @@ class Sandbox:
                 shutil.copytree(project / name, folder / name, ignore=ignored)
             elif (project / name).exists():
                 shutil.copy(project / name, folder / name)
+        kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+        self._warm = subprocess.Popen(
+            [sys.executable, str(HERE / "warm.py")],
+            cwd=folder,
+            env={**kept, "PYTHONPATH": f"{folder}{os.pathsep}{HERE}"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._warm:  # closes its stdin, which ends it
+            pass
 
     def pytest(
         self, arguments: Iterable[str], seconds: float, **environment: str
     ) -> tuple[int | None, str]:
         """Run pytest; return its exit status, None if it ran too long, and what it printed."""
         shutil.rmtree(self.folder / ".hypothesis", ignore_errors=True)
-        kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-        process = subprocess.Popen(
-            [*PYTEST, *arguments],
-            cwd=self.folder,
-            env={**kept, "PYTHONPATH": f"{self.folder}{os.pathsep}{HERE}", **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
-        try:
-            output, _ = process.communicate(timeout=seconds)
-            return process.returncode, output
-        except subprocess.TimeoutExpired:
-            return None, ""
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and what it has started
-            process.wait()
+        output = self.folder / "output.txt"
+        order = {
+            "arguments": [*PYTEST, *arguments],
+            "seconds": seconds,
+            "environment": environment,
+            "output": str(output),
+        }
+        assert self._warm.stdin is not None
+        assert self._warm.stdout is not None
+        self._warm.stdin.write(json.dumps(order) + "\n")
+        self._warm.stdin.flush()
+        status: int | None = json.loads(self._warm.stdout.readline())
+        return status, output.read_text(errors="replace")
 
     def learn(self, tests: list[str]) -> Reach:
         """Run files of tests without a mistake; return which lines each test reaches."""
@@ -245,9 +250,10 @@ def learned(jobs: int) -> Reach:
             Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")))
             for _ in range(jobs)
         ]
+        boxes = [stack.enter_context(Sandbox(folder)) for folder in folders]
         with ThreadPoolExecutor(jobs) as pool:
             parts = [files[number::jobs] for number in range(jobs)]
-            for found in pool.map(lambda folder, part: Sandbox(folder).learn(part), folders, parts):
+            for found in pool.map(Sandbox.learn, boxes, parts):
                 at_import = reach.get("", found[""])["lines"] | found[""]["lines"]
                 reach |= found
                 reach[""]["lines"] = at_import
@@ -292,7 +298,7 @@ def attempt_all(
         free: queue.Queue[Sandbox] = queue.Queue()
         for _ in range(jobs):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-"))
-            free.put(Sandbox(Path(folder)))
+            free.put(stack.enter_context(Sandbox(Path(folder))))
 
         def attempt(mutation: Mutation) -> Outcome:
             tests = reaching(mutation, reach, budget)
@@ -374,8 +380,8 @@ def main(arguments: list[str] | None = None) -> int:
     for test in sorted(reach.keys() - usable(reach).keys()):
         print(f"left out, slow or failing without a mistake: {test}")
     reach = usable(reach)
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        Sandbox(Path(folder)).check([test for test in reach if test])
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, Sandbox(Path(folder)) as sandbox:
+        sandbox.check([test for test in reach if test])
     print(f"{len(mistakes)} of {len(every)} possible mistakes, {len(reach) - 1} tests", flush=True)
 
     outcomes = []

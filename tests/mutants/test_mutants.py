@@ -126,10 +126,16 @@ def test_every_mistake_that_can_be_made_in_the_targets_changes_the_code():
         assert ast.dump(is_now) != ast.dump(was), one.name
 
 
-def test_a_planted_mistake_is_seen_and_one_that_no_test_looks_at_is_not(project, tmp_path, capsys):
-    """The whole way: learn what tests reach, make the mistake, tell; and 1 for a survivor."""
+@pytest.fixture
+def sandbox(project, tmp_path):
+    """A copy of it."""
     (tmp_path / "copy").mkdir()
-    sandbox = Sandbox(tmp_path / "copy", project)
+    with Sandbox(tmp_path / "copy", project) as sandbox:
+        yield sandbox
+
+
+def test_a_planted_mistake_is_seen_and_one_that_no_test_looks_at_is_not(project, sandbox, capsys):
+    """The whole way: learn what tests reach, make the mistake, tell; and 1 for a survivor."""
     reach = usable(sandbox.learn(["tests/test_box.py"]))
     assert reach.keys() == {"", "tests/test_box.py::test_clamp", "tests/test_box.py::test_put"}
     named = {one.name.split("py ")[1]: one for one in candidates(["box.py"], project)}
@@ -145,7 +151,7 @@ def test_a_planted_mistake_is_seen_and_one_that_no_test_looks_at_is_not(project,
     assert (equal[1].seen, equal[1].by) == (False, "1 tests")
     lonely = attempt("unreached: return [1] => return None")
     assert (lonely[1].seen, lonely[1].by) == (False, "no test reaches it")
-    assert (tmp_path / "copy" / "flowstream" / "box.py").read_bytes() == PACKAGE
+    assert (sandbox.folder / "flowstream" / "box.py").read_bytes() == PACKAGE
     sandbox.check([name for name in reach if name])
 
     assert report([seen, equal], {equal[0].name: "the same value"}, project) == 0
