@@ -52,7 +52,7 @@ TARGETS = [
     "asgi/_last_word.py",
     "asgi/_watch.py",
 ]
-# Without those that drive browsers, databases or whole servers.
+# Without those that drive browsers, databases or servers in processes of their own.
 TESTS = [
     "tests/buffer/test_*.py",
     "tests/test_buffer.py",
@@ -66,6 +66,9 @@ TESTS = [
     "tests/runs/test_runs.py",
     "tests/runs/test_runs_edges.py",
     "tests/starlette/test_*.py",
+    "tests/server/test_access_log.py",
+    "tests/server/test_one_write.py",
+    "tests/server/test_stream_carrier.py",
 ]
 # Many conversations drawn at random: what they see is seen in the end, but a minute later.
 LEFT_OUT = ["tests/topics/test_ledger.py", "tests/topics/test_ledger_sockets.py"]

@@ -23,19 +23,16 @@ import pytest
 MEMORY = 4 << 30  # bytes of address space: a loop without an end may fill a list
 
 _USED = [
-    "_pytest.assertion.rewrite",
-    "_pytest.junitxml",
     "anyio.pytest_plugin",
     "fastapi",
     "fastapi.testclient",
     "h11",
     "h2.connection",
     "httpx2",
-    "hypercorn.trio",
     "hypercorn.config",
+    "hypercorn.trio",
     "hypothesis",
     "hypothesis.strategies",
-    "hypothesis.stateful",
     "msgspec",
     "pytest_cov.plugin",
     "pytest_timeout",
