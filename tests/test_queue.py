@@ -663,3 +663,37 @@ def test_replacing_the_newest_where_all_are_essential_replaces_nothing():
     assert queue.take(1) == [b"1"]
     assert queue.offer(b"3") is Outcome.ADMITTED
     assert delivered(queue) == ["222", "3"]
+
+
+@pytest.mark.parametrize("policy", [Block(), Conflate()])
+def test_what_passes_a_queue_by_and_what_is_lost_take_numbers(policy):
+    """What passes by is the last that was delivered; what is lost counts as dropped."""
+    queue = open_queue(Buffer(), policy, lambda: 0.0)
+    assert queue.last_id is None
+    queue.pass_by(3, "#3")
+    assert (queue.offered, queue.dropped, queue.last_id) == (3, 0, "#3")
+    assert queue.lose(4) == Gap(4, "#3", None)
+    assert (queue.offered, queue.dropped) == (7, 4)
+    assert queue.lose(None) == Gap(None, "#3", None)
+    assert (queue.offered, queue.dropped) == (7, 4)
+    queue.offer(b"8", "#8")
+    assert delivered(queue) == ["8"]
+    assert (queue.offered, queue.last_id) == (8, "#8")
+
+
+@pytest.mark.parametrize("policy", [DropNewest(), Conflate()])
+def test_room_for_essentials_comes_back_when_they_are_taken(policy):
+    """However many were taken before, a queue holds as many as its bound says, and not one more."""
+    queue = open_queue(Buffer(items=2), policy, lambda: 0.0)
+    for _ in range(5):
+        assert queue.offer(b"1", essential=True) is Outcome.ADMITTED
+        assert queue.offer(b"2", essential=True) is Outcome.ADMITTED
+        assert queue.offer(b"3", essential=True) is Outcome.WAIT
+        assert delivered(queue) == ["1", "2"]
+    # One that may be dropped makes room for one that may not.
+    queue.offer(b"1", essential=True)
+    queue.offer(b"2")
+    assert queue.offer(b"3", essential=True) is Outcome.ADMITTED
+    pieces = delivered(queue)
+    assert pieces[-1] == "3"
+    assert [piece for piece in pieces if isinstance(piece, str)] == ["1", "3"]

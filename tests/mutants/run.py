@@ -75,8 +75,8 @@ LEFT_OUT = ["tests/topics/test_ledger.py", "tests/topics/test_ledger_sockets.py"
 COPIED = ["flowstream", "tests", "docs", "examples", "benchmarks", "pyproject.toml", "README.md"]
 
 BAR = 0.9
-TEST_TIMEOUT = 20  # seconds; a test that takes half of it without a mistake is left out
-BUDGET = 30.0  # seconds of tests for a mistake, as they took while it was learned what they reach
+TEST_TIMEOUT = 20  # seconds; a test that takes as long without a mistake is left out
+BUDGET = 60.0  # seconds of tests for a mistake, as they took while it was learned what they reach
 
 PYTEST = [
     *("-q", "-x", "-n", "0", "--tb", "no", "--assert", "plain"),
@@ -162,8 +162,8 @@ class Sandbox:
         if status != 0:
             raise SystemExit(f"not all tests are there: {output[-2000:]}")
 
-    def attempt(self, mutation: Mutation, tests: list[str], seconds: float) -> Outcome:
-        """Make a mistake, run `tests`, which take `seconds` without it, and mend it again."""
+    def attempt(self, mutation: Mutation, tests: list[str], reach: Reach) -> Outcome:
+        """Make a mistake, run `tests`, and mend it again."""
         if not tests:
             return Outcome(False, "no test reaches it", 0.0)
         path = self.folder / "flowstream" / mutation.file
@@ -171,8 +171,9 @@ class Sandbox:
         start = time.monotonic()
         try:
             _write(path, mutated(source, mutation))
-            limit = 4 * TEST_TIMEOUT + 5 * seconds
-            timeout = ["--timeout", str(TEST_TIMEOUT)]
+            seconds = [reach[test]["seconds"] for test in tests]
+            limit = 4 * TEST_TIMEOUT + 5 * sum(seconds)
+            timeout = ["--timeout", str(TEST_TIMEOUT + 3 * max(seconds))]
             status, output = self.pytest([*timeout, *self._listed(tests)], limit)
         finally:
             _write(path, source)
@@ -268,7 +269,7 @@ def usable(reach: Reach) -> Reach:
     return {
         test: found
         for test, found in reach.items()
-        if not test or (found["passed"] and found["seconds"] < TEST_TIMEOUT / 2)
+        if not test or (found["passed"] and found["seconds"] < TEST_TIMEOUT)
     }
 
 
@@ -307,8 +308,7 @@ def attempt_all(
             tests = reaching(mutation, reach, budget)
             sandbox = free.get()
             try:
-                seconds = sum(reach[test]["seconds"] for test in tests)
-                return sandbox.attempt(mutation, tests, seconds)
+                return sandbox.attempt(mutation, tests, reach)
             finally:
                 free.put(sandbox)
 

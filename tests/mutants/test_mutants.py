@@ -142,7 +142,7 @@ def test_a_planted_mistake_is_seen_and_one_that_no_test_looks_at_is_not(project,
 
     def attempt(name):
         one = named[name]
-        return one, sandbox.attempt(one, reaching(one, reach), 1.0)
+        return one, sandbox.attempt(one, reaching(one, reach), reach)
 
     seen = attempt("Box.put: self.items.append(item) => pass")
     assert seen[1].seen

@@ -327,3 +327,31 @@ async def test_disconnect_ends_one_http2_stream(server, http2, app, aeventually)
     assert [report.reason for report in reports] == ["slow_consumer"]
     floodgates.set()
     await peer.until(lambda: b"second" in peer.bodies[first])
+
+
+async def test_a_host_that_is_cancelled_ends_when_the_producer_has_cleaned_up(autojump_clock):
+    """Its task is the server's: the host waits for it, and the stream stays attached till then."""
+    cleaned, reports, left = [], [], []
+    carrier, host = Carrier(), trio.CancelScope()
+
+    async def produce(out):
+        try:
+            await waits(out)
+        finally:
+            await trio.sleep(1)
+            cleaned.append(trio.current_time())
+
+    async def app(scope, receive, send):
+        with host:
+            await sse(produce, on_close=reports.append)(scope, receive, send)
+        left.append((trio.current_time(), set(carrier.attached)))
+
+    async with open_stream(app, state=carrier.state) as client:
+        await client.next_event()
+        await wait_all_tasks_blocked()
+        host.cancel()
+        await wait_all_tasks_blocked()
+        assert carrier.attached
+        await client.wait_finished()
+    assert left == [(cleaned[0], set())]
+    assert [report.reason for report in reports] == ["cancelled"]

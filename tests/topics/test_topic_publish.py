@@ -162,14 +162,25 @@ async def test_a_batch_with_a_bad_event_fails_where_it_is_bad(autojump_clock):
         return True
 
     topic = Topic("t")
-    async with topic.subscribe(where=where, policy=Block(timeout=60), buffer=1) as events:
-        async with trio.open_nursery() as nursery:
-            for text in ("a", "b", "bad"):
-                nursery.start_soon(topic.publish, text)
-            await trio.sleep(1)
-            with pytest.raises(ZeroDivisionError):
-                await drain(events)
-        assert topic.statistics().subscribers == 0
+    block = Block(timeout=60)
+    async with (
+        topic.subscribe(policy=block, buffer=1) as slow,
+        topic.subscribe(where=where, policy=block, buffer=1) as picky,
+        trio.open_nursery() as nursery,
+    ):
+        # The slow one has no room for the second: what is published then is one batch.
+        for text in ("1", "2", "a", "b", "bad"):
+            nursery.start_soon(topic.publish, text)
+            await trio.testing.wait_all_tasks_blocked()
+            if text in "12":
+                assert (await picky.__anext__()).data == text
+        nursery.start_soon(drain, slow)
+        assert (await picky.__anext__()).data == "a"
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(ZeroDivisionError):
+            await drain(picky)
+        assert topic.statistics().subscribers == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_filter_that_publishes(autojump_clock):
