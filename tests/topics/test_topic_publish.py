@@ -183,6 +183,25 @@ async def test_a_batch_with_a_bad_event_fails_where_it_is_bad(autojump_clock):
         nursery.cancel_scope.cancel()
 
 
+async def test_a_filter_publishes_more_than_somebody_has_room_for(autojump_clock):
+    """The rest is delivered by a task that can wait, as soon as there is room."""
+    topic = Topic("t")
+
+    def where(event):
+        if event.data == "a":
+            topic.publish_nowait("b")
+        return True
+
+    async with (
+        topic.subscribe(where=where) as first,
+        topic.subscribe(policy=Block(timeout=5), buffer=1) as second,
+    ):
+        topic.publish_nowait("a")
+        with trio.fail_after(1):
+            for events in (first, second):
+                assert [(await events.__anext__()).data for _ in range(2)] == ["a", "b"]
+
+
 async def test_a_filter_that_publishes(autojump_clock):
     """What it publishes comes behind what is being delivered, once, for everybody."""
     topic = Topic("t")

@@ -532,3 +532,61 @@ async def test_a_snapshot_that_is_lost_again_while_it_is_made(autojump_clock):
         await trio.sleep(1.9)
         assert b":" in client.received
         assert [kind for kind, *_ in await read(client, 2)] == ["gap", "snapshot"]
+
+
+async def test_a_client_that_wants_none_of_a_long_past_lets_others_run(autojump_clock):
+    """Others run while it looks at one batch after another, though it has nothing to write."""
+    topic = Topic("t", replay=Replay(items=3000))
+    first = await topic.publish(0)
+    for n in range(2560):
+        topic.publish_nowait(n)
+    turns, looked = [0], []
+
+    def where(event):
+        looked.append(turns[0])
+        return False
+
+    async with (
+        open_stream(sse(topic, where=where), headers=last(first)),
+        trio.open_nursery() as nursery,
+    ):
+
+        @nursery.start_soon
+        async def count():
+            while len(looked) < 2560:
+                turns[0] += 1
+                await trio.lowlevel.checkpoint()
+
+    assert len(looked) == 2560
+    assert len(set(looked)) >= 4  # of ten batches: a task may have two turns in a row
+
+
+async def test_a_snapshot_is_no_older_than_what_its_reader_has(autojump_clock):
+    """New readers share a call; who has seen what was published since it began has one made."""
+    calls = []
+
+    async def state():
+        number = len(ids)
+        calls.append(number)
+        await trio.sleep(1)
+        return f"of {number}"
+
+    ids = []
+    topic = Topic("t", replay=Replay(items=1), snapshot=state)
+    got = {}
+
+    async def read_one(who, after):
+        async with topic.subscribe(after=after) as events:
+            event = await events.__anext__()
+            while event.type == "gap":
+                event = await events.__anext__()
+            got[who] = event.data
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_one, "new", None)
+        nursery.start_soon(read_one, "new, too", None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert calls == [0]
+        ids += [await topic.publish(n) for n in range(5)]
+        nursery.start_soon(read_one, "back", ids[2])
+    assert got["back"] == "of 5"
