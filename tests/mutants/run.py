@@ -67,6 +67,8 @@ TESTS = [
     "tests/runs/test_runs_edges.py",
     "tests/starlette/test_*.py",
     "tests/server/test_access_log.py",
+    "tests/server/test_direct_writes.py",
+    "tests/server/test_direct_writes_exact.py",
     "tests/server/test_one_write.py",
     "tests/server/test_stream_carrier.py",
 ]
@@ -172,7 +174,7 @@ class Sandbox:
         try:
             _write(path, mutated(source, mutation))
             seconds = [reach[test]["seconds"] for test in tests]
-            limit = 4 * TEST_TIMEOUT + 5 * sum(seconds)
+            limit = 4 * TEST_TIMEOUT + 3 * sum(seconds)
             timeout = ["--timeout", str(TEST_TIMEOUT + 3 * max(seconds))]
             status, output = self.pytest([*timeout, *self._listed(tests)], limit)
         finally:

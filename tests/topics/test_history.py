@@ -200,3 +200,26 @@ def test_encodings_count_in_the_bytes_for_all_formats():
     left = history.size
     history.encoded(first, SSE(names={"gap": "lost"}))
     assert history.size == left
+
+
+def test_bytes_that_wait_to_be_delivered_have_a_bound():
+    """Nobody delivers: as many of the newest are kept as one MiB holds."""
+    history = History(Replay(items=5), Clock())
+    for _ in range(30):
+        publish(history, "x" * 100_000)
+    assert history.items == 10
+    assert history.size <= 1 << 20
+
+
+def test_what_stands_for_a_position_is_the_id_of_its_event():
+    """One of the app's own, for the first, the last and any other; else the topic's."""
+    history = History(Replay(), Clock())
+    for id in ("one", None, "three"):
+        publish(history, id=id)
+    assert [history.id_of(number) for number in range(5)] == [
+        f"{history.epoch}.0",
+        "one",
+        f"{history.epoch}.2",
+        "three",
+        f"{history.epoch}.4",
+    ]

@@ -212,3 +212,18 @@ def test_bytes_are_a_whole_number(given, error):
     """Told when it is made."""
     with pytest.raises(error, match="bytes"):
         LatestByKey(bytes=given)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "unit"),
+    [(LatestByKey(keys=2), "2 keys"), (LatestByKey(keys=3, bytes=60), "60 bytes")],
+)
+async def test_the_warning_names_the_bound_that_was_met(bounds, unit, caplog):
+    """Too many keys, or as many as there may be that are too large together."""
+    topic = Topic("t", snapshot=bounds)
+    async with topic.subscribe():
+        for key in range(3):
+            await topic.publish("x" * 20, key=key)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1
+    assert f"more than {unit}" in warnings[0]

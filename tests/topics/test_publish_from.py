@@ -430,3 +430,18 @@ async def test_a_lifespan_of_starlette_feeds(autojump_clock):
         Topic("jobs").publish_from(source)
         await wait_all_tasks_blocked()
     assert source.cleaned_up == 1
+
+
+async def test_a_feed_is_told_what_became_of_its_items(flow, autojump_clock):
+    """`out.statistics()` counts what was sent, and what was bad."""
+    found = []
+
+    async def produce(out):
+        await out.send("a")
+        out.reject(ValueError("bad"))
+        await out.send("b")
+        found.append(out.statistics())
+
+    Topic("t").publish_from(produce, retry=None)
+    await wait_all_tasks_blocked()
+    assert (found[0].offered, found[0].dropped) == (3, 1)

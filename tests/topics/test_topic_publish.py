@@ -2,12 +2,27 @@
 
 import logging
 import threading
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 import trio.testing
 
-from flowstream import Block, CloseReason, EncodingError, Event, Replay, Topic, raw, sse
+from flowstream import (
+    Block,
+    CatchUp,
+    CloseReason,
+    Conflate,
+    DropOldest,
+    EncodingError,
+    Event,
+    LatestByKey,
+    Replay,
+    Topic,
+    raw,
+    sse,
+)
+from flowstream._clock import clock
 from flowstream.testing import open_stream
 from flowstream.topics._subscription import SlowConsumerError
 
@@ -411,3 +426,78 @@ async def test_an_event_may_be_essential(autojump_clock):
             await small.__anext__()
         assert [(await large.__anext__()).data for _ in range(3)] == [0, 1, 2]
         assert Event(0).essential is False
+
+
+async def test_what_a_cancelled_publisher_left_is_delivered_without_it(autojump_clock):
+    """As soon as there is room, though nobody publishes any more."""
+    topic = Topic("t")
+    async with topic.subscribe(policy=Block(timeout=50), buffer=1) as slow:
+        await topic.publish("a")
+        with trio.move_on_after(1) as scope:
+            await topic.publish("b")
+        assert scope.cancelled_caught
+        with trio.fail_after(10):
+            assert [(await slow.__anext__()).data for _ in range(2)] == ["a", "b"]
+
+
+async def test_a_delivery_to_many_lets_others_run(monkeypatch):
+    """After every 256 subscribers, if the clock does not say so before."""
+    monkeypatch.setattr(clock, "perf_counter", lambda: 0.0)
+
+    class Passes(trio.abc.Instrument):
+        count = 0
+
+        def before_io_wait(self, timeout):
+            self.count += 1
+
+    passes = Passes()
+    trio.lowlevel.add_instrument(passes)
+    took = []
+    for count in (1, 1024):
+        topic = Topic("t")
+        async with AsyncExitStack() as stack:
+            for _ in range(count):
+                await stack.enter_async_context(topic.subscribe())
+            before = passes.count
+            await topic.publish("x")
+            took.append(passes.count - before)
+    trio.lowlevel.remove_instrument(passes)
+    assert took[1] - took[0] == 4
+
+
+async def test_a_program_that_is_behind_gets_the_newest_of_a_key_without_an_id():
+    """Its id would claim what is still queued."""
+    topic = Topic("t")
+    async with topic.subscribe(policy=Conflate()) as events:
+        await topic.publish(0, key="a")
+        assert (await events.__anext__()).id == f"{topic.epoch}.1"
+        for key, data in (("a", 1), ("b", 2), ("a", 3)):
+            await topic.publish(data, key=key)
+        got = [await events.__anext__() for _ in range(3)]
+    assert [event.type for event in got] == ["gap", None, None]
+    assert [(event.data, event.id) for event in got[1:]] == [(3, None), (2, None)]
+
+
+async def test_what_a_gap_is_after_that_follows_the_past(autojump_clock):
+    """The past that was read from the history counts as delivered."""
+    topic = Topic("t")
+    ids = [await topic.publish(n) for n in range(3)]
+    async with topic.subscribe(after=ids[0], policy=DropOldest(), buffer=1) as events:
+        assert [(await events.__anext__()).data for _ in range(2)] == [1, 2]
+        for n in range(3, 6):
+            await topic.publish(n)
+        gap = await events.__anext__()
+    assert gap.type == "gap"
+    assert (gap.data["missed"], gap.data["after"]) == (2, ids[2])
+
+
+async def test_a_reader_may_be_lost_again_and_again(autojump_clock):
+    """Each time it goes on with a snapshot, as long as the replay follows on that."""
+    topic = Topic("t", replay=Replay(items=1), snapshot=LatestByKey())
+    async with topic.subscribe(policy=CatchUp(), buffer=1) as events:
+        for _ in range(8):
+            for n in range(5):
+                await topic.publish(n, key="k")
+            with trio.fail_after(1):
+                while (await events.__anext__()).type != "snapshot":
+                    pass

@@ -347,3 +347,14 @@ async def test_a_slow_topic_does_not_keep_the_others_open(autojump_clock):
         assert scope.cancelled_caught
         assert [event.data async for event in quick] == []
         assert [event.data async for event in slow] == [1, 2]
+
+
+async def test_what_is_published_by_name_may_be_dropped_unless_it_is_essential():
+    """`Topics.publish` says of an event what it was told, and nothing else."""
+    topics = Topics()
+    async with topics["t"].subscribe() as events:
+        await topics.publish("t", 1)
+        await topics.publish("t", 2, essential=True, type="kind", key="k", id="own")
+        first, second = [await events.__anext__() for _ in range(2)]
+    assert (first.essential, first.type, first.key) == (False, None, None)
+    assert (second.essential, second.type, second.key, second.id) == (True, "kind", "k", "own")
