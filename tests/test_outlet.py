@@ -17,6 +17,7 @@ from flowstream._event import Event
 from flowstream.abc import Encoder, Judge, Policy, Verdict
 from flowstream.buffer._buffer_outlet import BufferOutlet
 from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.buffer._outlet import Outlet
 from flowstream.buffer._queue import Gap
 from flowstream.limits import Buffer
 from flowstream.policies import Block, Conflate, Disconnect, DropNewest, DropOldest, Sample
@@ -671,3 +672,21 @@ async def test_an_own_policy_that_waits_gives_up_at_its_own_timeout(autojump_clo
         await line.out.send("b")
     assert (trio.current_time(), line.given_up) == (start + 3, 1)
     assert _Once.asked
+
+
+async def test_an_outlet_that_only_sends_can_be_put_into():
+    """What has no faster way to put an item in sends it."""
+    sent = []
+
+    class Sending(Outlet):
+        async def send(self, item):
+            sent.append(item)
+
+        def send_nowait(self, item):
+            raise NotImplementedError
+
+        def statistics(self):
+            raise NotImplementedError
+
+    await Sending()._put("a")
+    assert sent == ["a"]

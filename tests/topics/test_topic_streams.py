@@ -590,3 +590,25 @@ async def test_a_snapshot_is_no_older_than_what_its_reader_has(autojump_clock):
         ids += [await topic.publish(n) for n in range(5)]
         nursery.start_soon(read_one, "back", ids[2])
     assert got["back"] == "of 5"
+
+
+async def test_who_comes_while_a_snapshot_is_made_shares_it(autojump_clock):
+    """Before the first event, too: the app's function is called once for all of them."""
+    calls, got = [], []
+
+    async def state():
+        calls.append(trio.current_time())
+        await trio.sleep(1)
+        return "state"
+
+    topic = Topic("t", snapshot=state)
+
+    async def read_one():
+        async with topic.subscribe() as events:
+            got.append((await events.__anext__()).data)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(read_one)
+    assert got == ["state"] * 3
+    assert len(calls) == 1
