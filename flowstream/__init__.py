@@ -25,12 +25,18 @@ from flowstream.abc import Policy  # noqa: F401
 from flowstream.limits import Buffer, Limits
 
 if TYPE_CHECKING:
-    from flowstream.asgi._statistics import StreamStatistics
+    from flowstream._live_stream import BufferStatistics, LiveStream, StreamStatistics
+    from flowstream._registry import (
+        StreamsStatistics,
+        add_instrument,
+        live_streams,
+        remove_instrument,
+        streams_statistics,
+    )
     from flowstream.asgi.formats import csv, ndjson, raw, sse, stream
     from flowstream.asgi.plan import StreamOptions
     from flowstream.asgi.receive import SharedReceive
     from flowstream.asgi.response import StreamResponse
-    from flowstream.buffer._event_buffer import BufferStatistics
     from flowstream.buffer._outlet import Outlet
     from flowstream.encoders import CSV, NDJSON, SSE, Raw
     from flowstream.event_types import EventTypes
@@ -78,7 +84,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Block": "flowstream.policies",
-        "BufferStatistics": "flowstream.buffer._event_buffer",
+        "BufferStatistics": "flowstream._live_stream",
         "CSV": "flowstream.encoders.csv",
         "CatchUp": "flowstream.policies",
         "Conflate": "flowstream.policies",
@@ -89,6 +95,7 @@ __getattr__, __dir__ = lazy_names(
         "Feeder": "flowstream.topics.topic",
         "FeederStatistics": "flowstream.topics.topic",
         "LatestByKey": "flowstream.topics._snapshots",
+        "LiveStream": "flowstream._live_stream",
         "NDJSON": "flowstream.encoders.ndjson",
         "NoSuchRunError": "flowstream.runs.runs",
         "NotAuthorizedError": "flowstream.topics.topics",
@@ -108,7 +115,8 @@ __getattr__, __dir__ = lazy_names(
         "SourceLike": "flowstream.sources._source_like",
         "StreamOptions": "flowstream.asgi.plan",
         "StreamResponse": "flowstream.asgi.response",
-        "StreamStatistics": "flowstream.asgi._statistics",
+        "StreamStatistics": "flowstream._live_stream",
+        "StreamsStatistics": "flowstream._registry",
         "Subscription": "flowstream.topics._subscription",
         "TooManyRunsError": "flowstream.runs.runs",
         "TooManyTopicsError": "flowstream.topics.topics",
@@ -117,13 +125,17 @@ __getattr__, __dir__ = lazy_names(
         "TopicStatistics": "flowstream.topics.topic",
         "Topics": "flowstream.topics.topics",
         "TopicsStatistics": "flowstream.topics.topics",
+        "add_instrument": "flowstream._registry",
         "csv": "flowstream.asgi.formats",
+        "live_streams": "flowstream._registry",
         "ndjson": "flowstream.asgi.formats",
         "raw": "flowstream.asgi.formats",
+        "remove_instrument": "flowstream._registry",
         "resumable": "flowstream.sources._as_source",
         "serve": "flowstream.server",
         "sse": "flowstream.asgi.formats",
         "stream": "flowstream.asgi.formats",
+        "streams_statistics": "flowstream._registry",
     },
     submodules=(
         "asgi",
@@ -205,6 +217,12 @@ __all__ = [
     "StreamReport",
     "StreamStatistics",
     "BufferStatistics",
+    "LiveStream",
+    "live_streams",
+    "StreamsStatistics",
+    "streams_statistics",
+    "add_instrument",
+    "remove_instrument",
     # serve
     "serve",
     # errors

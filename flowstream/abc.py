@@ -11,7 +11,10 @@ import enum
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["Encoder", "Judge", "Policy", "Verdict"]
+from flowstream._closing import StreamReport
+from flowstream._live_stream import LiveStream
+
+__all__ = ["Encoder", "Instrument", "Judge", "Policy", "Verdict"]
 
 
 class Encoder(abc.ABC):
@@ -166,3 +169,26 @@ class Policy(abc.ABC):
     @abc.abstractmethod
     def start(self) -> Judge:
         """Return the judge for one client's buffer."""
+
+
+class Instrument:
+    """Is told what happens to the streams of a Trio run: `flowstream.add_instrument`.
+
+    Derive from it and write the methods you want; those here do nothing. They are called in the
+    event loop with the context variables of the view, so they must not block. One that raises
+    does no harm to the stream: the log says so, and the instrument is told nothing more.
+    """
+
+    def stream_started(self, stream: LiveStream) -> None:
+        """Hear that a stream was made for a request; no byte of it has gone out.
+
+        A stream that is refused at once, by a HEAD for instance, starts and ends, too.
+        """
+
+    def stream_ended(self, stream: LiveStream, report: StreamReport) -> None:
+        """Hear that a stream has ended, once, after its line in the log.
+
+        Args:
+            stream: the view that `stream_started` was given.
+            report: what the stream did, and why it ended.
+        """

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Judge, Policy, Verdict
-from flowstream.buffer._event_buffer import BufferStatistics, Doorbell, EventBuffer
+from flowstream.buffer._event_buffer import Doorbell, EventBuffer
 from flowstream.buffer._queue import Gap, Outcome
 from flowstream.limits import Buffer
 from flowstream.policies import Block, Conflate, DropOldest

@@ -19,7 +19,16 @@ PACKAGE = Path(__file__).parent.parent / "flowstream"
 
 # From the ground up. What is in no room of its own stands in the next larger one.
 ROOMS: dict[str, list[str]] = {
-    "vocabulary": ["_lazy", "abc", "_errors", "_event", "_closing", "limits", "llm"],
+    "vocabulary": [
+        "_lazy",
+        "abc",
+        "_errors",
+        "_event",
+        "_closing",
+        "_live_stream",
+        "limits",
+        "llm",
+    ],
     "time and chance": ["_clock"],
     "policies": ["policies"],
     "encoders": ["encoders"],
@@ -27,6 +36,7 @@ ROOMS: dict[str, list[str]] = {
     "framing": ["framing"],
     "event types": ["event_types"],
     "tasks": ["tasks"],
+    "registry": ["_registry"],
     "buffer": ["buffer"],
     "sources": ["sources"],
     "topics": ["topics"],

@@ -59,6 +59,7 @@ PUBLIC = {
     "FlowstreamError": "",
     "LatestByKey": "bytes keys",
     "Limits": "cleanup_timeout max_bytes max_duration stall_timeout",
+    "LiveStream": "path since statistics",
     "MissingExtraError": "",
     "NDJSON": ENCODER + " wire_name",
     "NoSuchRunError": "code headers message retry_after retryable status",
@@ -95,6 +96,7 @@ PUBLIC = {
         "reason sending_for state why_not_direct"
     ),
     "StreamUsedError": "",
+    "StreamsStatistics": "closed open",
     "Subscription": "statistics",
     "TooManyRunsError": "code headers message retry_after retryable status",
     "TooManyTopicsError": "",
@@ -111,6 +113,7 @@ PUBLIC = {
     "TopicsStatistics": "forgotten limit opened subscribers topics",
     "UpstreamError": "code headers message retry_after retryable status",
     "abc.Encoder": ENCODER,
+    "abc.Instrument": "stream_ended stream_started",
     "abc.Judge": "arrive behind drained",
     "abc.Policy": POLICY,
     "abc.Verdict": "DISCONNECT DROP_ARRIVING EVICT_NEWEST EVICT_OLDEST REPLACE_NEWEST WAIT",

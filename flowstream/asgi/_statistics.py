@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from flowstream._clock import clock
-from flowstream._closing import CloseReason, StreamReport
+from flowstream._closing import StreamReport
+from flowstream._live_stream import BufferStatistics, StreamStatistics
 from flowstream.asgi._direct_write import NotDirect
 from flowstream.asgi._ending import Ending
 from flowstream.asgi._permit import Permit
 from flowstream.asgi._writer import Writer
-from flowstream.buffer._event_buffer import BufferStatistics, EventBuffer
+from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.limits import Buffer
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStatistics:
-    """A moment of one stream."""
-
-    state: Literal["new", "open", "closed"]
-    """``new`` before the response is called, ``closed`` once the report is made."""
-    reason: CloseReason | None
-    """Why it ended or is ending; None while it runs."""
-    items: int
-    """Events handed to the server; flowstream's own not counted."""
-    bytes: int
-    """Body bytes handed to the server."""
-    dropped: int
-    """Events dropped by the policy, or left over at the end."""
-    gaps: int
-    """Runs of dropped events that the writer has met."""
-    heartbeats: int
-    """Heartbeats written."""
-    duration: float
-    """Seconds since the response was called; in all, once it is closed."""
-    longest_wait: float
-    """Seconds of the longest write so far."""
-    sending_for: float
-    """Seconds that the write under way has lasted; 0.0 if there is none."""
-    buffer: BufferStatistics
-    """What is between the producer and the writer now."""
-    direct_items: int
-    """Those of `items` that a publisher wrote to the client's connection directly."""
-    why_not_direct: str | None
-    """Why publishers do not write to the client's connection directly, in one of a few
-    sentences; None if they do, whenever its writer waits."""
 
 
 def new_statistics(bounds: Buffer) -> StreamStatistics:

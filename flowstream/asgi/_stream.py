@@ -30,6 +30,8 @@ import trio
 
 from flowstream._clock import chance, clock
 from flowstream._closing import CloseReason, StreamReport
+from flowstream._live_stream import StreamStatistics
+from flowstream._registry import Tally, registry_of_run
 from flowstream.abc import Policy
 from flowstream.asgi._advice import warn_on_plain_hypercorn
 from flowstream.asgi._carrier import carrier_of, entry_of
@@ -40,7 +42,7 @@ from flowstream.asgi._last_word import has_all, say_last_word, shortfall
 from flowstream.asgi._logging import call_on_close, log_report, printable
 from flowstream.asgi._permit import Permit
 from flowstream.asgi._request import last_event_id
-from flowstream.asgi._statistics import StreamStatistics, closed, measured, report_of
+from flowstream.asgi._statistics import closed, measured, report_of
 from flowstream.asgi._supply import open_supply
 from flowstream.asgi._transport import Transport
 from flowstream.asgi._watch import Watch
@@ -64,12 +66,13 @@ class Stream:
     Args:
         plan: what it is to be.
         scope: the request's. Of its path the log has no query, which may hold a token.
+        tally: that of the app, if it counts its streams.
 
     Attributes:
         seen: the id that its client saw last, or None.
     """
 
-    def __init__(self, plan: Plan, scope: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, scope: Mapping[str, Any], tally: Tally | None = None) -> None:
         self._plan = plan
         self._carrier = carrier_of(scope)
         direct_write = direct_write_of(scope)
@@ -103,6 +106,9 @@ class Stream:
         self._writing: trio.CancelScope | None = None  # what the writer does now
         self._ending = Ending()
         self._final: StreamStatistics | None = None
+        # Last: an instrument may ask at once how it is doing.
+        self._registry = registry_of_run()
+        self._view = self._registry.enter(self, self._path, plan.context, tally)
 
     @property
     def reason(self) -> CloseReason | None:
@@ -374,9 +380,13 @@ class Stream:
         self._plan.context.run(self._tell, report)
 
     def _tell(self, report: StreamReport) -> None:
+        assert self._final is not None
         if self._entry is not None:
             self._entry.end_stream(report, self._writer.direct_bytes if self._writer else 0)
-        log_report(report, self._path, answered_elsewhere=self._ending.logged_elsewhere)
+        try:
+            log_report(report, self._path, answered_elsewhere=self._ending.logged_elsewhere)
+        finally:  # a filter of the app's logging may raise
+            self._registry.leave(self._view, self._final, report)
         if self._plan.on_close is not None:
             call_on_close(self._plan.on_close, report, self._path)
 

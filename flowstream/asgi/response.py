@@ -15,13 +15,15 @@ import trio
 
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError, StreamUsedError, other_event_loop
+from flowstream._live_stream import StreamStatistics
+from flowstream._registry import Tally
 from flowstream.asgi._advice import warn_of_workers
 from flowstream.asgi._carrier import carrier_of
 from flowstream.asgi._compression import accepts_gzip, gzip_headers
 from flowstream.asgi._early_answer import answer_to, is_handled
 from flowstream.asgi._http_transport import HTTPTransport
 from flowstream.asgi._request import is_final
-from flowstream.asgi._statistics import StreamStatistics, new_statistics
+from flowstream.asgi._statistics import new_statistics
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.plan import (
     STREAM_HEADER_NAMES,
@@ -152,11 +154,15 @@ class StreamResponse:
         """The context variables that the log and ``on_close`` find: those of the view."""
         return self._plan.context
 
-    async def open(self, scope: Scope) -> Stream | None:
+    async def open(self, scope: Scope, tally: Tally | None = None) -> Stream | None:
         """Return the stream for this request, not begun; or None if it gets no body.
 
         No body goes to a HEAD, and to a client that comes back to what cannot go on (see
         ``on_reconnect``); the source is released then, unopened, and the report made.
+
+        Args:
+            scope: the request's.
+            tally: counts the stream for its app, beside the registry.
 
         Raises:
             StreamUsedError, RuntimeError: as for calling the response.
@@ -168,7 +174,7 @@ class StreamResponse:
         if not trio.lowlevel.in_trio_run():
             raise other_event_loop()
         self._used = True
-        self._stream = stream = Stream(self._plan, scope)
+        self._stream = stream = Stream(self._plan, scope, tally)
         why = "HEAD" if scope.get("method") == "HEAD" else self._returns_in_vain(stream.seen)
         if why:
             await stream.refuse(why)

@@ -14,8 +14,9 @@ import trio
 
 from flowstream._errors import unencodable
 from flowstream._event import Event
+from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Encoder
-from flowstream.buffer._event_buffer import BufferStatistics, EventBuffer
+from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._outlet import Outlet
 from flowstream.buffer._queue import Outcome
 from flowstream.tasks._pace import Pace

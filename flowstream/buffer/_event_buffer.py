@@ -14,36 +14,16 @@ memory channel of one slot would do the same, but takes 2 KB for each idle strea
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
 from flowstream._clock import clock
+from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Policy
 from flowstream.buffer._keyed_queue import KeyedQueue
 from flowstream.buffer._ordered_queue import OrderedQueue
 from flowstream.buffer._queue import Gap, Outcome, Queue
 from flowstream.limits import Buffer
-
-
-@dataclass(frozen=True, slots=True)
-class BufferStatistics:
-    """A moment of one client's buffer."""
-
-    items: int
-    """Items queued now."""
-    bytes: int
-    """Bytes queued now, after encoding."""
-    max_items: int
-    """The bound in items."""
-    max_bytes: int
-    """The bound in bytes."""
-    offered: int
-    """Items offered since the start."""
-    dropped: int
-    """Items that the policy dropped, or that were left at the end."""
-    gaps: int
-    """Runs of dropped items that the writer has met."""
 
 
 class Doorbell:

@@ -10,7 +10,7 @@ import abc
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
-from flowstream.buffer._event_buffer import BufferStatistics
+from flowstream._live_stream import BufferStatistics
 
 
 class Outlet(abc.ABC):

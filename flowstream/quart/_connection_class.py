@@ -24,11 +24,11 @@ from flowstream.asgi._carrier import Carrier, carrier_of
 from flowstream.asgi.receive import Receive, Send
 from flowstream.quart._host import (
     HOST,
+    AppTally,
     Departure,
     Host,
     LateStream,
     Listening,
-    Streams,
     is_silent,
 )
 from flowstream.quart._internals import (
@@ -47,7 +47,7 @@ logger = logging.getLogger("flowstream")
 def connection_class(
     base: type[Any],
     patched: Mapping[str, Any],
-    streams: Streams,
+    tally: AppTally,
     nursery_of_app: Callable[[], SupervisedNursery | None],
     *,
     direct: bool | None,
@@ -58,7 +58,7 @@ def connection_class(
         base: the class that the app chose.
         patched: the app's functions that have a part in the delivery of a stream, as they are
             to be found on the app.
-        streams: those of the app, counted.
+        tally: counts the streams of the app.
         nursery_of_app: returns what is open while the app is served.
         direct: what the app says of all its streams.
     """
@@ -100,7 +100,7 @@ def connection_class(
                 send = _raising_oserror(send)
             silent = may_leave and self._listening is None
             leave = partial(self._leave, request, send) if silent else None
-            self.scope[HOST] = Host(streams, nursery, send, self._listening, direct, leave)
+            self.scope[HOST] = Host(tally, nursery, send, self._listening, direct, leave)
             await super().handle_request(nursery, request, send)
 
         async def __call__(self, receive: Receive, send: Send) -> None:
@@ -157,7 +157,7 @@ def connection_class(
             request = requests.make(self, send)
             timeout = self.app.config["RESPONSE_TIMEOUT"]
             async with trio.open_nursery() as nursery:
-                self.scope[HOST] = Host(streams, nursery, send, None, direct)
+                self.scope[HOST] = Host(tally, nursery, send, None, direct)
                 async with self.app.request_context(request):
                     response = await handle_exception(self.app, error)
                 with trio.move_on_after(math.inf if timeout is None else timeout):

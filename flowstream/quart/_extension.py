@@ -42,7 +42,7 @@ from flowstream.asgi._early_answer import answer_to
 from flowstream.asgi.receive import Receive, Send
 from flowstream.asgi.response import StreamResponse
 from flowstream.quart._connection_class import connection_class
-from flowstream.quart._host import HOST, Hosted, Streams, host_of_request
+from flowstream.quart._host import HOST, AppTally, Hosted, host_of_request
 from flowstream.quart._internals import handle_http_exception
 from flowstream.quart._requests import sharing_adapters
 from flowstream.tasks._failure import passes
@@ -81,7 +81,7 @@ class Flowstream:
         if direct is not None and not isinstance(direct, bool):
             raise TypeError(f"direct must be True, False or None, not {direct!r}")
         self._direct = direct
-        self._streams = Streams()
+        self._tally = AppTally()
         self._outside: SupervisedNursery | None = None  # opened by `async with`
         self._inside: SupervisedNursery | None = None  # open while the app is served
         if app is not None:
@@ -112,7 +112,7 @@ class Flowstream:
             patched.create_url_adapter = sharing_adapters(app, app.create_url_adapter)
         ours = {name: vars(app)[name] for name in ("full_dispatch_request", "finalize_request")}
         patched.asgi_http_class = connection_class(
-            app.asgi_http_class, ours, self._streams, lambda: self._inside, direct=self._direct
+            app.asgi_http_class, ours, self._tally, lambda: self._inside, direct=self._direct
         )
         patched.asgi_lifespan_class = _lifespan_class(app.asgi_lifespan_class)
 
@@ -139,8 +139,8 @@ class Flowstream:
 
     def statistics(self) -> FlowstreamStatistics:
         """Return how many streams run, and how those before them ended."""
-        streams = self._streams
-        return FlowstreamStatistics(len(streams.open), dict(streams.closed), streams.left)
+        tally = self._tally
+        return FlowstreamStatistics(tally.open, dict(tally.closed), tally.left)
 
     def _keep_open_while_serving(self, app: QuartTrio) -> None:
         """Have a supervised nursery be open from the startup of `app` to its shutdown."""

@@ -8,7 +8,6 @@ within the request's context, by the host that the request's connection has.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn, cast
@@ -19,6 +18,7 @@ from quart import request
 from quart.wrappers import Request
 
 from flowstream._closing import CloseReason
+from flowstream._registry import Tally
 from flowstream.asgi._carrier import Carrier, carrier_of
 from flowstream.asgi._http_transport import HTTPTransport
 from flowstream.asgi._request import Live
@@ -39,30 +39,16 @@ _INBOX = ("flowstream.server._inbox", "Inbox")
 _CODEC = ("utf-8", "surrogateescape")
 
 
-class Streams:
+class AppTally(Tally):
     """The streams of one app, counted.
 
     Attributes:
-        open: those that run.
-        left: how many of these have outlived their request's context.
-        closed: how many have ended, by close reason.
+        left: how many of the open ones have outlived their request's context.
     """
 
     def __init__(self) -> None:
-        self.open: set[StreamResponse] = set()
+        super().__init__()
         self.left = 0
-        self.closed: Counter[str] = Counter()
-
-    def begun(self, response: StreamResponse) -> None:
-        """Count a stream as running."""
-        self.open.add(response)
-
-    def ended(self, response: StreamResponse) -> None:
-        """Count it as ended."""
-        self.open.discard(response)
-        reason = response.statistics().reason
-        assert reason is not None
-        self.closed[reason.value] += 1
 
 
 class Hosted(QuartResponse):
@@ -155,7 +141,7 @@ class Host(Live):
     """What one request's connection knows of the stream it serves.
 
     Args:
-        streams: those of the app.
+        tally: counts the streams of the app.
         nursery: for what the stream runs.
         send: the server's, with what was put around it.
         listening: the task that hears of the client's end, if there is one.
@@ -170,7 +156,6 @@ class Host(Live):
     __slots__ = (
         "_leave",
         "_streams",
-        "counted",
         "delivered",
         "direct",
         "gone",
@@ -178,11 +163,12 @@ class Host(Live):
         "listening",
         "nursery",
         "send",
+        "tally",
     )
 
     def __init__(
         self,
-        streams: Streams,
+        tally: AppTally,
         nursery: trio.Nursery,
         send: Send,
         listening: Listening | None,
@@ -191,7 +177,7 @@ class Host(Live):
     ) -> None:
         self._leave = leave
         self.late: LateStream | None = None
-        self.counted = streams
+        self.tally = tally
         self.direct = direct
         self.nursery = nursery
         self.send = send
@@ -208,8 +194,7 @@ class Host(Live):
         """
         if response in self._streams:
             return
-        self._streams[response] = stream = await response.open(scope)
-        self.counted.begun(response)
+        self._streams[response] = stream = await response.open(scope, self.tally)
         if stream is None:
             return
         if self.gone:
@@ -263,12 +248,9 @@ class Host(Live):
     async def finish(self) -> None:
         """End what still runs, e.g. a primed stream that an error took the place of."""
         streams, self._streams = self._streams, {}
-        for response, stream in streams.items():
-            try:
-                if stream is not None:
-                    await stream.finish()
-            finally:
-                self.counted.ended(response)
+        for stream in streams.values():
+            if stream is not None:
+                await stream.finish()
         if streams and self.gone and not self.delivered:
             # What has taken its place is no stream of ours: a disconnect cancels it.
             self.nursery.cancel_scope.cancel()
@@ -279,13 +261,13 @@ class LateStream:
 
     Args:
         host: that of the request.
-        response: what was counted as running.
+        response: what the app made of it.
         stream: the stream, begun.
         transport: what it is to be delivered to.
         context: what stands for the request's.
     """
 
-    __slots__ = ("_context", "_counted", "_response", "_tokens", "stream", "transport")
+    __slots__ = ("_context", "_response", "_tally", "_tokens", "stream", "transport")
 
     def __init__(
         self,
@@ -295,13 +277,13 @@ class LateStream:
         transport: HTTPTransport,
         context: LateContext,
     ) -> None:
-        self._counted = host.counted
+        self._tally = host.tally
         self._response = response
         self._context = context
         self._tokens: list[Any] | None = None
         self.stream = stream
         self.transport = transport
-        self._counted.left += 1
+        self._tally.left += 1
 
     def enter(self) -> None:
         """Have what runs for the stream find `request` and its kin."""
@@ -309,12 +291,11 @@ class LateStream:
         self._tokens = self._context.enter()
 
     async def finish(self) -> None:
-        """Wait until the stream has ended, and count it."""
+        """Wait until the stream has ended."""
         try:
             await self.stream.finish()
         finally:
-            self._counted.left -= 1
-            self._counted.ended(self._response)
+            self._tally.left -= 1
             if self._tokens is not None:
                 self._context.leave(self._tokens)
 

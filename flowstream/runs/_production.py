@@ -16,7 +16,7 @@ import trio
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError
 from flowstream._event import Event, copied
-from flowstream.buffer._event_buffer import BufferStatistics
+from flowstream._live_stream import BufferStatistics
 from flowstream.sources import Source
 from flowstream.sources._relay import Relay
 from flowstream.sources._running import run_to_end

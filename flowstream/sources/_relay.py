@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from flowstream.buffer._event_buffer import BufferStatistics
+from flowstream._live_stream import BufferStatistics
 from flowstream.buffer._outlet import Outlet
 
 

@@ -24,7 +24,7 @@ import trio
 from flowstream._clock import clock
 from flowstream._errors import EncodingError, SourceError
 from flowstream._event import Event, copied
-from flowstream.buffer._event_buffer import BufferStatistics
+from flowstream._live_stream import BufferStatistics
 from flowstream.limits import check_positive
 from flowstream.sources import Source
 from flowstream.sources._as_source import SourceMaker, first_and_next

@@ -16,8 +16,8 @@ from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import outside_event_loop, unencodable
 from flowstream._event import Event
+from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Encoder, Policy
-from flowstream.buffer._event_buffer import BufferStatistics
 from flowstream.encoders import SSE
 from flowstream.sources._feed import Ending, Feed, Subscriber, Terms
 from flowstream.tasks._failure import passes

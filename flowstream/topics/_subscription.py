@@ -12,8 +12,9 @@ from typing import Any
 from flowstream._closing import CloseReason
 from flowstream._errors import FlowstreamError
 from flowstream._event import Event, Where
+from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Policy
-from flowstream.buffer._event_buffer import BufferStatistics, EventBuffer
+from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._outlet import Outlet
 from flowstream.buffer._queue import Gap
 from flowstream.limits import Buffer

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Route
 
-from flowstream import sse
+from flowstream import live_streams, sse, streams_statistics
 from flowstream.asgi._advice import _plain_hypercorn
 from flowstream.quart import Flowstream
 from flowstream.testing import open_stream
@@ -253,3 +253,24 @@ async def test_our_server_is_known_behind_middleware(server, warnings, make, wra
     async with httpx2.AsyncClient() as client:
         assert "data: a\n" in (await client.get(await server(make(wrap)))).text
     assert not warnings()
+
+
+async def test_its_streams_are_listed(plain_hypercorn, connect, aeventually):
+    """Under Hypercorn itself a stream is in the list of live streams until its client has left."""
+
+    async def ticks():
+        while True:
+            yield 1
+            await trio.sleep(0.05)
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        await sse(ticks)(scope, receive, send)
+
+    peer = await connect(await plain_hypercorn(app))
+    await peer.send_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await aeventually(live_streams, "the stream is listed")
+    assert [stream.path for stream in live_streams()] == ["/live"]
+    await peer.aclose()
+    await aeventually(lambda: not live_streams(), "it has left")
+    assert streams_statistics().closed == {"client_disconnected": 1}
