@@ -67,7 +67,6 @@ TESTS = [
     "tests/runs/test_runs_edges.py",
     "tests/starlette/test_*.py",
     "tests/server/test_access_log.py",
-    "tests/server/test_direct_writes.py",
     "tests/server/test_direct_writes_exact.py",
     "tests/server/test_one_write.py",
     "tests/server/test_stream_carrier.py",
