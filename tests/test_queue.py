@@ -697,3 +697,14 @@ def test_room_for_essentials_comes_back_when_they_are_taken(policy):
     pieces = delivered(queue)
     assert pieces[-1] == "3"
     assert [piece for piece in pieces if isinstance(piece, str)] == ["1", "3"]
+
+
+def test_the_last_that_is_queued_has_its_id_though_it_was_renewed():
+    """Nothing before it is left, so its id claims nothing that the client lacks."""
+    queue = open_queue(Buffer(), Conflate(), lambda: 0.0)
+    for number in (1, 2, 3):
+        text = str(number)
+        queue.offer(text.encode(), f"#{text}", key="a", bare=b"bare")
+        if number == 1:
+            assert delivered(queue) == ["1"]
+    assert delivered(queue) == [Gap(1, "#1", "#3"), "3"]

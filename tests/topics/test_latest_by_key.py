@@ -216,7 +216,7 @@ def test_bytes_are_a_whole_number(given, error):
 
 @pytest.mark.parametrize(
     ("bounds", "unit"),
-    [(LatestByKey(keys=2), "2 keys"), (LatestByKey(keys=3, bytes=60), "60 bytes")],
+    [(LatestByKey(keys=2), "2 keys"), (LatestByKey(keys=2, bytes=40), "40 bytes")],
 )
 async def test_the_warning_names_the_bound_that_was_met(bounds, unit, caplog):
     """Too many keys, or as many as there may be that are too large together."""
