@@ -822,4 +822,5 @@ def test_the_public_names_are_pinned():
         "collect",
         "open_lifespan",
         "open_stream",
+        "simulated",
     ]
