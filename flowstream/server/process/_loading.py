@@ -21,7 +21,7 @@ from quart_trio import QuartTrio
 from flowstream.server._hypercorn import LifespanFailureError, LifespanTimeoutError
 from flowstream.tasks._failure import first_of
 
-_PACKAGE = str(Path(__file__).parent.parent)
+_PACKAGE = str(Path(__file__).parents[2])
 
 
 class AppNotFoundError(Exception):
