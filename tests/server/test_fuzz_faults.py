@@ -17,7 +17,7 @@ from fuzzing.upgrades import downgraded, upgraded
 from fuzzing.uploads import odd_upload, odd_upload_http2, smuggled
 from fuzzing.websockets import extended
 
-from flowstream.server import _connection, _http_connection, _inbox, _listening
+from flowstream.server import _connection, _frame_pieces, _http_connection, _inbox, _listening
 from flowstream.server._hypercorn import ReceiveBuffer
 from flowstream.server.http1 import _http1
 from flowstream.server.http2 import _http2
@@ -97,6 +97,12 @@ def lost_tasks(patch):
     patch.setattr(_http_connection.HTTPConnection, "_speak", speak)
 
 
+def all_settings_kept(patch):
+    """Keep settings that nobody knows, in frames of any number of them."""
+    patch.setattr(_http2, "keep_little", lambda *_: None)
+    patch.setattr(_frame_pieces, "_MOST_SETTINGS", 1 << 16)
+
+
 def patching(owner, name, value):
     """Return what replaces one name."""
     return lambda patch: patch.setattr(owner, name, value)
@@ -104,15 +110,13 @@ def patching(owner, name, value):
 
 HTTP1 = (odd_http1, some_written)
 FAULTS = {
-    "what h2 keeps of settings": Fault(
-        patching(_http2, "keep_little", lambda _: None), "MiB are taken", (settled,)
-    ),
+    "what h2 keeps of settings": Fault(all_settings_kept, "MiB are taken", (settled,)),
     "the clock of a body": Fault(
         patching(_inbox.Inbox, "_wait_for_body", _inbox.Inbox._wait), "is kept", (odd_upload,)
     ),
     "the bound of a message": Fault(no_message_bound, "a message of", (extended,)),
     "strict lines": Fault(
-        patching(_http1, "StrictLines", ReceiveBuffer), "had to be refused", (smuggled,)
+        patching(_http1, "StrictLines", lambda _: ReceiveBuffer()), "had to be refused", (smuggled,)
     ),
     "the rules of requests": Fault(
         patching(_http1, "judge_http1", lambda head: head), "the log says", (odd_http1,)
