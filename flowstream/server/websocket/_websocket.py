@@ -53,8 +53,8 @@ from flowstream.server.websocket import _ws_handshake
 from flowstream.server.websocket._message_bound import MessageBound, Pieces
 from flowstream.server.websocket._message_memory import MemoryShare, MessageMemory
 
-# Decompressed bytes after which others run: a millisecond's work. A frame takes as long as so many.
-_TURN = 1 << 18
+# Decompressed bytes after which others run: a millisecond's work. A frame counts as `_FRAME`.
+_PASS_BYTES = 1 << 18
 _FRAME = 1 << 12
 _READABLE = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
 # Seconds that a client has to answer the application's close.
@@ -190,7 +190,7 @@ class WebSocket(WSStream):
     async def _handle_events(self) -> None:
         for event in self.connection.events():
             self._taken += _FRAME
-            if self._taken >= _TURN:
+            if self._taken >= _PASS_BYTES:
                 self._taken = 0
                 await trio.lowlevel.checkpoint()
                 await self.task_group.turn()
