@@ -306,3 +306,18 @@ async def test_empty_and_late_data(server, http2, clean_log):
     await peer.flush()
     await peer.finished(read)
     assert app.read == 5
+
+
+def test_what_is_received_of_a_stream_that_h2_has_forgotten():
+    """An application that reads on behind a reset gets what is there, and no window is opened."""
+    pair = Pair()
+    number = pair.open()
+    pair.exchange()
+    pair.fill([number])
+    upload = pair.uploads.get(number)
+    pair.client.reset_stream(number)
+    pair.exchange()
+    assert pair.server.open_inbound_streams == 0  # whereby h2 forgets it
+    assert number not in pair.server.streams
+    assert upload.take()
+    assert not pair.uploads.received(number)

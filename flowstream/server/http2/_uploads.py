@@ -204,6 +204,8 @@ class Uploads:
         """Open a stream's window to what it may have; return whether that was done."""
         if upload.ended or self.state in (Windows.CROWDED, Windows.NARROWING):
             return False
+        if stream_id not in self._connection.streams:
+            return False  # h2 has closed and forgotten it
         most = INITIAL
         if self.state is Windows.NARROW:
             part = max(LEAST, min(INITIAL, SHARED // max(1, self._coming)))
