@@ -34,6 +34,10 @@ class Client:
         self._socket = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
         self._socket.connect(place)
         self._socket.setblocking(False)
+        if not isinstance(place, str):
+            # Else the kernel keeps a small piece back until the one before is acknowledged (Nagle,
+            # RFC 1122 § 4.2.3.4): 40 ms, in which the clock jumps past the server's timeouts.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._speaker = None if said.tls is None else Speaker(said.tls, key_log)
         self._over = False  # the server has ended the connection
         self._sent = 0
