@@ -1,5 +1,7 @@
 """WebSockets in the frameworks: whatever a client sends, their log has no failure."""
 
+import contextlib
+
 import pytest
 import trio
 from fastapi import FastAPI, WebSocket
@@ -9,6 +11,8 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from test_websocket_carriers import BEFORE, CASES, CLOSE, DEFLATE, MOST, frame, frames_of
 from test_websocket_carriers import client as client  # a fixture
+
+from flowstream.quart._internals import ClientGone
 
 pytestmark = pytest.mark.chaos
 
@@ -38,8 +42,11 @@ def quart():
 
     @app.websocket("/")
     async def view():
-        while True:
-            await websocket.send(await websocket.receive())
+        # From 0.23 on, Quart tells a view that its client has left, and logs it where the view
+        # does not catch it. Before, it cancelled the view.
+        with contextlib.suppress(ClientGone):
+            while True:
+                await websocket.send(await websocket.receive())
 
     return app
 
