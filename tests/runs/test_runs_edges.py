@@ -360,6 +360,32 @@ async def test_who_is_waited_for_loses_nothing_though_it_came_late(flow, bound, 
     assert event.type == "end"
 
 
+async def test_who_is_waited_for_holds_nobody_up_once_it_has_read(flow, autojump_clock):
+    """The producer goes on as soon as such a client has read on, and not when its time is up."""
+    begun = trio.Event()
+
+    async def rows(out):
+        for number in range(60):
+            await out.send(f"{number} " + "x" * 1000)
+        await begun.wait()
+        for number in range(60, 400):
+            await out.send(f"{number} " + "x" * 1000)
+
+    run = Runs(replay=Replay(items=60)).start("export", rows)
+    await trio.sleep(1)
+    start = trio.current_time()
+    async with open_stream(sse(run, policy=Block(timeout=5), buffer=2), window=300) as client:
+        await client.wait_blocked()
+        begun.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert run.reason is None, "it waits"
+        client.resume()
+        events = [event async for event in client]
+    got = [int(event.data.split()[0]) for event in events if event.type == "message"]
+    assert got == list(range(400))
+    assert trio.current_time() == start
+
+
 async def test_who_reads_nothing_is_waited_for_only_so_long(flow, autojump_clock):
     """Two that stall while they read the past are given up at the same time, and it goes on."""
     stalled, refused = trio.Event(), 0

@@ -345,6 +345,33 @@ async def test_one_that_is_stopped_before_it_begins_releases_its_source(flow, au
     assert not ran
 
 
+@pytest.mark.parametrize("seconds", [1, 10])
+async def test_one_that_never_began_releases_its_source_while_all_is_cancelled(
+    autojump_clock, seconds
+):
+    """What the source has opened is closed, though the program is cancelled; within a bound."""
+    closed = []
+
+    class Rows:
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            raise AssertionError("it is never begun")
+
+        async def aclose(self):
+            await trio.sleep(seconds)
+            closed.append(trio.current_time())
+
+    start = trio.current_time()
+    with trio.CancelScope() as scope:
+        async with Flowstream():
+            Topic("jobs").publish_from(Rows(), retry=None, cleanup_timeout=3)
+            scope.cancel()
+    assert [at - start for at in closed] == [1.0][: seconds < 3]
+    assert trio.current_time() - start == min(seconds, 3)
+
+
 async def test_the_app_ends_it_within_the_bound(autojump_clock, caplog):
     """A source whose cleanup hangs is cancelled again after `cleanup_timeout`."""
 
