@@ -33,8 +33,7 @@ if TYPE_CHECKING:
         remove_instrument,
         streams_statistics,
     )
-    from flowstream.asgi.formats import csv, ndjson, raw, sse, stream
-    from flowstream.asgi.plan import StreamOptions
+    from flowstream.asgi.formats import StreamOptions, csv, ndjson, raw, sse, stream
     from flowstream.asgi.receive import SharedReceive
     from flowstream.asgi.response import StreamResponse
     from flowstream.buffer._outlet import Outlet
@@ -113,7 +112,7 @@ __getattr__, __dir__ = lazy_names(
         "SharedReceive": "flowstream.asgi.receive",
         "SlowConsumerError": "flowstream.topics._subscription",
         "SourceLike": "flowstream.sources._source_like",
-        "StreamOptions": "flowstream.asgi.plan",
+        "StreamOptions": "flowstream.asgi.formats",
         "StreamResponse": "flowstream.asgi.response",
         "StreamStatistics": "flowstream._live_stream",
         "StreamsStatistics": "flowstream._registry",

@@ -95,12 +95,12 @@ class EventTypes:
         """
         event = data if isinstance(data, Event) else Event(data)
         try:
-            self.tag_of(event.data, event.type, JSONWriter(encode))
+            self._tag_of(event.data, event.type, JSONWriter(encode))
         except Exception as error:
             raise unencodable(event.data, error) from error
         return data
 
-    def tag_of(self, data: Any, type: str | None = None, writer: JSONWriter | None = None) -> str:
+    def _tag_of(self, data: Any, type: str | None = None, writer: JSONWriter | None = None) -> str:
         """Return the tag of an event, checked.
 
         Args:
@@ -124,8 +124,8 @@ class EventTypes:
             raise ValueError(f"its type is {type!r}, but its tag is {tag!r}")
         return tag
 
-    def check_snapshot(self, data: Any, writer: JSONWriter | None = None) -> None:
-        """Raise unless `data` is what a snapshot may be; `writer` as `tag_of` takes it.
+    def _check_snapshot(self, data: Any, writer: JSONWriter | None = None) -> None:
+        """Raise unless `data` is what a snapshot may be; `writer` as `_tag_of` takes it.
 
         Raises:
             TypeError: JSON cannot carry it.
@@ -318,7 +318,7 @@ class _Typed(Encoder):
         Raises:
             TypeError, ValueError: it is not, or `inner` cannot write it.
         """
-        tag = self._events.tag_of(data, type, self._writer)
+        tag = self._events._tag_of(data, type, self._writer)
         if self._names or (self._envelopes and not (id is None and key is None)):
             type = tag
         return self._inner.encode(data, id=id, type=type, key=key, retry=retry)
@@ -348,7 +348,7 @@ class _Typed(Encoder):
             TypeError, ValueError: it is not, or `inner` cannot write it.
         """
         if name == "snapshot":
-            self._events.check_snapshot(body, self._writer)
+            self._events._check_snapshot(body, self._writer)
         return self._inner.control(name, body, id=id, retry=retry)
 
     def __eq__(self, other: object) -> bool:

@@ -288,10 +288,16 @@ def test_every_public_name_is_in_the_reference(module: Any) -> None:
 
 def test_every_argument_of_a_stream_is_in_the_reference() -> None:
     """Every keyword of `stream()` has its line in the reference, with its default."""
+    from flowstream import StreamOptions
+    from flowstream.asgi._response_plan import make_response_plan
     from flowstream.asgi.plan import make_plan
 
     page = (REFERENCE / "names.md").read_text()
-    for parameter in list(inspect.signature(make_plan).parameters.values())[2:]:
+    parameters = {**inspect.signature(make_plan).parameters}
+    parameters |= inspect.signature(make_response_plan).parameters
+    options = [one for one in parameters.values() if one.kind is one.KEYWORD_ONLY]
+    assert len(options) == len(StreamOptions.__annotations__)
+    for parameter in options:
         row = re.search(rf"^\| `{parameter.name}` \| (.*?) \|", page, re.MULTILINE)
         assert row, parameter.name
         assert row[1] == f"`{parameter.default!r}`".replace("'", '"'), parameter.name

@@ -1,17 +1,28 @@
 """What an app sees of each public class: nothing that only flowstream calls slips out.
 
-A name without an underscore is a promise. A new one is listed here, and is in docs/reference.
+A name without an underscore is a promise. A new one is listed here, and two things show that it is
+meant for apps: the docs say what it does, and its signature has no type that apps can't import.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from flowstream.abc import Encoder, Instrument, Judge, Policy
+from flowstream.asgi._exchange import StreamExchange
+from flowstream.sources import Source
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 MODULES = [
     "flowstream",
@@ -32,8 +43,6 @@ ENCODER = (
     "opening start verbatim"
 )
 POLICY = "keyed max_age rereads start timeout"
-# What a home of streams calls.
-HOME = "answer_empty context empty_answer headers_for open prime transport"
 SOURCE = "discard headers length repeatable run status typed"
 
 PUBLIC = {
@@ -53,7 +62,7 @@ PUBLIC = {
     "DropOldest": POLICY,
     "EncodingError": "",
     "Event": "data essential id key retry type",
-    "EventTypes": "asyncapi check check_snapshot encoder json_schema openapi tag_of types",
+    "EventTypes": "asyncapi check encoder json_schema openapi types",
     "Feeder": "statistics stop",
     "FeederStatistics": "bad_items failures failures_in_a_row over published running topic",
     "FlowstreamError": "",
@@ -87,10 +96,7 @@ PUBLIC = {
     "StreamReport": (
         "bytes detail dropped duration error first_byte gaps items longest_wait reason"
     ),
-    "StreamResponse": (
-        "answer_empty context empty_answer headers headers_for open prime statistics status stop "
-        "transport"
-    ),
+    "StreamResponse": "headers statistics status stop",
     "StreamStatistics": (
         "buffer bytes direct_items dropped duration gaps heartbeats items longest_wait "
         "reason sending_for state why_not_direct"
@@ -161,6 +167,23 @@ PUBLIC = {
 }
 
 
+# They are written by apps, too, and `flowstream.abc` says what each method is for.
+INTERFACES = (Encoder, Policy, Judge, Instrument, Source)
+
+# What a signature may speak of although no app can import it, and why.
+UNNAMED = {
+    "AnswerStream": "an `Encoder`",
+    "Encode": "a function",
+    "Feed": "what `sse` takes; apps have `Topic` and `Run`",
+    "Schema": "a dict",
+    "SubscriptionManager": "what `async with` and `sse` take",
+    "_Data": "a type variable",
+}
+
+# The variable that has such an object in the docs, where that is not its class in lower case.
+VARIABLES = {"Outlet": "out", "StreamClient": "client"}
+
+
 def classes() -> Iterator[tuple[str, type]]:
     """Yield each public class under the name that an app imports."""
     found: set[type] = set()
@@ -197,7 +220,67 @@ def attributes(kind: type) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
+def functions(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the methods and properties without an underscore that flowstream gives a class."""
+    for one in kind.__mro__:
+        if one.__module__.partition(".")[0] == "flowstream":
+            for name, member in vars(one).items():
+                plain = member.fget if isinstance(member, property) else member
+                plain = getattr(plain, "__func__", plain)
+                if inspect.isfunction(plain) and not name.startswith("_"):
+                    yield name, plain
+
+
+def importable() -> set[str]:
+    """Return what the public modules have to import."""
+    return {name for module in MODULES for name in getattr(import_module(module), "__all__", ())}
+
+
+def internal_types(function: Callable[..., Any]) -> set[str]:
+    """Return the names in a function's annotations that are flowstream's and that no app has."""
+    names: set[str] = set()
+    for annotation in function.__annotations__.values():
+        tree = ast.parse(str(annotation))
+        names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {name for name in names - importable() if is_ours(name, function.__globals__)}
+
+
+def is_ours(name: str, variables: dict[str, Any]) -> bool:
+    """Return whether `name` is neither a builtin nor a class or module of another library."""
+    found = variables.get(name)
+    if found is None:
+        return not hasattr(builtins, name)
+    home = found.__name__ if inspect.ismodule(found) else found.__module__
+    by_us = home.partition(".")[0] == "flowstream"
+    return by_us or not (home == "typing" or inspect.isclass(found) or inspect.ismodule(found))
+
+
+def documented(kind: str, pages: list[str]) -> set[str]:
+    """Return what the docs say of a class.
+
+    That is every word in code in a section with the class in its heading, and in the row of a table
+    that begins with it; and elsewhere ``Class.name`` or ``variable.name``.
+    """
+    variable = VARIABLES.get(kind, kind.lower())
+    found: set[str] = set()
+    for page in pages:
+        found |= set(re.findall(rf"\b(?:{kind}|{variable})\b(?:\([^`\n]*\))?\.(\w+)", page))
+        sections = re.split(r"^(?=#+ )", page, flags=re.MULTILINE)
+        blocks = [one for one in sections if re.match(rf"#+ .*`{kind}\b", one)]
+        blocks += re.findall(rf"^\| `(?:[\w.]+`: `)?{kind}\b.*", page, re.MULTILINE)
+        for block in blocks:
+            found.update(*(re.findall(r"\w+", code) for code in re.findall(r"`[^`]+`", block)))
+    return found
+
+
 CLASSES = dict(classes())
+PAGES = [path.read_text() for path in sorted(DOCS.rglob("*.md"))]
+# What an app is given by flowstream, and calls.
+GIVEN = sorted(
+    name
+    for name, kind in CLASSES.items()
+    if not issubclass(kind, INTERFACES) and any(functions(kind))
+)
 
 
 @pytest.mark.parametrize("name", sorted({*CLASSES, *PUBLIC}))
@@ -205,6 +288,44 @@ def test_a_public_class_shows_no_more_than_it_promises(name: str) -> None:
     """Each public class has the attributes of the table, and no others without an underscore."""
     assert name in PUBLIC, f"{name} is new: list here what apps may use of it"
     assert attributes(CLASSES[name]) == set(PUBLIC[name].split())
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_the_docs_say_what_a_public_method_is_for(name: str) -> None:
+    """Whatever an app may call of an object is in the docs; the rest is for flowstream alone."""
+    methods = {method for method, _ in functions(CLASSES[name])}
+    for kind in CLASSES[name].__mro__:
+        methods -= documented(kind.__name__, PAGES)
+    assert methods == set()
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_a_public_method_speaks_of_public_types(name: str) -> None:
+    """A signature names what apps can import: what takes or gives more, is for flowstream alone."""
+    for method, function in functions(CLASSES[name]):
+        assert internal_types(function) <= UNNAMED.keys(), f"{name}.{method}"
+
+
+def test_the_exceptions_are_needed() -> None:
+    """Each type that no app can import, and that is let through, is in some signature."""
+    used = {
+        type_
+        for kind in CLASSES.values()
+        for _, function in functions(kind)
+        for type_ in internal_types(function)
+    }
+    assert used == UNNAMED.keys()
+
+
+def test_a_step_of_a_home_is_seen() -> None:
+    """A method of the kind that homes of streams call is found by its types or by the docs."""
+    steps = dict(functions(StreamExchange))
+    assert internal_types(steps["open"]) == {"Scope", "Stream", "Tally"}
+    assert internal_types(steps["transport"]) == {"HTTPTransport", "Scope", "Send"}
+    said = documented("StreamResponse", PAGES)
+    assert said >= {"headers", "statistics", "status", "stop"}
+    once = {"answer_empty", "context", "empty_answer", "headers_for", "open", "prime", "transport"}
+    assert said.isdisjoint({*once, *steps})
 
 
 def test_an_attribute_that_slips_out_is_seen() -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import flowstream
-from flowstream.asgi.plan import StreamOptions, make_plan
+from flowstream.asgi._response_plan import make_response_plan
+from flowstream.asgi.formats import StreamOptions
+from flowstream.asgi.plan import make_plan
 
 NAMES = [
     "stream",
@@ -190,8 +192,14 @@ def test_a_name_that_has_moved_says_where(name):
 
 def test_the_options_of_a_stream_are_those():
     """Every kind of stream takes the same keywords, with the same defaults."""
-    parameters = list(inspect.signature(make_plan).parameters.values())[2:]
+    parameters = [
+        parameter
+        for make in (make_plan, make_response_plan)
+        for parameter in inspect.signature(make).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
     assert {parameter.name: parameter.default for parameter in parameters} == OPTIONS
+    assert len(parameters) == len(OPTIONS)
     assert set(StreamOptions.__annotations__) == set(OPTIONS)
 
 

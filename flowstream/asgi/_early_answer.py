@@ -1,4 +1,4 @@
-"""What a client is answered whose stream failed before there was anything of it.
+"""What a client is answered that gets no stream: above all where one failed before it began.
 
 Until the status line is out a failure is an ordinary HTTP error. A `PublicError` knows its
 status, so it is answered wherever the app has no handler of its own for it; all else is the
@@ -7,6 +7,7 @@ framework's to answer, as any exception of a view is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import msgspec
 
 from flowstream._errors import PublicError
 from flowstream.asgi._logging import printable
+from flowstream.asgi.receive import Send
 
 logger = logging.getLogger("flowstream")
 
@@ -51,3 +53,12 @@ def is_handled(error: PublicError, scope: Mapping[str, Any]) -> bool:
     by_type, _ = scope.get("starlette.exception_handlers") or ((), ())
     kinds = type(error).__mro__[: type(error).__mro__.index(Exception)]
     return any(kind in by_type for kind in kinds)
+
+
+async def send_whole(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b""
+) -> None:
+    """Send a whole response. Of a client that has gone nobody hears: nothing is left to end."""
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})

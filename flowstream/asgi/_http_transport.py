@@ -16,7 +16,8 @@ from flowstream.asgi._cut import cut_of
 from flowstream.asgi._direct_write import DirectWrite
 from flowstream.asgi._head import head_of
 from flowstream.asgi._permit import Permit
-from flowstream.asgi.plan import Compression, Plan
+from flowstream.asgi._response_plan import Compression
+from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
 
 

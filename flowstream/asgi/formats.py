@@ -6,12 +6,15 @@ They check everything that can be checked and start nothing. What they return is
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Iterable
-from typing import Any, Unpack
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Unpack, cast
 
 from flowstream.abc import Encoder
-from flowstream.asgi.plan import StreamOptions, check_keywords, make_plan
+from flowstream.asgi._response_plan import ResponseOptions, make_response_plan
+from flowstream.asgi.plan import DeliveryOptions, make_plan
 from flowstream.asgi.response import StreamResponse
 from flowstream.encoders import CSV, NDJSON, SSE, Raw
 from flowstream.encoders._json import BigIntegers, Encode
@@ -21,6 +24,14 @@ from flowstream.sources import SourceLike
 _SSE = SSE()
 _NDJSON = NDJSON()
 _JSON_KEYWORDS = ("encode", "big_integers")
+
+
+class StreamOptions(DeliveryOptions, ResponseOptions, total=False):
+    """The keywords that every kind of stream takes; `stream` says what each means."""
+
+
+_KEYWORDS = frozenset(StreamOptions.__annotations__)
+_OF_RESPONSE = frozenset(ResponseOptions.__annotations__)
 
 
 def stream(
@@ -184,9 +195,34 @@ def _response(
     own: Iterable[str] = (),
 ) -> StreamResponse:
     """Return the response that `function` was called for; `own` are keywords of its own."""
-    check_keywords(function, options, own)
+    _check_keywords(function, options, own)
     _check_quart_app()
-    return StreamResponse(make_plan(source, encoder, **options))
+    given = options.items()
+    of_response = {name: value for name, value in given if name in _OF_RESPONSE}
+    of_delivery = {name: value for name, value in given if name not in _OF_RESPONSE}
+    plan = make_plan(source, encoder, **cast(DeliveryOptions, of_delivery))
+    response_plan = make_response_plan(plan, **cast(ResponseOptions, of_response))
+    if response_plan.compress is not None:
+        plan = replace(plan, length=None)  # nobody knows how many bytes they will be
+    return StreamResponse(plan, response_plan)
+
+
+def _check_keywords(function: str, options: Mapping[str, object], own: Iterable[str] = ()) -> None:
+    """Refuse a keyword that streams do not have, in the name of the function that was called.
+
+    Args:
+        function: what the app called, such as ``"sse"``.
+        options: the keywords that it gave for `StreamOptions`.
+        own: further keywords of that function, which may be what was meant.
+
+    Raises:
+        TypeError: one of `options` is unknown; says which keyword is most like it.
+    """
+    for name in options:
+        if name not in _KEYWORDS:
+            near = difflib.get_close_matches(name, [*_KEYWORDS, *own], n=1)
+            meant = f". Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{meant}")
 
 
 def _check_quart_app() -> None:

@@ -6,35 +6,22 @@ the response is called, and then makes exactly one report.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._errors import PublicError, StreamUsedError, other_event_loop
+from flowstream._errors import PublicError
 from flowstream._live_stream import StreamStatistics
-from flowstream._registry import Tally
-from flowstream.asgi._advice import warn_of_workers
 from flowstream.asgi._carrier import carrier_of
-from flowstream.asgi._compression import accepts_gzip, gzip_headers
-from flowstream.asgi._early_answer import answer_to, is_handled
-from flowstream.asgi._http_transport import HTTPTransport
-from flowstream.asgi._request import is_final
+from flowstream.asgi._early_answer import answer_to, is_handled, send_whole
+from flowstream.asgi._exchange import Scope, StreamExchange
+from flowstream.asgi._response_plan import ResponsePlan
 from flowstream.asgi._statistics import new_statistics
 from flowstream.asgi._stream import Stream
-from flowstream.asgi.plan import (
-    STREAM_HEADER_NAMES,
-    Plan,
-)
+from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Receive, Send, wait_disconnected
-from flowstream.sources import Resumable
-from flowstream.sources._feed import Feed
 from flowstream.tasks._failure import passes
-
-Scope = Mapping[str, Any]
 
 
 class StreamResponse:
@@ -54,28 +41,26 @@ class StreamResponse:
             `PublicError` is answered with its status, unless the app has a handler for it.
     """
 
-    __slots__ = ("_plan", "_stream", "_used")
+    __slots__ = ("_exchange",)
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._stream: Stream | None = None
-        self._used = False
+    def __init__(self, plan: Plan, response_plan: ResponsePlan) -> None:
+        self._exchange = StreamExchange(plan, response_plan)
 
     @property
     def status(self) -> int:
         """The HTTP status it was given."""
-        return self._plan.status
+        return self._exchange.response_plan.status
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers it will send, names in lower case: a new list at each call."""
-        return list(self._plan.headers)
+        return list(self._exchange.response_plan.headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream to one client."""
-        stream = await self.open(scope)
+        stream = await self._exchange.open(scope)
         if stream is None:
-            await self.answer_empty(scope, send)
+            await send_whole(send, *self._exchange.empty_answer(scope))
             return
         carrier = carrier_of(scope)
         listens = carrier is None or carrier.may_bring_more(scope)
@@ -100,12 +85,14 @@ class StreamResponse:
         self, stream: Stream, scope: Scope, send: Send, nursery: trio.Nursery | None
     ) -> BaseException | None:
         """Serve `stream`, and return what the framework is to hear of it."""
+        plan = self._exchange.response_plan
         try:
             stream.begin(nursery)
             try:
-                if self._plan.prime is not None:
-                    await stream.prime(self._plan.prime)
-                await stream.deliver(self.transport(scope, send, self._plan.status, self.headers))
+                if plan.prime is not None:
+                    await stream.prime(plan.prime)
+                transport = self._exchange.transport(scope, send, plan.status, self.headers)
+                await stream.deliver(transport)
             finally:
                 await stream.finish()  # noqa: ASYNC102  # shields itself
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
@@ -122,10 +109,8 @@ class StreamResponse:
             for name, value in fields.items()
         ]
         # Without CORS's headers a page of another origin could not read the answer.
-        head += [pair for pair in self._plan.headers if pair[0].startswith(b"access-control-")]
-        with contextlib.suppress(OSError):  # the client has gone, and nothing is left to end
-            await send({"type": "http.response.start", "status": status, "headers": head})
-            await send({"type": "http.response.body", "body": body, "more_body": False})
+        head += [pair for pair in self.headers if pair[0].startswith(b"access-control-")]
+        await send_whole(send, status, head, body)
 
     def stop(self) -> None:
         """End the stream for good: write what is queued, then ``end`` with `stopped`.
@@ -133,107 +118,13 @@ class StreamResponse:
         Does nothing before the response was called, or after the stream has ended. The browser
         does not come back after it, as it would after a disconnect.
         """
-        if self._stream is not None:
-            self._stream.close(CloseReason.STOPPED, "StreamResponse.stop()")
+        if self._exchange.stream is not None:
+            self._exchange.stream.close(CloseReason.STOPPED, "StreamResponse.stop()")
 
     def statistics(self) -> StreamStatistics:
         """Return what the stream has done so far, and how full its buffer is."""
-        if self._stream is None:
-            return new_statistics(self._plan.buffer)
-        return self._stream.statistics()
-
-    # -- for hosts: what an integration with a framework calls ------------------------------
-
-    @property
-    def prime(self) -> float | None:
-        """Seconds to wait for the first item before the status line, or None."""
-        return self._plan.prime
-
-    @property
-    def context(self) -> contextvars.Context:
-        """The context variables that the log and ``on_close`` find: those of the view."""
-        return self._plan.context
-
-    async def open(self, scope: Scope, tally: Tally | None = None) -> Stream | None:
-        """Return the stream for this request, not begun; or None if it gets no body.
-
-        No body goes to a HEAD, and to a client that comes back to what cannot go on (see
-        ``on_reconnect``); the source is released then, unopened, and the report made.
-
-        Args:
-            scope: the request's.
-            tally: counts the stream for its app, beside the registry.
-
-        Raises:
-            StreamUsedError, RuntimeError: as for calling the response.
-        """
-        if self._used:
-            raise StreamUsedError("this response was already served: make one per request")
-        if scope["type"] != "http":
-            raise RuntimeError(f"a StreamResponse answers HTTP requests, not {scope['type']!r}")
-        if not trio.lowlevel.in_trio_run():
-            raise other_event_loop()
-        self._used = True
-        self._stream = stream = Stream(self._plan, scope, tally)
-        why = "HEAD" if scope.get("method") == "HEAD" else self._returns_in_vain(stream.seen)
-        if why:
-            await stream.refuse(why)
-            return None
-        if self._plan.is_feed:
-            warn_of_workers(scope)
-        return stream
-
-    def transport(
-        self,
-        scope: Scope,
-        send: Send,
-        status: int,
-        headers: list[tuple[bytes, bytes]],
-        *,
-        direct: bool | None = None,
-    ) -> HTTPTransport:
-        """Return what the stream is delivered to: the response with this status and headers.
-
-        `direct` is what the app says of all its streams; what the stream's own plan says wins.
-        """
-        compress = self._plan.compress
-        return HTTPTransport(scope, send, status, headers, compress=compress, direct=direct)
-
-    async def answer_empty(self, scope: Scope, send: Send) -> None:
-        """Send the answer without a body that goes with `open` returning None."""
-        status, headers = self.empty_answer(scope)
-        with contextlib.suppress(OSError):  # the client has gone, and nothing is left to end
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def empty_answer(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Return the status and headers that go with `open` returning None."""
-        if scope.get("method") == "HEAD":
-            return self._plan.status, self.headers_for(scope, self.headers)
-        # WHATWG HTML § 9.2.3: 204 is what makes an EventSource stop reconnecting; from another
-        # origin only with the CORS headers, so the app's own headers go with it.
-        own = [pair for pair in self._plan.headers if pair[0] not in STREAM_HEADER_NAMES]
-        return 204, [*own, (b"cache-control", b"no-store")]
-
-    def headers_for(
-        self, scope: Scope, headers: list[tuple[bytes, bytes]]
-    ) -> list[tuple[bytes, bytes]]:
-        """Return `headers` as a client with this request gets them: it may ask for gzip."""
-        coded = None
-        if self._plan.compress == "gzip" and accepts_gzip(scope):
-            coded = gzip_headers(headers)
-        return headers if coded is None else coded
-
-    def _returns_in_vain(self, seen: str | None) -> str:
-        """Return why a client that comes back gets nothing; "" if it gets something."""
-        if seen is None or not self._plan.encoder.in_band:
-            return ""
-        if is_final(seen):
-            return "Last-Event-ID of an end"
-        refuse = self._plan.on_reconnect == "refuse" and not isinstance(
-            self._plan.source, (Feed, Resumable)
-        )
-        return "on_reconnect='refuse'" if refuse else ""
+        stream = self._exchange.stream
+        return new_statistics(self._exchange.plan.buffer) if stream is None else stream.statistics()
 
     # Quart's type of what a view may return has room for an iterator of text, and for nothing
     # else that a class of ours could be: with these two methods a view that returns a stream
@@ -260,6 +151,11 @@ class StreamResponse:
             "a StreamResponse is an ASGI application, not data; in FastAPI return "
             "flowstream.starlette.response(...) of it"
         )
+
+
+def exchange_of(response: StreamResponse) -> StreamExchange:
+    """Return what a home of streams does with `response`, step by step."""
+    return response._exchange
 
 
 async def _listen(stream: Stream, receive: Receive) -> None:

@@ -40,7 +40,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, ServiceUna
 from flowstream._errors import PublicError, other_event_loop
 from flowstream.asgi._early_answer import answer_to
 from flowstream.asgi.receive import Receive, Send
-from flowstream.asgi.response import StreamResponse
+from flowstream.asgi.response import StreamResponse, exchange_of
 from flowstream.quart._connection_class import connection_class
 from flowstream.quart._host import HOST, AppTally, Hosted, host_of_request
 from flowstream.quart._internals import handle_http_exception
@@ -257,7 +257,7 @@ def _priming(step: _Step) -> _Step:
         response = result[0] if isinstance(result, tuple) and result else result
         if isinstance(response, Hosted):  # the view has called make_response itself
             response = response.stream_response
-        if isinstance(response, StreamResponse) and response.prime is not None:
+        if isinstance(response, StreamResponse) and exchange_of(response).response_plan.prime:
             await host_of_request().begin(response, request.scope)
         return result
 

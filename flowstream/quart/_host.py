@@ -7,7 +7,7 @@ within the request's context, by the host that the request's connection has.
 
 from __future__ import annotations
 
-import contextlib
+import contextvars
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn, cast
@@ -20,11 +20,12 @@ from quart.wrappers import Request
 from flowstream._closing import CloseReason
 from flowstream._registry import Tally
 from flowstream.asgi._carrier import Carrier, carrier_of
+from flowstream.asgi._early_answer import send_whole
 from flowstream.asgi._http_transport import HTTPTransport
 from flowstream.asgi._request import Live
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.receive import Receive, Send
-from flowstream.asgi.response import StreamResponse
+from flowstream.asgi.response import StreamResponse, exchange_of
 from flowstream.quart._internals import note_departure
 from flowstream.quart._late_context import LateContext
 from flowstream.quart._requests import headers_of
@@ -194,18 +195,21 @@ class Host(Live):
         """
         if response in self._streams:
             return
-        self._streams[response] = stream = await response.open(scope, self.tally)
+        exchange = exchange_of(response)
+        self._streams[response] = stream = await exchange.open(scope, self.tally)
         if stream is None:
             return
         if self.gone:
             stream.abort(CloseReason.CLIENT_DISCONNECTED, "http.disconnect")
         stream.begin(self.nursery)
-        if response.prime is not None:
-            await stream.prime(response.prime)
+        prime = exchange.response_plan.prime
+        if prime is not None:
+            await stream.prime(prime)
 
     async def deliver(self, hosted: Hosted, scope: Mapping[str, Any]) -> None:
         """Send the response that the app has made of the stream, and its body."""
         response = hosted.stream_response
+        exchange = exchange_of(response)
         status, headers = hosted.head()
         await self.begin(response, scope)
         stream = self._streams[response]
@@ -213,24 +217,24 @@ class Host(Live):
         if self.listening is not None and carrier_of(scope) is not None:
             self.listening.stop()  # the connection itself reports its end: a task less
         if stream is not None:
-            transport = response.transport(scope, self.send, status, headers, direct=self.direct)
+            transport = exchange.transport(scope, self.send, status, headers, direct=self.direct)
             context = None
             if self._leave is not None and not stream.has_tasks:
                 context = self._leave()
             if context is not None:
-                self.late = LateStream(self, response, stream, transport, context)
+                self.late = LateStream(self, exchange.plan.context, stream, transport, context)
                 self._streams.clear()
                 return
             await stream.deliver(transport)
         elif scope["method"] == "HEAD":
-            await _answer_empty(self.send, status, response.headers_for(scope, headers))
+            await send_whole(self.send, status, exchange.headers_for(scope, headers))
         else:
             # With the app's own headers: without CORS's, a page of another origin would see
             # a network error, after which an EventSource may come back (WHATWG HTML § 9.2.3).
-            status, own = response.empty_answer(scope)
+            status, own = exchange.empty_answer(scope)
             replaced = {b"content-type", *(name for name, _ in own)}
             own.extend(pair for pair in headers if pair[0] not in replaced)
-            await _answer_empty(self.send, status, own)
+            await send_whole(self.send, status, own)
 
     def disconnected(
         self, reason: CloseReason = CloseReason.CLIENT_DISCONNECTED, detail: str = "http.disconnect"
@@ -261,24 +265,24 @@ class LateStream:
 
     Args:
         host: that of the request.
-        response: what the app made of it.
+        variables: the context variables of the view.
         stream: the stream, begun.
         transport: what it is to be delivered to.
         context: what stands for the request's.
     """
 
-    __slots__ = ("_context", "_response", "_tally", "_tokens", "stream", "transport")
+    __slots__ = ("_context", "_tally", "_tokens", "_variables", "stream", "transport")
 
     def __init__(
         self,
         host: Host,
-        response: StreamResponse,
+        variables: contextvars.Context,
         stream: Stream,
         transport: HTTPTransport,
         context: LateContext,
     ) -> None:
         self._tally = host.tally
-        self._response = response
+        self._variables = variables
         self._context = context
         self._tokens: list[Any] | None = None
         self.stream = stream
@@ -287,7 +291,7 @@ class LateStream:
 
     def enter(self) -> None:
         """Have what runs for the stream find `request` and its kin."""
-        self._context.replace_in(self._response.context)
+        self._context.replace_in(self._variables)
         self._tokens = self._context.enter()
 
     async def finish(self) -> None:
@@ -357,9 +361,3 @@ def host_of_request() -> Host:
             "or its test client, not in a test_request_context()"
         )
     return cast(Host, scope[HOST])
-
-
-async def _answer_empty(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    with contextlib.suppress(OSError):  # the client has gone, and nothing is left to end
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})

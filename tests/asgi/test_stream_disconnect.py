@@ -7,6 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from flowstream import CloseReason, Limits, SharedReceive, csv, raw, sse
+from flowstream.asgi.response import exchange_of
 from flowstream.testing import open_stream
 
 LIMITS = Limits(cleanup_timeout=5)
@@ -309,7 +310,7 @@ async def test_an_interrupt_in_a_cancelled_nursery_goes_through(reports):
 async def test_a_stream_that_is_never_begun_has_its_report(reports):
     """A host that opened a stream and finishes it leaves no producer behind, and one report."""
     response = sse(waits, on_close=reports.append)
-    stream = await response.open({"type": "http", "method": "GET"})
+    stream = await exchange_of(response).open({"type": "http", "method": "GET"})
     await stream.finish()
     await stream.finish()
     assert [report.reason for report in reports] == [CloseReason.CANCELLED]
@@ -319,14 +320,14 @@ async def test_a_stream_that_was_aborted_is_not_primed(reports, autojump_clock):
     """A host whose client had gone before the stream began does not wait for an item."""
     response = sse(waits, on_close=reports.append)
     scope = {"type": "http", "method": "GET"}
-    stream = await response.open(scope)
+    stream = await exchange_of(response).open(scope)
     stream.abort(CloseReason.CLIENT_DISCONNECTED)
     async with trio.open_nursery() as nursery:
         stream.begin(nursery)
         start = trio.current_time()
         await stream.prime(10)
         assert trio.current_time() == start
-        await stream.deliver(response.transport(scope, None, 200, []))
+        await stream.deliver(exchange_of(response).transport(scope, None, 200, []))
         await stream.finish()
         nursery.cancel_scope.cancel()
     assert [report.reason for report in reports] == [CloseReason.CLIENT_DISCONNECTED]

@@ -1,0 +1,125 @@
+"""StreamExchange: one request, and the stream that answers it, step by step.
+
+A home of streams takes these steps (a bare ASGI app and Starlette through `StreamResponse`, Quart
+through its extension):
+
+* `open` makes the stream, if this client gets one.
+* `transport` makes what it is delivered to: the response, as the home's app has left it.
+* `empty_answer` says what a client gets for which there is no stream.
+
+They are no methods of the `StreamResponse` that apps hold: they are for homes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from flowstream._errors import StreamUsedError, other_event_loop
+from flowstream._registry import Tally
+from flowstream.asgi._advice import warn_of_workers
+from flowstream.asgi._compression import accepts_gzip, gzip_headers
+from flowstream.asgi._http_transport import HTTPTransport
+from flowstream.asgi._request import is_final
+from flowstream.asgi._response_plan import STREAM_HEADER_NAMES, ResponsePlan
+from flowstream.asgi._stream import Stream
+from flowstream.asgi.plan import Plan
+from flowstream.asgi.receive import Send
+
+Scope = Mapping[str, Any]
+
+
+class StreamExchange:
+    """One request, and the stream that answers it.
+
+    Args:
+        plan: what is delivered.
+        response_plan: what the response is to be.
+
+    Attributes:
+        stream: the stream, once it was opened.
+    """
+
+    __slots__ = ("_used", "plan", "response_plan", "stream")
+
+    def __init__(self, plan: Plan, response_plan: ResponsePlan) -> None:
+        self._used = False
+        self.plan = plan
+        self.response_plan = response_plan
+        self.stream: Stream | None = None
+
+    async def open(self, scope: Scope, tally: Tally | None = None) -> Stream | None:
+        """Return the stream for this request, not begun; or None if it gets no body.
+
+        No body goes to a HEAD, and to a client that comes back to what cannot go on (see
+        ``on_reconnect``). The source is released then, unopened, and the report made.
+
+        Args:
+            scope: the request's.
+            tally: counts the stream for its app, beside the registry.
+
+        Raises:
+            StreamUsedError: it was opened before.
+            RuntimeError: outside Trio, or for something that is not HTTP.
+        """
+        if self._used:
+            raise StreamUsedError("this response was already served: make one per request")
+        if scope["type"] != "http":
+            raise RuntimeError(f"a StreamResponse answers HTTP requests, not {scope['type']!r}")
+        if not trio.lowlevel.in_trio_run():
+            raise other_event_loop()
+        self._used = True
+        self.stream = stream = Stream(self.plan, scope, tally)
+        why = "HEAD" if scope.get("method") == "HEAD" else self._returns_in_vain(stream.seen)
+        if why:
+            await stream.refuse(why)
+            return None
+        if self.plan.is_feed:
+            warn_of_workers(scope)
+        return stream
+
+    def transport(
+        self,
+        scope: Scope,
+        send: Send,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        direct: bool | None = None,
+    ) -> HTTPTransport:
+        """Return what the stream is delivered to: the response with this status and headers.
+
+        `direct` is what the app says of all its streams; what the stream's own plan says wins.
+        """
+        compress = self.response_plan.compress
+        return HTTPTransport(scope, send, status, headers, compress=compress, direct=direct)
+
+    def empty_answer(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Return the status and headers that go with `open` returning None."""
+        plan = self.response_plan
+        if scope.get("method") == "HEAD":
+            return plan.status, self.headers_for(scope, list(plan.headers))
+        # WHATWG HTML § 9.2.3: 204 is what makes an EventSource stop reconnecting; from another
+        # origin only with the CORS headers, so the app's own headers go with it.
+        own = [pair for pair in plan.headers if pair[0] not in STREAM_HEADER_NAMES]
+        return 204, [*own, (b"cache-control", b"no-store")]
+
+    def headers_for(
+        self, scope: Scope, headers: list[tuple[bytes, bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        """Return `headers` as a client with this request gets them: it may ask for gzip."""
+        coded = None
+        if self.response_plan.compress == "gzip" and accepts_gzip(scope):
+            coded = gzip_headers(headers)
+        return headers if coded is None else coded
+
+    def _returns_in_vain(self, seen: str | None) -> str:
+        """Return why a client that comes back gets nothing; "" if it gets something."""
+        if seen is None or not self.plan.encoder.in_band:
+            return ""
+        if is_final(seen):
+            return "Last-Event-ID of an end"
+        refuse = self.response_plan.on_reconnect == "refuse" and not self.plan.resumes
+        return "on_reconnect='refuse'" if refuse else ""
