@@ -44,14 +44,14 @@ class Idle:
     def __contains__(self, connection: _Open) -> bool:
         return connection in self._since
 
-    def add(self, connection: _Open) -> float:
-        """Note that nothing is asked for from now on; return until when that may last."""
+    def add(self, connection: _Open) -> None:
+        """Note that nothing is asked for from now on."""
         since = self._since
+        since.pop(connection, None)  # behind all others
         since[connection] = now = trio.current_time()
         due = now + self._timeout
         if len(since) == 1 and due < self._sleep.deadline:
             self._sleep.deadline = due
-        return due
 
     def discard(self, connection: _Open) -> None:
         """Note that something is asked for, or that the connection has ended."""

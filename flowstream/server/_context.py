@@ -1,17 +1,14 @@
-"""What Hypercorn's protocols share, with events and an idle task that take less memory.
+"""What Hypercorn's protocols share, with events that take less memory.
 
-Each connection has one of both for as long as it lasts, and needs them for a moment.
+Each connection has some for as long as it lasts, and waits for them for a moment.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import trio
-
-from flowstream.server._hypercorn import TaskGroup, WorkerContext
+from flowstream.server._hypercorn import WorkerContext
 from flowstream.tasks._flag import Flag
 
 logger = logging.getLogger("flowstream.server")
@@ -56,29 +53,3 @@ class Context(WorkerContext):
         if message not in self._said:
             self._said.add(message)
             logger.info(message)
-
-
-class IdleTask:
-    """The task that ends a connection on which nothing is asked for; at most one at a time."""
-
-    __slots__ = ("_scope",)
-
-    def __init__(self) -> None:
-        self._scope: trio.CancelScope | None = None
-
-    async def restart(self, applications: TaskGroup, action: Callable[[], Awaitable[None]]) -> None:
-        """Run `action` anew. Does not wait, so that nobody can be cancelled here."""
-        await self.stop()
-        self._scope = scope = trio.CancelScope()
-        applications.spawn(_run, scope, action)
-
-    async def stop(self) -> None:
-        """End it, if it runs. Does not wait."""
-        scope, self._scope = self._scope, None
-        if scope is not None:
-            scope.cancel()
-
-
-async def _run(scope: trio.CancelScope, action: Callable[..., Any]) -> None:
-    with scope:
-        await action()

@@ -20,7 +20,6 @@ has the connection for good.
 from __future__ import annotations
 
 import logging
-import math
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -32,7 +31,6 @@ from flowstream.asgi._carrier import STATE_KEY
 from flowstream.server._applications import Applications
 from flowstream.server._connection import Connection
 from flowstream.server._connections import Connections
-from flowstream.server._context import IdleTask
 from flowstream.server._hypercorn import (
     Closed,
     ConnectionState,
@@ -81,13 +79,12 @@ class HTTPConnection(Connection, TCPServer):
         self.app = app
         self.context = context
         self.state = ConnectionState({**state, STATE_KEY: self})
-        self.idle_task = IdleTask()  # type: ignore[assignment]  # without a lock
         self.applications = self._task_group = Applications(self.is_broken, self.turn)
         self._exchange: PlainExchange | None = None  # the plain request that is answered
         self._answered = 0  # plain requests that have begun
         self._speaking = False  # there is a protocol: no more plain requests
         self._requested = False  # a request has begun
-        self._idle_until = math.inf
+        self._asked = False  # the protocol has something to answer
         self._holder = 0  # the number of the task that has the connection
         self._tasks = 0
         self._over = False
@@ -102,6 +99,7 @@ class HTTPConnection(Connection, TCPServer):
             return
         if self._speaking:
             self._task_group.spawn(self.protocol.say_goodbye)
+            self._task_group.spawn(self._end_unasked)
         elif self._requested and self in self._connections.idle and not self._has_unread():
             # A client that is about to ask, or has asked, is still answered.
             self.end_idle()
@@ -111,8 +109,11 @@ class HTTPConnection(Connection, TCPServer):
         return self.applications.requests()
 
     def end_idle(self) -> None:
-        """Close the connection, on which nothing is asked for."""
-        self._stop_reading()
+        """Close the connection: nothing was asked for in time."""
+        if self._speaking:
+            self._task_group.spawn(self._close_idle)
+        else:
+            self._stop_reading()
 
     # -- for streams and plain requests ----------------------------------------------------
 
@@ -190,15 +191,18 @@ class HTTPConnection(Connection, TCPServer):
             await self._converse()
         else:
             self._connections.others += 1
+            self._connections.idle.add(self)
             await self._speak(alpn)
 
     async def _converse(self) -> None:
-        """Wait for a request and answer it: a plain one here, another one by a protocol."""
+        """Wait for a request and answer it: a plain one here, another one by a protocol.
+
+        The time for the head of another one goes on: it began when this connection fell idle.
+        """
         connections = self._connections
         try:
-            self._idle_until = connections.idle.add(self)
+            connections.idle.add(self)
             data = self._read_at_once() or await self._receive()
-            connections.idle.discard(self)
             if not data:
                 return
             await self.turn()
@@ -209,6 +213,7 @@ class HTTPConnection(Connection, TCPServer):
                 connections.others += 1
                 await self._speak("http/1.1", data)
                 return
+            connections.idle.discard(self)
             self._requested = True
             self._answered += 1
             connections.plain += 1
@@ -246,7 +251,6 @@ class HTTPConnection(Connection, TCPServer):
                 await self.protocol.initiate()
                 if self.closing:
                     await self.protocol.say_goodbye()
-                await self.idle_task.restart(applications, self._idle_timeout)
                 await self._read_data(data)
             except Exception as error:  # noqa: BLE001  # logged
                 _log(error)
@@ -258,7 +262,7 @@ class HTTPConnection(Connection, TCPServer):
             finally:
                 # Before the nursery closes: nothing is spawned in it from here on.
                 self._end(CloseReason.CLIENT_DISCONNECTED, CLOSED)
-            await self.idle_task.stop()
+                self._connections.idle.discard(self)
             await self.protocol.handle(Closed())
             applications.end_background()
 
@@ -316,11 +320,17 @@ class HTTPConnection(Connection, TCPServer):
             else:
                 await self._tell_protocol()
             return
-        if isinstance(event, Updated):
-            self._requested = self._requested or not event.idle
-            if self.reason is not None:
-                return  # the wait for another request would outlast the connection
-        await super().protocol_send(event)
+        if not isinstance(event, Updated):
+            await super().protocol_send(event)
+            return
+        self._asked = not event.idle
+        self._requested = self._requested or self._asked
+        if self._asked:
+            self._connections.idle.discard(self)
+        elif self.reason is None:  # else the wait for another request would outlast the connection
+            self._connections.idle.add(self)
+            if self.closing:
+                self._task_group.spawn(self._end_unasked)
 
     def write_rest(self) -> None:
         """Have a task write what is left over of a direct write."""
@@ -347,21 +357,18 @@ class HTTPConnection(Connection, TCPServer):
 
     # -- when nothing is asked for ---------------------------------------------------------
 
-    async def _idle_timeout(self) -> None:
-        until = trio.current_time() + self.config.keep_alive_timeout
-        # It may have waited for the beginning of a head that then was not plain.
-        until, self._idle_until = min(until, self._idle_until), math.inf
-        with trio.move_on_at(until):
-            await self.context.terminated.wait()
-            # The reader may hold a request that it has read in this very tick.
-            await trio.lowlevel.checkpoint()
-            if not self._requested or self._has_unread():
-                # A client that is about to ask, or has asked, is still answered.
-                await trio.sleep_forever()
-        # A request that came as we woke up has cancelled this: the shield would hide it.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        with trio.CancelScope(shield=True):
-            await self._initiate_server_close()
+    async def _close_idle(self) -> None:
+        """Close the connection, unless a request has come in this very tick."""
+        if not self._asked and self.reason is None:
+            with trio.CancelScope(shield=True):
+                await self._initiate_server_close()
+
+    async def _end_unasked(self) -> None:
+        """Close the connection at a shutdown, unless a client is about to ask, or has asked."""
+        # The reader may hold a request that it has read in this very tick.
+        await trio.lowlevel.checkpoint()
+        if self._requested and not self._has_unread():
+            await self._close_idle()
 
     async def _initiate_server_close(self) -> None:
         await self.protocol.handle(Closed())

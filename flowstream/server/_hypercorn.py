@@ -162,7 +162,6 @@ _METHODS: dict[type, dict[str, str]] = {
         "protocol_send": "event",
         "_read_data": "",
         "_close": "",
-        "_idle_timeout": "",
         "_initiate_server_close": "",
     },
     UDPServer: {"__init__": "app config context state socket", "run": "task_status"},
@@ -246,7 +245,7 @@ _ATTRIBUTES: dict[type, str] = {
     "shutdown_timeout ssl_handshake_timeout startup_timeout workers",
     Lifespan: "shutdown supported",
     WorkerContext: "event_class terminate terminated",
-    TCPServer: "app config context idle_task state stream",
+    TCPServer: "app config context state stream",
     Logger: "access_log_format access_logger error_logger",
     H11Protocol: "app client config connection connection_state context keep_alive_requests send "
     "server ssl stream task_group",

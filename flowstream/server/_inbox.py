@@ -98,17 +98,19 @@ class Inbox:
         if message["type"] == self._default["type"]:
             self.disconnect(message)
             return
-        if self.turn is not None:
+        size = _size(message)
+        ends = message["type"] == "http.request" and not message.get("more_body")
+        if self.turn is not None and (size or not ends):  # a bare end is in its request's turn
             await self.turn()
         if self.is_full:
             await self.until_room()
         if self.is_over:
             return
         self._messages.append(message)
-        self._size += _size(message)
+        self._size += size
         if self._body is not None:
-            self._body.arrived(_size(message))
-        self._complete = message["type"] == "http.request" and not message.get("more_body")
+            self._body.arrived(size)
+        self._complete = ends
         if self._complete and self._half_closed:
             self.disconnect()
         self._change()

@@ -24,6 +24,13 @@ CLOSED = "the server closed the connection"
 class Asked(Protocol):
     """A connection on which a client asks for something."""
 
+    def write(self, data: bytes) -> Awaitable[bool]:
+        """Write all of `data`, whoever is cancelled; return whether the client is there.
+
+        There is a checkpoint only if the kernel doesn't take it at once.
+        """
+        ...
+
     def origin(self, headers: Sequence[tuple[bytes, bytes]]) -> Origin:
         """Return where a request with these headers, whose names are in lower case, comes from."""
         ...
@@ -64,13 +71,6 @@ class PlainCarrier(Asked, Protocol):
     """The address that the client has connected to."""
     applications: Applications
     """Those at work on it."""
-
-    def write(self, data: bytes) -> Awaitable[bool]:
-        """Write what belongs to the response; return whether the client is there.
-
-        There is a checkpoint only if the kernel doesn't take it at once.
-        """
-        ...
 
     async def answered(self, keeps: bool) -> None:
         """Hear that the request is answered, and whether another may come after it."""

@@ -37,11 +37,14 @@ class Fault:
         plant: does it, with pytest's monkeypatch; may return what ends it.
         sees: what the fuzzer says then, a part of it.
         kinds: of the conversations that are had; the others would only take time.
+        batch: conversations at once. Memory needs more of them, in a process that has some to
+            spare from tests before.
     """
 
     plant: Callable[[pytest.MonkeyPatch], Callable[[], object] | None]
     sees: str
     kinds: tuple
+    batch: int = 50
 
 
 def no_stall_bound(patch):
@@ -58,7 +61,7 @@ def no_idle_timeout(patch):
     async def wait(_):
         await trio.sleep_forever()
 
-    patch.setattr(_http_connection.HTTPConnection, "_idle_timeout", wait)
+    patch.setattr(_http_connection.HTTPConnection, "_close_idle", wait)
 
 
 def no_message_bound(patch):
@@ -110,7 +113,7 @@ def patching(owner, name, value):
 
 HTTP1 = (odd_http1, some_written)
 FAULTS = {
-    "what h2 keeps of settings": Fault(all_settings_kept, "MiB are taken", (settled,)),
+    "what h2 keeps of settings": Fault(all_settings_kept, "MiB are taken", (settled,), batch=500),
     "the clock of a body": Fault(
         patching(_inbox.Inbox, "_wait_for_body", _inbox.Inbox._wait), "is kept", (odd_upload,)
     ),
@@ -153,7 +156,7 @@ def test_a_fault_is_seen(name, tmp_path, monkeypatch, certificate):
 
         async def search():
             start = partial(fuzzed, patch, tmp_path, certificate)
-            found.extend(await outcome(start, *in_batches(of(fault.kinds), size=50)))
+            found.extend(await outcome(start, *in_batches(of(fault.kinds), size=fault.batch)))
 
         run(search)
         if undo is not None:

@@ -94,9 +94,11 @@ class HTTP2(HTTP2Streams):
 
     async def _take(self, data: bytes) -> None:
         try:
+            is_first = True  # which is what the turn of the read was for
             for piece in self._pieces.cut(data):
-                await self._carrier.turn()
-                self._begun = False
+                if not is_first:
+                    await self._carrier.turn()
+                is_first = self._begun = False
                 if self.closed:
                     return
                 await super().handle(RawData(piece))

@@ -121,11 +121,12 @@ class HTTP2Streams(H2Protocol):
             head.is_held = False
 
     async def _flush(self) -> None:
-        # Shielded: frames that h2 has made have to go out, or its HPACK table is no longer
-        # the client's.
-        if not self._holding and (data := self.connection.data_to_send()):
+        """Write what h2 has made, whoever is cancelled meanwhile: HPACK counts it as sent."""
+        if self._holding or not (data := self.connection.data_to_send()):
+            return
+        if not await self._carrier.write(data):
             with trio.CancelScope(shield=True):
-                await self.send(RawData(data))
+                await self.handle(Closed())
 
     async def _send_data(self, stream_id: int) -> None:
         # Hypercorn's has one more frame for the end, and forgets no stream that was reset
@@ -150,6 +151,7 @@ class HTTP2Streams(H2Protocol):
             del self.stream_buffers[stream_id]
             self.priority.remove_stream(stream_id)
         await self._flush()
+        await trio.lowlevel.cancel_shielded_checkpoint()  # others run between two frames
         if over:
             await self.say_goodbye()
             await self._leave_if_done()
