@@ -155,8 +155,8 @@ def test_ways_to_name_an_app(run, module, target):
         ("a_module:app.other", "there is no 'app.other' in 'a_module'"),
         ("a_module:1 +", "there is no '1 +' in 'a_module'"),
         ("a_module:app:app", "there is no 'app:app' in 'a_module'"),
-        ("a_module:number", "'a_module:number' is no ASGI app but a int"),
-        ("a_module:create_app", "to call a function that makes the app, put () behind its name"),
+        ("a_module:number", "'a_module:number' is not an ASGI app but a int"),
+        ("a_module:create_app", "if it is a function that makes the app, put () behind its name"),
         ("a_module:on_asyncio", "make it a QuartTrio"),
         (":app", "expected MODULE:APP"),
         ("", "expected MODULE:APP"),
@@ -254,7 +254,7 @@ def test_wrong_options(run, module, arguments, message, code):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("workers = ", "'c.toml' is no TOML: "),
+        ("workers = ", "'c.toml' is not TOML: "),
         ("grateful_timeout = 3", "there is no server setting 'grateful_timeout'"),
         ("from_toml = 1", "there is no server setting 'from_toml'"),
         ("_bind = 'a'", "there is no server setting '_bind'"),
@@ -263,7 +263,7 @@ def test_wrong_options(run, module, arguments, message, code):
         ("workers = 0", "workers must be 1 or more"),
         ("workers = -1", "workers must be 1 or more"),
         ("bind = 8000", "bind cannot be 8000: expected a list or a string"),
-        ("forwarded_allow_ips = 'nginx'", "forwarded_allow_ips: 'nginx' is no proxy to trust"),
+        ("forwarded_allow_ips = 'nginx'", "forwarded_allow_ips: 'nginx' is not a proxy to trust"),
         ("forwarded_allow_ips = 7", "forwarded_allow_ips cannot be 7: expected a list or a string"),
         ("bind = [8000]", "bind cannot be [8000]: expected a list or a string"),
         ("graceful_timeout = 'a'", "graceful_timeout cannot be 'a': expected a number"),

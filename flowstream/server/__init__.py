@@ -1,4 +1,4 @@
-"""Serving: Hypercorn's parts, in a runner that keeps its promises to streams."""
+"""The server: a runner made of Hypercorn's parts, which keeps flowstream's promises to streams."""
 
 from flowstream.server._serving import serve
 from flowstream.server._settings import ServerConfig, streaming_config

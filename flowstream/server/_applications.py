@@ -1,15 +1,15 @@
-"""The applications at work on one connection, and what they are told of its end.
+"""Run the applications of one connection, and tell them when their client has left.
 
-Under Hypercorn a ``send()`` to a client that is gone returns as if all were well, in HTTP/2
-without a checkpoint: a loop that only sends goes on for ever and lets nobody else run. ASGI
-has it raise an ``OSError`` (spec 2.4). Here it does, once the application has had the time
-to hear of the disconnect in the other way, from ``receive()``.
+Under flowstream's server ``send()`` raises an ``OSError`` if the client has left, as ASGI asks
+since spec 2.4. It first gives the application time to get the disconnect from ``receive()``. Under
+Hypercorn such a ``send()`` returns as if all were well, in HTTP/2 without a checkpoint: a loop that
+only sends goes on for ever, and no other task runs.
 
-A response that is cut has no end, whoever sends one (`flowstream.asgi._cut`). With HTTP/1.0 the end
-of the connection is the end of the body, so there the connection is reset instead.
+A response that is cut gets no end, even if somebody sends one (`flowstream.asgi._cut`). With
+HTTP/1.0 the end of the connection is the end of the body, so there the connection is reset.
 
-A head that can't be sent (`_response_rules`) is an error in the application and one line in the
-log. If no head has gone out, and the application sends no other one, the answer is 500.
+A head that can't be sent (`_response_rules`) raises in the application, and is one line in the
+log. If no head has been sent, and the application sends no other one, the answer is 500.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from flowstream.tasks._failure import split
 
 logger = logging.getLogger("flowstream.server")
 
-# Frameworks cancel a request when ``http.disconnect`` comes, which is in their queue by
-# then. This much later they have, or won't.
+# Frameworks cancel a request when they receive ``http.disconnect``, which is in their queue by
+# then. If they have not done so after this many seconds, they won't.
 _TIME_TO_HEAR = 0.1
 
-# A response that is over: what an application sends after it is its own mistake, for
-# Hypercorn to name, and no disconnect.
+# The response is over. If the application sends more, that is its own mistake, which Hypercorn
+# names; it is not a disconnect.
 _COMPLETE = (ASGIHTTPState.CLOSED, ASGIWebsocketState.CLOSED, ASGIWebsocketState.HTTPCLOSED)
 
 
 async def _at_once() -> None:
-    """Wait for no turn."""
+    """Return at once: do not wait for a turn."""
 
 
 class ClientGoneError(ConnectionResetError):
-    """The client is gone: what ``send()`` raises then, under flowstream's server."""
+    """The client has left. Raised by ``send()`` under flowstream's server."""
 
 
 _QUIET = (ClientGoneError, InvalidResponseError)
 
 
 class Applications(TaskGroup):
-    """The tasks of one connection: its applications, and what its protocol runs for itself.
+    """The tasks of one connection: its applications, and those that its protocol starts.
 
     Args:
-        is_broken: whether nothing can be sent on the connection any more.
-        turn: waits for the connection's turn, before anything new is done for its client.
+        is_broken: returns whether the connection can no longer send.
+        turn: waits for the connection's turn. Called before something new is done for its client.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Applications(TaskGroup):
     async def spawn_app(
         self, app: Any, config: Any, scope: Any, send: Any
     ) -> Callable[[Any], Awaitable[None]]:
-        """Start an application; return what hands it the client's messages."""
+        """Start an application; return the function that passes it the client's messages."""
         inbox = self.open_inbox(config, scope)
         super().spawn(self.serve, app, config, scope, inbox, send)
         return inbox.put
 
     def open_inbox(self, config: Any, scope: Any) -> Inbox:
-        """Return an inbox for an application that `serve` is to be called with."""
+        """Return an inbox for an application; pass both to `serve` next."""
         inbox = Inbox(scope["type"], config.max_app_queue_size, config.body_timeout)
         inbox.turn = self.turn
         inbox.scope, inbox.since = scope, time.monotonic()
@@ -102,27 +102,27 @@ class Applications(TaskGroup):
         return inbox
 
     def spawn(self, func: Callable[..., Any], *args: Any) -> None:
-        """Run something for the protocol itself, for as long as the connection lasts.
+        """Start a task of the protocol, which ends with the connection at the latest.
 
-        Hypercorn's pings of a WebSocket, for one, sleep on for an interval after its end.
+        For example Hypercorn's pings: they sleep for an interval more after a WebSocket's end.
         """
         super().spawn(self._in_background, func, args)
 
     def requests(self) -> list[str]:
-        """Return the requests that are being answered, in words for the log.
+        """Describe the requests at work, for the log.
 
         Works in any thread.
         """
         return [_in_words(inbox) for inbox in list(self._inboxes)]
 
     def half_close(self) -> None:
-        """Tell every application that its client has nothing more to send."""
+        """Tell every application that its client sends nothing more."""
         self._half_closed = True
         for inbox in list(self._inboxes):
             inbox.half_close()
 
     def end_background(self) -> None:
-        """End what the protocol runs for itself."""
+        """End the protocol's tasks."""
         self._over = True
         for scope in list(self._background):
             scope.cancel()
@@ -138,7 +138,7 @@ class Applications(TaskGroup):
                 self._background.remove(scope)
 
     async def serve(self, app: Any, config: Any, scope: Any, inbox: Inbox, send: Any) -> None:
-        """Run an application to its end. Raises nothing but what ends the server."""
+        """Run an application to its end. Log its failure; raise only what ends the server."""
         sending = _Send(send, scope, self._is_broken)
         if scope["type"] == "http":
             inbox.refuse = sending.refuse
@@ -165,15 +165,15 @@ class Applications(TaskGroup):
 
 
 class _Send:
-    """An application's ``send``, which raises when the client is gone.
+    """An application's ``send``, which raises when the client has left.
 
     Args:
-        send: that of Hypercorn's stream.
-        scope: the application's.
-        is_broken: whether nothing can be sent on the connection any more.
+        send: the one of Hypercorn's stream.
+        scope: the application's scope.
+        is_broken: returns whether the connection can no longer send.
 
     Attributes:
-        direct_write: that of this response; None if it is no response to a request.
+        direct_write: the direct writes of this response; None for a WebSocket.
     """
 
     __slots__ = (
@@ -190,8 +190,8 @@ class _Send:
         self._send = send
         self._is_broken = is_broken
         self._scope = scope
-        # A client that has sent all it had to may close its half of the connection, and with
-        # HTTP/1.1 alone that can't be told from leaving: the next write but one can.
+        # A client may close its half of the connection once it has sent all. With HTTP/1.1 that
+        # looks like leaving, until the second write from then.
         self._may_half_close = scope["type"] == "http" and scope["http_version"] < "2"
         self.direct_write: DirectWrite | None = None
         self._cut: Cut | None = None
@@ -227,19 +227,19 @@ class _Send:
             direct_write.arrived(message)
 
     async def refuse(self) -> bool:
-        """Answer 408: the body does not come. Return False if a response has begun."""
+        """Answer 408, since the body does not come. Return False if a response has begun."""
         stream = self._send.__self__
         if stream.closed or stream.state is not ASGIHTTPState.REQUEST:
             return False
         self._end_direct_writes()
-        stream.closed = True  # what the application sends from here on is for nobody
+        stream.closed = True  # nobody gets what the application sends from here on
         await stream._send_error_response(408)
         stream.state = ASGIHTTPState.REQUEST  # the response was not its own
         await stream.send(StreamClosed(stream_id=stream.stream_id))
         return True
 
     async def end(self) -> None:
-        """Hear that the application has ended."""
+        """Take note that the application has ended."""
         self._end_direct_writes()
         stream = self._send.__self__
         if self._cut is not None and stream.state is ASGIHTTPState.RESPONSE:
@@ -247,17 +247,17 @@ class _Send:
         await self._send(None)
 
     def _is_gone(self, stream: Any) -> bool:
-        """Whether the client of a stream that is closed can be sent nothing any more."""
+        """Whether nothing more can be sent to the client of a closed stream."""
         if stream.state in _COMPLETE:
             return False
         return not self._may_half_close or self._is_broken()
 
     async def _send_cut(self, message: Any, cut: Cut) -> None:
-        """Send what there is of a response that is to have no end."""
+        """Send a message of a cut response, without its end."""
         stream = self._send.__self__
         if stream.closed and self._is_gone(stream):
             await _raise_gone()
-        if stream.state in _COMPLETE:  # it had its end before the stream had
+        if stream.state in _COMPLETE:  # the response had ended before the stream failed
             await self._send(message)
             return
         self._end_direct_writes()
@@ -266,13 +266,13 @@ class _Send:
         if rest is not None:
             await self._send(rest)
         if cut.is_over and not self._reset_if_closing_ends(stream):
-            # Not when the application ends, which may have work to do behind its response.
+            # Now, not when the application ends: it may have work to do after its response.
             await stream.send(StreamClosed(stream_id=stream.stream_id))
 
     def _reset_if_closing_ends(self, stream: Any) -> bool:
-        """Reset the connection if its close would be the end of the body; return whether it was.
+        """Reset the connection if its close would end the body; return whether it would.
 
-        With HTTP/1.0 it is, where no length was given (RFC 9112 § 6.3).
+        With HTTP/1.0 it would, if no length was given (RFC 9112 § 6.3).
         """
         response = stream.response
         closing_ends = (
@@ -292,13 +292,13 @@ class _Send:
 
 
 async def _raise_gone() -> None:
-    """Raise `ClientGoneError`, when the application has had the time to hear of it otherwise."""
+    """Raise `ClientGoneError`, after the application has had time to get the disconnect."""
     await trio.sleep(_TIME_TO_HEAR)
     raise ClientGoneError("the client is gone")
 
 
 def _in_words(inbox: Inbox) -> str:
-    """Return which request it is: never its query, which may hold a token."""
+    """Describe the request, without its query, which may hold a token."""
     scope = inbox.scope
     host, port = (*(scope.get("client") or ()), "", "")[:2]
     age = time.monotonic() - inbox.since
@@ -310,10 +310,10 @@ def _asked(scope: Any) -> str:
 
 
 def _is_quiet(failure: BaseException) -> bool:
-    """Whether nothing has failed, but that the client left, or what the log has said already."""
+    """Whether this need not be logged: the client has left, or the log has the error already."""
     kinds: tuple[type[BaseException], ...] = _QUIET
     if starlette := sys.modules.get("starlette.websockets"):
-        # Starlette's word for it, which an endpoint need not catch.
+        # Starlette raises this when the client leaves; an endpoint need not catch it.
         kinds = (*kinds, starlette.WebSocketDisconnect)
     if isinstance(failure, BaseExceptionGroup):
         return failure.split(kinds)[1] is None

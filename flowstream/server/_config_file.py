@@ -1,7 +1,7 @@
-"""The configuration file: TOML with Hypercorn's names, as ``Config.from_toml`` reads it.
+"""Read the configuration file: TOML with Hypercorn's names, as for ``Config.from_toml``.
 
-Hypercorn takes any name and any value. Here, what is misspelt, of the wrong type or without
-effect is an error in one sentence.
+A misspelt name, a value of the wrong type, or a setting without effect is an error, in one
+sentence. Hypercorn accepts any name and any value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from flowstream.server._hypercorn import Config
 from flowstream.server._settings import ServerConfig, no_setting
 
-# What `hypercorn` reads for itself, as it starts: nothing here would act on it.
+# Settings that only the program `hypercorn` reads, as it starts. They would do nothing here.
 _WITHOUT_EFFECT = (
     "application_path",
     "daemon",
@@ -27,10 +27,10 @@ _WITHOUT_EFFECT = (
     "wsgi_max_body_size",
 )
 
-# A type, and what TOML has for it. A bool is an int, too.
+# A type, and its type in TOML. A bool is also an int, so it comes first.
 _PLAIN = ((bool, bool), (int, int), (str, str), (dict, dict), (list, list), (tuple, list))
 
-# Settings that are a member of an enum, which TOML says by its name or by its number.
+# Settings whose value is a member of an enum. TOML gives its name or its number.
 _ENUMS: dict[str, type[enum.IntEnum] | type[enum.IntFlag]] = {
     "verify_mode": ssl.VerifyMode,
     "verify_flags": ssl.VerifyFlags,
@@ -47,7 +47,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     """Return the settings in the TOML file at `path`.
 
     Raises:
-        ConfigFileError: it cannot be read, is no TOML, or has a setting that there is not.
+        ConfigFileError: it cannot be read, is not TOML, or has an unknown or invalid setting.
     """
     try:
         with Path(path).open("rb") as file:
@@ -55,7 +55,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigFileError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"{str(path)!r} is no TOML: {error}") from error
+        raise ConfigFileError(f"{str(path)!r} is not TOML: {error}") from error
     for name, value in found.items():
         if name in _ENUMS and isinstance(value, (str, list)):
             try:
@@ -71,10 +71,10 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
 
 
 def _member(name: str, value: str | list[Any]) -> Any:
-    """Return the member of an enum by its name; several flags are a list of names.
+    """Return the member of an enum by its name; for several flags, by a list of names.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: no member has that name.
     """
     kind = _ENUMS[name]
     if isinstance(value, str):
@@ -86,7 +86,7 @@ def _member(name: str, value: str | list[Any]) -> Any:
 
 def _problem_of(name: str, value: Any) -> str | None:
     if name == "worker_class":
-        return None if value == "trio" else "worker_class must be 'trio': there is no other here"
+        return None if value == "trio" else "worker_class must be 'trio'"
     if name in _WITHOUT_EFFECT:
         return f"the setting {name!r} has no effect under flowstream serve"
     if name == "workers" and isinstance(value, int) and value < 1:
@@ -103,7 +103,7 @@ def _problem_of(name: str, value: Any) -> str | None:
 
 
 def _types() -> dict[str, tuple[type, ...]]:
-    """Return what each setting may be, in TOML."""
+    """Return the types that each setting may have, in TOML."""
     found: dict[str, tuple[type, ...]] = dict.fromkeys(_LISTS, (str, list))
     found["root_path"] = (str,)
     hints: dict[str, Any] = get_type_hints(Config) | get_type_hints(ServerConfig)
@@ -116,7 +116,7 @@ def _types() -> dict[str, tuple[type, ...]]:
 
 
 def _plain_types(hint: Any) -> set[type]:
-    """Return TOML's types for an annotation: enums are numbers, tuples are lists."""
+    """Return TOML's types for an annotation: a number for an enum, a list for a tuple."""
     if get_origin(hint) in (list, tuple):
         return {list}
     kinds = {kind for arg in get_args(hint) for kind in _plain_types(arg)}

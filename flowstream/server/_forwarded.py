@@ -1,15 +1,16 @@
-"""Trusted proxies: who the client is, and whether it speaks TLS, when a proxy stands between.
+"""Trusted proxies: find the client's address, and whether it uses TLS, behind a proxy.
 
-A proxy says it in two headers, and anybody can write these. So they are read only when the
-connection comes from a proxy that is trusted, with the meaning that they have under uvicorn:
+A proxy says so in two headers, but anybody can write these. So they are read only if the
+connection comes from a trusted proxy. They mean what they mean under uvicorn:
 
 * ``X-Forwarded-For`` has one address for each proxy on the way, the client's first. Each proxy adds
-  the address that it was asked from at the right. So the list is read from the right, and the first
-  address that is no trusted proxy's is the client's. What stands to the left of it may be made up.
+  on the right the address that connected to it. So the list is read from the right: the first
+  address that is not a trusted proxy's is the client's. Anything to the left of it may be made up.
 * ``X-Forwarded-Proto`` is ``http``, ``https``, ``ws`` or ``wss``.
 
-What is no address is never handed to an application, which may take it for one: the search ends
-there, and the last address that was found counts, as with nginx's ``real_ip_recursive``.
+An application may take whatever it gets for an address, so it never gets anything else. At text
+that is not an address the search ends, and the last address found counts, as with nginx's
+``real_ip_recursive``.
 
 The answer is known before the scope is made, so nothing is changed or copied later.
 """
@@ -35,11 +36,11 @@ Client = tuple[str, int] | None
 _FOR, _PROTO = b"x-forwarded-for", b"x-forwarded-proto"
 _IS_TLS = {b"http": False, b"https": True, b"ws": False, b"wss": True}
 
-# An address with a port, or one of IPv6 in brackets. A bare one of IPv6 has more colons.
+# An address with a port, or an IPv6 address in brackets. A bare IPv6 address has more colons.
 _WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([0-9]{1,5}))?")
 _LONGEST = len("[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535")
 
-# Entries that are looked at: no chain of proxies is longer, and a head has room for thousands.
+# Entries that are read. No chain of proxies is longer, and a head has room for thousands.
 _HOPS = 100
 
 _ANYBODY, _ANY_SOCKET = "*", "unix:"
@@ -54,15 +55,15 @@ class Origin(NamedTuple):
 
 
 class TrustedProxies:
-    """The proxies whose word is taken.
+    """The proxies whose headers are believed.
 
     Args:
         listed: addresses, networks (``10.0.0.0/8``) and UNIX sockets (``unix:/run/app.sock``,
-            ``unix:`` for all of them), in a list or with commas between; ``*`` alone for anybody.
+            ``unix:`` for all of them), as a list or with commas; ``*`` alone trusts anybody.
 
     Raises:
-        TypeError: it is neither a string nor a list of strings.
-        ValueError: an entry is nothing of that.
+        TypeError: `listed` is neither a string nor a list of strings.
+        ValueError: an entry is not an address, a network or a UNIX socket.
     """
 
     def __init__(self, listed: str | Iterable[str] = ()) -> None:
@@ -88,7 +89,7 @@ class TrustedProxies:
                 self._addresses.add(_plain(ip_address(entry)))
         except ValueError as error:
             raise ValueError(
-                f"{entry!r} is no proxy to trust: expected an IP address, a network such as "
+                f"{entry!r} is not a proxy to trust: expected an IP address, a network such as "
                 f"'10.0.0.0/8', a UNIX socket such as 'unix:/run/app.sock', or '*' ({error})"
             ) from None
 
@@ -98,14 +99,14 @@ class TrustedProxies:
         """Return where a request comes from.
 
         Args:
-            headers: the request's, with names in lower case.
-            client: who has connected.
-            socket: the path of the UNIX socket that was connected to, if `client` is None.
+            headers: those of the request, with names in lower case.
+            client: the address that connected.
+            socket: the path of the UNIX socket, if `client` is None.
             tls: whether the connection is TLS.
         """
         if self._nobody:
             return Origin(client, tls)
-        fields = dict(headers)  # of several the last: in C, since nearly always neither is there
+        fields = dict(headers)  # the last of each name. Fast, since nearly always neither is there
         if not (_FOR in fields or _PROTO in fields):
             return Origin(client, tls)
         if not self.trusts(client[0] if client else _ANY_SOCKET + socket):
@@ -120,16 +121,16 @@ class TrustedProxies:
             return True
         if peer.startswith(_ANY_SOCKET):
             return _ANY_SOCKET in self._literals or peer in self._literals
-        found = _parse(peer.partition("%")[0])  # what follows is the interface, on this machine
+        found = _parse(peer.partition("%")[0])  # "%" begins the interface on this machine
         return found is not None and self._has(found[0])
 
     def _has(self, address: IPv4Address | IPv6Address) -> bool:
         return address in self._addresses or any(address in network for network in self._networks)
 
     def _client(self, listed: str) -> Client:
-        """Return who the client is by ``X-Forwarded-For``; None if that is unknown.
+        """Return the client that ``X-Forwarded-For`` names; None if that is unknown.
 
-        Where anybody is trusted, that is the first: a client can say what it likes.
+        If anybody is trusted, it is the first entry, which a client can make up.
         """
         client: Client = None
         if self._anybody:
@@ -162,11 +163,11 @@ def _entries(listed: object) -> list[str]:
 
 
 def _parse(text: str) -> tuple[IPv4Address | IPv6Address, int] | None:
-    """Return an address and its port, 0 if there is none; None if it is no address."""
+    """Return an address and its port, 0 if there is none; None if it is not an address."""
     return _parse_short(text) if len(text) <= _LONGEST else None
 
 
-@functools.lru_cache(maxsize=1024)  # the same proxies and clients ask again
+@functools.lru_cache(maxsize=1024)  # the same proxies and clients come again
 def _parse_short(text: str) -> tuple[IPv4Address | IPv6Address, int] | None:
     parts = _WITH_PORT.fullmatch(text)
     host, port = (parts[1] or parts[2], int(parts[3] or 0)) if parts else (text, 0)
@@ -179,7 +180,7 @@ def _parse_short(text: str) -> tuple[IPv4Address | IPv6Address, int] | None:
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return an address of IPv4 as such: a socket of IPv6 has it as ``::ffff:10.0.0.1``."""
+    """Turn ``::ffff:10.0.0.1``, as an IPv6 socket has it, into the IPv4 address."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address

@@ -1,17 +1,17 @@
-"""HTTP/2's bytes in pieces that take about as long as one another, and frames that are too much.
+"""Cut the bytes of HTTP/2 into pieces that take equally long, and refuse excessive frames.
 
-h2 looks at all that it is given before anybody else runs. 64 KiB of DATA are four frames; of pings
-they are 3,800, which take 50 ms. So frames are counted as they come, without a look at what is in
-them but for their length and type (RFC 9113 § 4.1).
+h2 handles all bytes that it is given before any other task runs. 64 KiB of DATA are four frames;
+64 KiB of pings are 3,800, which take 50 ms. So this module counts frames as they come. It reads
+only their length and type (RFC 9113 § 4.1).
 
-A frame can't be cut, so three things end the connection, at the head of the frame and before h2
-keeps anything of it:
+A single frame can't be cut. So three kinds end the connection as soon as the nine bytes of their
+head have come, before h2 keeps any of the frame:
 
 * SETTINGS with more than 32 entries. HTTP/2 knows ten; 2,700, which fit into a frame, take 20 ms.
-* More than 8 CONTINUATION frames of one header block. A client needs another one for each 16 KiB,
-  and the whole block may be no longer than two of them.
-* A frame that is longer than was allowed (RFC 9113 § 4.2). h2 waits for its end before it looks at
-  the length, which may be 16 MiB.
+* More than 8 CONTINUATION frames of one header block. A client needs one for each further 16 KiB,
+  and the whole block may have no more than two of those.
+* A frame longer than allowed (RFC 9113 § 4.2). h2 waits for the frame's end before it checks the
+  length, which may be 16 MiB.
 
 The first two bounds are nghttp2's.
 """
@@ -27,11 +27,11 @@ _HEAD = 9
 _DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0, 1, 4, 9
 _BELONGS_TO_HEADERS = (b"\x03", b"\x09")  # RST_STREAM, CONTINUATION
 
-# What a piece may cost: half a millisecond, more or less. A byte of DATA is one.
+# What a piece may cost: about half a millisecond. A byte of DATA costs 1.
 _MOST = 16 * 1024
 _FRAME = 512
 _REQUEST = 2048
-# A byte of DATA is 1. A setting has six bytes. A header field has four, or one if it is in the
+# The cost of a byte. A setting has six bytes. A header field has four, or one if it is in HPACK's
 # table, and takes 8 µs.
 _BYTES = {_DATA: 1, _HEADERS: 64, _CONTINUATION: 64}
 _BYTE = 4  # of any other frame
@@ -42,10 +42,10 @@ _MOST_CONTINUATIONS = 8
 
 
 class ExcessError(Exception):
-    """A client has sent what no client has a use for.
+    """A client has sent more than any client needs.
 
     Attributes:
-        code: what GOAWAY is to say.
+        code: the error code for GOAWAY.
     """
 
     def __init__(self, code: ErrorCodes) -> None:
@@ -54,26 +54,26 @@ class ExcessError(Exception):
 
 
 class FramePieces:
-    """Cuts what comes on one connection, from its preface on.
+    """Cuts the bytes that come on one connection, from its preface on.
 
     Args:
-        longest: bytes of a frame's payload that are allowed.
+        longest: bytes that a frame's payload may have.
     """
 
     __slots__ = ("_continuations", "_head", "_kind", "_left", "_longest")
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
-        self._left = _PREFACE  # bytes that are yet to come of what is at hand
+        self._left = _PREFACE  # bytes of the current frame that have not come yet
         self._head = b""  # of the next frame, as far as it has come
         self._kind = _DATA
-        self._continuations = 0  # of the header block at hand
+        self._continuations = 0  # of the current header block
 
     def cut(self, data: bytes) -> Iterator[bytes]:
         """Yield `data` in pieces.
 
         Raises:
-            ExcessError: the next frame is too much. What came before it was yielded.
+            ExcessError: the next frame is excessive. Everything before it has been yielded.
         """
         start = at = cost = 0
         while at < len(data):
@@ -99,7 +99,7 @@ class FramePieces:
             yield data[start:]
 
     def _begin_frame(self) -> ErrorCodes | None:
-        """Take the head of a frame; return what is wrong if it is too much."""
+        """Read the head of a frame; return an error code if the frame is excessive."""
         self._left, self._kind = int.from_bytes(self._head[:3], "big"), self._head[3]
         self._head = b""
         if self._left > self._longest:
@@ -111,8 +111,8 @@ class FramePieces:
         return ErrorCodes.ENHANCE_YOUR_CALM if too_many else None
 
     def _goes_on(self, data: bytes, at: int) -> bool:
-        """Whether a request came last, and the rest of its head or its reset is next.
+        """Whether a request came last, and the rest of its head, or its reset, comes next.
 
-        Of a request with its reset h2 makes nothing.
+        They stay in one piece: h2 starts nothing for a request that comes with its reset.
         """
         return self._kind == _HEADERS and data[at + 3 : at + 4] in _BELONGS_TO_HEADERS

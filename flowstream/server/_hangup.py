@@ -1,12 +1,12 @@
 """Notice that a peer has hung up, even while nobody reads what it sent.
 
-A connection is read only while its protocol wants more: behind a streaming response the
-next pipelined request waits, and so does everything behind it, the peer's FIN included.
-Linux reports a FIN apart from the data in front of it (``EPOLLRDHUP``), but Trio's own
-epoll asks for readability only. An epoll descriptor is itself a descriptor that can be
-waited for, so one more of them, with one task for all connections, does it.
+The server reads a connection only while its protocol wants more. During a streaming response the
+next pipelined request waits unread, and so does everything that follows it, the peer's FIN too.
+Linux reports a FIN even if unread data comes before it (``EPOLLRDHUP``), but Trio's own epoll asks
+for readability only. So there is a second epoll descriptor, on which one task waits for all
+connections.
 
-Elsewhere the watch does nothing: such a disconnect is seen at the next write.
+On other systems the watch does nothing, and the next write notices the disconnect.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HangupWatch:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 for fd, _ in self._epoll.poll(0):
                     callback = self._callbacks.get(fd)
-                    if callback is not None:  # else removed by another one just now
+                    if callback is not None:  # else another callback has just removed it
                         callback()
         finally:
             trio.lowlevel.notify_closing(self._epoll.fileno())
@@ -43,11 +43,11 @@ class HangupWatch:
             self._callbacks.clear()
 
     def add(self, fd: int, callback: Callable[[], None]) -> bool:
-        """Have `callback` called, once, when the peer of socket `fd` hangs up.
+        """Call `callback` once, when the peer of socket `fd` hangs up.
 
         Returns:
-            Whether it will be: there is no watch to be had elsewhere than on Linux, and
-            no more of them than the kernel allows.
+            Whether it will be called. It won't if this is not Linux, or if the kernel allows no
+            more watches.
         """
         if self._epoll is None or self._epoll.closed:
             return False
@@ -59,11 +59,11 @@ class HangupWatch:
         return True
 
     def again(self, fd: int) -> None:
-        """Call back once more, if the peer of `fd` has hung up."""
+        """Call back once more if the peer of `fd` has hung up."""
         if self._epoll is not None and fd in self._callbacks:
             self._epoll.modify(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
     def remove(self, fd: int) -> None:
-        """Forget about `fd`; to be called before it is closed, and its number used again."""
+        """Forget `fd`. Call it before you close `fd`, whose number may be used again."""
         if self._callbacks.pop(fd, None) is not None and self._epoll is not None:
             self._epoll.unregister(fd)

@@ -1,10 +1,10 @@
-"""Every piece of Hypercorn that flowstream is built on, in one place.
+"""Every piece of Hypercorn that flowstream uses, in one place.
 
-flowstream serves with Hypercorn's parts and replaces a few of them. Some of what it needs is
-not documented as public, so a release of Hypercorn may change it. All of it is imported
-here and nowhere else, and `check` compares it with what is expected before a server
-starts: a changed piece is a clear error then, and not a strange one later. What it needs of h11
-and h2 beyond their documented interfaces is compared as well.
+flowstream serves with Hypercorn's parts and replaces a few of them. Some of these parts are not
+documented as public, so a release of Hypercorn may change them. They are imported here and nowhere
+else. Before a server starts, `check` compares them with what is expected: a changed piece gives a
+clear error at once, and not a strange one later. `check` also covers what flowstream uses of h11
+and h2 beyond their documented interfaces.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ __all__ = [
 _PROTOCOL = "app config context task_group {} ssl client server send"
 _STREAM = "app config context task_group ssl client server send stream_id"
 
-# What is called or overridden of each class, and the parameters that it is expected to have.
+# Methods that are called or overridden, and the parameters that each should have.
 _METHODS: dict[type, dict[str, str]] = {
     ASGIWrapper: {"__init__": "app"},
     Config: {
@@ -235,7 +235,7 @@ _FUNCTIONS: dict[Any, str] = {
     repr_socket_addr: "family address",
 }
 
-# Attributes that are read or set, of the class or of its instances.
+# Attributes that are read or set, on the class or on its instances.
 _ATTRIBUTES: dict[type, str] = {
     ASGIHTTPState: "CLOSED",
     ASGIWebsocketState: "HANDSHAKE CONNECTED CLOSED HTTPCLOSED",
@@ -265,11 +265,11 @@ _ATTRIBUTES: dict[type, str] = {
 
 
 def check() -> None:
-    """Compare the installed Hypercorn with what flowstream expects of it.
+    """Compare the installed Hypercorn with what flowstream expects.
 
     Raises:
-        RuntimeError: a piece is not as expected; the message names it and the versions
-            that were tried.
+        RuntimeError: a piece is different; the message names it, and the versions that were
+            tried.
     """
     for owner, methods in _METHODS.items():
         for name, parameters in methods.items():
@@ -281,7 +281,7 @@ def check() -> None:
         _check_parameters(function, function.__name__, parameters)
     for owner, attributes in _ATTRIBUTES.items():
         missing = {*attributes.split()}.difference(dir(owner))
-        # A disassembly costs a millisecond or more, and nearly all are set by the first.
+        # Disassembling costs a millisecond or more, and __init__ sets nearly all of them.
         for method in (vars(owner).get("__init__"), *vars(owner).values()):
             if missing:
                 missing -= _set_by(method)
@@ -292,7 +292,7 @@ def check() -> None:
 
 
 def _set_by(method: Any) -> set[str]:
-    """Return the attributes that a method sets: those of an instance."""
+    """Return the attributes that a method sets on its instance."""
     if not inspect.isfunction(method):
         return set()
     return {step.argval for step in dis.get_instructions(method) if step.opname == "STORE_ATTR"}

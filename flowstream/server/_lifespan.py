@@ -1,4 +1,4 @@
-"""The app's lifespan: Hypercorn's, also for apps that return from it early."""
+"""Run the app's lifespan with Hypercorn's class, and mend apps that return from it early."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class AppLifespan(Lifespan):
     """The lifespan of `app`.
 
     Attributes:
-        shutdown: set when it has ended, told to or not.
-        supported: False if it raised.
+        shutdown: set when the lifespan has ended, whether it was told to or not.
+        supported: False if the lifespan raised.
     """
 
     def __init__(self, app: Any, config: ServerConfig, state: Any) -> None:
@@ -36,19 +36,19 @@ class AppLifespan(Lifespan):
         self._failed = False
 
     async def wait_for_startup(self) -> None:
-        """Tell the app to start, and wait until it has; do not return if it says it failed.
+        """Tell the app to start, and **wait** until it has. Never returns if it says it failed.
 
         Raises:
-            LifespanTimeoutError: it took longer than ``startup_timeout``.
+            LifespanTimeoutError: the startup took longer than ``startup_timeout``.
         """
         await super().wait_for_startup()
         if self._failed:
-            # Hypercorn says that the startup is over before `handle_lifespan` raises, which
-            # cancels this: a server that went on would say in between that it is ready.
+            # `handle_lifespan` raises next, and cancels this. Hypercorn ends the wait before
+            # that, so a server that went on here would first say that it is ready.
             await trio.sleep_forever()
 
     async def asgi_send(self, message: Any) -> None:
-        """Take what the app says of itself."""
+        """Take a message of the app."""
         if message["type"].endswith(".failed"):
             self._failed = True
             said = str(message.get("message", ""))
@@ -57,22 +57,22 @@ class AppLifespan(Lifespan):
         await super().asgi_send(message)
 
     async def wait_for_shutdown(self) -> None:
-        """Tell the app of the shutdown, and wait until it is ready for it.
+        """Tell the app to shut down, and **wait** until it has.
 
         Raises:
-            LifespanTimeoutError: it took longer than ``shutdown_timeout``.
+            LifespanTimeoutError: the shutdown took longer than ``shutdown_timeout``.
         """
         try:
             await super().wait_for_shutdown()
         except LifespanTimeoutError:
-            raise LifespanTimeoutError("shutdown") from None  # Hypercorn speaks of the startup
+            raise LifespanTimeoutError("shutdown") from None  # Hypercorn's says "startup"
 
 
 def _with_lifespan(app: Any) -> Any:
-    """Return `app` with the rest of the lifespan protocol, should it return from it early.
+    """Wrap `app`: if it returns early from the lifespan, complete the protocol for it.
 
-    An app that has nothing to start is often written as ``if scope["type"] != "http": return``.
-    Hypercorn 0.18 crashes on it, while it starts or while it stops.
+    An app that has nothing to start often begins with ``if scope["type"] != "http": return``.
+    Hypercorn 0.18 crashes on that, as it starts or as it stops.
     """
 
     async def serve_with_lifespan(scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
@@ -93,17 +93,17 @@ def _with_lifespan(app: Any) -> Any:
 
         try:
             await app(scope, receive_and_note, send_and_note)
-        except LifespanFailureError:  # of `send`: the app has said itself what is wrong
+        except LifespanFailureError:  # from `send`: the app has said itself what is wrong
             raise
         except Exception as error:
-            # To Hypercorn an app that raises here has no lifespan, and that is no fault.
+            # Hypercorn takes this for an app without a lifespan, which is fine.
             if wants_asyncio(str(first_of(error))):
                 logger.warning("the app's lifespan failed: %s. %s", first_of(error), ASYNCIO_HINT)
             raise
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
-            # An Exception at startup may say that the app has no lifespan; this does not.
+            # Unlike an Exception, this can't mean that the app has no lifespan.
             logger.error("the app's lifespan failed", exc_info=error)
             first = first_of(error)
             message = f"{type(first).__name__}: {first}"

@@ -1,4 +1,4 @@
-"""Listening sockets, tuned, and what they accept as a `Wire`, with TLS over it or without."""
+"""Open listening sockets, tune them, and accept each connection as a `Wire`, perhaps with TLS."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Transport = Wire | trio.SSLStream[Wire]
 
 logger = logging.getLogger("flowstream.server")
 
-# So many are accepted before others run. Each that is accepted by itself costs a pass of the
-# event loop.
+# Connections that are accepted before other tasks run. To accept each one alone would cost a pass
+# of the event loop for each.
 _BATCH = 32
 
-# The peer, or the network, has given the connection up before it was accepted (accept(2)).
+# The peer, or the network, gave the connection up before it was accepted (accept(2)).
 _GIVEN_UP = frozenset(
     getattr(errno, name)
     for name in (
@@ -39,11 +39,11 @@ _SECONDS_WITHOUT_ROOM = 0.1
 
 
 class Listener:
-    """Accepts connections as a `Wire`.
+    """Accepts connections, each as a `Wire`.
 
     Args:
         sock: a listening socket.
-        context: for TLS, or None.
+        context: the one for TLS, or None.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
@@ -56,10 +56,10 @@ class Listener:
         await trio.lowlevel.wait_readable(self._socket)
 
     def accept_nowait(self) -> Transport | None:
-        """Return a connection; with TLS, its handshake is yet to come. None if there is none.
+        """Return a connection, with TLS before its handshake; None if none waits.
 
         Raises:
-            OSError: there is no room for more.
+            OSError: there is no room for more connections, or accepting failed otherwise.
         """
         try:
             sock, _ = self._socket.accept()
@@ -68,8 +68,8 @@ class Listener:
         wire = Wire(trio.socket.from_stdlib_socket(sock))
         if self._context is None:
             return wire
-        # Not https_compatible, as Hypercorn has it, which saves the close_notify: without it
-        # a body that ends with the connection can't be told from one that was cut off.
+        # Unlike Hypercorn, don't set https_compatible, which leaves out the close_notify: then a
+        # body that ends with the connection would look like one that was cut off.
         return trio.SSLStream(wire, self._context, server_side=True)
 
     def close(self) -> None:
@@ -84,10 +84,10 @@ async def accept(
     """Call `serve` with each connection until cancelled; then close the listening socket.
 
     Args:
-        listener: where they come from.
-        serve: takes one.
-        trouble: counts for all listeners how often there was no room for one.
-        budget: has the time for more of them in one pass of the event loop, which has one at least.
+        listener: the connections come from it.
+        serve: called with each connection.
+        trouble: counts, for all listeners, how often there was no room for a connection.
+        budget: limits how many are accepted in one pass of the event loop, at least one.
     """
     try:
         while True:
@@ -105,7 +105,7 @@ async def accept(
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     if count := trouble.fail(trio.current_time()):
-                        logger.error("no connection can be accepted: %s%s", error, times(count))
+                        logger.error("connections cannot be accepted: %s%s", error, times(count))
                     await trio.sleep(_SECONDS_WITHOUT_ROOM)  # noqa: ASYNC120  # it was logged
                 elif error.errno not in _GIVEN_UP:
                     raise
@@ -114,12 +114,12 @@ async def accept(
 
 
 async def _wait(listener: Listener, trouble: Trouble) -> None:
-    """Wait for a connection; log it when those can be accepted again."""
+    """Wait for a connection; after trouble, log that connections are accepted again."""
     while trouble.is_on:
         with trio.move_on_after(QUIET) as scope:
             await listener.wait()
         if over := trouble.end(trio.current_time()):
-            logger.info("connections are accepted again: it failed %d times in %.0f s", *over)
+            logger.info("connections are accepted again, after %d failures in %.0f s", *over)
         if not scope.cancelled_caught:
             return
     await listener.wait()
@@ -129,7 +129,7 @@ def open_sockets(config: ServerConfig) -> Sockets:
     """Bind and listen where `config` says.
 
     Raises:
-        OSError: an address cannot be listened on.
+        OSError: the server cannot listen on an address.
     """
     sockets = config.create_sockets()
     for sock in (*sockets.secure_sockets, *sockets.insecure_sockets):
@@ -157,12 +157,12 @@ def make_listeners(sockets: Sockets, config: ServerConfig) -> tuple[list[Listene
 
 
 def _tuned(sock: socket.socket, config: ServerConfig) -> socket.socket:
-    """Set what accepted sockets inherit: how TCP itself gives up a peer that is gone."""
+    """Set the options that accepted sockets inherit: when TCP itself gives up a silent peer."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return sock
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        # As Trio sets it: with more than that unsent in the kernel a write waits.
+        # As Trio sets it: while the kernel holds more unsent bytes than that, a write waits.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 14)
     idle, interval, count = config.keep_alive_probes
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -170,9 +170,9 @@ def _tuned(sock: socket.socket, config: ServerConfig) -> socket.socket:
         "TCP_KEEPIDLE": idle,
         "TCP_KEEPINTVL": interval,
         "TCP_KEEPCNT": count,
-        # RFC 5482, in milliseconds: data that nobody acknowledges and nobody waits to write.
-        # Linux lets it overrule the number of probes, too: were it shorter than they take,
-        # the loss of one of them would end an idle connection (tcp(7)).
+        # RFC 5482, in milliseconds: how long data may stay unacknowledged while nobody writes.
+        # On Linux it also replaces the number of probes: if it were shorter than they take, the
+        # loss of one probe would end an idle connection (tcp(7)).
         "TCP_USER_TIMEOUT": 1000 * max(round(config.write_timeout), idle + interval * count),
     }
     for name, value in options.items():

@@ -1,9 +1,10 @@
-"""What is written to one connection: one piece after the other, each of them whole.
+"""Write to one connection: one piece after another, each of them whole.
 
-Several may want to write at a time: an application, a protocol with an answer of its own, and a
-publisher with a direct write (`flowstream.asgi._direct_write`). The first two wait for one another,
-in the order in which they came. A publisher never waits: it writes where nobody else does or wants
-to. What the kernel does not take of a direct write is kept, and is written before anything else.
+Several may want to write at the same time: an application, a protocol with an answer of its own,
+and a publisher with a direct write (`flowstream.asgi._direct_write`). The first two wait for each
+other, first come, first served. A publisher never waits: it writes only if nobody else writes or
+waits to. If the kernel does not take a direct write whole, the rest is kept, and written before
+anything else.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import trio
 from flowstream.asgi._direct_write import DirectWrite
 from flowstream.server._wire import Wire
 
-# What is encrypted at a time, and so what a client that takes nothing can make of memory. A
-# whole HTTP/2 frame or chunk is one piece with its framing: to encrypt those few bytes by
-# themselves costs as much again.
+# Bytes that are encrypted at a time. They bound the memory that a client which reads nothing can
+# take. A whole HTTP/2 frame or chunk is one piece, framing included: to encrypt those few bytes
+# alone would double the cost.
 _PIECE = 16 * 1024 + 64
 
 
@@ -25,19 +26,19 @@ class Writing(Protocol):
     """The connection that is written to."""
 
     def write_failed(self) -> None:
-        """Hear that nothing can be sent any more."""
+        """Take note that the connection can no longer send."""
 
     def write_rest(self) -> None:
-        """Have a task call ``write(b"")``: something is kept."""
+        """Start a task that calls ``write(b"")``: a part of a direct write is kept."""
 
 
 class Outgoing:
-    """What is written to one connection.
+    """Writes to one connection.
 
     Args:
-        connection: hears of what goes wrong.
+        connection: told when a write fails, or a direct write is not taken whole.
         wire: the client's socket.
-        tls: what encrypts for it, or None.
+        tls: the TLS stream over it, or None.
 
     Attributes:
         is_broken: a write has failed, or the client has reset the connection.
@@ -59,26 +60,26 @@ class Outgoing:
         self._wire = wire
         self._tls = tls
         self._busy = False  # somebody writes
-        self._queue: trio.lowlevel.ParkingLot | None = None  # who waits for that, once anybody has
-        self._rest = b""  # what is kept of a direct write
-        self._direct_write: DirectWrite | None = None  # that of the last response
+        self._queue: trio.lowlevel.ParkingLot | None = None  # waiting writers; made when needed
+        self._rest = b""  # the part of a direct write that the kernel did not take
+        self._direct_write: DirectWrite | None = None  # of the last response
         self.is_broken = False
 
     async def write(self, data: bytes) -> bool:
-        """Write `data` when nobody else does, whoever is cancelled meanwhile.
+        """**Wait** until nobody else writes, then write all of `data`, even if cancelled.
 
-        The protocol counts it as sent: what is not written would be missing in the middle.
+        The protocol counts `data` as sent, so an unwritten part would be missing in the middle.
 
         Returns:
-            Whether the client is there.
+            Whether the connection can still send.
         """
         if self._direct_write is not None:
-            self._direct_write.block()  # who waits here has come before a publisher
+            self._direct_write.block()  # a writer that waits here goes before a publisher
         if self._busy:
             if self._queue is None:
                 self._queue = trio.lowlevel.ParkingLot()
             with trio.CancelScope(shield=True):
-                await self._queue.park()  # who is woken may write
+                await self._queue.park()  # the one that is woken may write
         self._busy = True
         try:
             return await self._write(data)
@@ -114,21 +115,21 @@ class Outgoing:
     # -- direct writes ---------------------------------------------------------------------
 
     def open_direct_write(self) -> DirectWrite:
-        """Return the direct writes to the response that begins, and end those to the last one.
+        """Return the direct writes of a new response, and end those of the last one.
 
-        They begin blocked: the head, which is written first, frees them.
+        They begin blocked. Writing the head, which comes first, frees them.
         """
         self.end_direct_write()
         self._direct_write = DirectWrite(self._wire.socket.fileno(), self._keep)
         return self._direct_write
 
     def end_direct_write(self) -> None:
-        """End the direct writes to the last response, if there are any."""
+        """End the direct writes of the last response, if there are any."""
         if self._direct_write is not None:
             self._direct_write.end()
 
     def _keep(self, rest: bytes) -> None:
         self._rest = rest
         assert self._direct_write is not None
-        self._direct_write.block()  # until that is written, under the deadline of all writes
+        self._direct_write.block()  # until the rest is written, under the usual deadline
         self._connection.write_rest()

@@ -1,7 +1,7 @@
-"""A connection, as the HTTP that is spoken on it knows it.
+"""A connection, as its protocol sees it: small interfaces that the connection fills in.
 
-The connection makes what speaks on it, so that is below the connection and imports nothing of it.
-Here is all that it uses.
+The connection makes its protocol. So the protocol is in a layer below, and can't import the
+connection. It uses only what is here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from flowstream.server._applications import Applications
 from flowstream.server._forwarded import Origin
 from flowstream.server._stall_bound import StallBound
 
-# What ended streams, for their reports (`StreamReport.detail`).
+# Why streams ended, for their reports (`StreamReport.detail`).
 GOING_DOWN = "the server goes down"
 LEFT = "the client closed its connection"
 RESET = "the client reset its connection"
@@ -22,22 +22,22 @@ CLOSED = "the server closed the connection"
 
 
 class Asked(Protocol):
-    """A connection on which a client asks for something."""
+    """A connection that requests come from."""
 
     def write(self, data: bytes) -> Awaitable[bool]:
         """Write all of `data`, whoever is cancelled; return whether the client is there.
 
-        There is a checkpoint only if the kernel doesn't take it at once.
+        It is a checkpoint only if the kernel doesn't take all of it at once.
         """
         ...
 
     def origin(self, headers: Sequence[tuple[bytes, bytes]]) -> Origin:
-        """Return where a request with these headers, whose names are in lower case, comes from."""
+        """Return where a request comes from. The names of its headers are in lower case."""
         ...
 
 
 class ProtocolCarrier(Carrier, Asked, Protocol):
-    """What HTTP/2 knows of its connection; HTTP/1.1 needs `origin` alone."""
+    """A connection, as HTTP/2 sees it. HTTP/1.1 needs only `origin`."""
 
     @property
     def closing(self) -> bool:
@@ -45,32 +45,32 @@ class ProtocolCarrier(Carrier, Asked, Protocol):
         ...
 
     async def turn(self) -> None:
-        """**Wait** for the turn to do something that the client has asked for."""
+        """**Wait** for this client's turn, before starting what it asked for."""
 
     def stall_bound(self) -> StallBound:
-        """Return how long a write may make no progress now."""
+        """Return how long a write may currently make no progress."""
         ...
 
     def note_progress(self) -> None:
-        """Note that the client has taken something."""
+        """Note that the client has read something."""
 
     def seconds_since_progress(self) -> float:
-        """Return how long ago the client last took something, as far as was noted."""
+        """Return how long ago the client last read something, as far as was noted."""
         ...
 
 
 class PlainCarrier(Asked, Protocol):
-    """What a plain request, which Hypercorn's protocols do not see, knows of its connection."""
+    """A connection, as a plain request sees it, which has none of Hypercorn's protocols."""
 
     app: Any
     config: Any
     context: Any
     state: Any
-    """Of each request: what the lifespan has put there, and the connection."""
+    """The state of each request: what the lifespan put there, and the connection."""
     server: Any
-    """The address that the client has connected to."""
+    """The address that the client connected to."""
     applications: Applications
-    """Those at work on it."""
+    """The applications at work on the connection."""
 
     async def answered(self, keeps: bool) -> None:
-        """Hear that the request is answered, and whether another may come after it."""
+        """Take note that the request is answered, and whether another may follow."""

@@ -1,4 +1,4 @@
-"""Which protocol a connection speaks: Hypercorn's choice, with ours in place of its own."""
+"""Choose the protocol of a connection as Hypercorn does, but with flowstream's own classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Protocols(ProtocolWrapper):
     protocol: HTTP1 | HTTP2
 
     def __init__(self, connection: ProtocolCarrier, *given: Any) -> None:
-        # Not super().__init__: it would make Hypercorn's own HTTP/2.
+        # No super().__init__: it would make Hypercorn's own HTTP/2.
         *arguments, alpn = given
         self._connection = connection
         if alpn == "h2":
@@ -31,7 +31,7 @@ class Protocols(ProtocolWrapper):
             self.protocol = HTTP1(connection, *arguments)
 
     async def handle(self, event: TransportEvent) -> None:
-        """Pass what the transport says to the protocol, changing over to HTTP/2 if told."""
+        """Pass an event of the transport to the protocol; change over to HTTP/2 if it says so."""
         try:
             await self.protocol.handle(event)
         except H2ProtocolAssumedError as error:
@@ -39,21 +39,21 @@ class Protocols(ProtocolWrapper):
 
     @property
     def may_half_close(self) -> bool:
-        """Whether a client that has sent FIN may still want an answer: not with HTTP/2."""
+        """Whether a client that has sent FIN may still want an answer. With HTTP/2 it may not."""
         return not isinstance(self.protocol, HTTP2)
 
     def count_requests(self, number: int) -> None:
-        """Count so many requests that were answered before, on the same connection."""
+        """Add the requests that were answered on this connection before it had a protocol."""
         self.protocol.keep_alive_requests += number
         if number and isinstance(self.protocol, HTTP1):
             self.protocol.is_fresh = False
 
     async def say_goodbye(self) -> None:
-        """Tell the client, in its protocol's terms, to take new requests elsewhere."""
+        """Tell the client, as its protocol does, to open another connection for new requests."""
         if isinstance(self.protocol, HTTP2):
             await self.protocol.say_goodbye()
         else:
-            # The next response bears ``Connection: close`` (RFC 9112 § 9.6).
+            # The next response will have ``Connection: close`` (RFC 9112 § 9.6).
             self.protocol.keep_alive_requests = self.protocol.config.keep_alive_max_requests
 
     async def _change_over(self, data: bytes) -> None:
@@ -71,7 +71,7 @@ class Protocols(ProtocolWrapper):
             old.send,
         )
         await self.protocol.initiate()
-        # Hypercorn takes the preface for a request, and stops waiting for one.
+        # Hypercorn takes the preface for a request, and stops the deadline for one.
         await self.protocol.send(Updated(idle=True))
         if data:
             await self.protocol.handle(RawData(data))

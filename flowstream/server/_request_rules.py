@@ -1,11 +1,11 @@
-"""Which requests are answered: what their method, target, version and host have to look like.
+"""Decide which requests are answered, by their method, target, version and host.
 
-A proxy decides by them what a client may reach. So a request that the proxy and the application
-could read otherwise is refused before an application is asked. What nginx refuses is refused here,
-and a few things more; ``tests/server/_request_probes.py`` has the verdicts of both side by side.
+A proxy uses these to decide what a client may reach. So a request that a proxy and an application
+could read differently is refused before any application is called. What nginx refuses is refused
+here, and a few things more; ``tests/server/_request_probes.py`` has both verdicts side by side.
 
-h11, h2 and aioquic have looked at a request before it comes here: it has a host, its fields are
-fields, and its pseudo-header fields are there once each.
+h11, h2 and aioquic have checked a request before: it has a host, its fields are well formed, and it
+has each pseudo-header field once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from urllib.parse import unquote_to_bytes
 
 # Methods are case-sensitive (RFC 9110 § 9.1), and every registered one is in capitals.
 _METHOD = re.compile(rb"[A-Z_-]+")
-# What is printed in ASCII, but for "#", which begins what no client sends (RFC 9112 § 3.2). In the
-# path a "%" is followed by a byte's two digits, and the byte is not 0.
+# Printable ASCII without "#": a client does not send the fragment (RFC 9112 § 3.2). In the path two
+# hexadecimal digits follow each "%", and they are not 00.
 _TARGET = re.compile(rb'(/(?:[!"$&->@-~]++|%(?!00)[0-9A-Fa-f]{2})*+)(?:\?[!"$-~]*+)?')
 _ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
-# RFC 3986 § 3.2.2, but for what no name in use has; no user before it (RFC 9110 § 4.2.4).
+# RFC 3986 § 3.2.2, without characters that no real name has, and without a user (RFC 9110 § 4.2.4).
 _HOST = re.compile(rb"(?:[A-Za-z0-9_-]++\.?)++(?::[0-9]*)?|\[[0-9A-Fa-f:.]++\](?::[0-9]*)?")
 _SCHEMES = (b"http", b"https")
 _VERSIONS = (b"1.1", b"1.0")
@@ -32,15 +32,15 @@ class RequestHead(NamedTuple):
 
     method: bytes
     target: bytes
-    """What the client asks for; when the request is taken, path and query."""
+    """What the client asks for: path and query, once the request is accepted."""
     http_version: bytes
     headers: list[tuple[bytes, bytes]]
 
 
 def judge_http1(head: RequestHead) -> RequestHead | int:
-    """Return the request as the application is to have it, or the status to refuse it with.
+    """Return the request for the application, or the status to refuse it with.
 
-    A target in absolute form is taken apart: its host replaces the header (RFC 9112 § 3.2.2).
+    The host of an absolute target replaces the header (RFC 9112 § 3.2.2).
     """
     if head.http_version not in _VERSIONS:
         return 505
@@ -50,7 +50,7 @@ def judge_http1(head: RequestHead) -> RequestHead | int:
     if b"transfer-encoding" in fields and (
         b"content-length" in fields or head.http_version == b"1.0"
     ):
-        return 400  # one of those on the way has gone by another length (RFC 9112 § 6.1)
+        return 400  # a proxy on the way may have used the other length (RFC 9112 § 6.1)
     host = fields.get(b"host")
     if not _METHOD.fullmatch(head.method) or not (host is None or is_host(host)):
         return 400
@@ -72,9 +72,9 @@ def judge_http2(
     """Return a request of HTTP/2 or HTTP/3, or the status to refuse it with.
 
     Args:
-        headers: of the request, with its pseudo-header fields.
+        headers: those of the request, with its pseudo-header fields.
         ended: whether no body follows.
-        most: fields that it may have.
+        most: how many fields it may have.
     """
     headers = list(headers)
     if len(headers) > most:
@@ -99,12 +99,12 @@ def judge_http2(
 
 
 def is_host(value: bytes) -> bool:
-    """Return whether this is the name or address of a host, with or without a port."""
+    """Return whether this is a host's name or address, with or without a port."""
     return _HOST.fullmatch(value) is not None
 
 
 def is_target(target: bytes) -> bool:
-    """Return whether this is a path, with or without a query, that does not lead above the root."""
+    """Return whether this is a path, perhaps with a query, that stays below the root."""
     parts = _TARGET.fullmatch(target)
     return parts is not None and not _leads_above(parts[1])
 

@@ -1,9 +1,9 @@
-"""Which response heads are sent: what their status and their fields have to look like.
+"""Decide which response heads are sent, by their status and fields.
 
-h11 refuses a bad field when it is to be written, and quotes its value, which may be a secret. h2
-writes it: clients take the line break in it for a fault of the connection, and end all that goes on
-there. So an application's head is checked before either of them sees it. One rule holds for
-HTTP/1.1, HTTP/2 and WebSockets, for interim responses and for trailers.
+h11 refuses a bad field only as it writes it, and quotes its value, which may be a secret. h2 does
+write it: clients then take a line break for a fault of the connection, and end all its streams. So
+an application's head is checked before either sees it. The same rules hold for HTTP/1.1, HTTP/2 and
+WebSockets, for interim responses and for trailers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 # RFC 9110 § 5.1.
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
-# RFC 9110 § 5.5: with these a value could be read as two fields.
+# RFC 9110 § 5.5: a value with one of these could be read as two fields.
 _BREAK = re.compile(rb"[\r\n\0]")
 _BREAKS = {b"\r": "a carriage return", b"\n": "a line feed", b"\0": "a NUL"}
-# What h11 sends. A 1xx would be followed by another head, which ASGI has no message for.
+# What h11 sends. A 1xx needs another head after it, for which ASGI has no message.
 _STATUSES = range(200, 1000)
 _LONGEST = 100  # characters of a name that are quoted
 
@@ -31,7 +31,7 @@ def check_start(message: MutableMapping[str, Any]) -> None:
     """Check the head of a response.
 
     Raises:
-        InvalidResponseError: it can't be sent.
+        InvalidResponseError: the head can't be sent.
     """
     status: Any = message.get("status")
     try:
@@ -63,7 +63,7 @@ def check_fields(message: MutableMapping[str, Any]) -> None:
             "its headers must be pairs of a name and a value, such as (b'x-name', b'value')"
         ) from None
     if not isinstance(fields, (list, tuple)):
-        message["headers"] = pairs  # it may be one that can be gone through once
+        message["headers"] = pairs  # an iterator can be read only once
     if not all(map(_is_fine, pairs)):
         _name_the_fault(pairs)
     lengths = {value for name, value in pairs if name.lower() == b"content-length"}
@@ -118,8 +118,7 @@ def _name_the_fault(pairs: list[tuple[Any, Any]]) -> None:
         quoted = name.decode("latin-1")[:_LONGEST]
         if not _is_name(name):
             raise InvalidResponseError(
-                f"{quoted!r} is no name of a header: it may have letters, digits and "
-                "!#$%&'*+-.^_`|~"
+                f"{quoted!r} is not a header name: it may have letters, digits and !#$%&'*+-.^_`|~"
             )
         if not isinstance(value, bytes):
             raise InvalidResponseError(

@@ -1,12 +1,12 @@
-"""Serve an ASGI app: start, accept, and a shutdown in stages with a hard bound.
+"""Serve an ASGI app: start it, accept connections, and shut down in stages with a hard bound.
 
 ::
 
     told to stop ─► readyz 503 ─► (lame_duck) ─► stop accepting ─► streams say goodbye
                  ─► (graceful_timeout) ─► cancel and reset what is left ─► lifespan shutdown
 
-What Hypercorn's ``worker_serve`` does differently: streams hear nothing until they are
-cancelled, and a client that reads nothing holds the end up for as long as it likes.
+Under Hypercorn's ``worker_serve`` streams are told nothing until they are cancelled, and a client
+that reads nothing delays the end for as long as it likes.
 """
 
 from __future__ import annotations
@@ -62,28 +62,28 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
 ) -> None:
     """Serve `app` inside a Trio program, until it is told to stop or cancelled.
 
-    ``await nursery.start(flowstream.serve, app)`` returns the addresses once it listens; none
-    if it was told to stop before, which cancels the app's startup.
-    When `shutdown_trigger` returns it shuts down in stages, in at most ``lame_duck`` +
-    ``graceful_timeout`` seconds and what the app's lifespan takes; when it is cancelled, at
-    once. Cleanup that the app shields from cancellation comes on top.
+    ``await nursery.start(flowstream.serve, app)`` returns the addresses once the server listens. If
+    the server is told to stop before that, the app's startup is cancelled, and there are none.
+    When `shutdown_trigger` returns, the server shuts down in stages: in at most ``lame_duck`` +
+    ``graceful_timeout`` seconds and the time that the app's lifespan takes. When `serve` is
+    cancelled, it ends at once. Cleanup that the app shields from cancellation is added to both.
 
     Args:
         app: an ASGI application: a Quart-Trio app, a Starlette app, or a function.
-        config: Hypercorn's configuration, or a `ServerConfig`, which is the default and
-            listens on 127.0.0.1:8000.
-        sockets: listening sockets to use in place of those that `config` describes. Who opened
-            them says in the log where they are.
+        config: a `ServerConfig`, or a configuration of Hypercorn's. The default is a
+            `ServerConfig`, which listens on 127.0.0.1:8000.
+        sockets: listening sockets to use instead of those that `config` describes. The log does not
+            say where they listen.
         shutdown_trigger: an async function; the server shuts down when it returns.
         task_status: for ``nursery.start``.
 
     Raises:
-        OSError: an address cannot be listened on.
+        OSError: the server cannot listen on an address.
         RuntimeError: the installed Hypercorn is not as flowstream expects.
         LifespanFailureError, LifespanTimeoutError: Hypercorn's: the app's lifespan failed to
             start or to stop, or ended while the app was served, which shuts the server down.
-        MissingExtraError: HTTP/3 is asked for, and its library not installed.
-        TypeError, ValueError: a setting is not what it should be.
+        MissingExtraError: HTTP/3 is asked for, and its library is not installed.
+        TypeError, ValueError: a setting has the wrong type or value.
     """
     check()
     mark_run()
@@ -114,7 +114,7 @@ async def serve(  # noqa: ASYNC128  # started() is called in `_Service.run`
 
 
 async def _started(lifespan: AppLifespan, nursery: trio.Nursery, told: trio.Event) -> bool:
-    """Start the app, in `nursery`; return whether it has started before it was told to stop."""
+    """Start the app in `nursery`; return False if the server was told to stop before."""
     starting = trio.CancelScope()
     nursery.start_soon(_cancel, starting, told)
     with starting:
@@ -134,7 +134,7 @@ async def _cancel(scope: trio.CancelScope, told: trio.Event) -> None:
 
 
 def _warn_of_bare_quart(app: Any) -> None:
-    """Say that a Quart app can't send streams, before its first view tries to."""
+    """Warn that a Quart app can't send streams, before its first view tries to."""
     quart_trio = sys.modules.get("quart_trio")
     if quart_trio is None or not isinstance(app, quart_trio.QuartTrio):
         return
@@ -146,10 +146,10 @@ def _warn_of_bare_quart(app: Any) -> None:
 
 
 def _in_hypercorns_way(app: Any) -> Callable[..., Any]:
-    """Return `app`, to be called with the two arguments more that a WSGI application needs."""
+    """Wrap `app`: Hypercorn passes it two more arguments, for WSGI applications."""
 
     def call(scope: Any, receive: Any, send: Any, *_: Any) -> Any:
-        return app(scope, receive, send)  # not awaited here: a frame less of each request
+        return app(scope, receive, send)  # not awaited here: saves each request a frame
 
     return call
 
@@ -158,7 +158,7 @@ class Readiness:
     """ASGI middleware that answers one path: 200 until `stop`, 503 from then on.
 
     Args:
-        app: the application around which it is put.
+        app: the application inside.
         path: the path, or None for none.
     """
 
@@ -168,7 +168,7 @@ class Readiness:
         self._ready = True
 
     def stop(self) -> None:
-        """Say from now on that the server is not ready."""
+        """Answer from now on that the server is not ready."""
         self._ready = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -236,7 +236,7 @@ class _Service:
                         connections,  # noqa: ASYNC111
                     )
                 except BaseException:
-                    # Else shielded writes would hold up the end.
+                    # Otherwise shielded writes would delay the end.
                     self._connections.abort(CloseReason.CANCELLED, "")
                     raise
             watches.cancel_scope.cancel()
@@ -275,14 +275,14 @@ class _Service:
                 nursery.start_soon(wait, trigger)
 
     async def _lifespan_ends(self) -> None:
-        # What it opened is closed by then, and in Quart every further task of the app fails:
-        # to go on serving would be to go on failing.
+        # The lifespan's resources are closed now, and in Quart every new task of the app fails.
+        # Whatever is served from here on would fail, too.
         await self._lifespan.shutdown.wait()
         self.lifespan_failed = True
         logger.error("the app's lifespan ended while it was served: the server shuts down")
 
     async def _end_the_late(self, connections: trio.Nursery) -> None:
-        """End what has not ended by itself in time, and what is left if we are cancelled."""
+        """Reset the connections that have not ended in time, or are left when cancelled."""
         try:
             await trio.sleep(self._config.graceful_timeout)
             if count := len(self._connections):

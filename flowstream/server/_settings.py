@@ -1,8 +1,8 @@
-"""The server's configuration: Hypercorn's, with defaults that suit streams, and a few more.
+"""The server's configuration: Hypercorn's, with defaults that suit streams, and more settings.
 
-Every default that differs from Hypercorn's is defended where it stands. What is set is
-checked before the server starts: a bad value is one sentence then, and no strange behaviour
-at the first slow client.
+Every default that differs from Hypercorn's has its reason beside it. Settings are checked before
+the server starts: a bad value gives one sentence then, and not strange behaviour at the first slow
+client.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from flowstream.server.log._access_log import FORMAT, AccessLog
 from flowstream.server.log._log_handlers import FORMATS
 
 LOOPBACK = "127.0.0.1,::1"
-"""The proxies that are trusted unless others are named: those on the same machine."""
+"""The proxies that are trusted by default: those on the same machine."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-# What users of other servers write, and what they mean here.
+# Settings of other servers, and what to write here.
 _FOREIGN = {
     "host": "bind, such as '0.0.0.0:8000'",
     "port": "bind, such as '127.0.0.1:8000'",
@@ -44,94 +44,94 @@ _FOREIGN = {
 class ServerConfig(Config):
     """A Hypercorn configuration for streams.
 
-    What is not said here is as in Hypercorn; ``ServerConfig.from_toml`` and its kin read the
-    settings below, too.
+    It has all of Hypercorn's settings. ``ServerConfig.from_toml`` and its kin also read the
+    settings below.
     """
 
     worker_class = "trio"
-    """The only one there is here: Hypercorn's asyncio cannot run flowstream's streams."""
+    """Always Trio: flowstream's streams can't run on Hypercorn's asyncio."""
 
     logger_class = AccessLog
-    """Escapes what clients send, and knows of more atoms."""
+    """Escapes what clients send, and has more atoms."""
 
     access_log_format = FORMAT
-    """Hypercorn's, with the seconds that a request took and how a stream ended."""
+    """Hypercorn's format, with the seconds that a request took, and how a stream ended."""
 
     log_format: str = "text"
-    """How the log is written: ``"text"``, or ``"json"`` for one object a line."""
+    """The format of the log: ``"text"``, or ``"json"`` for one object a line."""
 
     h2c: bool = False
-    """Whether a client may begin with HTTP/2 where there is no TLS ("prior knowledge", RFC 9113
-    § 3.3). Hypercorn lets any client do so; browsers don't, so it is for proxies and services of
-    one's own."""
+    """Whether a client may begin with HTTP/2 without TLS ("prior knowledge", RFC 9113 § 3.3).
+    Hypercorn lets any client do so. Browsers never do, so turn it on for a proxy or a service of
+    your own."""
 
     proxy_headers: bool = True
-    """Whether ``X-Forwarded-For`` and ``X-Forwarded-Proto`` of trusted proxies are read. Hypercorn
-    never reads them: behind a proxy each client has the proxy's address, and no request is TLS."""
+    """Whether to read ``X-Forwarded-For`` and ``X-Forwarded-Proto`` of trusted proxies. Hypercorn
+    never does: behind a proxy each client has the proxy's address, and no request is TLS."""
 
     forwarded_allow_ips: str | list[str] | None = None
-    """The proxies that are trusted: addresses, networks and UNIX sockets (``unix:`` or
-    ``unix:/path``), as a list or with commas between; ``"*"`` for anybody, ``""`` for nobody. None
-    is the environment's ``FORWARDED_ALLOW_IPS``, or else ``127.0.0.1,::1``, as with uvicorn: most
-    proxies are on the same machine, and whoever else is there can do no more than claim an address.
+    """The trusted proxies: addresses, networks and UNIX sockets (``unix:`` or ``unix:/path``), as a
+    list or with commas; ``"*"`` for anybody, ``""`` for nobody. None means the environment's
+    ``FORWARDED_ALLOW_IPS``, or else ``127.0.0.1,::1``, as with uvicorn: most proxies run on the
+    same machine, and another program there can claim a false address and nothing more.
     """
 
     h2_max_header_list_size = 20 * 1024
     """Bytes of an HTTP/2 request's head: as many as over HTTP/1.1 (``h11_max_incomplete_size``, 16
-    KiB), and 32 for each of 128 fields, which HTTP/2 counts beside. Hypercorn's 64 KiB are 6 MiB on
-    a hundred streams."""
+    KiB), and the 32 that HTTP/2 adds for each field, for 128 fields. Hypercorn's 64 KiB would be
+    6 MiB on a hundred streams."""
 
     max_request_fields: int = 256
-    """Header fields of a request; one with more is answered with 431. Apache, gunicorn and hyper
-    allow 100. Over HTTP/2 browsers send each cookie as a field of its own (RFC 9113 § 8.2.3), and
-    keep up to 180 of a site. Each field takes some 5 µs, in which nobody else runs."""
+    """Header fields of a request; the answer to more is 431. Apache, gunicorn and hyper allow 100.
+    Over HTTP/2 browsers send each cookie as a field of its own (RFC 9113 § 8.2.3), and keep up to
+    180 of a site. Each field takes some 5 µs, in which no other task runs."""
 
     backlog = 2048
-    """Connections that may wait to be accepted. Hypercorn's 100 are few when a thousand
-    browsers come back after a restart; the kernel caps it at ``net.core.somaxconn`` (4096)."""
+    """Connections that may wait to be accepted. Hypercorn's 100 are too few when a thousand
+    browsers come back after a restart. The kernel's own limit is ``net.core.somaxconn`` (4096)."""
 
     read_timeout: int | None = None
-    """Seconds that a client may say nothing: any number, as in Hypercorn. A client that reads
-    a stream has nothing more to say, and is noticed when it leaves."""
+    """Seconds that a client may send nothing; None for no bound, as in Hypercorn. A client that
+    reads a stream sends nothing more, and the server notices when it leaves."""
 
     max_requests: int | None = None
-    """Requests after which the worker ends: any number, as in Hypercorn, since its end cuts
-    the streams that are open then. They get their farewell all the same."""
+    """Requests after which the worker ends; None for never, as in Hypercorn. A worker's end also
+    ends its open streams, which say goodbye first."""
 
     graceful_timeout: float = 5.0
-    """Seconds that streams have for their farewell, and other requests to end, at a shutdown.
-    Hypercorn's 3 are over before a `Limits.cleanup_timeout` is, which is 5."""
+    """Seconds that streams have to say goodbye, and other requests to end, at a shutdown.
+    Hypercorn's 3 are shorter than `Limits.cleanup_timeout`, which is 5."""
 
     shutdown_timeout: float = 10.0
-    """Seconds that the app's lifespan has for its own shutdown. Hypercorn's 60 are longer
-    than an orchestrator waits before it kills: Kubernetes gives 30 for everything."""
+    """Seconds that the app's lifespan has for its own shutdown. An orchestrator kills before
+    Hypercorn's 60 are over: Kubernetes gives 30 for everything."""
 
     write_timeout: float = 30.0
     """Seconds that a write may make no progress before its connection is reset. nginx's
     ``send_timeout`` is 60 s; a phone that changes networks is back within 30."""
 
     body_timeout: float = 60.0
-    """Seconds that a request's body may keep its application waiting; each 500 bytes that arrive
-    give back one. Then the request is answered with 408, unless its response has begun. nginx's
+    """Seconds that a request's body may keep its application waiting; every 500 bytes that arrive
+    give one second back. Then the answer is 408, unless a response has begun. nginx's
     ``client_body_timeout`` is 60 s, too, but only between two reads. `math.inf` for no bound."""
 
     worker_timeout: float = 30.0
-    """Seconds that the event loop of a worker under a supervisor may be blocked; then the worker
-    is killed, and another one takes its place. gunicorn's ``timeout`` is as long. `math.inf` for
-    no bound: for a debugger inside the app, say. Without ``workers`` nobody watches."""
+    """Seconds that a worker's event loop may be blocked; then its supervisor kills the worker and
+    starts another one. gunicorn's ``timeout`` is as long. `math.inf` for no bound, for example with
+    a debugger inside the app. Without ``workers`` there is no supervisor, and nobody watches."""
 
     keep_alive_probes: tuple[int, int, int] = (60, 10, 3)
-    """Seconds of silence before TCP asks whether the peer is there, seconds between two
-    questions, and questions before it is given up: a peer that lost its power is noticed
-    in 90 s. The kernel's own figures (7200, 75, 9) take two hours."""
+    """TCP's probes of a silent peer: seconds before the first, seconds between two, and how many
+    before TCP gives the peer up. A peer that lost its power is noticed in 90 s. The kernel's own
+    figures (7200, 75, 9) take two hours."""
 
     readyz: str | None = None
-    """The path that answers 200 while the server is ready and 503 from the moment that it
-    is told to stop, e.g. ``"/readyz"``; None for none."""
+    """A path that the server answers with 200, and with 503 as soon as it is told to stop, for
+    example ``"/readyz"``; None for none."""
 
     lame_duck: float = 0.0
-    """Seconds to go on accepting after the server was told to stop, with `readyz` at 503:
-    the time that a load balancer needs to look there."""
+    """Seconds to go on accepting after the server was told to stop, while `readyz` answers 503:
+    the time that a load balancer needs to notice."""
 
 
 def streaming_config(**settings: Any) -> ServerConfig:
@@ -152,7 +152,7 @@ def streaming_config(**settings: Any) -> ServerConfig:
 
 
 def no_setting(name: str) -> str:
-    """Return the message for a setting that there is not, with the one most like it."""
+    """Return the message for an unknown setting. It suggests the setting with the nearest name."""
     settings = [one for one in dir(ServerConfig) if not one.startswith("_")]
     near = difflib.get_close_matches(name, settings, n=1)
     if name in _FOREIGN:
@@ -161,10 +161,10 @@ def no_setting(name: str) -> str:
 
 
 def checked(config: Config) -> ServerConfig:
-    """Return `config` as a `ServerConfig`; a plain Hypercorn one keeps what was set on it.
+    """Check `config`, and return it as a `ServerConfig`, with the settings of a Hypercorn one.
 
     Raises:
-        TypeError: it is no configuration, or a setting is of the wrong type.
+        TypeError: `config` is not a configuration, or a setting has the wrong type.
         ValueError: a setting is out of bounds.
     """
     if not isinstance(config, Config):
@@ -208,11 +208,11 @@ def checked(config: Config) -> ServerConfig:
 
 
 def trusted_proxies(config: ServerConfig) -> TrustedProxies:
-    """Return the proxies whose word on a request's client is taken.
+    """Return the proxies whose headers are believed.
 
     Raises:
         TypeError: the setting is neither a string nor a list of strings.
-        ValueError: an entry is no address, network or UNIX socket.
+        ValueError: an entry is not an address, a network or a UNIX socket.
     """
     name, listed = "forwarded_allow_ips", config.forwarded_allow_ips
     if listed is None:
@@ -226,16 +226,16 @@ def trusted_proxies(config: ServerConfig) -> TrustedProxies:
 
 
 def _adopted(config: Config) -> ServerConfig:
-    """Return `config` as a `ServerConfig`, with all that was set on it or overridden in it."""
+    """Return `config` as a `ServerConfig`, with all its settings and overridden methods."""
     kind = ServerConfig
     if type(config) is not Config:
-        # A class of its own may override methods, e.g. create_ssl_context.
+        # A subclass may override methods, for example create_ssl_context.
         own = new_class("ServerConfig", (type(config), ServerConfig))
         kind = cast(type[ServerConfig], own)
     result = kind.__new__(kind)
     vars(result).update(vars(config))
     if type(result._log) is Logger:
-        result._log = None  # ours is made in its place
+        result._log = None  # Hypercorn makes ours instead
     return result
 
 

@@ -1,9 +1,9 @@
 """How long a write may make no progress, and which setting says so.
 
 The server has a bound for all connections, ``write_timeout``. If the app has set
-``Limits.stall_timeout`` for a stream, that holds instead while the stream runs, longer or shorter.
-Code that waits asks for the bound, again and again, so that the server's own bound holds again as
-soon as the stream has ended.
+``Limits.stall_timeout`` for a stream, that bound holds instead while the stream runs, be it longer
+or shorter. Waiting code asks for the bound again and again, so the server's own bound holds again
+as soon as the stream has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flowstream.asgi._carrier import Carried
 
 
 class StallBound(NamedTuple):
-    """A bound, with its name."""
+    """A bound, and the setting that it comes from."""
 
     seconds: float
     name: str
@@ -25,12 +25,13 @@ class StallBound(NamedTuple):
 
 
 def stall_bound(carried: Iterable[Carried], write_timeout: float, *, shared: bool) -> StallBound:
-    """Return the bound of what carries these streams: the longest that one of them has set.
+    """Return the longest bound that one of these streams has set, or else the server's.
 
     Args:
-        carried: streams of one response, or of several.
-        write_timeout: the server's own bound, which holds where none has.
-        shared: whether these are several, and others besides, which are under the server's bound.
+        carried: the streams of one response, or of several.
+        write_timeout: the server's own bound.
+        shared: whether other responses share the connection. The server's bound holds for them, so
+            the result is never shorter.
     """
     own = StallBound(write_timeout, "write_timeout")
     set_ones = [

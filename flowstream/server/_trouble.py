@@ -1,7 +1,7 @@
-"""What goes wrong again and again, told in few lines: the first at once, then one in a while.
+"""Log failures that repeat in few lines: the first at once, then one now and then.
 
-A server without descriptors fails to accept ten times a second. Each failure is the same, so
-counting them says as much as a line for each.
+A server without free descriptors fails to accept ten times a second. All the failures are the same,
+so their number says as much as a line for each.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 
 EVERY = 10.0
-"""Seconds between two lines at least."""
+"""Seconds between two lines, at least."""
 
 QUIET = 1.0
-"""Seconds without a failure after which it is over. Who is short of descriptors has one now and
-then, when a client leaves."""
+"""Seconds without a failure after which the trouble is over. One success is not enough: a server
+that is short of descriptors has a free one whenever a client leaves."""
 
 
 class Trouble:
-    """Counts failures, and says when there is something to tell."""
+    """Counts failures, and says when to log a line."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -29,11 +29,11 @@ class Trouble:
 
     @property
     def is_on(self) -> bool:
-        """Whether there were failures that are not over."""
+        """Whether there were failures, and the trouble is not over."""
         return self._count > 0
 
     def fail(self, now: float) -> int:
-        """Note a failure; return how many are to be told of now, or 0."""
+        """Note a failure. Return how many failures to log now, or 0 for none."""
         if not self._count:
             self._first = now
         self._last = now
@@ -48,11 +48,11 @@ class Trouble:
         return untold
 
     def work(self) -> None:
-        """Note that it works."""
+        """Note a success."""
         self._works = True
 
     def end(self, now: float) -> tuple[int, float] | None:
-        """Return how often it failed and for how long, once it is over and that is to be told."""
+        """Return the number of failures and their seconds, if the end is to be logged now."""
         if not (self._works and self._count and now - self._last >= QUIET):
             return None
         found = self._count, self._last - self._first
@@ -62,5 +62,5 @@ class Trouble:
 
 
 def times(count: int) -> str:
-    """Return what a line says of so many failures, of which it tells for all."""
+    """Return what to add to a line that stands for `count` failures."""
     return f" ({count} times since the last such line)" if count > 1 else ""

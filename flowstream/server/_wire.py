@@ -1,16 +1,16 @@
-"""One client's socket, written to under a deadline that any progress restarts.
+"""One client's socket: write to it under a deadline that any progress restarts.
 
-It is the innermost layer, below TLS, so that one deadline holds for whatever is written: a
+This is the innermost layer, below TLS, so that one deadline holds for everything that is written: a
 response, a handshake, the answer to a key update, the close_notify.
 
-Trio's own ``send_all`` can't have such a deadline from outside: when it is cancelled, it does not
-say how much it wrote, and until it returns, it does not say that anything moved. With 16 KiB
-unsent (TCP_NOTSENT_LOWAT, as Trio sets it) Linux calls a socket writable again only when
-less than 8 KiB are, so that a reader of a few KiB per deadline would seem to take nothing.
-But it takes a write as soon as it has room; so a write is tried from time to time.
+Trio's own ``send_all`` can't be given such a deadline from outside. When it is cancelled, it does
+not say how much it wrote; until it returns, it does not say whether anything moved. With 16 KiB
+unsent (TCP_NOTSENT_LOWAT, as Trio sets it) Linux reports a socket as writable again only when less
+than 8 KiB are unsent. A client that reads a few KiB per deadline would seem to read nothing. But
+the kernel accepts a write as soon as it has room, so a write is tried from time to time.
 
-Reading is done here, too. Trio's stream and socket would be seven frames and two objects
-more for as long as a connection is read, and it is read as long as it lasts: 2 KB of each.
+Reading is done here, too. With Trio's stream and socket a waiting reader would hold seven more
+frames and two more objects. A connection is read as long as it lasts, so that is 2 KB of each.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from flowstream.server._stall_bound import StallBound
 
 _READ_SIZE = 1 << 16
 
-# So often is a write tried within the deadline, which is kept to a sixteenth of it then.
+# How often a write is tried within the deadline. So the deadline is exact to a sixteenth of it.
 _TRIES = 16
 
-# close() sends RST and frees what is unsent, instead of lingering over it (socket(7)).
+# With this, close() sends RST and frees unsent bytes, instead of still sending them (socket(7)).
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
@@ -40,29 +40,30 @@ _LONGEST = (1 << 31) - 1  # milliseconds
 
 
 class Owner(Protocol):
-    """Whose wire it is."""
+    """The connection that owns a wire."""
 
     def stall_bound(self) -> StallBound:
-        """Return how long the peer may take nothing, as things are now."""
+        """Return how long the peer may currently read nothing."""
         ...
 
     def stalled(self) -> None:
-        """Hear that it took nothing for so long. What this does has to include `Wire.reset`."""
+        """Take note that the peer read nothing for that long. Must call `Wire.reset`."""
 
 
 class Wire(trio.abc.HalfCloseableStream):
     """One client's socket.
 
     Args:
-        sock: the socket, as Trio has them.
+        sock: one of Trio's sockets.
 
     Attributes:
         socket: the socket.
-        timeout: seconds that the peer may take nothing while a write waits, where `owner` says
-            nothing else; without bound until it is set.
-        owner: says how long that is now, and is told at the deadline.
-        progress_at: when the peer was last seen to take something.
-        turn: waits for the turn to take what comes, where that is dear: in a TLS handshake.
+        timeout: seconds that the peer may read nothing while a write waits, unless `owner` says
+            otherwise. No bound until it is set.
+        owner: knows the bound that currently holds, and is told at the deadline.
+        progress_at: when the peer was last seen to read something.
+        turn: if set, waits for a turn before each read. Used in a TLS handshake, which is
+            expensive.
     """
 
     __slots__ = ("_user_timeout", "owner", "progress_at", "socket", "timeout", "turn")
@@ -73,7 +74,7 @@ class Wire(trio.abc.HalfCloseableStream):
         self.progress_at = trio.current_time()
         self.owner: Owner | None = None
         self.turn: Callable[[], Awaitable[None]] | None = None
-        self._user_timeout: int | None = None  # TCP's own bound before it was stretched
+        self._user_timeout: int | None = None  # TCP's own bound, before `stretch` changed it
 
     @property
     def closed(self) -> bool:
@@ -81,10 +82,10 @@ class Wire(trio.abc.HalfCloseableStream):
         return bool(self.socket.fileno() == -1)
 
     def write_nowait(self, data: bytes | memoryview) -> int:
-        """Write what the kernel takes at once; return how much that was.
+        """Write as much as the kernel takes at once; return how many bytes that was.
 
         Raises:
-            trio.BrokenResourceError: the peer is gone.
+            trio.BrokenResourceError: the peer has left.
             trio.ClosedResourceError: the socket was closed on this side.
         """
         try:
@@ -95,14 +96,14 @@ class Wire(trio.abc.HalfCloseableStream):
             raise self._translated(error) from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write all of `data`, whoever is cancelled meanwhile: half a chunk cannot be taken back.
+        """Write all of `data`, even if cancelled: half a chunk can't be taken back.
 
-        There is a checkpoint only if the kernel doesn't take it at once.
+        It is a checkpoint only if the kernel doesn't take all of it at once.
 
         Raises:
-            trio.BrokenResourceError: the peer is gone.
+            trio.BrokenResourceError: the peer has left.
             trio.ClosedResourceError: the socket was closed on this side, perhaps because the
-                peer took nothing for too long.
+                peer read nothing for too long.
         """
         with memoryview(data) as view:
             sent = self.write_nowait(view)
@@ -121,7 +122,7 @@ class Wire(trio.abc.HalfCloseableStream):
                 (self.reset if self.owner is None else self.owner.stalled)()
             if self.closed:
                 raise trio.ClosedResourceError("the connection was closed")
-            # The bound is looked at each time: the stream that has set a longer one may end.
+            # Ask for the bound each time: a stream that has set a longer one may end.
             with trio.move_on_at(min(deadline, now + min(bound, self.timeout) / _TRIES)):
                 await trio.lowlevel.wait_writable(self.socket)
             if sent := self.write_nowait(rest[start:]):
@@ -130,15 +131,15 @@ class Wire(trio.abc.HalfCloseableStream):
 
     @property
     def is_stretched(self) -> bool:
-        """Whether TCP was told to be more patient than it is by itself."""
+        """Whether `stretch` has given the peer more time than TCP does by itself."""
         return self._user_timeout is not None
 
     def stretch(self, seconds: float) -> None:
-        """Have TCP itself bear a peer that takes nothing for `seconds` more, 0 for no more.
+        """Let the peer read nothing for `seconds` more before TCP gives it up; 0 undoes that.
 
-        It gives up one whose window stays closed (``TCP_USER_TIMEOUT``), which would come
-        before a bound that is longer. `math.inf` leaves it to the system's own bound, which is
-        for peers that do not even acknowledge.
+        TCP gives up a peer whose window stays closed (``TCP_USER_TIMEOUT``), which could be before
+        a longer bound of ours. With `math.inf` only the system's own bound is left, for peers that
+        do not even acknowledge.
         """
         if self.socket.family not in (socket.AF_INET, socket.AF_INET6) or _USER_TIMEOUT is None:
             return
@@ -152,13 +153,13 @@ class Wire(trio.abc.HalfCloseableStream):
                 self._user_timeout = usual if seconds else None
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the kernel would take something."""
+        """**Wait** until the kernel would accept bytes."""
         if self.closed:
             raise trio.ClosedResourceError("the connection was closed")
         await trio.lowlevel.wait_writable(self.socket)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return what the peer has sent, ``b""`` at its end.
+        """**Wait** for bytes of the peer and return them; ``b""`` at their end.
 
         Raises:
             trio.BrokenResourceError: the peer has reset the connection.
@@ -177,7 +178,7 @@ class Wire(trio.abc.HalfCloseableStream):
         return data
 
     async def send_eof(self) -> None:
-        """Send FIN after what was written."""
+        """Send FIN after all that was written."""
         await trio.lowlevel.checkpoint()
         if self.socket.did_shutdown_SHUT_WR:
             return
@@ -187,7 +188,7 @@ class Wire(trio.abc.HalfCloseableStream):
             raise self._translated(error) from error
 
     def read_nowait(self, max_bytes: int) -> bytes | None:
-        """Return what the peer has sent, ``b""`` at its end; None if there is nothing yet.
+        """Return bytes that the peer has sent, ``b""`` at their end; None if there are none yet.
 
         Raises:
             trio.BrokenResourceError: the peer has reset the connection.
@@ -196,18 +197,18 @@ class Wire(trio.abc.HalfCloseableStream):
         try:
             return os.read(self.socket.fileno(), max_bytes)
         except BlockingIOError:
-            return None  # so that nobody waits in here, who would hold on to the error
+            return None  # a wait inside this block would keep the error alive
         except OSError as error:
             raise self._translated(error) from error
 
     def reset(self) -> None:
-        """Close the socket at once: what is unsent is dropped, and whoever waits is woken."""
+        """Close the socket at once, drop unsent bytes, and wake the tasks that wait for it."""
         with contextlib.suppress(OSError):  # the peer was faster
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.socket.close()
 
     async def aclose(self) -> None:
-        """Close the socket; the kernel delivers what it has taken."""
+        """Close the socket; the kernel still delivers the bytes that it has accepted."""
         self.socket.close()
         await trio.lowlevel.checkpoint()
 

@@ -100,9 +100,9 @@ async def test_no_room_for_connections(autojump_clock, caplog, number):
     assert served == ["a connection"] * 2
     lines = [record.getMessage() for record in caplog.records]
     name = errno.errorcode[number]
-    assert lines[0] == f"no connection can be accepted: [Errno {number}] {name}"
+    assert lines[0] == f"connections cannot be accepted: [Errno {number}] {name}"
     assert 195 < times_in(lines[1]) < 205
-    assert lines[6:] == ["connections are accepted again: it failed 1200 times in 60 s"]
+    assert lines[6:] == ["connections are accepted again, after 1200 failures in 60 s"]
     assert not any(record.exc_info for record in caplog.records)
 
 
@@ -146,4 +146,4 @@ async def test_http3_that_fails(autojump_clock, caplog, monkeypatch):
         nursery.cancel_scope.cancel()
     lines = [record.getMessage() for record in caplog.records]
     assert 95 < times_in(lines[1]) < 105
-    assert lines[3:] == ["HTTP/3 works again: it failed 300 times in 30 s"]
+    assert lines[3:] == ["HTTP/3 works again, after 300 failures in 30 s"]

@@ -1,1 +1,1 @@
-"""HTTP/1.1: plain requests by ourselves, all others by h11."""
+"""HTTP/1.1: plain requests without a parser, all others with h11."""

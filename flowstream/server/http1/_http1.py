@@ -1,14 +1,16 @@
-"""HTTP/1.1: Hypercorn's, with our WebSocket in it, heads that wait for a body, and no tunnels.
+"""HTTP/1.1: Hypercorn's class, with our WebSocket, held heads, stricter rules and no tunnels.
 
-``Upgrade: h2c`` is ignored: RFC 9113 § 3.1 has done away with it, and a proxy that passes it on has
-its rules passed by. HTTP/2 in the clear begins with its preface, where the setting ``h2c`` allows
-it; else the preface is a request of an unknown version, gets a 505, and the connection ends.
+``Upgrade: h2c`` is ignored: RFC 9113 § 3.1 removed it, and behind a proxy that passes it on a
+client could get around the proxy's rules. HTTP/2 without TLS begins with its preface, if the
+setting ``h2c`` allows that. If not, the preface is a request of an unknown version: it gets a 505,
+and the connection ends.
 
-A stream's head is held until the first of its body is there, and both are one write (`HeldHead`).
+A stream's head is held until the first bytes of its body are there; both go out in one write
+(`HeldHead`).
 
-A CONNECT asks a proxy for a tunnel (RFC 9110 § 9.3.6). Hypercorn hands it to the application
-like any request; an answer of 200 then makes h11 change over to the tunnel, the body is more
-than it lets through, and the traceback of that is the application's.
+A CONNECT asks a proxy for a tunnel (RFC 9110 § 9.3.6), and is refused. Hypercorn passes it to the
+application like any request. If the answer is 200, h11 changes over to the tunnel, refuses the
+body, and the traceback of that is the application's.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class HTTP1(H11Protocol):
     """One HTTP/1.1 connection.
 
     Args:
-        carrier: the connection that carries it.
-        arguments: those of Hypercorn's own.
+        carrier: the connection.
+        arguments: those of Hypercorn's class.
 
     Attributes:
         is_fresh: whether no request has come yet.
@@ -58,14 +60,14 @@ class HTTP1(H11Protocol):
     def __init__(self, carrier: Asked, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._carrier = carrier
-        # h11 has no other way to be less lenient.
+        # h11 has no setting to be stricter.
         cast(Any, self.connection)._receive_buffer = StrictLines(self.config.max_request_fields)
         self.is_fresh = True
         self._held = b""
         self._head = self.connection_state[HEAD_KEY] = HeldHead(self._write_head)
 
     async def _send_h11_event(self, event: Any) -> None:
-        # Hypercorn's, but for the head that is held.
+        # Hypercorn's, except that the head is held.
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:
@@ -87,7 +89,7 @@ class HTTP1(H11Protocol):
         line = (event.method, event.target, event.http_version)
         is_preface = line == (b"PRI", b"*", b"2.0") and not event.headers
         if not self.is_fresh or self.ssl or not is_preface:
-            return  # under TLS there is ALPN to ask for HTTP/2 (RFC 9113 § 3.2)
+            return  # with TLS, ALPN asks for HTTP/2 (RFC 9113 § 3.2)
         if not self.config.h2c:
             cast(Context, self.context).say_once(
                 "a client began with HTTP/2 without TLS, and got a 505: h2c = True (--h2c) takes it"
@@ -125,7 +127,7 @@ class HTTP1(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         stream = self.stream
-        if isinstance(stream, Logged):  # what was to be its body is no HTTP
+        if isinstance(stream, Logged):  # its body is not HTTP
             stream.entry.head(status_code, [])
             stream.entry.complete()
         await super()._send_error_response(status_code)
@@ -135,7 +137,7 @@ class HTTP1(H11Protocol):
     async def _open(self, kind: type[HTTPStream | WebSocket], head: RequestHead) -> None:
         self.is_fresh = False
         origin = self._origin(head)
-        # Hypercorn's, but for the class, the origin, and methods, which are not put in capitals.
+        # Hypercorn's, except for the class and the origin. And methods are not put in capitals.
         self.stream = kind(
             self.app,
             self.config,
@@ -162,17 +164,17 @@ class HTTP1(H11Protocol):
 
 
 def _asks_for_websocket(request: h11.Request) -> bool:
-    if not any(name == b"upgrade" for name, _ in request.headers):  # nearly always
+    if not any(name == b"upgrade" for name, _ in request.headers):  # the usual case
         return False
-    # As Hypercorn decides it, which would take what we let pass: as text, whose white space
-    # has more characters than that of bytes.
+    # Decide as Hypercorn does, since it handles what we let pass: as text, which knows more white
+    # space than bytes do.
     fields = {
         name: value.decode("latin-1").strip().lower() for name, value in combined(request.headers)
     }
     tokens = [token.strip() for token in fields.get(b"connection", "").split(",")]
     return (
         request.method == b"GET"
-        and request.http_version != b"1.0"  # which has no upgrades (RFC 9110 § 7.8)
+        and request.http_version != b"1.0"  # it has no upgrades (RFC 9110 § 7.8)
         and "upgrade" in tokens
         and fields.get(b"upgrade") == "websocket"
     )

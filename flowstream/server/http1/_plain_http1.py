@@ -1,11 +1,11 @@
-"""HTTP/1.1 for plain requests: no parser, no nursery and no task of their own.
+"""Answer plain requests of HTTP/1.1 without a parser, a nursery or a task of their own.
 
-The task that has read a plain request runs the application. Nobody reads meanwhile: the hang-up
-watch tells when the client leaves, and what it sends before waits in the kernel. When the response
-is complete the next request is another task's to wait for, since the application may have more to
-do.
+The task that has read a plain request runs the application. Nobody reads the connection meanwhile:
+the hang-up watch notices when the client leaves, and bytes that it sends before wait in the kernel.
+When the response is complete, another task waits for the next request, since the application may
+have more to do.
 
-A request that is not plain ends this, for the rest of the connection: see `Protocols`.
+From the first request that is not plain, a protocol has the connection: see `Protocols`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class PlainExchange:
     """One plain request on a connection, and its response.
 
     Args:
-        connection: that.
-        fields: what the server adds to each response.
-        kind: the class of Hypercorn's that serves the request.
-        last: the connection is not to be used again.
+        connection: the connection.
+        fields: the header fields that the server adds to each response.
+        kind: the class of Hypercorn's stream that serves the request.
+        last: whether the connection ends after this response.
     """
 
     __slots__ = (
@@ -71,15 +71,15 @@ class PlainExchange:
         self._fields = fields
         self._kind = kind
         self._last = last
-        self._begun = False  # something is written
+        self._begun = False  # something has been written
         self._framing: Chunked | FramedByH11 | None = None
         self._head = HeldHead(self._write_head)
         self._held = b""
-        self._inbox: Inbox | None = None  # once there is an application
+        self._inbox: Inbox | None = None  # of the application, once there is one
         self._send: Any = None
 
     async def run(self, request: PlainRequest) -> None:
-        """Answer it, and return when the application has."""
+        """Answer the request; return when the application has returned."""
         connection = self._connection
         config = connection.config
         origin = connection.origin(request.headers)
@@ -111,7 +111,7 @@ class PlainExchange:
             await connection.applications.serve(stream.app, config, stream.scope, inbox, self._send)
 
     def leave(self) -> None:
-        """Hear that the client has left."""
+        """Tell the application that the client has left."""
         stream = self._stream
         if not stream.closed:
             if isinstance(stream, Logged):
@@ -123,13 +123,13 @@ class PlainExchange:
     # -- for Hypercorn's stream ------------------------------------------------------------
 
     async def spawn_app(self, app: Any, config: Any, scope: Any, send: Any) -> Any:
-        """Note what is to be run: there is no task to be started."""
+        """Prepare the application's inbox. `run` then calls the application: no task is started."""
         self._inbox = inbox = self._connection.applications.open_inbox(config, scope)
         self._send = send
         return inbox.put
 
     async def take(self, event: StreamEvent) -> None:
-        """Carry out what the application wants of the connection."""
+        """Carry out an event of the application's stream."""
         if isinstance(event, Body):
             assert self._framing is not None
             await self._write(self._framing.body(event.data))
@@ -167,7 +167,7 @@ class PlainExchange:
         if not await self._connection.write(data):
             self.leave()
         elif begun:
-            await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
+            await trio.lowlevel.checkpoint()  # so that a loop which only sends lets others run
 
     async def _write_head(self) -> None:
         await self._write(b"")

@@ -1,10 +1,10 @@
-"""Framing of the response to a plain request: by ourselves while it is plain, else by h11.
+"""Frame the response to a plain request: without h11 if the response is plain too, else with it.
 
-A response is plain if the server frames its body, in chunks, and keeps the connection. Its head
-is then the status, the app's fields, the server's own and one more. h11 checks and copies the
-fields three times on the way there.
+A response is plain if the server cuts its body into chunks and keeps the connection. Its head
+is then the status, the app's fields, the server's own, and one more. h11 would check and copy the
+fields three times.
 
-Both give the same bytes: ``tests/server/test_plain_requests.py`` compares them.
+Both ways give the same bytes: ``tests/server/test_plain_requests.py`` compares them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from flowstream.framing import HTTP_CHUNKS
 
 Fields = list[tuple[bytes, bytes]]
 
-# RFC 9110 § 5.1 and § 5.5. What is neither is for h11 to take or to refuse.
+# RFC 9110 § 5.1 and § 5.5. If one does not match, h11 decides.
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _VALUES = re.compile(rb"[\t -~\x80-\xff]*+")
 
-# With these the body is framed otherwise, the connection may not be kept, or h11 writes them
-# in another place.
+# With one of these the body is framed in another way, the connection may not be kept, or h11
+# writes the field in another place.
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host"})
 
-# What h11 is told of a plain request. All are the same to it.
+# The request that h11 is shown, whatever the plain request was: its response is the same.
 _REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -36,7 +36,7 @@ class ServerFields:
     """The fields that the server adds to each response, made once a second.
 
     Args:
-        config: Hypercorn's.
+        config: the server's configuration.
     """
 
     def __init__(self, config: Any) -> None:
@@ -46,7 +46,7 @@ class ServerFields:
         self._block: bytes | None = None
 
     def fields(self) -> Fields:
-        """Return them."""
+        """Return the fields."""
         second = int(time())
         if second != self._second:
             self._fields = self._config.response_headers("h11")
@@ -55,13 +55,13 @@ class ServerFields:
         return self._fields
 
     def block(self) -> bytes | None:
-        """Return them as they are sent; None if they are not plain."""
+        """Return the fields as bytes to send; None if h11 has to write them."""
         self.fields()
         return self._block
 
 
 def block(fields: Fields) -> bytes | None:
-    """Return `fields` as they are sent; None if h11 has to look at them."""
+    """Return `fields` as bytes to send; None if h11 has to write them."""
     for name, _ in fields:
         if not _is_plain_name(name):
             return None
@@ -98,7 +98,7 @@ class Chunked:
         return HTTP_CHUNKS.frame((data,))
 
     def end(self) -> bytes:
-        """Return what ends it."""
+        """Return the bytes that end the body."""
         self._ended = True
         return b"0\r\n\r\n"
 
@@ -109,10 +109,10 @@ class Chunked:
 
 
 class FramedByH11:
-    """A response as h11 frames it.
+    """A response that h11 frames.
 
     Raises:
-        h11.LocalProtocolError: each method: the application has sent what can't be sent.
+        h11.LocalProtocolError: from each method: the application has sent what can't be sent.
     """
 
     __slots__ = ("_connection",)
@@ -133,7 +133,7 @@ class FramedByH11:
         return self._sent(h11.Data(data=data))
 
     def end(self) -> bytes:
-        """Return what ends it, which may be nothing."""
+        """Return the bytes that end the body, which may be none."""
         return self._sent(h11.EndOfMessage())
 
     @property

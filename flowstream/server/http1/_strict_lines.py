@@ -1,12 +1,12 @@
-"""The lines of HTTP/1.1 that h11 reads with more leniency than a proxy does.
+"""Refuse lines of HTTP/1.1 that h11 accepts, though a proxy may read them differently.
 
-* A CR within the line of a chunk's size. To a proxy that takes it for the line's end the chunk
-  begins there (RFC 9112 § 2.2).
-* A header that goes on in the next line ("obsolete folding"). To a proxy that line may be a header
-  of its own (RFC 9112 § 5.2).
-* Several lengths, be they the same (RFC 9112 § 6.3).
+* A CR inside the line of a chunk's size. A proxy may take it for the end of the line, and begin
+  the chunk there (RFC 9112 § 2.2).
+* A header that continues on the next line ("obsolete folding"). A proxy may take that line for
+  another header (RFC 9112 § 5.2).
+* Several lengths, even equal ones (RFC 9112 § 6.3).
 
-And a head may have so many fields and no more, which h11 counts in bytes alone.
+A head with too many fields is refused, too. h11 bounds only its bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _LENGTH = b"content-length:"
 
 
 class StrictLines(ReceiveBuffer):
-    """h11's buffer of what has come, from which it takes lines.
+    """h11's buffer of received bytes, from which it takes lines.
 
     Args:
-        most_fields: that a head, or trailers, may have.
+        most_fields: how many fields a head, or trailers, may have.
     """
 
     def __init__(self, most_fields: int) -> None:
@@ -30,10 +30,10 @@ class StrictLines(ReceiveBuffer):
         self._most_lines = most_fields + 1  # the first line is the request's
 
     def maybe_extract_next_line(self) -> bytearray | None:
-        """Return the line of a chunk's size if it has come.
+        """Return the line of a chunk's size, once it has come.
 
         Raises:
-            LocalProtocolError: there is a CR in it. h11 makes it the client's fault.
+            LocalProtocolError: the line has a CR in it. h11 turns this into the client's fault.
         """
         line = super().maybe_extract_next_line()
         if line is not None and b"\r" in line[:-2]:
@@ -41,11 +41,11 @@ class StrictLines(ReceiveBuffer):
         return line
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """Return the lines of a head, or of trailers, if all have come.
+        """Return the lines of a head, or of trailers, once all have come.
 
         Raises:
-            LocalProtocolError: there are too many, one goes on in the next, or there are several
-                lengths. h11 makes it the client's fault.
+            LocalProtocolError: there are too many lines, a line continues the one before, or there
+                are several lengths. h11 turns this into the client's fault.
         """
         lines = super().maybe_extract_lines()
         if lines is not None and len(lines) > self._most_lines:

@@ -1,4 +1,4 @@
-"""What the response on one HTTP/2 stream knows of its connection: the stream, mostly."""
+"""One HTTP/2 stream in the place of a connection, for the response that it carries."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Link(Live):
     """One HTTP/2 stream, as the response on it sees it.
 
     Args:
-        connection: what carries all streams of the connection.
-        reset: called to have this one reset.
-        has_body: whether the request's headers were not the end of it.
+        connection: carries all streams of the connection.
+        reset: called to reset this stream.
+        has_body: whether a body may follow the request's headers.
 
     Attributes:
-        reason: why it ended before the response did, or None.
+        reason: why the stream ended before the response did, or None.
         detail: the cause of that, for reports.
     """
 
@@ -44,20 +44,20 @@ class Link(Live):
 
     @property
     def is_attached(self) -> bool:
-        """Whether a response is told of what happens to it."""
+        """Whether a response is attached, and told what happens to the stream."""
         return bool(self._carried)
 
     @property
     def write_timeout(self) -> float:
-        """Seconds that a write may make no progress where no stream says otherwise."""
+        """Seconds that a write may make no progress, unless a stream says otherwise."""
         return self._connection.write_timeout
 
     def stall_bound(self) -> StallBound:
-        """Return how long a write of this stream may make no progress now."""
+        """Return how long a write of this stream may currently make no progress."""
         return stall_bound(self._carried, self.write_timeout, shared=False)
 
     def attach(self, stream: Carried) -> None:
-        """Tell `stream` when it is reset, the connection ends or the server shuts down."""
+        """From now on tell `stream` of a reset, the connection's end and a shutdown."""
         self._connection.attach(stream)
         self._carried += (stream,)
         if self.reason is not None:
@@ -69,21 +69,21 @@ class Link(Live):
         self._carried = tuple(other for other in self._carried if other is not stream)
 
     def abort(self, reason: CloseReason, detail: str = "") -> None:
-        """Reset this stream; the others of the connection go on."""
+        """Reset this stream; the connection's other streams go on."""
         if self.reason is None:
             self.end(reason, detail)
             self._reset()
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
-        """Return whether DATA may follow the request: END_STREAM says so, not its method."""
+        """Return whether DATA may follow the request. END_STREAM decides, not the method."""
         return self._has_body
 
     def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
-        """Return that there is none: responses share the connection, and its windows."""
+        """Return one that never writes: responses share the connection and its windows."""
         return _NONE
 
     def end(self, reason: CloseReason, detail: str = "") -> None:
-        """Tell the response that it is over."""
+        """Tell the response that the stream has ended."""
         if self.reason is None:
             self.reason, self.detail = reason, detail
         for stream in self._carried:

@@ -1,14 +1,16 @@
-"""What is kept of an HTTP/2 client by h2 and hpack: few values, and of a bounded size.
+"""Bound what h2 and hpack keep of an HTTP/2 client.
 
-* h2 keeps settings that nobody knows, for ever: 65,536 ids, each with a queue of its own. They are
-  to be ignored (RFC 9113 § 6.5.2).
-* hpack makes its table of sent headers as large as the client allows, up to 4 GiB. It need not use
-  what it is allowed (RFC 7541 § 4.2).
-* hpack notes every change of that size until the next response. It has to tell of the smallest and
-  of the last one alone.
-* h2 keeps the frames of a header block until its end, up to 64 of 16 KiB. It may be cut off before:
-  what HPACK makes of a block is longer, as a rule, and that is bounded.
-* h2 remembers how each of the last 65,536 streams was closed, for frames that come late: 7.5 MiB.
+* Unknown settings are dropped, as RFC 9113 § 6.5.2 asks. h2 keeps them for ever: 65,536 ids, each
+  with a queue of its own.
+* The table of sent headers has at most 4 KiB; the client's limit need not be used (RFC 7541 § 4.2).
+  hpack makes the table as large as the client allows, up to 4 GiB.
+* Of the changes of that limit, only the smallest and the last are kept: these have to be announced
+  with the next response. hpack keeps every change until then.
+* A header block that is too long can end the connection before its last frame has come
+  (`unfinished_head`). h2 keeps its frames until the end, up to 64 of 16 KiB. Read by HPACK, a block
+  usually becomes longer, and that length has a bound.
+* Of the last 2,000 streams it is remembered how they were closed, for frames that come late. h2
+  remembers 65,536, in 7.5 MiB.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ _CLOSED_STREAMS = 2000  # 0.2 MiB
 
 
 def keep_little(connection: H2Connection, most_of_a_head: int) -> None:
-    """Bound what is kept of a client. For a connection on which nothing was received yet.
+    """Bound what is kept of a client. Call it before anything is received.
 
     Args:
-        connection: h2's.
-        most_of_a_head: bytes of a request's fields, each counted with 32 more.
+        connection: h2's connection.
+        most_of_a_head: the most bytes of a request's fields, with 32 added for each field.
     """
-    # h2 would take its own default until the client acknowledges ours.
+    # h2 would use its own default until the client acknowledges ours.
     connection.decoder.max_header_list_size = most_of_a_head
     connection.remote_settings = PeerSettings()
     closed = SizeLimitDict(size_limit=_CLOSED_STREAMS)
-    # h2 takes another limit from subclasses alone, and Hypercorn makes the connection.
+    # Only a subclass of h2's connection could set this limit, and Hypercorn makes the connection.
     connection._closed_streams = closed
 
 
@@ -53,12 +55,12 @@ class PeerSettings(Settings):
 
 
 def forget_table_sizes(connection: H2Connection) -> None:
-    """Forget those sizes of the table of sent headers that the client need not be told of."""
+    """Forget those sizes of the table of sent headers that need not be announced to the client."""
     sizes = connection.encoder.table_size_changes
     if len(sizes) > 2:
         sizes[:] = [min(sizes), sizes[-1]]
 
 
 def unfinished_head(connection: H2Connection) -> int:
-    """Return the bytes of a header block that have come without its end."""
+    """Return how many bytes of an unfinished header block have come."""
     return sum(len(frame.data) for frame in connection.incoming_buffer._headers_buffer)

@@ -1,9 +1,9 @@
-"""Which HTTP/2 stream sends next: the ones that can take turns.
+"""Choose the HTTP/2 stream that sends next: those with something to send take turns.
 
-In place of the priority tree of RFC 7540, which RFC 9113 § 5.3.2 has deprecated and which
-a client can misuse: a PRIORITY frame for a stream that never comes stays in the tree, a
-thousand of them fill it, and a chain of them makes every turn a deep recursion. Streams that
-people look at are of one priority, and a turn here costs the same with one and a hundred.
+This replaces RFC 7540's tree of priorities, which RFC 9113 § 5.3.2 deprecates, and which a client
+can misuse. A PRIORITY frame for a stream that never comes stays in the tree, a thousand of them
+fill it, and a chain of them makes every choice a deep recursion. Streams that people watch have the
+same priority, and a choice here costs the same with one stream and with a hundred.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from priority.priority import DeadlockError, MissingStreamError
 
 
 class RoundRobin:
-    """Streams, and which of them have something to send. The interface is the tree's."""
+    """Knows the streams that have something to send. Has the interface of the tree."""
 
     def __init__(self) -> None:
         self._streams: set[int] = set()
         self._ready: dict[int, None] = {}  # as an ordered set
 
     def insert_stream(self, stream_id: int) -> None:
-        """Add a stream, blocked."""
+        """Add a stream. It begins blocked."""
         self._streams.add(stream_id)
 
     def remove_stream(self, stream_id: int) -> None:
@@ -28,11 +28,11 @@ class RoundRobin:
         self._ready.pop(stream_id, None)
 
     def block(self, stream_id: int) -> None:
-        """Give no turn to a stream, until it is unblocked."""
+        """Skip a stream until it is unblocked."""
         self._ready.pop(stream_id, None)
 
     def unblock(self, stream_id: int) -> None:
-        """Give turns to a stream.
+        """Let a stream take turns.
 
         Raises:
             MissingStreamError: there is no such stream.
@@ -42,10 +42,10 @@ class RoundRobin:
         self._ready[stream_id] = None
 
     def __next__(self) -> int:
-        """Return the stream that has waited longest, and put it behind the others.
+        """Return the stream that has waited longest, and put it last.
 
         Raises:
-            DeadlockError: all are blocked.
+            DeadlockError: all streams are blocked.
         """
         if not self._ready:
             raise DeadlockError

@@ -1,8 +1,8 @@
 """The bytes that one HTTP/2 stream has not sent yet.
 
-Hypercorn's own buffer releases its sender whenever a *pop* was small, as every pop is at a
-closed window, and so takes in all that an application has. This one makes the sender
-wait while it is full, and ends the stream when its client takes nothing for too long.
+The buffer makes its sender wait while it is full, and ends the stream when its client takes nothing
+for too long. Hypercorn's own buffer lets the sender go on whenever a *pop* was small. At a closed
+window every pop is small, so it collects all that an application sends.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ import trio
 from flowstream.server._hypercorn import BufferCompleteError, StreamBuffer
 from flowstream.server._stall_bound import StallBound
 
-# Two frames of HTTP/2's default size (RFC 9113 § 4.2), as in Hypercorn; and one of them.
+# Two frames of HTTP/2's default size (RFC 9113 § 4.2), as in Hypercorn, and one frame.
 HIGH_WATER = 32 * 1024
 LOW_WATER = 16 * 1024
 
 
-# So often within the usual bound is it seen that a longer one holds no more.
+# How often, within the usual bound, to check whether a longer bound still holds.
 _LOOKS = 16
 
 
 class Bounded(Protocol):
-    """What knows how long a write may make no progress."""
+    """Knows how long a write may make no progress."""
 
     @property
     def write_timeout(self) -> float:
-        """Seconds, as a rule."""
+        """The usual bound, in seconds."""
         ...
 
     def stall_bound(self) -> StallBound:
-        """Return the bound that holds now."""
+        """Return the current bound."""
         ...
 
 
 class BoundedStreamBuffer(StreamBuffer):
-    """At most 32 KiB, and the piece that went over it.
+    """Holds at most 32 KiB and the piece that filled it.
 
     Args:
-        event_class: Hypercorn's event.
-        link: the stream, which knows for how long nothing may be taken while somebody waits.
+        event_class: Hypercorn's class of events.
+        link: the stream, which knows how long nothing may be taken while a task waits.
         on_progress: called when something was taken.
     """
 
@@ -55,10 +55,10 @@ class BoundedStreamBuffer(StreamBuffer):
         self._popped_at = trio.current_time()
 
     async def push(self, data: bytes) -> None:
-        """Add `data`; wait while the buffer is full.
+        """Add `data`; **wait** while the buffer is full.
 
         Raises:
-            BufferCompleteError: nothing more is to be added: the stream is over.
+            BufferCompleteError: the stream is over, and nothing more may be added.
             trio.TooSlowError: nothing was taken for too long.
         """
         if self._complete:
@@ -70,7 +70,7 @@ class BoundedStreamBuffer(StreamBuffer):
             await self._wait(self._paused)
 
     async def pop(self, max_length: int) -> bytes:
-        """Take up to `max_length` bytes; let the sender go on once half is gone."""
+        """Take up to `max_length` bytes; let the sender go on when half of the room is free."""
         data = bytes(self.buffer[:max_length])
         if data:
             del self.buffer[: len(data)]
@@ -83,7 +83,7 @@ class BoundedStreamBuffer(StreamBuffer):
         return data
 
     async def drain(self) -> None:
-        """Wait until all is taken.
+        """**Wait** until all is taken.
 
         Raises:
             trio.TooSlowError: nothing was taken for too long.
@@ -93,7 +93,7 @@ class BoundedStreamBuffer(StreamBuffer):
 
     @property
     def completed(self) -> bool:
-        """Whether nothing more is to be added; `complete` is when nothing is left, either."""
+        """Whether nothing more may be added. `complete` means that nothing is left, too."""
         return self._complete
 
     async def _wait(self, event: Any) -> None:
@@ -104,7 +104,7 @@ class BoundedStreamBuffer(StreamBuffer):
             deadline = since + self._link.stall_bound().seconds
             if now >= deadline:
                 raise trio.TooSlowError
-            # One that is longer than usual may end while we wait.
+            # The stream that set a longer bound may end while we wait.
             look_at = max(since + usual, now + usual / _LOOKS)
             with trio.move_on_at(min(deadline, look_at)):
                 await event.wait()

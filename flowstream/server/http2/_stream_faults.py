@@ -1,19 +1,21 @@
-"""HTTP/2 faults of a client that end one of its streams, where h2 would end the connection.
+"""End one stream, and not the whole connection, when an HTTP/2 client makes a mistake.
 
-A proxy sends the requests of many users over one connection: what one of them does wrong is not to
-cut the others. RFC 9113 has these reset their stream; h2 ends the connection:
+A proxy sends the requests of many users over one connection, and a mistake of one must not cut the
+others. For these mistakes RFC 9113 resets the stream, while h2 ends the connection:
 
-* a request, or trailers, with fields that are none: a name in capitals, a pseudo-header that is
-  missing, there twice or unknown, ``connection`` (§ 8.1.1);
+* a request, or trailers, with invalid fields: a name in capitals, a pseudo-header that is missing,
+  repeated or unknown, ``connection`` (§ 8.1.1);
 * a body that is longer or shorter than its ``content-length`` (§ 8.1.1);
-* a request beyond the number of streams that are allowed at a time (§ 5.1.2).
+* a request beyond the allowed number of streams (§ 5.1.2).
 
-Data without a byte needs no window (§ 6.9.1), also where h2 finds the window to be below 0.
+An empty DATA frame needs no window (§ 6.9.1), so it is accepted even if the window is below 0, when
+h2 would refuse it.
 
-And a client's GOAWAY ends nothing that is open (§ 6.8); h2 sends nothing more behind it. What HPACK
-can't read ends the connection, since later blocks depend on it, with a code of its own (§ 4.3).
+A client's GOAWAY ends no open stream (§ 6.8); h2 would send nothing more after it. A header block
+that HPACK can't read ends the connection, with a code of its own (§ 4.3), since later blocks depend
+on it.
 
-A fault costs the server more than the client, so who hears of one counts it (`ResetLimit`).
+A fault costs the server more than the client, so each one is counted (`ResetLimit`).
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
 
 Received = tuple[list[Frame], list[Event]]
-"""What a frame leads to: frames to send, and events."""
+"""What h2 returns for a frame: frames to send, and events."""
 
 
 @dataclass(kw_only=True)
 class StreamFault(Event):
-    """A stream was reset for what its client sent."""
+    """A stream was reset because of what its client sent."""
 
     stream_id: int
     size: int = 0
-    """Bytes that were taken of the connection's window, and are to be given back."""
+    """Bytes of the connection's window to give back."""
 
 
 class CompressionError(ProtocolError):
@@ -50,11 +52,11 @@ class CompressionError(ProtocolError):
 
 
 def keep_apart(connection: H2Connection, most_fields: int) -> None:
-    """Have faults of a stream end that stream alone, and be told by a `StreamFault`.
+    """Make a fault of a stream end that stream alone, with the event `StreamFault`.
 
     Args:
-        connection: h2's, on which nothing was received yet.
-        most_fields: of a request; h2 checks one more, and the rest is dropped unseen.
+        connection: h2's connection, before anything was received.
+        most_fields: the most fields of a request. h2 checks one more; further ones are dropped.
     """
     decoder = _Decoder()
     decoder.most_fields = most_fields
@@ -68,16 +70,16 @@ class _Decoder(Decoder):
 
     def decode(self, data: bytes, raw: bool = False) -> Any:
         try:
-            # h2 takes 8 µs for each. One too many is enough to refuse the request.
+            # h2 takes 8 µs for each field. One too many is enough to refuse the request.
             return list(super().decode(data, raw))[: self.most_fields + 1]
         except OversizedHeaderListError:
-            raise  # h2 knows it for what it is
+            raise  # h2 handles this one
         except HPACKError as error:
             raise CompressionError(f"a header block could not be read: {error}") from error
 
 
 class _Streams:
-    """Stands between a connection's frames and h2."""
+    """Takes a connection's frames before h2 does."""
 
     def __init__(self, connection: H2Connection) -> None:
         self._connection = connection
@@ -95,16 +97,16 @@ class _Streams:
             found: Received = self._headers(frame)
         except TooManyStreamsError:
             if not stream_id % 2 or stream_id <= connection.highest_inbound_stream_id:
-                raise  # no new stream
+                raise  # it is not a new stream
             return self._refuse(frame)
         except ProtocolError as error:
-            # h2 has no class for what is malformed. Others mean more than the stream, or h2 resets
-            # it by itself.
+            # h2 raises the base class for a malformed request. Other classes concern more than the
+            # stream, or h2 resets the stream by itself.
             if type(error) is not ProtocolError or stream_id not in connection.streams:
                 raise
             return self._reset(stream_id)
         if stream and announced not in (None, stream._actual_content_length):
-            return self._reset(stream_id)  # h2 compares them at the end of data alone
+            return self._reset(stream_id)  # h2 compares them only at the end of DATA
         return found
 
     def data(self, frame: DataFrame) -> Received:
@@ -120,8 +122,8 @@ class _Streams:
         if stream is None or stream._inbound_window_manager.current_window_size >= 0:
             found: Received = self._data(frame)
             return found
-        # The window was narrowed meanwhile. h2 takes nothing then, and the client may still say
-        # that there is nothing more to come.
+        # The window was narrowed meanwhile. h2 then refuses every DATA frame, though the client
+        # may still say that its body has ended.
         window = stream._inbound_window_manager
         missing, window.current_window_size = window.current_window_size, 0
         try:
@@ -142,9 +144,9 @@ class _Streams:
         return [], [StreamFault(stream_id=stream_id, size=size)]
 
     def _refuse(self, frame: HeadersFrame) -> Received:
-        """Refuse a stream, of which h2 has seen nothing, as if it had been opened and reset."""
+        """Refuse a stream that h2 has not seen, as if it had been opened and reset."""
         connection, stream_id = self._connection, frame.stream_id
-        connection.decoder.decode(frame.data, raw=True)  # its table is that of all streams
+        connection.decoder.decode(frame.data, raw=True)  # all streams share the decoder's table
         connection.highest_inbound_stream_id = stream_id
         connection._closed_streams[stream_id] = StreamClosedBy.SEND_RST_STREAM
         refusal = RstStreamFrame(stream_id, error_code=int(ErrorCodes.REFUSED_STREAM))

@@ -1,1 +1,1 @@
-"""HTTP/3: Hypercorn's, by way of aioquic, with the rules and bounds of ours that hold there."""
+"""HTTP/3: Hypercorn's classes and aioquic, with those of our rules and bounds that hold there."""

@@ -1,4 +1,4 @@
-"""HTTP/3's datagrams: Hypercorn's server for them, with our connections and applications."""
+"""Serve HTTP/3's datagrams with Hypercorn's server, and our connections and applications."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flowstream.server._hypercorn import ConnectionState, RawData, UDPServer, pa
 from flowstream.server.http3._http3 import HTTP3
 from flowstream.server.http3._hypercorn_quic import QuicProtocol
 
-_LARGEST = 1 << 16  # a datagram
+_LARGEST = 1 << 16  # bytes of a datagram
 
 
 class Datagrams(UDPServer):
@@ -27,7 +27,7 @@ class Datagrams(UDPServer):
     async def run(  # noqa: ASYNC114  # as Hypercorn's, which is not started
         self, task_status: Any = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until the worker ends and the last connection has."""
+        """Serve until the worker shuts down and the last connection has ended."""
         task_status.started()
         server = parse_socket_addr(self.socket.family, self.socket.getsockname())
         async with Applications(lambda: False) as applications:
@@ -49,8 +49,8 @@ class QuicConnections(QuicProtocol):
     """All QUIC connections of a socket."""
 
     async def _handle_events(self, connection: Any, client: Any = None) -> None:
-        # Hypercorn's, but for the class, and for the end, of which applications hear before the
-        # timer is stopped: it may be what runs this.
+        # Hypercorn's, except for the class, and for the end: applications are told before the timer
+        # is stopped, since this may run in the timer's task.
         while (event := connection.quic.next_event()) is not None:
             if isinstance(event, ProtocolNegotiated):
                 connection.h3 = HTTP3(

@@ -1,20 +1,20 @@
-"""One HTTP/3 connection: Hypercorn's, with the rules for requests, and with ends that are told.
+"""One HTTP/3 connection: Hypercorn's, with our rules for requests, bounds and disconnects.
 
 What is different from ``hypercorn.protocol.h3.H3Protocol``, and why:
 
-* A request that a proxy may read otherwise is refused before an application is asked
-  (`judge_http2`: its fields are those of HTTP/2). Hypercorn puts methods in capitals, and one that
-  is not ASCII ends all connections.
-* Trailers are no second request, and data for a response that is over is dropped. In Hypercorn each
-  of them ends all connections.
-* An application hears that its client has left: by a reset of the stream, or with the connection.
+* A request that a proxy may read differently is refused before any application is called
+  (`judge_http2`: HTTP/3 has the fields of HTTP/2). Hypercorn puts methods in capitals, and a method
+  that is not ASCII ends all connections.
+* Trailers do not begin another request, and data for a response that has ended is dropped. In
+  Hypercorn each of them ends all connections.
+* The application is told when its client leaves, by a reset of the stream or with the connection.
   In Hypercorn it goes on for ever.
-* An upload that its application does not read holds up nothing else, and what waits of all of a
-  connection is bounded. Hypercorn reads no datagram meanwhile, of whatever client.
-* What is kept of a client is bounded: header blocks, fields, and what comes out of order.
-* A response without its end is reset, and so is an upload that a complete response makes pointless.
-* A client that opens streams in order to reset them meets the bounds that HTTP/2 has: on
-  applications at work, and on its trials (`ResetLimit`).
+* An upload that its application does not read delays nothing else, and all that waits on a
+  connection is bounded. Hypercorn reads no datagram of any client meanwhile.
+* What is kept of a client is bounded: header blocks, fields, and data that comes out of order.
+* A response without its end is reset. So is an upload whose response is already complete.
+* A client that opens streams only to reset them meets the bounds of HTTP/2: on applications at
+  work, and on resets (`ResetLimit`).
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
 
 logger = logging.getLogger("flowstream.server")
 
-# Bytes of uploads that may wait for their applications, of all streams of a connection. aioquic
-# opens the windows by itself, so a stream that brings more is stopped.
+# Bytes of uploads that may wait for their applications, on all streams of a connection. aioquic
+# opens the windows by itself, so the server stops a stream that brings more.
 WAITING = 1 << 20
 
 # RFC 9114 § 4.2.
@@ -73,20 +73,20 @@ _OF_CONNECTIONS = (
     b"transfer-encoding",
     b"upgrade",
 )
-# Bytes of a header block, and of any other frame that has to be whole: as of a head of HTTP/1.1.
+# Bytes of a header block, and of any other frame that has to be whole: as in a head of HTTP/1.1.
 _HEAD = 16 * 1024
-# Bytes that may be kept of streams until what belongs before them has come. aioquic makes room for
-# what is missing, too, and opens the windows as if all had come.
+# Bytes that may be kept of streams while data before them is missing. aioquic also makes room for
+# the missing data, and opens the windows as if all had come.
 _OUT_OF_ORDER = 2 << 20
 
 _UNANSWERED = (ASGIHTTPState.REQUEST, ASGIWebsocketState.HANDSHAKE)
 
 
 class _Frames(H3Connection):
-    """aioquic's state of HTTP/3, with no table of a client's fields (RFC 9204 § 3.2.3).
+    """aioquic's state of HTTP/3, without a table of the client's fields (RFC 9204 § 3.2.3).
 
-    pylsqpack does not bound what comes out of a header block, and each of its bytes could be a
-    field of 4 KiB from the table. Of the static one the longest has 90 bytes.
+    pylsqpack does not bound what a header block expands to: each of its bytes could be a field of
+    4 KiB from that table. The longest field of the static table has 90 bytes.
     """
 
     def _init_connection(self) -> None:
@@ -96,7 +96,7 @@ class _Frames(H3Connection):
 
 
 class HTTP3(H3Protocol):
-    """One HTTP/3 connection. Its arguments are those of Hypercorn's own."""
+    """One HTTP/3 connection. Its arguments are those of Hypercorn's class."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class HTTP3(H3Protocol):
         quic: QuicConnection,
         send: Any,
     ) -> None:
-        # Not super().__init__: it would make aioquic's own HTTP/3.
+        # No super().__init__: it would make aioquic's own HTTP/3.
         self._application, self.app = app, cast("Any", self._serve)
         self.config, self.context, self.task_group = config, context, task_group
         self._websockets = MessageMemory()
@@ -121,13 +121,13 @@ class HTTP3(H3Protocol):
         self._at_work = 0  # applications: some outlast their streams
         self._uploads: dict[int, StreamUpload] = {}
         self._waiting = 0  # bytes in them
-        self._ended: set[int] = set()  # streams that have had the end of their response
+        self._ended: set[int] = set()  # streams whose response has had its end
         self._reset_limit = ResetLimit()
 
     # -- from the application --------------------------------------------------------------
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """Send what an application's stream says."""
+        """Send an event of an application's stream."""
         if isinstance(event, StreamClosed):
             await self._finish(event.stream_id)
         elif event.stream_id in self.streams:
@@ -165,7 +165,7 @@ class HTTP3(H3Protocol):
     # -- from the client -------------------------------------------------------------------
 
     async def handle(self, quic_event: QuicEvent) -> None:
-        """Take what QUIC says; a failure ends this connection, and no other."""
+        """Take an event of QUIC; a failure ends this connection, and no other."""
         try:
             events = self.connection.handle_event(quic_event)
             if isinstance(quic_event, StreamDataReceived):
@@ -183,13 +183,13 @@ class HTTP3(H3Protocol):
             elif isinstance(quic_event, ConnectionTerminated):
                 for stream_id in list(self.streams):
                     await self._leave(stream_id)
-        except Exception as error:  # what a peer sent has tripped a library
+        except Exception as error:  # a library failed on what the peer sent
             logger.info("an HTTP/3 connection was closed: %s: %s", type(error).__name__, error)
             logger.debug("what closed it", exc_info=error)
             self._quic.close(error_code=ErrorCode.H3_INTERNAL_ERROR)
 
     def check_kept(self) -> None:
-        """End the connection if too much is kept of what came out of order."""
+        """End the connection if too much data is kept that came out of order."""
         kept = sum(len(stream.receiver._buffer) for stream in self._quic._streams.values())
         if kept > _OUT_OF_ORDER:
             self._quic.close(error_code=ErrorCode.H3_EXCESSIVE_LOAD)
@@ -201,7 +201,7 @@ class HTTP3(H3Protocol):
                 self._end(stream_id)
             return
         if self.context.terminated.is_set() or self._is_busy():
-            # RFC 9114 § 4.1.1: refused before any processing, so it is safe to send again.
+            # RFC 9114 § 4.1.1: refused before any processing, so the client may send it again.
             self._abort(stream_id, ErrorCode.H3_REQUEST_REJECTED)
             self._count_trial()
             return
@@ -221,7 +221,7 @@ class HTTP3(H3Protocol):
         return self._at_work >= 2 * self.config.h2_max_concurrent_streams
 
     async def _refuse(self, event: HeadersReceived, status: int) -> None:
-        """Answer a request, which is not the application's to see, and end its stream."""
+        """Refuse a request without calling the application, and end its stream."""
         fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
         fields += self.config.response_headers("h3")
         self.connection.send_headers(event.stream_id, fields, True)
@@ -235,7 +235,7 @@ class HTTP3(H3Protocol):
         await log_unread(self.config, self.client, True, status, head)
 
     async def _open(self, event: HeadersReceived, head: RequestHead) -> None:
-        # Hypercorn's, but for the classes, and for methods, which are not put in capitals.
+        # Hypercorn's, except for the classes. And methods are not put in capitals.
         stream_id, logged = event.stream_id, keeps_access(self.config)
         kind: Any
         if head.method == b"CONNECT":
@@ -267,7 +267,7 @@ class HTTP3(H3Protocol):
                 state=ConnectionState(dict(self.state)),
             )
         )
-        if stream.closed:  # Hypercorn has answered itself, for a wrong host or handshake
+        if stream.closed:  # Hypercorn itself has refused a wrong host or handshake
             await self._finish(stream_id)
         await self.context.mark_request()
 
@@ -295,7 +295,7 @@ class HTTP3(H3Protocol):
             self.task_group.spawn(self._feed, stream_id, upload)
 
     async def _feed(self, stream_id: int, upload: StreamUpload) -> None:
-        """Hand over what has come for one stream, at the pace of its application."""
+        """Hand over the data of one stream, as fast as its application receives it."""
         stream = self.streams.get(stream_id)
         try:
             while stream is not None and upload.waiting and not stream.closed:
@@ -304,15 +304,15 @@ class HTTP3(H3Protocol):
                     self._waiting -= len(data)
                     await stream.handle(Body(stream_id=stream_id, data=data))
                     continue
-                try:  # a WebSocket may wait for others with all of it in its hand
+                try:  # a WebSocket keeps all of it while it waits for others
                     await stream.handle(Body(stream_id=stream_id, data=data))
                 finally:
                     self._waiting -= len(data)
             if upload.ended and isinstance(stream, HTTPStream):
                 await stream.handle(EndBody(stream_id=stream_id))
             elif upload.ended:
-                await self._leave(stream_id)  # RFC 9220 § 3: as TCP's FIN
-        except Exception as error:  # noqa: BLE001  # what a peer sent has tripped a library
+                await self._leave(stream_id)  # RFC 9220 § 3: like TCP's FIN
+        except Exception as error:  # noqa: BLE001  # a library failed on what the peer sent
             logger.info("an HTTP/3 stream was reset: %s: %s", type(error).__name__, error)
             await self._leave(stream_id)
         finally:
@@ -326,7 +326,7 @@ class HTTP3(H3Protocol):
                 self._count_trial()
 
     async def _leave(self, stream_id: int) -> None:
-        """Tell an application that its client has left, and end what there is of its stream."""
+        """Tell an application that its client has left, and end its stream."""
         stream = self.streams.pop(stream_id, None)
         self._forget(stream_id)
         self._ended.discard(stream_id)
@@ -346,7 +346,7 @@ class HTTP3(H3Protocol):
             self._quic.stop_stream(stream_id, code)
 
     def _abort(self, stream_id: int, code: ErrorCode) -> None:
-        with contextlib.suppress(AssertionError, ValueError):  # it has been, or all is sent
+        with contextlib.suppress(AssertionError, ValueError):  # it was reset, or all is sent
             self._quic.reset_stream(stream_id, code)
         self._stop(stream_id, code)
 

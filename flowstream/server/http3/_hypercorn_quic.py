@@ -1,4 +1,4 @@
-"""The pieces of Hypercorn that need aioquic: see `_hypercorn`, which has the others."""
+"""The pieces of Hypercorn that need aioquic. `_hypercorn` has all others."""
 
 from hypercorn.protocol.h3 import H3Protocol
 from hypercorn.protocol.quic import QuicProtocol

@@ -1,7 +1,7 @@
-"""HTTP/3, as aioquic and Hypercorn serve it: only where it is asked for.
+"""Serve HTTP/3 with aioquic and Hypercorn, if it is asked for.
 
-Not all of our promises hold: what an app sends is taken without bound, a stalled client keeps what
-it was sent, and streams hear nothing of a shutdown. What clients may do is bounded as elsewhere
+Not all promises hold here: what an app sends is kept without bound, a client that reads nothing is
+not closed, and streams are not told of a shutdown. What clients may do is bounded as elsewhere
 (`_http3`).
 """
 
@@ -19,31 +19,31 @@ from flowstream.server._trouble import QUIET, Trouble, times
 
 logger = logging.getLogger("flowstream.server")
 
-# Seconds before one that failed is made anew, and between two looks at one that is to end:
-# it has no event for the end of its last connection.
+# Seconds before a server that failed is started again, and between two checks whether the last
+# connection has ended, for which there is no event.
 _PAUSE = 0.1
 
 
 def check_quic() -> None:
-    """Warn of what HTTP/3 does without.
+    """Warn of what HTTP/3 lacks.
 
     Raises:
-        MissingExtraError: the library below it is not installed.
+        MissingExtraError: aioquic is not installed.
     """
     try:
-        import aioquic  # noqa: F401  # is it there
+        import aioquic  # noqa: F401  # is it installed?
     except ImportError as error:
         raise MissingExtraError(
             "quic_bind needs aioquic for HTTP/3: pip install 'flowstream-trio[http3]'"
         ) from error
     logger.warning(
-        "HTTP/3 has no backpressure: what an app sends to a slow client is taken without "
+        "HTTP/3 has no backpressure: what an app sends to a slow client is kept without "
         "bound, a stalled client is not closed, and streams get no farewell at a shutdown"
     )
 
 
 async def serve_quic(sock: Any, app: Any, config: ServerConfig, context: Any, state: Any) -> None:
-    """Serve HTTP/3 on `sock` until the server shuts down and the last client has gone."""
+    """Serve HTTP/3 on `sock` until the server shuts down and the last client has left."""
     from flowstream.server.http3._datagrams import Datagrams  # which imports aioquic
 
     wrapped = ASGIWrapper(app)
@@ -58,7 +58,7 @@ async def serve_quic(sock: Any, app: Any, config: ServerConfig, context: Any, st
                 )
             except* Exception as group:
                 if count := trouble.fail(trio.current_time()):
-                    logger.info("HTTP/3 starts anew: %r%s", group.exceptions[0], times(count))
+                    logger.info("HTTP/3 starts again after %r%s", group.exceptions[0], times(count))
                 logger.debug("what ended it", exc_info=group)
                 await trio.sleep(_PAUSE)
 
@@ -75,7 +75,7 @@ async def _serve_until_told(server: Any, context: Any, trouble: Trouble) -> None
 
 
 async def _tell_of_the_end(trouble: Trouble) -> None:
-    await trio.sleep(QUIET)  # if it lasts for so long, it works
+    await trio.sleep(QUIET)  # a server that runs for this long works
     trouble.work()
     if over := trouble.end(trio.current_time()):
-        logger.info("HTTP/3 works again: it failed %d times in %.0f s", *over)
+        logger.info("HTTP/3 works again, after %d failures in %.0f s", *over)

@@ -1,14 +1,14 @@
-"""What a client has sent on one HTTP/3 stream and its application has not yet taken.
+"""Keep the upload on one HTTP/3 stream until its application receives it.
 
-A task of the stream's own hands it over, so that an upload that nobody reads holds up no other
-stream. The stream's window is opened when the data has been handed over. The small frames in
-between are put together. HTTP/2, whose windows are bounded together, has `Uploads`.
+Each stream has its own task that hands the data over, so an upload that nobody reads delays no
+other stream. The stream's window is opened when the data has been handed over. Small frames that
+come meanwhile are joined. HTTP/2 has `Uploads`, which bounds all windows of a connection together.
 """
 
 from __future__ import annotations
 
-# Credit for less than this is not worth a WINDOW_UPDATE. A quarter of the default window
-# (RFC 9113 § 6.9.2), so the client never waits for what is held back.
+# Bytes of credit that are worth a WINDOW_UPDATE. They are a quarter of the default window
+# (RFC 9113 § 6.9.2), so the client never waits for the credit that is held back.
 CREDIT = 16 * 1024
 
 
@@ -16,8 +16,8 @@ class StreamUpload:
     """The DATA of one stream that waits to be handed over.
 
     Attributes:
-        ended: the client has sent END_STREAM.
-        feeding: a task is handing the data over.
+        ended: whether the client has sent END_STREAM.
+        feeding: whether a task is handing the data over.
     """
 
     __slots__ = ("_credit", "_data", "_size", "ended", "feeding")
@@ -36,11 +36,11 @@ class StreamUpload:
 
     @property
     def waiting(self) -> bool:
-        """Whether anything is left to be handed over."""
+        """Whether there is anything to hand over."""
         return bool(self._size)
 
     def take(self) -> bytes:
-        """Return all that is here; once it is handed over, `credit` says what to credit."""
+        """Return all data that waits. Call `credit` when it has been handed over."""
         data = bytes(self._data)
         self._data.clear()
         self._credit += self._size
@@ -48,7 +48,7 @@ class StreamUpload:
         return data
 
     def credit(self) -> int:
-        """Return by how much to open the window for what was taken: 0 for not yet."""
+        """Return by how many bytes to open the window now, for data that was taken; 0 for none."""
         credit = self._credit
         if credit < CREDIT:
             return 0

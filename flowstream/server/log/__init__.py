@@ -1,1 +1,1 @@
-"""The log: of each request, and of the process, written without a wait for whoever reads it."""
+"""The logs of requests and of the process. Writing them never waits for a reader."""

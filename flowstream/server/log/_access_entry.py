@@ -1,4 +1,4 @@
-"""What the access log says of one request, and when it says it.
+"""Collect what the access log says about one request, and decide when to write the line.
 
 ::
 
@@ -6,9 +6,10 @@
               └──► client left ─┐
                    app ended ───┴──► written
 
-Hypercorn writes a line as soon as the client has left, with no status, and another when the
-response is complete. Here there is one, of the head that went out. It waits for the application
-when the client leaves: one that has only closed its half of the connection still gets an answer.
+Each request has one line, with the status that was sent. If the client leaves, the line waits for
+the application: a client that has only closed its half of the connection still gets an answer.
+Hypercorn writes a line without a status as soon as the client has left, and another when the
+response is complete.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ logger = logging.getLogger("flowstream.server")
 
 
 class AccessEntry(Live):
-    """One request, as the access log tells of it.
+    """The access log's line about one request, while it is collected.
 
     Args:
         log: Hypercorn's logger, or one with its methods.
 
     Attributes:
-        bytes: of the body, so far.
+        bytes: bytes of the body that were written so far.
     """
 
     __slots__ = (
@@ -67,15 +68,15 @@ class AccessEntry(Live):
         self._report: StreamReport | None = None
         self.bytes = 0
 
-    # -- what the server says --------------------------------------------------------------
+    # -- from the server -------------------------------------------------------------------
 
     def head(self, status: int, headers: Any) -> None:
-        """Note the head that goes out; the first one counts."""
+        """Note the head that is sent; the first one counts."""
         if self._head is None:
             self._head = (status, headers)
 
     def no_head(self) -> None:
-        """Take it back: it could not be sent."""
+        """Forget the head, which could not be sent."""
         self._head = None
 
     def complete(self) -> None:
@@ -89,14 +90,14 @@ class AccessEntry(Live):
             self._ended = time.monotonic()
 
     def app_ended(self, scope: Any) -> None:
-        """Note that the application has ended: an incomplete response will stay so."""
+        """Note that the application has ended, so an incomplete response stays incomplete."""
         carrier = carrier_of(scope)
         if carrier is not None and carrier.reason is not None:
             self._why = (carrier.reason, carrier.detail)
 
     @property
     def waits(self) -> bool:
-        """Whether a stream is yet to say how it ended."""
+        """Whether a stream has not reported yet how it ended."""
         return self._expects and self._report is None
 
     async def write(self, scope: Any) -> None:
@@ -110,14 +111,14 @@ class AccessEntry(Live):
         except Exception:
             logger.exception("a line of the access log could not be written")
 
-    # -- what a stream says ----------------------------------------------------------------
+    # -- from a stream ---------------------------------------------------------------------
 
     def begin_stream(self) -> None:
-        """Hear that a stream answers the request: its report belongs to the line."""
+        """Note that a stream answers the request, so the line waits for its report."""
         self._expects = True
 
     def end_stream(self, report: StreamReport, direct_bytes: int) -> None:
-        """Hear how it ended, and what was written past the server."""
+        """Note the stream's report, and the bytes that were written directly, past the server."""
         self._report = report
         self.bytes += direct_bytes
 
@@ -137,7 +138,7 @@ class AccessEntry(Live):
 
 
 class _QuietLog:
-    """A logger whose access log is kept by somebody else."""
+    """A logger that writes no access log: `AccessEntry` does."""
 
     def __init__(self, log: Any) -> None:
         self._log = log
@@ -150,7 +151,7 @@ class _QuietLog:
 
 
 class _QuietConfig:
-    """A configuration with such a logger."""
+    """A configuration with a `_QuietLog`."""
 
     def __init__(self, config: Any) -> None:
         self._config = config
@@ -163,11 +164,11 @@ class _QuietConfig:
 if TYPE_CHECKING:
     _Base = HTTPStream
 else:
-    _Base = object  # it stands over a WebSocket's, too
+    _Base = object  # `Logged` is also mixed into a WebSocket's class
 
 
 class Logged(_Base):
-    """Over one of Hypercorn's streams: has an `AccessEntry`, and no line of Hypercorn's own."""
+    """Mixed into one of Hypercorn's streams: its `AccessEntry` replaces Hypercorn's line."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -175,8 +176,8 @@ class Logged(_Base):
         self.config: Any = _QuietConfig(self.config)
 
     @property
-    def send(self) -> Any:  # an attribute would make a cycle
-        """How events go to the protocol."""
+    def send(self) -> Any:  # an attribute would make a reference cycle
+        """The function that passes events to the protocol."""
         return self._pass_on
 
     @send.setter
@@ -184,7 +185,7 @@ class Logged(_Base):
         self._protocol_send = send
 
     async def handle(self, event: StreamEvent) -> None:
-        """Take what the client says."""
+        """Take an event of the client."""
         if isinstance(event, StreamClosed) and not self.closed:
             self.entry.left()
         await super().handle(event)
@@ -192,17 +193,17 @@ class Logged(_Base):
             self.scope["state"][ENTRY_KEY] = self.entry
 
     async def app_send(self, message: Any) -> None:
-        """Take what the application says; None is its end."""
+        """Take a message of the application; None means that it has ended."""
         if message is None:
             self.entry.app_ended(self.scope)  # before the connection is closed because of it
         try:
             await super().app_send(message)
         finally:
             if message is None:
-                await self.entry.write(self.scope)  # noqa: ASYNC102  # waits for nobody
+                await self.entry.write(self.scope)  # noqa: ASYNC102  # never waits
 
     async def _pass_on(self, event: Any) -> None:
-        # Noted before it is sent: the client may leave at the moment that it has all.
+        # Note it before it is sent: the client may leave as soon as it has everything.
         is_head = isinstance(event, Response)
         if is_head:
             self.entry.head(event.status_code, event.headers)
@@ -225,12 +226,12 @@ class LoggedExchange(Logged, HTTPStream):
 
 
 def keeps_access(config: Any) -> bool:
-    """Return whether anybody wants to know of requests: a logger of the app's own may."""
+    """Return whether requests are logged. A logger of the app's own may want them."""
     return bool(getattr(config.log, "keeps_access", True))
 
 
 async def log_unread(config: Any, client: Any, tls: bool, status: int, request: Any = None) -> None:
-    """Write the line of a request that the server has answered by itself, perhaps unread."""
+    """Write the line of a request that the server itself answered, perhaps without reading it."""
     if not keeps_access(config):
         return
     method, target, version, headers = "-", "-", "-", []

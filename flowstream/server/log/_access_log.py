@@ -1,4 +1,4 @@
-"""The access log: one line a request, which no client can forge or break.
+"""The access log: one line for each request, which no client can forge or break.
 
 Hypercorn's logger, with its atoms and these:
 
@@ -7,14 +7,14 @@ atom        what it is
 ==========  ==================================================================
 ``B``       bytes of the response's body, before its framing
 ``b``       the same, ``-`` for none
-``reason``  how a stream ended; ``-`` for another response that went out whole
-``detail``  which bound or cause that was, ``-`` where the reason says all
+``reason``  how a stream ended; ``-`` for another response that was sent whole
+``detail``  the bound or cause behind that, ``-`` if the reason says it all
 ``items``   items that a stream delivered, else ``-``
 ``dropped`` items that it dropped, else ``-``
 ==========  ==================================================================
 
 What a client sends (path, query, headers) may hold quotes, line ends and escape sequences of a
-terminal. `Escaped` stands between all atoms and the line, so that it is done in one place.
+terminal. `Escaped` escapes all of that, in one place, as atoms are put into the line.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from flowstream.server._hypercorn import AccessLogAtoms, Logger, StatsdLogger
 from flowstream.server.log._log_handlers import Console, LogFile, Standard
 
 FORMAT = '%(h)s %(l)s %(l)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s %(reason)s "%(detail)s"'
-"""Hypercorn's, with the seconds that the request took, how a stream ended, and by what."""
+"""Hypercorn's format, with the seconds that the request took, how a stream ended, and why."""
 
 _UNSAFE = re.compile(r'["\\]|[^ -~]')
 
 
 def escaped(text: str) -> str:
-    r"""Return `text` with ``\x0a`` for a newline, and so for quotes and what does not print."""
+    r"""Escape newlines (as ``\x0a``), quotes, backslashes and characters that do not print."""
     return text if text.isascii() and not _UNSAFE.search(text) else _UNSAFE.sub(_escape, text)
 
 
@@ -50,7 +50,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class Escaped(Mapping[str, Any]):
-    """The atoms of one line, each escaped as it is asked for."""
+    """The atoms of one line, each escaped when it is read."""
 
     def __init__(self, atoms: Mapping[str, Any]) -> None:
         self._atoms = atoms
@@ -73,7 +73,7 @@ class Atoms(AccessLogAtoms):
         super().__init__(request, response, request_time)
         known = response or {}
         size = known.get("bytes")
-        if size is not None:  # else it is Hypercorn's own, as for a push
+        if size is not None:  # else the line is Hypercorn's own, for example of a push
             self.update(B=size, b=size or "-")
         for name in ("reason", "detail", "items", "dropped"):
             value = known.get(name)
@@ -81,11 +81,11 @@ class Atoms(AccessLogAtoms):
 
 
 class AccessLog(Logger):
-    """Hypercorn's logger, whose access log no client can forge, and whose lines come once."""
+    """Hypercorn's logger, with lines that no client can forge, each shown once."""
 
     def __init__(self, config: Any) -> None:
         log_format = getattr(config, "log_format", "text")
-        made = copy.copy(config)  # Hypercorn's would add a handler to whatever there is
+        made = copy.copy(config)  # Hypercorn's logger would add another handler
         made.accesslog = _made("hypercorn.access", config.accesslog, config.loglevel, log_format)
         made.errorlog = _made("hypercorn.error", config.errorlog, config.loglevel, log_format)
         super().__init__(made)
@@ -106,21 +106,21 @@ class AccessLog(Logger):
             )
 
     def atoms(self, request: Any, response: Any, request_time: float) -> Mapping[str, Any]:
-        """Return what the line's format may name."""
+        """Return the atoms that the line's format may use."""
         return Atoms(request, response, request_time)
 
 
 class StatsdAccessLog(AccessLog, StatsdLogger):
-    """The same, which tells statsd, too."""
+    """An `AccessLog` that also tells statsd."""
 
     @property
     def keeps_access(self) -> bool:
-        """Whether anybody is told of requests: statsd is."""
+        """True: statsd wants every request."""
         return True
 
 
 def _made(name: str, target: Any, level: str, log_format: str) -> Any:
-    """Return the logger `name`, which writes to `target`: what the app has set on it stays."""
+    """Return the logger `name`, made to write to `target`. Handlers of the app's own stay."""
     if not target or isinstance(target, logging.Logger):
         return target
     logger = logging.getLogger(name)
@@ -147,7 +147,7 @@ def _made(name: str, target: Any, level: str, log_format: str) -> Any:
 
 
 def _fields(request: Any, response: Any, request_time: float) -> dict[str, Any]:
-    """Return what the record has for a formatter that writes JSON."""
+    """Return the record's further fields, for a formatter that writes JSON."""
     known = response or {}
     names = ("status", "bytes", "reason", "detail", "items", "dropped")
     return {

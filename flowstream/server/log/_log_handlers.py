@@ -1,7 +1,7 @@
-"""How a line of the log looks, and the handlers for standard output and standard error.
+"""Format a line of the log, and write it to standard output, standard error or a file.
 
-The console stands back: it takes only what no handler of the app's own takes, however and
-whenever that was put there. So a line is shown once, and in the way that its owner wants.
+The console writes only lines that no handler of the app takes, however and whenever that handler
+was added. So each line is shown once, in the way that the app wants.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ _TEXT = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
 _TIME = "[%Y-%m-%d %H:%M:%S %z]"
 # A terminal acts on these. Line ends and tabs are a traceback's own.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# What every record has: anything else was given as `extra`.
+# The attributes of every record. Any other was passed as `extra`.
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 class TextFormatter(logging.Formatter):
-    """Lines in Hypercorn's format, with nothing in them that a terminal acts on."""
+    """Makes lines in Hypercorn's format, without characters that a terminal acts on."""
 
     def __init__(self) -> None:
         super().__init__(_TEXT, _TIME)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and a traceback below it."""
+        """Return the line, with the traceback below it."""
         return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", super().format(record))
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, process, `extra` and exception."""
+    """Makes JSON lines: time, level, logger, message, process, `extra` and exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object."""
+        """Return the JSON object."""
         at = datetime.fromtimestamp(record.created, UTC)
         found: dict[str, Any] = {
             "time": at.isoformat(timespec="milliseconds"),
@@ -64,7 +64,7 @@ class JSONFormatter(logging.Formatter):
         extra = {name: each for name, each in vars(record).items() if name not in known}
         try:
             return json.dumps(found | extra, default=str, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):  # a key that is no text, nan, a cycle
+        except (TypeError, ValueError, RecursionError):  # a key that is not text, nan, a cycle
             plain = {name: _plain(value) for name, value in extra.items()}
             return json.dumps(found | plain)
 
@@ -74,12 +74,12 @@ def _plain(value: Any) -> Any:
 
 
 def formatter(log_format: str) -> logging.Formatter:
-    """Return what makes lines of `log_format`, one of `FORMATS`."""
+    """Return the formatter for `log_format`, one of `FORMATS`."""
     return JSONFormatter() if log_format == "json" else TextFormatter()
 
 
 def announcement(log_format: str) -> Callable[[int, str], bytes]:
-    """Return what makes the line that says how many lines were dropped, and why."""
+    """Return the function that makes the line about dropped lines: how many, and why."""
     lines = formatter(log_format)
 
     def announce(count: int, why: str) -> bytes:
@@ -94,9 +94,9 @@ def announcement(log_format: str) -> Callable[[int, str], bytes]:
 
 
 class Standard(logging.Handler):
-    """Writes to what is the process's standard output or standard error at the moment.
+    """Writes to the process's current standard output or standard error.
 
-    If that is closed there is nobody to tell, and nothing happens.
+    If that is closed, nothing happens.
     """
 
     def __init__(self, name: Literal["stdout", "stderr"], log_format: str) -> None:
@@ -119,17 +119,17 @@ class Standard(logging.Handler):
             stream.write(text)
             stream.flush()
         except (AttributeError, OSError, ValueError):
-            pass  # there is none, nobody reads it, or it is closed
+            pass  # there is no stream, nobody reads it, or it is closed
 
 
 class Console(Standard):
-    """Writes to standard error what no other handler takes."""
+    """Writes to standard error the records that no other handler takes."""
 
     def __init__(self, log_format: str) -> None:
         super().__init__("stderr", log_format)
 
     def handle(self, record: logging.LogRecord) -> Any:
-        """Write the record, unless somebody else does."""
+        """Write the record, unless another handler does."""
         return False if self._is_for_another(record.name) else super().handle(record)
 
     def _is_for_another(self, name: str) -> bool:
@@ -140,7 +140,7 @@ class Console(Standard):
                 if handler is self:
                     seen_self = True
                 elif isinstance(handler, Console):
-                    if seen_self:  # the outer one of two
+                    if seen_self:  # of two consoles the outer one writes
                         return True
                 elif not isinstance(handler, logging.NullHandler):
                     return True
@@ -149,10 +149,10 @@ class Console(Standard):
 
 
 class LogFile(logging.Handler):
-    """Appends to a file, or writes to a pipe that has a name.
+    """Appends to a file, or writes to a named pipe.
 
-    A disk that is full, or a pipe that nobody reads, drops lines; the first that is written
-    again is after one that says how many.
+    If the disk is full, or nobody reads the pipe, lines are dropped. When lines can be written
+    again, the first one says how many were dropped.
 
     Raises:
         OSError: the file cannot be opened.
@@ -164,7 +164,7 @@ class LogFile(logging.Handler):
         flags, to = os.O_WRONLY | os.O_APPEND | os.O_CREAT, None
         with contextlib.suppress(OSError):
             if stat.S_ISFIFO(os.stat(path).st_mode):
-                # To open it for writing alone would wait for a reader.
+                # If it were opened only for writing, that would wait for a reader.
                 flags, to = os.O_RDWR | os.O_NONBLOCK, Direct
         self._fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
         way = None if to is None else to(self._fd)

@@ -1,8 +1,8 @@
-"""Standard output and standard error of a process that is the server's own.
+"""Make standard output and standard error never wait for a reader.
 
-Both are made to never wait for their reader, by a `Spool`. That covers all that is written by
-`sys.stdout` and `sys.stderr`: the server's log, a logging configuration of the app's own, `print`,
-warnings, tracebacks. What a C library or a program that the app starts writes by itself is theirs.
+For a process that is the server's own. A `Spool` replaces each of the two. So nothing that writes
+to `sys.stdout` or `sys.stderr` waits: the server's log, the app's own handlers, `print`, warnings,
+tracebacks. C libraries, and programs that the app starts, write directly, and may still wait.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from collections.abc import Callable
 from flowstream.server.log._spool import Spool, drain_all
 
 _LAST_WORDS = 1.0
-"""Seconds that the end of a process waits for a reader of its log."""
+"""Seconds that a process waits at its end for a reader of its log."""
 
 
 def own_output() -> None:
-    """Have what this process writes wait for nobody, from now until it has ended."""
+    """From now on, let no write of this process wait for a reader."""
     if sys.platform == "win32":
         return
     _fill_descriptors()
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if type(stream) is not io.TextIOWrapper or _spool(stream) or _fileno(stream) != number:
-            continue  # it is ours, or somebody has put another one in its place
+            continue  # it is ours already, or the app has replaced it
         with contextlib.suppress(OSError):
             stream.flush()
         ours = io.TextIOWrapper(
@@ -45,16 +45,16 @@ def own_output() -> None:
 
 
 def announce_as(announce: Callable[[int, str], bytes]) -> None:
-    """Have the line that says how many lines were dropped made by `announce`."""
+    """Use `announce` to make the line about dropped lines."""
     for stream in (sys.stdout, sys.stderr):
         if spool := _spool(stream):
             spool.announce = announce
 
 
 def last_words(seconds: float = _LAST_WORDS) -> None:
-    """**Wait** until all that was written has been read, for `seconds` at most."""
+    """**Wait** until all written lines have been read, for at most `seconds`."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or a closed one
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # no stream, or a closed one
             stream.flush()
     drain_all(seconds)
 
@@ -72,16 +72,16 @@ def _fileno(stream: io.TextIOWrapper) -> int | None:
 
 
 def _fill_descriptors() -> None:
-    """Open what was closed of standard input, output and error.
+    """Open standard input, output and error to the null device, if they were closed.
 
-    A socket would get its number, and what is printed would be written to a client.
+    Otherwise a socket would get the number, and printed text would go to a client.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
             os.set_inheritable(number, True)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # as long as the process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open as long as the process

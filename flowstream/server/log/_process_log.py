@@ -1,11 +1,11 @@
-"""The log of a process that is the server's own: of ``flowstream serve`` and its workers.
+"""The log of a process that is the server's own: ``flowstream serve`` and its workers.
 
-One handler, on the root logger, that stands back for any other; it is put there when the app
-has been loaded, so that a ``basicConfig`` in its module finds none and does what it says. What
-is logged before that comes to the same handler as Python's last resort.
+There is one handler, on the root logger, which writes only what no other handler takes. It is added
+after the app was loaded, so that ``basicConfig`` in the app's module finds no handler and does its
+work. Records from before that reach the same handler as Python's last resort.
 
-Turned down: to put it there at once and take it away again. ``basicConfig`` would have done
-nothing by then.
+Turned down: adding the handler at once and removing it later. By then ``basicConfig`` would have
+done nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _uncaught = logging.getLogger("flowstream.server")
 
 
 class ProcessLog:
-    """The log of this process, between ``with`` and its end.
+    """The log of this process, inside a ``with`` block.
 
     Args:
-        config: its ``loglevel`` and ``log_format`` say what is logged, and how; with
-            ``logconfig`` or ``logconfig_dict`` nothing is done but what that says.
+        config: its ``loglevel`` and ``log_format`` say what is logged, and how. If it has
+            ``logconfig`` or ``logconfig_dict``, only that counts.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -51,7 +51,7 @@ class ProcessLog:
         return self
 
     def begin(self) -> None:
-        """Take what no handler of the app's takes: to be called when the app was loaded."""
+        """Add the handler. Call this when the app has been loaded."""
         if not self._own:
             return
         root = logging.getLogger()
@@ -79,7 +79,7 @@ class ProcessLog:
         setattr(owner, name, value)
 
     def _catch_the_rest(self) -> None:
-        """Have what Python would write to standard error by itself logged."""
+        """Log what Python itself would write to standard error."""
         logging.captureWarnings(True)
         self._undo.callback(logging.captureWarnings, False)
 
@@ -100,8 +100,8 @@ class ProcessLog:
 
 
 def _remove_quarts_own() -> None:
-    """Remove the handler that Quart gives an app which is loaded before there is any other."""
-    flask = sys.modules.get("flask.logging")  # which Quart has it from
+    """Remove the handler that Quart adds to an app if there is no other at the time."""
+    flask = sys.modules.get("flask.logging")  # Quart takes the handler from there
     if flask is None:
         return
     for one in list(logging.Logger.manager.loggerDict.values()):
@@ -110,11 +110,11 @@ def _remove_quarts_own() -> None:
 
 
 def _flush(stream: Any) -> None:
-    """Flush `stream`; if nobody reads it, have Python not try again as it exits, and fail."""
+    """Flush `stream`. If nobody reads it, replace it, so that Python's own flush can't fail."""
     try:
         stream.flush()
     except (AttributeError, ValueError):
-        pass  # it is none, or closed
+        pass  # there is none, or it is closed
     except OSError:
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), stream.fileno())

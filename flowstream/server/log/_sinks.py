@@ -1,19 +1,19 @@
-"""Ways to write to a descriptor without waiting for whoever reads there.
+"""Write to a descriptor without waiting for its reader.
 
-The flag ``O_NONBLOCK`` belongs to all who share an open file: the shell, the other workers. So it
-is not set on a descriptor that we were given.
+``O_NONBLOCK`` would hold for everybody who shares the open file: the shell, the other workers. So
+it is never set on a descriptor that was passed in.
 
 ====================  ========================================================================
-what it is            how
+descriptor            how it is written
 ====================  ========================================================================
-a file, /dev/null     it is written as it is: a disk answers
+a file, /dev/null     as it is: a disk does not keep a writer waiting
 a socket              each call says that it must not wait
-a pipe, a terminal    it is opened once more, by ``/proc/self/fd``, with a flag of its own
-what can't be opened  only a thread writes there. So it is on macOS, and in a container whose
-                      user does not own the pipe
+a pipe, a terminal    it is opened again, by ``/proc/self/fd``, with a flag of its own
+what can't be opened  only a thread writes there: on macOS, and in a container whose user does
+again                 not own the pipe
 ====================  ========================================================================
 
-Turned down: to poll before each write. Between the two another process may fill the pipe.
+Turned down: poll before each write. Another process may fill the pipe between the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Sink(abc.ABC):
     """Where bytes go.
 
     Args:
-        fd: the descriptor, which stays open.
+        fd: the descriptor. It stays open.
     """
 
     def __init__(self, fd: int) -> None:
@@ -37,22 +37,22 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     def write_nowait(self, data: bytes) -> int:
-        """Write what there is room for; return how many bytes that was.
+        """Write as much as there is room for; return how many bytes that was.
 
         Raises:
             BlockingIOError: there is no room.
-            OSError: nothing can be written there.
+            OSError: writing failed.
         """
 
     def close(self) -> None:  # noqa: B027  # most have opened nothing
-        """Close what was opened beside the descriptor."""
+        """Close what was opened in addition to the descriptor."""
 
     def write_waiting(self, data: bytes) -> int:
-        """**Wait** for room, and write. For a thread.
+        """**Wait** for room, then write. Call it in a thread.
 
         Raises:
             BlockingIOError: another process has taken the room.
-            OSError: nothing can be written there.
+            OSError: writing failed.
         """
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
@@ -61,7 +61,7 @@ class Sink(abc.ABC):
 
 
 class Direct(Sink):
-    """Writes to the descriptor as it is: one that never waits, by its kind or by its flag."""
+    """Writes to a descriptor that never waits, because of its kind or its flag."""
 
     def write_nowait(self, data: bytes) -> int:
         return os.write(self._fd, data)
@@ -87,7 +87,7 @@ class _Socket(Sink):
 
 
 class _ByThread(Sink):
-    """Leaves everything to the thread."""
+    """Leaves every write to the thread."""
 
     def write_nowait(self, data: bytes) -> int:
         raise BlockingIOError
@@ -104,7 +104,7 @@ def sink(fd: int) -> Sink:
     if not (stat.S_ISFIFO(mode) or os.isatty(fd)):
         return Direct(fd)
     try:
-        # A worker has no terminal of its own, and must not get one by this.
+        # O_NOCTTY: the terminal must not become the worker's controlling terminal.
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         return _Reopened(os.open(f"/proc/self/fd/{fd}", flags))
     except OSError:

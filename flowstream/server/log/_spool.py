@@ -1,7 +1,7 @@
-"""The spool: what stands between a log and a pipe that nobody reads.
+"""The spool: keeps a log from waiting for a pipe that nobody reads.
 
-A write to a pipe, a terminal or a socket waits while the other side takes nothing: a program that
-hangs, a terminal that was stopped with Ctrl-S. An event loop must not wait with it.
+A write to a pipe, a terminal or a socket waits while the other side reads nothing: a program that
+hangs, a terminal that was stopped with Ctrl-S. The event loop must not wait for that.
 
 ::
 
@@ -11,12 +11,12 @@ hangs, a terminal that was stopped with Ctrl-S. An event loop must not wait with
                                   │
                                   └──► full: dropped, counted, announced
 
-While there is room, a line is with the kernel when `Spool.write` returns, so that a crash loses
-none. Once there is no room, lines wait in a bounded buffer, and a thread writes them in order. What
-does not fit is dropped. The next line that is written says how many were.
+While there is room, the kernel has a line when `Spool.write` returns, so a crash loses none. When
+there is no room, lines wait in a bounded buffer, and a thread writes them in order. Lines that do
+not fit are dropped. The next line that is written says how many.
 
-Turned down: a thread for every line, as in `logging.handlers.QueueListener`. It costs a change of
-threads for each line, and what is in its queue is lost when the process is killed.
+Turned down: let a thread write every line, as `logging.handlers.QueueListener` does. Each line
+would cost a change of threads, and a killed process would lose the lines in its queue.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ BOUND = 1 << 20
 
 NOBODY_READS = "nobody reads them"
 
-# So much is handed to the kernel at once by the thread: what a pipe holds.
+# Bytes that the thread writes at once: as many as a pipe holds.
 _PIECE = 1 << 16
 
 
 class Spool(io.BufferedIOBase):
     """A binary stream that never waits for its reader. Works in any thread.
 
-    A write raises no `OSError`: with a closed pipe or a full disk lines are dropped, too.
+    `write` raises no `OSError`: if the pipe is closed or the disk is full, lines are dropped, too.
 
     Args:
         fd: the descriptor to write to. It is not closed.
-        name: what it is called, as the attribute of any stream.
-        announce: returns the line that says how many were dropped, and why.
-        bound: bytes that may wait. A single write that is larger may wait alone.
-        to: how to write there; by default by what kind of descriptor it is.
+        name: the stream's name, as of any stream.
+        announce: makes the line about dropped lines from their number and the reason.
+        bound: bytes that may wait. A single larger write may wait alone.
+        to: how to write there. By default the kind of descriptor decides.
     """
 
     mode = "wb"
@@ -75,13 +75,13 @@ class Spool(io.BufferedIOBase):
         _all.add(self)
 
     def _reset(self) -> None:
-        """Begin with nothing: at first, and in a process that was forked."""
-        # Its holder may take it again: a signal's handler may log.
+        """Start empty: at first, and in a forked process."""
+        # Reentrant, since a signal's handler may log.
         self._lock = threading.RLock()
         self._buffer = bytearray()
-        self._lost = 0  # lines
-        self._why = ""  # and why; without a reason none were
-        self._busy = False  # whether there is a thread
+        self._lost = 0  # lines that were dropped
+        self._why = ""  # why; empty if none were
+        self._busy = False  # whether a thread runs
         self._idle = threading.Event()
         self._idle.set()
 
@@ -98,7 +98,7 @@ class Spool(io.BufferedIOBase):
         return os.isatty(self._fd)
 
     def write(self, data: Any) -> int:
-        """Write `data`, or let it wait, or drop it; return at once how long it is."""
+        """Write `data`, or keep it, or drop it. Return its length at once in each case."""
         if type(data) is not bytes:
             data = memoryview(data).tobytes()
         with self._lock:
@@ -124,11 +124,11 @@ class Spool(io.BufferedIOBase):
         return len(data)
 
     def drain(self, seconds: float) -> bool:
-        """**Wait** until nothing waits, for `seconds` at most; return whether that is so."""
+        """**Wait** until the buffer is empty, for at most `seconds`; return whether it is."""
         return self._idle.wait(seconds)
 
     def release(self) -> bool:
-        """Close what was opened to write there, unless something waits; return whether it did."""
+        """Close the way to the descriptor, unless bytes wait; return whether it was closed."""
         with self._lock:
             if not self._busy:
                 self._sink.close()
@@ -144,7 +144,7 @@ class Spool(io.BufferedIOBase):
         return True
 
     def _keep(self, data: bytes) -> None:
-        # After a drop there must be more room: each announcement is a line, too.
+        # After a drop ask for more room, since each announcement takes a line, too.
         bound = self._bound // 2 if self._why else self._bound
         if len(self._buffer) + len(data) > bound:
             self._lose(data, NOBODY_READS)
@@ -167,7 +167,7 @@ class Spool(io.BufferedIOBase):
             self._lost, self._why, self._at_line_start = 0, "", True
 
     def _empty(self) -> None:
-        """Write what waits until there is nothing more: the thread."""
+        """Write the buffer until it is empty. Runs in the thread."""
         while True:
             with self._lock:
                 if not self._buffer:
@@ -176,7 +176,7 @@ class Spool(io.BufferedIOBase):
                     self._stop()
                     return
                 piece = bytes(self._buffer[:_PIECE])
-            try:  # others only add to the buffer meanwhile
+            try:  # other threads only add to the buffer meanwhile
                 written = self._sink.write_waiting(piece)
             except BlockingIOError:
                 continue
@@ -199,7 +199,7 @@ _all: weakref.WeakSet[Spool] = weakref.WeakSet()
 
 
 def drain_all(seconds: float) -> None:
-    """**Wait** until nothing waits in any spool of the process, for `seconds` at most."""
+    """**Wait** until all spools of the process are empty, for at most `seconds`."""
     end = time.monotonic() + seconds
     for spool in list(_all):
         spool.drain(max(0.0, end - time.monotonic()))
@@ -210,7 +210,7 @@ def _announced(lines: int, why: str) -> bytes:
 
 
 def _forget() -> None:
-    # Locks and threads of the parent are of no use to its child; it writes what waits itself.
+    # A child can't use its parent's locks and threads. The parent writes what waits.
     for spool in list(_all):
         spool._reset()
 

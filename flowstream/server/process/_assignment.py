@@ -1,8 +1,8 @@
-"""What a worker is told to do, on its way from the supervisor's process into its own.
+"""A worker's orders: what its supervisor passes to it.
 
-It travels as JSON on the worker's standard input. Pickle would take anything, a logger or a
-context for TLS too, and hand the worker something that is not what it was: a logger without
-its handlers, for one. What cannot travel is refused, by name, before anything is started.
+They travel as JSON on the worker's standard input. A setting that can't travel is refused by its
+name, before anything is started. Pickle would accept anything, even a logger or a TLS context, but
+the worker would get something else: a logger without its handlers, for example.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from flowstream.server._settings import ServerConfig
 CODE_CHANGED = 79
 """The exit status of a worker that ends because its code has changed."""
 
-# Made anew by whoever needs it.
+# Not passed: each process makes its own.
 _NOT_PASSED = "_log"
 
-# They are numbers to JSON, and their own type again in the worker.
+# Enums travel as numbers, and get their type back in the worker.
 _ENUMS = {"verify_mode": ssl.VerifyMode, "verify_flags": ssl.VerifyFlags}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What one worker is to do.
+    """The orders of one worker.
 
     Attributes:
         app: the app's name, ``module:app``.
-        settings: the attributes of its `ServerConfig` that were set.
-        sockets: the descriptors of its listening sockets: secure, insecure, QUIC.
-        lifeline: the descriptor whose end of file says that the supervisor is gone.
-        report: the descriptor to which it writes that it is ready, or why it won't be.
-        reload: whether it ends, with `CODE_CHANGED`, when its code changes.
+        settings: the attributes that were set on the `ServerConfig`.
+        sockets: the descriptors of the listening sockets: secure, insecure, QUIC.
+        lifeline: a descriptor. Its end of file says that the supervisor is gone.
+        report: a descriptor. The worker writes there that it is ready, or why it won't be.
+        reload: whether the worker ends, with `CODE_CHANGED`, when its code changes.
     """
 
     app: str
@@ -50,11 +50,11 @@ class Assignment:
 
     @property
     def descriptors(self) -> list[int]:
-        """The descriptors that the worker is to inherit."""
+        """The descriptors that the worker inherits."""
         return [*(fd for fds in self.sockets for fd in fds), self.lifeline, self.report]
 
     def to_json(self) -> bytes:
-        """Return what `from_json` reads."""
+        """Return the JSON that `from_json` reads."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
@@ -64,7 +64,7 @@ class Assignment:
         return cls(**{field.name: found[field.name] for field in fields(cls)})
 
     def config(self) -> ServerConfig:
-        """Return the configuration that the supervisor has."""
+        """Return the supervisor's configuration."""
         config = ServerConfig()
         for name, value in self.settings.items():
             enum = _ENUMS.get(name)
@@ -72,7 +72,7 @@ class Assignment:
         return config
 
     def open_sockets(self) -> Sockets:
-        """Return the listening sockets, which programs that the app starts don't inherit."""
+        """Return the listening sockets. Programs that the app starts don't inherit them."""
         opened = [[socket.socket(fileno=fd) for fd in fds] for fds in self.sockets]
         for sock in (sock for group in opened for sock in group):
             sock.set_inheritable(False)
@@ -80,7 +80,7 @@ class Assignment:
 
 
 def descriptors(sockets: Sockets) -> tuple[list[int], list[int], list[int]]:
-    """Return the descriptors of `sockets`, as an `Assignment` has them."""
+    """Return the descriptors of `sockets`, for an `Assignment`."""
     secure, insecure, quic = (
         [sock.fileno() for sock in group]
         for group in (sockets.secure_sockets, sockets.insecure_sockets, sockets.quic_sockets)
@@ -89,15 +89,15 @@ def descriptors(sockets: Sockets) -> tuple[list[int], list[int], list[int]]:
 
 
 def settings_of(config: ServerConfig) -> dict[str, Any]:
-    """Return what was set on `config`, in a form that can travel.
+    """Return the settings of `config`, in a form that can travel.
 
     Raises:
-        TypeError: a setting cannot; the message names it.
+        TypeError: a setting can't travel; the message names it.
     """
     if type(config) is not ServerConfig:
         raise TypeError(
-            f"a {type(config).__qualname__} cannot be passed to a worker, but only a plain "
-            "ServerConfig: what else it does would be lost"
+            f"a {type(config).__qualname__} cannot be passed to a worker, since its methods would "
+            "be lost: pass a plain ServerConfig"
         )
     return {
         name: _plain(name.removeprefix("_"), value)
@@ -121,6 +121,5 @@ def _plain(name: str, value: Any) -> Any:
         return {key: _plain(name, item) for key, item in value.items()}
     raise TypeError(
         f"the setting {name!r} cannot be passed to a worker: it is or contains a "
-        f"{type(value).__name__}; what can are strings, numbers, paths, and lists and "
-        "dictionaries of them"
+        f"{type(value).__name__}; write strings, numbers, paths, or lists and dictionaries of them"
     )

@@ -10,16 +10,16 @@ import trio
 
 from flowstream.server._hypercorn import check_for_updates, files_to_watch
 
-# Seconds between two looks: a save is noticed before a hand is back at the browser.
+# Seconds between two checks: short enough that a saved file is noticed before one reloads a page.
 _EVERY = 0.25
 
 
 class CodeWatch:
-    """The files of all modules that are imported, also those that are imported later.
+    """Watches the files of all imported modules, also of those imported later.
 
     Args:
-        since: the time, in seconds since the epoch, at which the process began to read them.
-        also: other files, or directories, to watch.
+        since: when the process began to read them, in seconds since the epoch.
+        also: other files or directories to watch.
     """
 
     def __init__(self, since: float, also: Iterable[Path] = ()) -> None:
@@ -28,18 +28,18 @@ class CodeWatch:
         self._files.update(files_to_watch())
 
     async def wait(self) -> None:
-        """Wait until one of them has changed."""
+        """**Wait** until one of the files has changed."""
         if self._changed_while_loading():
             return
-        # There is no event: inotify would be a dependency, for a thing that only developers use.
-        # The app may hold all threads of Trio's default limiter.
+        # Poll: inotify would be a dependency, for something that only developers use.
+        # Use a limiter of our own: the app may hold all threads of Trio's default one.
         limiter = trio.CapacityLimiter(1)
         while not await trio.to_thread.run_sync(self._changed, limiter=limiter):  # noqa: ASYNC110
             await trio.sleep(_EVERY)
 
     def _changed_while_loading(self) -> bool:
-        # The date of a file can lie ahead, on a network's disk: that would be for ever.
-        # A directory changes for other reasons, such as what the app does while it loads.
+        # On a network's disk a file's date can be in the future: it would look changed for ever.
+        # A directory also changes for other reasons, for example by what a loading app does.
         return any(
             self._since < mtime <= time.time() and not path.is_dir()
             for path, mtime in self._files.items()

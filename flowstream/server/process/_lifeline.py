@@ -1,8 +1,8 @@
-"""A worker's end of the pipe that tells it whether its supervisor is still there.
+"""A worker's end of a pipe, which tells it when its supervisor is gone.
 
-Nothing is ever written to it: it ends when the last process that could write has gone,
-however it went. A thread waits for that, not a task, since an app that blocks the event loop
-must not outlive its supervisor either.
+Nothing is ever written to the pipe. It ends when the last process that could write has ended, in
+whatever way. A thread waits for that, not a task, since a worker whose event loop is blocked must
+not outlive its supervisor either.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 
 ORPHANED = 1.8
-"""Seconds that a worker without a supervisor has, for everything."""
+"""Seconds that a worker has to end when its supervisor is gone."""
 
-# EX_SOFTWARE of sysexits.h; nobody is left to read it.
+# EX_SOFTWARE of sysexits.h. Nobody is left to read it.
 _EXIT_STATUS = 70
 
 
@@ -23,7 +23,7 @@ class Lifeline:
     """The pipe that ends with the supervisor.
 
     Args:
-        fd: the descriptor of its reading end.
+        fd: the descriptor of the pipe's reading end.
     """
 
     def __init__(self, fd: int) -> None:
@@ -35,7 +35,7 @@ class Lifeline:
         threading.Thread(target=self._hold, name="lifeline", daemon=True).start()
 
     def when_cut(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, from another thread, once the supervisor is gone."""
+        """Call `callback` when the supervisor is gone; at once if it is. May run in any thread."""
         with self._lock:
             self._on_cut = callback
             cut = self._cut

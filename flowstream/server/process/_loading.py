@@ -1,7 +1,7 @@
-"""Find the app that ``module:app`` on a command line stands for.
+"""Load the app that ``module:app`` on a command line names.
 
-Hypercorn has a loader, too. This one evaluates no code, says what is wrong in one sentence, and
-checks before serving begins that what it found can be an app.
+Hypercorn has a loader, too. This one does not evaluate the name as code, says in one sentence what
+is wrong, and checks before serving begins whether it has found an app.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _PACKAGE = str(Path(__file__).parents[2])
 
 
 class AppNotFoundError(Exception):
-    """What was given names no ASGI app that runs on Trio; the message says why not."""
+    """The name does not lead to an ASGI app that runs on Trio; the message says why."""
 
 
 def load_app(target: str) -> Any:
     """Return the app that `target` names.
 
     Args:
-        target: ``module:app``, where the module is found in the current directory first;
-            or ``path/to/file.py:app``. The app may be an attribute of an attribute, or end
-            in ``()`` to be made by a function. Without it, it is ``app``.
+        target: ``module:app``, where the module is looked for in the current directory first;
+            or ``path/to/file.py:app``. The app may be an attribute of an attribute, or a call
+            ``make_app()`` that makes it. The default for the app's name is ``app``.
 
     Raises:
-        AppNotFoundError: there is none, or it is no app for Trio.
+        AppNotFoundError: there is no such app, or it can't run on Trio.
         Exception: whatever the module raises while it is imported.
     """
     place, _, name = target.partition(":")
@@ -58,11 +58,11 @@ def load_app(target: str) -> Any:
 
 
 def keep_what_is_loaded() -> None:
-    """Have the garbage collector leave alone what is there now: it is there to stay.
+    """Exclude all current objects from garbage collection, since they stay anyway.
 
-    A full collection stops the event loop while it looks at every object. The client library
-    of a language model alone has 100,000, which take 60 ms; what a server works with is little
-    beside that. For a process that is the server's own.
+    A full collection stops the event loop while it visits every object. The client library of a
+    language model alone has 100,000 of them, which take 60 ms; a server's own work is little in
+    comparison. Call this only in a process that is the server's own.
     """
     gc.collect()
     gc.freeze()
@@ -82,13 +82,13 @@ def _load_file(path: Path) -> Any:
 
 
 def _load(name: str, directory: str | None = None) -> Any:
-    # As for `python -m`: what is in the current directory is found before what is installed.
+    # As for `python -m`: the current directory comes before installed modules.
     sys.path.insert(0, directory or str(Path.cwd()))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # the module is there; one that it imports is not
+            raise  # the module exists, but one that it imports does not
         raise AppNotFoundError(f"there is no module {name!r} in {sys.path[0]}") from None
     except (TypeError, ValueError) as error:
         if name.startswith("."):
@@ -98,7 +98,7 @@ def _load(name: str, directory: str | None = None) -> Any:
 
 def _check(app: Any, target: str) -> None:
     if not callable(app):
-        raise AppNotFoundError(f"{target!r} is no ASGI app but a {type(app).__name__}")
+        raise AppNotFoundError(f"{target!r} is not an ASGI app but a {type(app).__name__}")
     if isinstance(app, Quart) and not isinstance(app, QuartTrio):
         raise AppNotFoundError(f"{target!r} is a Quart app on asyncio: make it a QuartTrio")
     try:
@@ -109,17 +109,17 @@ def _check(app: Any, target: str) -> None:
         signature.bind({}, None, None)
     except TypeError:
         raise AppNotFoundError(
-            f"{target!r} cannot be called with an ASGI app's scope, receive and send; to call "
+            f"{target!r} cannot be called with an ASGI app's scope, receive and send; if it is "
             "a function that makes the app, put () behind its name"
         ) from None
 
 
 def explain(error: BaseException, target: str) -> tuple[str, str]:
-    """Say why the app that `target` names does not start.
+    """Explain why the app that `target` names does not start.
 
     Returns:
-        The traceback, without what it passes on the way to the app's own code, or "" if it
-        would explain nothing; and one sentence.
+        The traceback, from the app's own code on, or "" if it would explain nothing; and one
+        sentence.
     """
     error = first_of(error)
     if isinstance(error, (AppNotFoundError, LifespanFailureError, LifespanTimeoutError)):
@@ -128,13 +128,13 @@ def explain(error: BaseException, target: str) -> tuple[str, str]:
     while tb is not None and _is_ours(tb):
         tb = tb.tb_next
     if tb is None and not isinstance(error, SyntaxError):
-        tb = error.__traceback__  # it never came to the app's code
+        tb = error.__traceback__  # it never reached the app's code
     trace = "".join(traceback.format_exception(type(error), error, tb))
     return trace, f"{target!r} cannot be served: {_in_one_line(error)}"
 
 
 def files_in(error: BaseException) -> list[Path]:
-    """Return the files that an error went through, or was found in."""
+    """Return the files in an error's traceback, and the file of a syntax error."""
     error = first_of(error)
     names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:

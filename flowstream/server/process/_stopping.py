@@ -1,15 +1,14 @@
-"""Stopping: how a server's process hears that it is to end, and the bound by which it has ended.
+"""Stop a server's process on a signal, and end it at a deadline if it has not ended by itself.
 
 ::
 
     first signal ──► told ──► startup is cancelled, or the server shuts down in stages
         │                            │
-        │                            └─► overdue: what holds on is logged, exit status 1
+        │                            └─► overdue: log what still runs, exit status 1
         └─► second signal ──► the kernel ends the process at once
 
-Both must work while the event loop is stuck in code that blocks it. So the first signal is heard
-by a handler and not by a task, and that handler gives the others back to the kernel. And the
-bound is kept by a thread.
+Both must work while code blocks the event loop. So a handler takes the first signal, not a task,
+and gives further signals back to the kernel. A thread watches the deadline.
 """
 
 from __future__ import annotations
@@ -32,30 +31,30 @@ from flowstream.server.log._output import last_words
 
 logger = logging.getLogger("flowstream.server")
 
-# What a process may take beyond its own deadlines: to notice, and to exit.
+# Seconds that a process may take beyond its own deadlines, to notice them and to exit.
 _MARGIN = 1.0
 
-# How long the last words may take: nobody may read the log any more.
+# Seconds to wait for a reader of the last lines of the log, who may be gone.
 _LAST_WORDS = 1.0
 
-# Requests that the log names.
+# How many requests the log names.
 _NAMED = 10
 
 
 def shutdown_bound(config: ServerConfig) -> float:
-    """Return the seconds after which a server that was told to stop has ended."""
+    """Return the seconds within which a server ends that was told to stop."""
     return config.lame_duck + config.graceful_timeout + config.shutdown_timeout + _MARGIN
 
 
 class StopSignals:
-    """Hears the signals that tell a process to end: a context manager, used inside Trio.
+    """Handles the signals that tell a process to end. A context manager, used inside Trio.
 
     Args:
         numbers: the signals.
-        final: whether a second one ends the process at once. It does not in a worker: systemd
-            sends SIGTERM to every process of a unit, the supervisor passes on its own, and
-            that is no second word.
-        deadline: started when the first one comes.
+        final: whether a second signal ends the process at once. In a worker it must not: systemd
+            sends SIGTERM to every process of a unit, and the supervisor passes its own on, so a
+            worker gets two for one stop.
+        deadline: started by the first signal.
     """
 
     def __init__(
@@ -69,13 +68,13 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        """Begin to listen."""
+        """Begin to handle the signals."""
         for number in self._numbers:
             self._before[number] = signal.signal(number, self._hear)
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Listen no more: the signals do what they did before."""
+        """Restore the handlers from before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -84,7 +83,7 @@ class StopSignals:
         await self._told.wait()
 
     def tell(self) -> None:
-        """Tell it to end, as a signal does. Works in any thread."""
+        """Tell the process to end, as a signal does. Works in any thread."""
         self._deadline.start()
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._told.set, idempotent=True)
@@ -97,11 +96,11 @@ class StopSignals:
 
 
 class Deadline:
-    """The time by which a process that was told to end has ended.
+    """The time by which a process must have ended, once it was told to.
 
     Args:
-        bound: returns the seconds that it has, from when it is told.
-        overdue: called in a thread when they are over.
+        bound: returns the seconds that the process has from then on.
+        overdue: called in a thread when the time is up.
     """
 
     def __init__(self, bound: Callable[[], float], overdue: Callable[[], None]) -> None:
@@ -111,15 +110,15 @@ class Deadline:
         self._started = False
 
     def start(self) -> None:
-        """Begin to count. Does nothing the second time."""
+        """Start the clock. Does nothing the second time."""
         if not self._started:
             self._started = True
-            # Not `threading.Thread`, which takes locks: this is called by a signal's handler,
-            # and the code that it interrupts may hold them.
+            # No `threading.Thread`, which takes locks: a signal's handler calls this, and the
+            # code that it interrupts may hold them.
             _thread.start_new_thread(self._count, ())
 
     def met(self) -> None:
-        """Note that the process has ended its work."""
+        """Note that the process has finished its work in time."""
         self._met.set()
 
     def _count(self) -> None:
@@ -128,7 +127,7 @@ class Deadline:
 
 
 def end_the_process() -> None:
-    """Log what holds the process up, and end it with status 1, whatever its other threads do."""
+    """Log what the process still waits for, and end it with status 1, whatever other threads do."""
     said = threading.Event()
 
     def say() -> None:

@@ -1,24 +1,23 @@
-"""The supervisor: several worker processes on one set of listening sockets.
+"""The supervisor: runs several worker processes on one set of listening sockets.
 
-It opens the sockets and hands them to processes of its own making, each a fresh Python, so
-that an app is imported in its workers only and a new worker gets new code. A worker that
-dies is replaced. To stop is to cancel: every worker is then told to end, waited for, and
-killed at its deadline. A worker whose event loop has been blocked for too long is killed, and
-replaced, too: see `_watchdog`.
+It opens the sockets and passes them to the workers that it starts. Each worker is a fresh Python,
+so only workers import the app, and a new worker gets new code. The supervisor replaces a worker
+that dies. It kills and replaces a worker whose event loop is blocked for too long (`_watchdog`). To
+stop is to cancel: every worker is told to end, waited for, and killed at its deadline.
 
 ============  =================================================================
 signal        what it does
 ============  =================================================================
 SIGTERM, INT  the workers shut down in stages; a second one kills them at once
-SIGHUP        the workers are replaced, one at a time, each by one that is ready
+SIGHUP        the workers are replaced, one at a time, each when its successor is ready
 ============  =================================================================
 
-All workers accept from one queue, in the kernel, which the supervisor holds open: what a
-worker that ends has not accepted, another one does. With ``SO_REUSEPORT``, as in Hypercorn,
-each has a queue of its own, and what waits in it is reset.
+All workers accept from one queue in the kernel, which the supervisor keeps open: if a worker ends
+before it accepts a connection, another one accepts it. With ``SO_REUSEPORT``, as in Hypercorn, each
+worker would have its own queue, and connections in it would be reset.
 
-Turned down: `multiprocessing`, as in Hypercorn, whose processes inherit a resource tracker,
-need a parent that can be imported, and poll a semaphore to learn of a shutdown.
+Turned down: `multiprocessing`, as in Hypercorn. Its processes inherit a resource tracker, need a
+parent that can be imported, and poll a semaphore to learn of a shutdown.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from flowstream.server.process._assignment import CODE_CHANGED, Assignment, desc
 from flowstream.server.process._stopping import shutdown_bound
 from flowstream.server.process._worker_process import WorkerProcess
 
-# A worker that dies young is started again after a pause that doubles each time.
+# A worker that dies within _YOUNG seconds is replaced after a pause, which doubles each time.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 _YOUNG = 30.0
@@ -48,7 +47,7 @@ class WorkersError(Exception):
 
 
 class _Seat:
-    """A place for one worker, and who sits there."""
+    """One worker's place: its current worker, which may be replaced."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         self.worker = worker
@@ -59,11 +58,11 @@ class Supervisor:
 
     Args:
         app: its name, ``module:app``.
-        config: the configuration of each; ``workers`` says how many, and ``use_reloader``
-            whether they are replaced when their code changes.
+        config: the configuration of each worker; ``workers`` is their number, and
+            ``use_reloader`` replaces them when their code changes.
 
     Raises:
-        TypeError, ValueError: a setting is not what it should be, or cannot be passed to a
+        TypeError, ValueError: a setting has the wrong type or value, or can't be passed to a
             worker.
     """
 
@@ -77,7 +76,7 @@ class Supervisor:
                 "HTTP/3 needs workers = 1: the kernel would hand the packets of one connection "
                 "to any worker"
             )
-        settings_of(config)  # so that what cannot travel is refused here
+        settings_of(config)  # refuses settings that can't travel
         self._shutdown_bound = shutdown_bound(config)
         self._workers: set[WorkerProcess] = set()
         self._seats: list[_Seat] = []
@@ -90,7 +89,7 @@ class Supervisor:
         """Bind and listen where the configuration says.
 
         Raises:
-            OSError, ValueError, OverflowError: an address cannot be listened on.
+            OSError, ValueError, OverflowError: the supervisor cannot listen on an address.
         """
         alone = copy.copy(self._config)
         alone.workers = 1  # or Hypercorn sets SO_REUSEPORT
@@ -99,7 +98,7 @@ class Supervisor:
         return sockets
 
     async def run(self, sockets: Sockets) -> None:
-        """Run workers on `sockets` until SIGTERM or SIGINT; then close them.
+        """Run workers on `sockets` until SIGTERM or SIGINT; then close the sockets.
 
         Raises:
             WorkersError: a worker did not get ready at the first start, or did not end in
@@ -131,7 +130,7 @@ class Supervisor:
         async for number in signals:
             if number == signal.SIGHUP:
                 if not self._stop.cancel_called:
-                    # Who asks twice has changed something since: begin again, with that.
+                    # A second SIGHUP: something has changed since the first. Begin again.
                     self._replacing.cancel()
                     self._replacing = trio.CancelScope()
                     self._nursery.start_soon(self._replace_all, self._replacing)
@@ -144,7 +143,7 @@ class Supervisor:
     # -- workers ---------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        """Start the workers. One goes ahead: what fails in it would fail in all."""
+        """Start the workers: one first, since a failure in it would be a failure in all."""
         count = self._config.workers
         seats = [_Seat(worker) for worker in (await self._start_some(1))]
         seats += [_Seat(worker) for worker in (await self._start_some(count - 1))]
@@ -155,7 +154,7 @@ class Supervisor:
             await self._config.log.info(f"Running on {address} (CTRL + C to quit)")
 
     async def _start_some(self, count: int) -> list[WorkerProcess]:
-        """Start workers and wait until they are ready; stop everything if one won't be."""
+        """Start workers and wait until they are ready; stop everything if one fails to."""
         return [await self._started(worker) for worker in [self._spawn() for _ in range(count)]]
 
     async def _started(self, worker: WorkerProcess) -> WorkerProcess:
@@ -163,7 +162,7 @@ class Supervisor:
             await worker.settled.wait()
             if worker.ready.is_set():
                 break
-            await worker.over.wait()  # which it is at once, unless it waits for new code
+            await worker.over.wait()  # returns at once, unless the worker waits for new code
             if worker.status != CODE_CHANGED:
                 self._failure = worker.failure or f"{worker.name} {worker.end} before it was ready"
                 self._stop.cancel()
@@ -185,11 +184,11 @@ class Supervisor:
             killed = worker.killed
             if killed and self._stop.cancel_called:
                 self._killed.append(worker.name)
-                killed = False  # that is the error of the whole
-            with trio.move_on_after(1, shield=True):  # statsd may be told, too
+                killed = False  # `run` raises it
+            with trio.move_on_after(1, shield=True):  # the logger may also tell statsd
                 if worker.last_words:
                     await self._config.log.error("%s", worker.last_words)
-                if killed:  # one that has been replaced, or was to replace another
+                if killed:  # it had been replaced, or should have replaced another one
                     await self._config.log.error("%s did not end in time: killed", worker.name)
 
     def _make_assignment(self, report: int) -> Assignment:
@@ -203,7 +202,7 @@ class Supervisor:
         )
 
     async def _keep(self, seat: _Seat) -> None:
-        """Have somebody sit there, always."""
+        """Keep a worker in this seat: replace it whenever it ends."""
         pause = _FIRST_PAUSE
         while True:
             worker = seat.worker
@@ -216,7 +215,7 @@ class Supervisor:
                 continue
             if worker.age > _YOUNG:
                 pause = _FIRST_PAUSE
-            # An orderly end is one that somebody asked for, or that max_requests did.
+            # Status 0: somebody asked it to end, or max_requests was reached.
             log = self._config.log.error if worker.status else self._config.log.info
             await log("%s %s: another one starts in %.1f s", worker.name, worker.end, pause)
             await trio.sleep(pause)
@@ -225,7 +224,7 @@ class Supervisor:
                 seat.worker = self._spawn()
 
     async def _replace_all(self, scope: trio.CancelScope) -> None:
-        """Replace the workers, one at a time, each by one that is ready."""
+        """Replace the workers one at a time, each when its successor is ready."""
         with scope:
             await self._config.log.info("the workers are replaced")
             for seat in self._seats:

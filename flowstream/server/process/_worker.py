@@ -1,4 +1,4 @@
-"""A worker: ``python -m flowstream.server.process._worker``, started by the supervisor only."""
+"""A worker: ``python -m flowstream.server.process._worker``. Only the supervisor starts it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from flowstream.tasks._failure import first_of
 logger = logging.getLogger("flowstream.server")
 
 READY = b"+"
-"""What a worker reports when it accepts connections; anything else is why it never will."""
+"""What a worker reports when it accepts connections. Anything else says why it never will."""
 
-# Of the time that a worker without its supervisor has, what its streams have for their
-# farewell, and then its app to shut down.
+# When the supervisor is gone: seconds that streams have to say goodbye, and then the app to shut
+# down.
 _ORPHANS_GRACE = 0.8
 _ORPHANS_SHUTDOWN = 0.5
 
-# So long before the supervisor kills a worker, that logs what holds it up.
+# Seconds before the supervisor kills a worker, at which the worker logs what it waits for.
 _WORDS = 0.5
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -55,7 +55,7 @@ def main() -> int:
     os.set_inheritable(assignment.report, False)
     sockets = assignment.open_sockets()
     if assignment.reload:
-        # A .pyc is taken for current if its source has the same size and the same second.
+        # Python uses a .pyc if its source has the same size and was changed in the same second.
         sys.dont_write_bytecode = True
     with ProcessLog(assignment.config()) as log:
         return _load_and_run(assignment, lifeline, sockets, started, log)
@@ -95,7 +95,7 @@ class _Worker:
 
     async def run(self, sockets: Any) -> int:
         """Serve until told to stop; return the exit status."""
-        # The supervisor is about to kill it then, and can't know what holds it up.
+        # The supervisor will kill the worker soon after, and can't know what it waits for.
         deadline = Deadline(lambda: shutdown_bound(self._config) - _WORDS, log_what_holds_on)
         token = trio.lowlevel.current_trio_token()
         with StopSignals(_SIGNALS, deadline, final=False) as self._stop:
@@ -117,8 +117,8 @@ class _Worker:
     def _report_that_it_is_ready(self) -> None:
         os.set_blocking(self._assignment.report, False)  # a supervisor may be stopped
         _write(self._assignment, READY)
-        # Stacks of a worker that the supervisor ends by SIGABRT, or that crashes. Not to standard
-        # error: that may be a pipe which nobody reads.
+        # For the stacks of a worker that crashes, or that the supervisor ends by SIGABRT. Not
+        # to standard error, which may be a pipe that nobody reads.
         faulthandler.enable(self._assignment.report)
 
     async def _beat(self) -> None:
@@ -133,7 +133,7 @@ class _Worker:
         self._stop.tell()
 
     def _hurry(self) -> None:
-        """Shut down in the time that an orphan has. (A shutdown under way is cut short.)"""
+        """Shut down in the time of a worker without a supervisor. Shortens a running shutdown."""
         self._config.lame_duck = 0.0
         self._config.graceful_timeout = min(self._config.graceful_timeout, _ORPHANS_GRACE)
         self._config.shutdown_timeout = min(self._config.shutdown_timeout, _ORPHANS_SHUTDOWN)
@@ -146,12 +146,12 @@ def _run_soon(token: trio.lowlevel.TrioToken, function: Any) -> None:
 
 
 def _write(assignment: Assignment, text: bytes) -> None:
-    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the lifeline says so, too
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the lifeline tells us
         os.write(assignment.report, text[:4096])
 
 
 def _fail(assignment: Assignment, error: Exception, started: float) -> int:
-    """Say why the app cannot be served; if it is watched, wait until it has changed."""
+    """Say why the app cannot be served; with ``reload``, wait until its code has changed."""
     trace, reason = explain(error, assignment.app)
     if assignment.config().log_format == "json":
         logger.critical("%s", reason, exc_info=first_of(error) if trace else None)
@@ -163,7 +163,7 @@ def _fail(assignment: Assignment, error: Exception, started: float) -> int:
     os.close(assignment.report)
     if not assignment.reload:
         return 1
-    # Files may come, too: their directory changes then.
+    # Watch the directory, too: it changes when a file is added.
     also = [*files_in(error), Path(assignment.app.partition(":")[0]).parent]
     with contextlib.suppress(KeyboardInterrupt):
         trio.run(CodeWatch(started, also).wait)

@@ -25,12 +25,12 @@ from flowstream.server.process._watchdog import (
 from flowstream.server.process._worker import READY
 from flowstream.tasks._failure import first_of
 
-# -P: the current directory is no place to find flowstream, or the standard library, in. The
-# app is looked for there later.
+# -P: don't look for flowstream or the standard library in the current directory. The app is looked
+# for there later.
 _COMMAND = [sys.executable, "-P", "-m", "flowstream.server.process._worker"]
 
 
-# Seconds that a hung worker has to write where it hangs.
+# Seconds that a hung worker has to write its stack.
 _FOR_THE_STACK = 1.0
 
 
@@ -42,13 +42,13 @@ class WorkerProcess:
         worker_timeout: seconds that its event loop may be blocked, once it is ready.
 
     Attributes:
-        ready: set once it accepts connections.
-        settled: set once it is ready, or has said that it won't be, or is over.
-        over: set once the process has ended.
-        status: its exit status then; a signal's number below 0.
+        ready: set when it accepts connections.
+        settled: set when it is ready, has said that it won't be, or has ended.
+        over: set when the process has ended.
+        status: its exit status; for a signal the signal's number, negative.
         failure: why it does not get ready, in its own words.
-        killed: whether it did not end in time, when it was stopped, and was killed.
-        hung: for how many seconds its event loop had not run when it was killed for that, or None.
+        killed: whether it was killed because it did not end in time after being stopped.
+        hung: the seconds that its event loop had not run, if it was killed for that; else None.
     """
 
     def __init__(self, shutdown_bound: float, worker_timeout: float) -> None:
@@ -68,15 +68,15 @@ class WorkerProcess:
         self.hung: float | None = None
 
     async def run(self, make_assignment: Callable[[int], Assignment]) -> None:
-        """Start the process and see it to its end; when cancelled, tell it to end.
+        """Start the process and **wait** until it has ended; when cancelled, tell it to end.
 
         Args:
-            make_assignment: returns its assignment, given the descriptor to which it reports.
+            make_assignment: takes the descriptor that the worker reports to; returns its orders.
         """
         try:
             with self._scope:
                 await self._run(make_assignment)
-        except* OSError as group:  # no process, or no descriptor, to be had
+        except* OSError as group:  # no process or no descriptor is available
             self.failure = str(first_of(group))
         finally:
             self.status = None if self._process is None else self._process.returncode
@@ -84,11 +84,11 @@ class WorkerProcess:
             self.settled.set()
 
     def stop(self) -> None:
-        """Have the process told to end, and killed if it does not."""
+        """Tell the process to end; kill it if it does not end in time."""
         self._scope.cancel()
 
     def kill(self) -> None:
-        """Kill the process; if it is yet to start, as soon as it has."""
+        """Kill the process; if it has not started yet, as soon as it has."""
         if self._process is None:
             self.killed = not self.over.is_set()
         elif self._process.returncode is None:
@@ -102,7 +102,7 @@ class WorkerProcess:
 
     @property
     def name(self) -> str:
-        """What to call it in a log."""
+        """Its name in the log."""
         return f"worker {'' if self._process is None else self._process.pid}"
 
     @property
@@ -116,7 +116,7 @@ class WorkerProcess:
 
     @property
     def last_words(self) -> str:
-        """What the log should say of its end: that it hung, or how it crashed; else nothing."""
+        """The log's text about its end: that it hung, or how it crashed; else empty."""
         dump = self._dump.decode(errors="replace")
         if self.hung is not None:
             return told(self.name, self.hung, dump)
@@ -130,7 +130,7 @@ class WorkerProcess:
                 process = self._process = await nursery.start(self._process_for(assignment))
             finally:
                 os.close(tell)  # so that the report ends with the process
-            # Not when the report ends: a program that the worker has forked may hold it.
+            # Wait for the process. Its report may go on: a program that it started may hold it.
             async with trio.open_nursery() as watch:
                 watch.start_soon(self._hear, report)
                 watch.start_soon(self._watch, process)
@@ -160,7 +160,7 @@ class WorkerProcess:
                 self._take(bytes(data))
 
     def _take(self, data: bytes) -> None:
-        """Take what it reports: that it is ready, or why not; beats; stacks as it dies."""
+        """Take its report: that it is ready, or why not; then beats; at its death stacks."""
         if not self.settled.is_set():
             self.settled.set()
             if data.startswith(READY):
@@ -175,7 +175,7 @@ class WorkerProcess:
         self._dump = self._dump[:STACK_LIMIT]
 
     async def _watch(self, process: trio.Process) -> None:
-        """Kill it once its event loop has not run for too long."""
+        """Kill the process when its event loop has not run for too long."""
         if self._worker_timeout == math.inf:
             return
         await self.ready.wait()
@@ -187,7 +187,7 @@ class WorkerProcess:
                 continue
             if not is_traced(process.pid):
                 break
-            silence.end()  # somebody looks at it
+            silence.end()  # somebody debugs it
         self.hung = silence.seconds
         with trio.CancelScope(shield=True):
             process.send_signal(signal.SIGABRT)
@@ -196,7 +196,7 @@ class WorkerProcess:
             process.kill()
 
     async def _end_in_time(self, process: trio.Process) -> None:
-        self._process = process  # it may not have been told yet that it has started
+        self._process = process  # `_run` may not have got it yet
         if not self.killed:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)

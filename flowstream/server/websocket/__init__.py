@@ -1,1 +1,1 @@
-"""WebSockets: a handshake that is checked, and messages with a bound."""
+"""WebSockets: Hypercorn's, with checked handshakes and bounded messages."""

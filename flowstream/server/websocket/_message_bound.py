@@ -1,18 +1,18 @@
-"""The bound of a WebSocket message, held before anything of it is stored.
+"""Check the bound of a WebSocket message before any of it is stored.
 
-A limit that is looked at after storing is none: a frame may be announced with a terabyte, and half
-a megabyte of deflate (RFC 7692) may stand for half a gigabyte. wsproto tells its extensions of each
+A bound that is checked after storing would be useless: a frame may announce a terabyte, and half a
+megabyte of deflate (RFC 7692) may expand to half a gigabyte. wsproto shows its extensions each
 frame's header and payload as they come, so the bound is an extension: `MessageBound`. It refuses
 
 * a frame whose header announces more than the message may still have;
-* compressed data as soon as more comes out of it than the message may still have.
+* compressed data, as soon as it expands to more than the message may still have.
 
-Either ends the connection with 1009 (RFC 6455 § 7.4.1). It is permessage-deflate as well, for two
-reasons: only there is what comes out of the decoder known, and wsproto's forgets that a message is
-compressed when a ping comes between its frames, which RFC 6455 § 5.4 allows.
+Either ends the connection with 1009 (RFC 6455 § 7.4.1). The same extension does permessage-deflate,
+for two reasons: only the decoder knows what the data expands to, and wsproto's own forgets that a
+message is compressed when a ping comes between its frames, which RFC 6455 § 5.4 allows.
 
-`Pieces` keeps what has come of a message. It keeps text as UTF-8: characters would take up to four
-times as much. So does the inbox, until the application receives it.
+`Pieces` keeps the parts of a message. It keeps text as UTF-8, since a `str` takes up to four times
+as much. So does the inbox, until the application receives the message.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 _NONE = RsvBits(False, False, False)
-_TAIL = b"\x00\x00\xff\xff"  # what the sender leaves out at a message's end (RFC 7692 § 7.2.2)
-_SHORT = 1024  # a text of which it does not matter how many bytes a character takes
+_TAIL = b"\x00\x00\xff\xff"  # the sender leaves it out at a message's end (RFC 7692 § 7.2.2)
+_SHORT = 1024  # a text so short that the bytes of a character don't matter
 _RESTARTS = 16  # final blocks in one message; RFC 7692 § 7.2.3.4 has an example with one
 
-# RFC 7692 § 7.1: what an offer may say, and how.
+# RFC 7692 § 7.1: the parameters of an offer.
 _PARAMETER = re.compile(
     r"(?P<name>(server|client)_no_context_takeover"
     r"|server_max_window_bits(?==)|client_max_window_bits)"
@@ -40,7 +40,7 @@ _PARAMETER = re.compile(
 
 
 class MessageBound(PerMessageDeflate):
-    """What a message may have, compressed or not; and permessage-deflate, if it is agreed on.
+    """Bounds each message, compressed or not. Does permessage-deflate, if that is agreed on.
 
     Args:
         most: bytes that one message may have, after decompression.
@@ -49,9 +49,9 @@ class MessageBound(PerMessageDeflate):
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
-        self._left = most  # bytes that the message at hand may still have
+        self._left = most  # bytes that the current message may still have
         self._is_control = False
-        self._is_compressed = False  # the message at hand
+        self._is_compressed = False  # the current message
         self._inflate: zlib._Decompress | None = None
         self._restarts = 0
 
@@ -61,24 +61,24 @@ class MessageBound(PerMessageDeflate):
         return self._enabled
 
     def enabled(self) -> bool:
-        """Return True: the bound is always in force."""
+        """Return True: the bound always holds."""
         return True
 
     def accept(self, offer: str) -> str | None:
-        """Accept the first offer that is as RFC 7692 has it; None declines one."""
+        """Accept the first offer that follows RFC 7692; return None to decline this one."""
         if self._enabled or not _is_valid(offer):
             return None
         accepted = super().accept(offer)
         return accepted if isinstance(accepted, str) else None
 
     def close(self) -> None:
-        """Forget both windows: nothing more is read or sent."""
+        """Free both windows. Nothing may be read or sent after this."""
         self._inflate = self._compressor = None
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
-        """Refuse a frame that is longer than the message may be."""
+        """Refuse a frame that makes the message too long."""
         self._is_control = opcode.iscontrol()
         if self._is_control:
             return _NONE
@@ -94,7 +94,7 @@ class MessageBound(PerMessageDeflate):
     def frame_inbound_payload_data(
         self, proto: FrameDecoder | FrameProtocol, data: bytes
     ) -> bytes | CloseReason:
-        """Decompress, and take from what is left; MESSAGE_TOO_BIG if it is not enough."""
+        """Decompress, and count the bytes; return MESSAGE_TOO_BIG if they are too many."""
         if self._is_control:
             return data
         if self._is_compressed:
@@ -105,7 +105,7 @@ class MessageBound(PerMessageDeflate):
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
-        """Decompress what is left when a message is complete."""
+        """Decompress the rest when a message is complete."""
         if self._is_control or not fin or not self._is_compressed:
             return None
         last = self._inflated(_TAIL)
@@ -132,7 +132,7 @@ class MessageBound(PerMessageDeflate):
             if self._inflate is None:
                 self._inflate = zlib.decompressobj(-self.client_max_window_bits)
             try:
-                # One byte more than there may be tells that there is more.
+                # Ask for one byte too many, to see whether there is more.
                 found += self._inflate.decompress(data, self._left + 1 - len(found))
             except zlib.error:
                 return CloseReason.INVALID_FRAME_PAYLOAD_DATA
@@ -141,7 +141,7 @@ class MessageBound(PerMessageDeflate):
             if not self._inflate.eof:
                 self._left -= len(found)
                 return found
-            # A final block. What is behind it begins anew; zlib would only collect it.
+            # A final block. Data after it begins a new stream, which zlib would only collect.
             data, self._inflate = self._inflate.unused_data, None
             self._restarts += 1
             if self._restarts > _RESTARTS:
@@ -156,10 +156,10 @@ def _is_valid(offer: str) -> bool:
 
 
 class Pieces:
-    """What has come of one message, until all of it is there.
+    """The parts of one message, until all of them are here.
 
     Attributes:
-        size: its bytes.
+        size: the bytes kept.
     """
 
     __slots__ = ("_is_text", "_stored", "size")
@@ -170,9 +170,9 @@ class Pieces:
         self.size = 0
 
     def add(self, event: Message[Any]) -> dict[str, Any] | None:
-        """Store a piece; return the ASGI message when it was the last one.
+        """Store a piece; return the ASGI message if it was the last one.
 
-        Its text is still UTF-8 if as a `str` it would take more.
+        The message's text stays UTF-8 if a `str` would take more memory.
         """
         data = event.data
         if event.message_finished and self._stored is None:

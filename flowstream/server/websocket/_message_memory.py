@@ -1,20 +1,19 @@
-"""What the WebSockets of one connection keep of messages, all of them together.
+"""Bound the memory that all WebSockets of one connection take for messages.
 
-A message is handed to its application whole, so until then the server has to keep it. HTTP/2 has
-room for a hundred WebSockets on one connection: if each might keep a message of the greatest size,
-one client could have the server keep a gigabyte and more. So:
+An application receives a message whole, so the server keeps it until its last part is here. HTTP/2
+has room for a hundred WebSockets on one connection. If each could keep a message of the greatest
+size, one client could make the server keep a gigabyte and more. So:
 
 * Each WebSocket may keep `SHARE` of messages that its application has not received.
-* To keep more it needs the connection's permit, of which there is one. It has it until its
-  application has received enough, or has returned.
-* The others wait for it in the order in which they came. Nothing fails: what they were sent is not
-  read, and HTTP/2's windows stop the client. Messages within the share go on.
+* To keep more, it needs the connection's one permit. It gives the permit back when its application
+  has received enough, or has returned.
+* The others wait for the permit, first come, first served. Nothing fails: the server does not read
+  what they were sent, and HTTP/2's windows stop the client. Messages within the share go on.
 * `COMPRESSING` of them may use deflate, whose two windows take 300 KiB. Others are accepted
   without it.
 
-The one that has the permit waits for its own client and its own application, and for nobody else.
-So it can't wait for one that waits for it. With HTTP/1.1 a connection has one WebSocket, and the
-permit is always free.
+The one with the permit waits only for its own client and its own application, so no two can wait
+for each other. With HTTP/1.1 a connection has one WebSocket, and the permit is always free.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ import trio
 SHARE = 16 * 1024
 COMPRESSING = 8
 
-# Compressed bytes that are taken at once under the permit, and how many come out of each at most.
+# Compressed bytes that are read at once under the permit, and the most bytes that one expands to.
 _STEP = 1024
 _RATIO = 1032
 
 
 class MessageMemory:
-    """That of one connection."""
+    """The memory that the WebSockets of one connection share."""
 
     __slots__ = ("compressing", "permit")
 
@@ -40,13 +39,13 @@ class MessageMemory:
 
 
 class MemoryShare:
-    """What one WebSocket may keep.
+    """One WebSocket's part of the memory.
 
     Args:
-        memory: that of its connection.
+        memory: the memory of its connection.
 
     Attributes:
-        has_permit: whether it may keep more.
+        has_permit: whether it may keep more than `SHARE`.
     """
 
     __slots__ = ("_compresses", "_memory", "_waiting", "has_permit")
@@ -55,11 +54,11 @@ class MemoryShare:
         self._memory = memory
         self.has_permit = False
         self._compresses = False
-        self._waiting: trio.CancelScope | None = None  # while it waits for the permit
+        self._waiting: trio.CancelScope | None = None  # set while it waits for the permit
 
     @property
     def may_compress(self) -> bool:
-        """Whether one more WebSocket of the connection may use deflate."""
+        """Whether another WebSocket of the connection may use deflate."""
         return self._memory.compressing < COMPRESSING
 
     def compress(self) -> None:
@@ -68,12 +67,12 @@ class MemoryShare:
         self._memory.compressing += 1
 
     def step(self, kept: int, coming: int, *, compressed: bool) -> int:
-        """Return how many bytes may be read now. If it is 0, `wait` comes first.
+        """Return how many bytes may be read now. If it is 0, call `wait` first.
 
         Args:
-            kept: bytes of messages that are here.
-            coming: bytes that are to be read.
-            compressed: whether more may come out of them.
+            kept: bytes of messages that are kept already.
+            coming: bytes that wait to be read.
+            compressed: whether these may expand.
         """
         ratio = _RATIO if compressed else 1
         if not self.has_permit:
@@ -87,7 +86,7 @@ class MemoryShare:
         return min(coming, _STEP) if compressed else coming
 
     async def wait(self) -> None:
-        """Wait for the permit, or for `stop_waiting`."""
+        """**Wait** for the permit, or for `stop_waiting`."""
         if self.has_permit:
             return
         try:
@@ -98,18 +97,18 @@ class MemoryShare:
             self._waiting = None
 
     def stop_waiting(self) -> None:
-        """Wake whoever waits for the permit, without it."""
+        """Wake the task that waits for the permit, without giving it the permit."""
         if self._waiting is not None:
             self._waiting.cancel()
 
     def settle(self, kept: int) -> None:
-        """Give the permit back if what is kept is within the share."""
+        """Give the permit back, if the bytes kept are within the share."""
         if self.has_permit and kept <= SHARE:
             self.has_permit = False
             self._memory.permit.release()
 
     def close(self) -> None:
-        """Note that the WebSocket reads and sends nothing more. It may keep what it has."""
+        """Note that the WebSocket reads and sends nothing more. It may still keep messages."""
         self.stop_waiting()
         if self._compresses:
             self._compresses = False

@@ -1,26 +1,26 @@
-"""One WebSocket: Hypercorn's, with a bound, one answer to a handshake and an end to it.
+"""One WebSocket: Hypercorn's, with bounds, one answer to a handshake, and a definite end.
 
 What is different from ``hypercorn.protocol.ws_stream.WSStream``, and why:
 
-* A message's bound holds before anything is stored, and what is compressed is decompressed in
-  steps between which others run (`MessageBound`). Hypercorn stores, then looks, sends 1009, and
-  goes on storing for as long as the client sends.
-* After a close of ours for a fault of the client's nothing more is read, and the connection ends
-  (RFC 6455 § 7.1.7). Hypercorn leaves the end to the client.
-* What is kept of messages is bounded for all WebSockets of a connection (`MessageMemory`), and of
-  one: while its application has not received a long message, no other one is stored. Hypercorn
-  keeps ten that are complete.
-* A client may send before it is accepted, though RFC 6455 § 4.1 has it wait. Hypercorn answers
-  400 to that, also when the application is answering or has answered: h11 refuses the second
-  answer, and the traceback of it is the application's. Here the first answer counts.
-* The application is told that the handshake is over. Hypercorn leaves it waiting.
-* A refusal ends the connection, with HTTP/2 the stream. Hypercorn keeps it for as long as the
+* A message's bound is checked before anything is stored, and decompression goes in steps, between
+  which other tasks run (`MessageBound`). Hypercorn stores, then checks, sends 1009, and goes on
+  storing for as long as the client sends.
+* After a close because of the client's fault, nothing more is read, and the connection ends
+  (RFC 6455 § 7.1.7). Hypercorn waits for the client to end it.
+* The memory for messages is bounded for all WebSockets of a connection (`MessageMemory`), and for
+  each one: while its application has not received a long message, no other one is stored. Hypercorn
+  keeps ten complete ones.
+* A client that sends before it is accepted gets one answer, though RFC 6455 § 4.1 asks it to wait.
+  The first answer counts. Hypercorn answers 400 even if the application is answering or has
+  answered: h11 refuses the second answer, and the traceback of that is the application's.
+* The application is told when the handshake fails. Hypercorn leaves it waiting.
+* A refusal ends the connection, or with HTTP/2 the stream. Hypercorn keeps it for as long as the
   client likes.
-* The application hears with which code the client closed. Hypercorn says 1006 to all.
+* The application gets the code with which the client closed. Hypercorn always says 1006.
 * When the application has closed, the client has 10 s to answer (RFC 6455 § 7.1.1). With HTTP/1.1
-  Hypercorn waits for ever; with HTTP/2 it ends the stream at once, and the application, which waits
-  for the answer, is never told.
-* Others run between small frames, too: 64 KiB have room for ten thousand of them.
+  Hypercorn waits for ever. With HTTP/2 it ends the stream at once, and never tells the application,
+  which waits for the answer.
+* Other tasks run between small frames, too: 64 KiB have room for ten thousand of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from flowstream.server.websocket import _ws_handshake
 from flowstream.server.websocket._message_bound import MessageBound, Pieces
 from flowstream.server.websocket._message_memory import MemoryShare, MessageMemory
 
-# Decompressed bytes after which others run: a millisecond's work. A frame counts as `_FRAME`.
+# Decompressed bytes after which other tasks run: a millisecond's work. Each frame adds `_FRAME`.
 _PASS_BYTES = 1 << 18
 _FRAME = 1 << 12
 _READABLE = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
@@ -72,23 +72,23 @@ class WebSocket(WSStream):
         self._pieces = Pieces()
         self._share = MemoryShare(MessageMemory())
         self._is_reading = False
-        self._is_failed = False  # we have closed it for a fault of the client's
-        self._taken = 0  # bytes of messages since others ran, and frames
-        self._gone: trio.Event | None = None  # once the application has closed it
-        self._code = CloseReason.ABNORMAL_CLOSURE.value  # what the application is told
+        self._is_failed = False  # we have closed it because of the client's fault
+        self._taken = 0  # the cost of what was read since other tasks ran
+        self._gone: trio.Event | None = None  # made when the application has closed it
+        self._code = CloseReason.ABNORMAL_CLOSURE.value  # for the application
 
     def join(self, memory: MessageMemory) -> None:
-        """Share the memory of a connection that has several."""
+        """Share `memory` with the connection's other WebSockets."""
         self._share = MemoryShare(memory)
 
     async def handle(self, event: StreamEvent) -> None:
-        """Take what the client says."""
+        """Take an event of the client."""
         if isinstance(event, Request):
             headers = _ws_handshake.combined(event.headers)
             if not _ws_handshake.is_valid(headers, event.http_version):
                 headers = _ws_handshake.without(headers)
             await super().handle(replace(event, headers=headers))
-            if self.closed:  # refused: no application was asked
+            if self.closed:  # it was refused, and no application called
                 await self._leave()
             elif inbox := inbox_of(self):
                 inbox.on_less = self._settle
@@ -102,7 +102,7 @@ class WebSocket(WSStream):
                 await self._send_error_response(400)
                 await self._leave()
         elif isinstance(event, StreamClosed) and self.app_put is None:
-            self.closed = True  # its request was refused, or has never come
+            self.closed = True  # the request was refused, or never came
         elif isinstance(event, StreamClosed) and self.handshake.accepted:
             if not self.closed:
                 self.closed = True
@@ -111,14 +111,14 @@ class WebSocket(WSStream):
                 self._bound.close()
                 self._share.close()
                 inbox = inbox_of(self)
-                assert inbox is not None  # its application was asked, since it has accepted
+                assert inbox is not None  # an application has accepted
                 inbox.disconnect({"type": "websocket.disconnect", "code": self._code})
                 self._settle()
         else:
             await super().handle(event)
 
     async def app_send(self, message: Any) -> None:
-        """Take what the application says; None is its end."""
+        """Take a message of the application; None means that it has ended."""
         is_open = self.state is ASGIWebsocketState.CONNECTED and not self.closed
         if message is None or message["type"] != "websocket.close" or not is_open:
             await super().app_send(message)
@@ -153,10 +153,10 @@ class WebSocket(WSStream):
             self.task_group.spawn(self._send_pings)
 
     async def _take(self, data: bytes) -> None:
-        self._is_reading = True  # so that the permit is not given back in the middle of a step
+        self._is_reading = True  # so that no step gives the permit back in its middle
         try:
             start = 0
-            # What follows a close is not read (RFC 6455 § 5.5.1).
+            # Nothing after a close is read (RFC 6455 § 5.5.1).
             while start < len(data) and self.connection.state in _READABLE:
                 coming = len(data) - start
                 step = self._share.step(self._kept, coming, compressed=self._bound.compresses)
@@ -179,7 +179,7 @@ class WebSocket(WSStream):
         return self._pieces.size + (0 if inbox is None else inbox.size)
 
     def _settle(self) -> None:
-        """Give back what is needed no more; called whenever less is kept."""
+        """Give back memory that is no longer needed. Called whenever less is kept."""
         inbox = inbox_of(self)
         if inbox is not None and inbox.is_over:
             self._pieces = Pieces()  # nobody will receive it
@@ -207,7 +207,7 @@ class WebSocket(WSStream):
                 return
 
     async def _store(self, event: Message[Any]) -> None:
-        """Keep a piece of a message; hand the message over when it was the last one."""
+        """Keep a piece of a message; hand the message over if the piece was its last."""
         inbox = inbox_of(self)
         assert inbox is not None
         if inbox.is_full:
@@ -220,15 +220,15 @@ class WebSocket(WSStream):
             await inbox.put(whole)
 
     async def _until_room(self, inbox: Inbox, event: Message[Any]) -> None:
-        """Wait until the application has received so much that a piece may be stored.
+        """Wait until the application has received enough to store the next piece.
 
-        Others have the permit meanwhile, unless this one keeps too much.
+        Meanwhile others may have the permit, unless this one keeps too much.
         """
         size = len(event.data) * (4 if isinstance(event, TextMessage) else 1)
         had_permit = self._share.has_permit
         self._share.settle(self._kept + size)
         await inbox.until_room()
-        if had_permit:  # more may come out of the step at hand than the share
+        if had_permit:  # the current step may expand to more than the share
             await self._share.wait()
 
     async def _end(self, event: CloseConnection) -> None:
@@ -238,15 +238,15 @@ class WebSocket(WSStream):
             await self._send_wsproto_event(event.response())
         elif state is ConnectionState.CLOSED:  # the answer to ours
             self._code = event.code
-        elif state is ConnectionState.OPEN:  # what came is no WebSocket
+        elif state is ConnectionState.OPEN:  # what came breaks the protocol
             self._is_failed = True
             self._code = event.code
             await self._send_wsproto_event(CloseConnection(code=event.code))
         await self._leave()
 
     async def _send_error_response(self, status_code: int) -> None:
-        # Hypercorn's, but for the version that a client may try (RFC 6455 § 4.4).
-        self.state = ASGIWebsocketState.HTTPCLOSED  # before the wait, so that it is the only one
+        # Hypercorn's, with the version that a client may try (RFC 6455 § 4.4).
+        self.state = ASGIWebsocketState.HTTPCLOSED  # before the wait, so that this answer counts
         headers = [(b"content-length", b"0"), (b"connection", b"close")]
         if status_code == 400:
             headers.append((b"sec-websocket-version", WEBSOCKET_VERSION))
@@ -261,5 +261,5 @@ class WebSocket(WSStream):
         await self.send(StreamClosed(stream_id=self.stream_id))
 
 
-class LoggedWebSocket(Logged, WebSocket):  # type: ignore[misc]  # it fits either of Hypercorn's
-    """One that the access log tells of."""
+class LoggedWebSocket(Logged, WebSocket):  # type: ignore[misc]  # it fits both of Hypercorn's
+    """A WebSocket with a line in the access log."""

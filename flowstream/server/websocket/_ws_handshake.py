@@ -1,9 +1,9 @@
-"""A WebSocket's handshake: what a request must have to be one, and the answer to it.
+"""Check a WebSocket's handshake, and answer it.
 
-Hypercorn looks at few of the rules and raises at others, so that a client gets no answer and the
-log a traceback: a header with bytes beyond ASCII, an extension offered with nonsense for a number,
-a key of any length. Of a list that comes in several lines it sees the last line. `is_valid` checks
-before the application is asked (RFC 6455 § 4.2.1, and for HTTP/2 RFC 8441 § 5, which has no key).
+`is_valid` checks a request before the application is called (RFC 6455 § 4.2.1; for HTTP/2 RFC 8441
+§ 5, which has no key). Hypercorn checks few of the rules, and raises at others, so that the client
+gets no answer and the log a traceback: a header with bytes beyond ASCII, an extension with nonsense
+for a number, a key of any length. Of a list in several lines it reads only the last line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LISTS = {b"connection", b"sec-websocket-extensions", b"sec-websocket-protocol"}
 
 
 def combined(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return the headers with each list in one line, which is the place of its first."""
+    """Return the headers with each list joined into one line, in the place of its first line."""
     found: list[tuple[bytes, bytes]] = []
     places: dict[bytes, int] = {}
     for name, value in headers:
@@ -46,12 +46,12 @@ def combined(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 
 def is_valid(headers: Headers, http_version: str) -> bool:
-    """Return whether these headers may ask for a WebSocket: they are well-formed, with no body."""
+    """Return whether these headers may ask for a WebSocket: well formed, and without a body."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         key = name.lower()
         if key == b"transfer-encoding" or (key == b"content-length" and value.strip(b"0")):
-            return False  # what is a frame here is a body to a proxy on the way
+            return False  # a proxy on the way would take the frames for a body
         if _is_of_handshake(key):
             found.setdefault(key, []).append(value)
     if any(len(values) > 1 for name, values in found.items() if name in _ONCE):
@@ -64,18 +64,18 @@ def is_valid(headers: Headers, http_version: str) -> bool:
 
 
 def without(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return the headers without those of the handshake: a request that Hypercorn refuses."""
+    """Remove the handshake's headers, so that Hypercorn refuses the request."""
     return [(name, value) for name, value in headers if not _is_of_handshake(name.lower())]
 
 
 def answer(
     handshake: Handshake, subprotocol: str | None, headers: Headers, bound: MessageBound
 ) -> tuple[int, list[tuple[bytes, bytes]]]:
-    """Return the status and the headers that accept it, and agree on the extensions.
+    """Agree on the extensions, and return the status and the headers that accept the WebSocket.
 
     Raises:
-        ValueError: the application chose a subprotocol that was not offered, or gives a header
-            that is the handshake's own.
+        ValueError: the application chose a subprotocol that was not offered, or passed a header
+            that belongs to the handshake.
     """
     answered = []
     if subprotocol is not None:
@@ -101,7 +101,7 @@ def answer(
     for name, value in headers:
         if name == b"sec-websocket-protocol" or name.startswith(b":"):
             raise ValueError(
-                f"websocket.accept: the header {name.decode('latin-1')} is the server's; give "
+                f"websocket.accept: the server sets the header {name.decode('latin-1')}; write "
                 "subprotocol=… for the protocol"
             )
         answered.append((name, value))
