@@ -25,7 +25,7 @@ class Asked(Protocol):
     """A connection that requests come from."""
 
     def write(self, data: bytes) -> Awaitable[bool]:
-        """Write all of `data`, whoever is cancelled; return whether the client is there.
+        """Write all of `data`, even if cancelled; return whether the connection can still send.
 
         It is a checkpoint only if the kernel doesn't take all of it at once.
         """
