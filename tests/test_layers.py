@@ -79,6 +79,19 @@ PURE = [
     "topics._history",
 ]
 
+# What HTTP alone has. A stream goes to its client through a `Transport`, and knows none of these.
+HTTP_ALONE = [
+    "asgi._between",
+    "asgi._compression",
+    "asgi._cut",
+    "asgi._early_answer",
+    "asgi._exchange",
+    "asgi._head",
+    "asgi._http_transport",
+    "asgi._response_plan",
+    "asgi.response",
+]
+
 # The public face imports what it names. What it must not import is what an app may do
 # without: the integrations, the test kit and the programs.
 NOT_IN_THE_FACE = ["quart", "starlette", "testing", "demo", "cli"]
@@ -197,6 +210,19 @@ def test_every_room_inside_the_server_exists() -> None:
     """The list of the server's rooms names no module that is gone."""
     listed_ones = {one for entries in SERVER_ROOMS.values() for one in entries} - {"*"}
     assert {f"server.{one}" for one in listed_ones} <= MODULES.keys()
+
+
+def test_a_stream_knows_nothing_of_http_alone() -> None:
+    """Nothing between a stream and its transport imports, even by way of others, what is HTTP's."""
+    assert set(HTTP_ALONE) <= MODULES.keys()
+    seen: set[str] = set()
+    new = {"asgi._stream"}
+    while new:
+        name = new.pop()
+        seen.add(name)
+        new |= {imported for imported, _ in imports(name, parse(name)) if imported in INSIDE} - seen
+    assert {"asgi._writer", "asgi._supply", "asgi._permit"} <= seen
+    assert seen.isdisjoint(HTTP_ALONE)
 
 
 def is_pure(name: str) -> bool:

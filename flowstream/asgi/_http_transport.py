@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flowstream.abc import Encoder
+from flowstream.asgi._between import is_known, name_unknown, tell
 from flowstream.asgi._compression import Gzip, accepts_gzip, gzip_headers
 from flowstream.asgi._cut import cut_of
-from flowstream.asgi._direct_write import DirectWrite
+from flowstream.asgi._direct_write import NotDirect, direct_write_of
 from flowstream.asgi._head import head_of
-from flowstream.asgi._permit import Permit
 from flowstream.asgi._response_plan import Compression
-from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
 
 
@@ -33,13 +31,17 @@ class HTTPTransport:
         direct: what the app says of direct writes to all its streams; None if it says nothing.
     """
 
+    takes_pieces = True
+    """A body is one row of bytes."""
+
     __slots__ = (
         "_cut",
-        "_direct",
         "_direct_write",
+        "_given",
         "_gzip",
         "_head",
         "_headers",
+        "_refused",
         "_send",
         "_status",
     )
@@ -59,8 +61,9 @@ class HTTPTransport:
         self._status = status
         self._headers = headers if coded is None else coded
         self._gzip = None if coded is None else Gzip()
-        self._direct = direct
-        self._direct_write: DirectWrite | None = None
+        self._given = direct
+        self._direct_write = direct_write_of(scope)
+        self._refused: NotDirect | None = NotDirect.NOT_BEGUN
         self._head = head_of(scope)
         self._cut = cut_of(scope)
 
@@ -72,12 +75,32 @@ class HTTPTransport:
     @property
     def direct(self) -> Callable[[bytes], bool] | None:
         """Writes chunks to the connection; None if publishers may not."""
-        return None if self._direct_write is None else self._direct_write.write
+        return self._direct_write.write if self._refused is None else None
 
-    def open_direct(self, permit: Permit, plan: Plan, encoder: Encoder) -> None:
-        """Have `permit` decide whether publishers may write to the connection."""
-        compressed = self._gzip is not None
-        self._direct_write = permit.decide(plan, encoder, self._send, self._direct, gzip=compressed)
+    @property
+    def why_not_direct(self) -> NotDirect | None:
+        """Why publishers may not write to the connection; None while they may."""
+        return self._refused or self._direct_write.why_not
+
+    def open_direct(self, given: bool | None, app: Any) -> None:
+        """Decide whether publishers may write to the connection.
+
+        The app decides (``direct=``), the coding of the body, the connection, and the middleware
+        between the stream and the server. `DirectWrite` checks again while the response is sent.
+        """
+        self._refused = self._refusal(self._given if given is None else given, app)
+
+    def _refusal(self, given: bool | None, app: Any) -> NotDirect | None:
+        if given is False:
+            return NotDirect.SWITCHED_OFF
+        if self._gzip is not None:
+            return NotDirect.OTHER_BODY
+        if self._direct_write.why_not is not None:
+            return self._direct_write.why_not
+        if not given and not is_known(self._send, self._direct_write):
+            tell(name_unknown(self._send, app))
+            return NotDirect.BETWEEN
+        return None
 
     async def begin(self) -> None:
         """Send the status line and the headers, which may wait for the first of the body."""
@@ -89,7 +112,7 @@ class HTTPTransport:
     async def write(self, data: bytes) -> int:
         """Send a piece of the body, compressed if the client has asked for that."""
         body = data if self._gzip is None else self._gzip.compress(data)
-        if self._direct_write is not None:
+        if self._refused is None:
             self._direct_write.hand_over(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
         return len(body)

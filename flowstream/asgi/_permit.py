@@ -1,8 +1,8 @@
-"""Whether publishers may write to one stream's connection directly, and if not, why.
+"""Whether publishers may write one stream's bytes past its writer, and if not, why.
 
-Three things decide: the app (``direct=``); the kind of stream (with a filter, a bound in bytes or a
-format that keeps state, each event must go through the writer); and the middleware between the
-stream and the server. `DirectWrite` checks once more while the response is sent.
+The kind of stream decides first: with a filter, a bound in bytes or a format that keeps state, each
+event must go through the writer. Then its transport decides, which knows what stands between the
+stream and its client, and may change its mind while the stream runs.
 """
 
 from __future__ import annotations
@@ -11,70 +11,41 @@ import logging
 from typing import Any
 
 from flowstream.abc import Encoder
-from flowstream.asgi._between import is_known, name_unknown, tell
-from flowstream.asgi._direct_write import DirectWrite, NotDirect
+from flowstream.asgi._direct_write import NotDirect
+from flowstream.asgi._transport import Transport
 from flowstream.asgi.plan import Plan
-from flowstream.asgi.receive import Send
-from flowstream.sources._feed import Feed
 
 logger = logging.getLogger("flowstream")
 
 
 class Permit:
-    """The permission to write to one stream's connection directly.
+    """The permission to write one stream's bytes past its writer.
 
     Args:
-        direct_write: how a publisher writes to that connection, if it can.
         app: the framework's app, if it is known; for the log.
     """
 
-    __slots__ = ("_app", "_direct_write", "_parted", "_refused", "_told")
+    __slots__ = ("_app", "_parted", "_refused", "_told", "_transport")
 
-    def __init__(self, direct_write: DirectWrite, app: Any) -> None:
-        self._direct_write = direct_write
+    def __init__(self, app: Any) -> None:
         self._app = app
+        self._transport: Transport | None = None
         self._parted = False
         self._refused: NotDirect | None = NotDirect.NOT_BEGUN
         self._told: NotDirect | None = NotDirect.NOT_BEGUN  # as the log has it
 
-    def decide(
-        self, plan: Plan, encoder: Encoder, send: Send, direct: bool | None, *, gzip: bool
-    ) -> DirectWrite | None:
-        """Return how publishers are to write; None if they are not to.
+    def decide(self, plan: Plan, encoder: Encoder, transport: Transport) -> None:
+        """Decide, and let `transport` decide unless the stream is not of that kind.
 
         Args:
-            plan: what the stream is to be.
+            plan: what is delivered.
             encoder: the stream's own.
-            send: what the stream was given.
-            direct: what the app says of all its streams; what the plan says wins.
-            gzip: the stream compresses what it sends.
+            transport: what carries its bytes.
         """
-        self._refused = self._refusal(plan, encoder, send, direct, gzip)
-        return None if self._refused is not None else self._direct_write
-
-    def _refusal(
-        self, plan: Plan, encoder: Encoder, send: Send, direct: bool | None, gzip: bool
-    ) -> NotDirect | None:
-        given = direct if plan.direct is None else plan.direct
-        if not isinstance(plan.source, Feed):
-            return NotDirect.NO_PUBLISHER
-        if given is False:
-            return NotDirect.SWITCHED_OFF
-        if plan.where is not None:
-            return NotDirect.FILTER
-        if plan.limits.max_bytes is not None:
-            return NotDirect.MAX_BYTES
-        # What goes in front of the first item is perhaps known only when that is encoded.
-        if encoder is not plan.encoder or encoder.header():
-            return NotDirect.FORMAT
-        if gzip:
-            return NotDirect.OTHER_BODY
-        if self._direct_write.why_not is not None:
-            return self._direct_write.why_not
-        if not given and not is_known(send, self._direct_write):
-            tell(name_unknown(send, self._app))
-            return NotDirect.BETWEEN
-        return None
+        self._transport = transport
+        self._refused = _refusal(plan, encoder)
+        if self._refused is None:
+            transport.open_direct(plan.direct, self._app)
 
     def part(self) -> None:
         """Hear that the stream has nothing more to write: its end is no refusal from now on."""
@@ -83,7 +54,9 @@ class Permit:
     @property
     def why_not(self) -> NotDirect | None:
         """Why there are no direct writes, or None."""
-        why_not = self._refused or self._direct_write.why_not
+        why_not = self._refused
+        if why_not is None and self._transport is not None:
+            why_not = self._transport.why_not_direct
         return None if why_not is NotDirect.ENDED and self._parted else why_not
 
     def tell(self, path: str) -> None:
@@ -100,3 +73,19 @@ class Permit:
                 path,
                 why_not.value,
             )
+
+
+def _refusal(plan: Plan, encoder: Encoder) -> NotDirect | None:
+    """Return why each event of such a stream must go through its writer; None if it need not."""
+    if not plan.is_feed:
+        return NotDirect.NO_PUBLISHER
+    if plan.direct is False:
+        return NotDirect.SWITCHED_OFF
+    if plan.where is not None:
+        return NotDirect.FILTER
+    if plan.limits.max_bytes is not None:
+        return NotDirect.MAX_BYTES
+    # What goes in front of the first item is perhaps known only when that is encoded.
+    if encoder is not plan.encoder or encoder.header():
+        return NotDirect.FORMAT
+    return None

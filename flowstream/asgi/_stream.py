@@ -75,8 +75,7 @@ class Stream:
     def __init__(self, plan: Plan, scope: Mapping[str, Any], tally: Tally | None = None) -> None:
         self._plan = plan
         self._carrier = carrier_of(scope)
-        direct_write = direct_write_of(scope)
-        self._permit = Permit(direct_write, scope.get("app"))
+        self._permit = Permit(scope.get("app"))
         self._entry = entry_of(scope)
         if self._entry is not None:
             self._entry.begin_stream()
@@ -97,7 +96,7 @@ class Stream:
             self,
             path=self._path,
             after=after,
-            framing=direct_write.framing,
+            framing=direct_write_of(scope).framing,
         )
         beats = bool(self._encoder.heartbeat()) and plan.controls
         deadlines = Deadlines(plan.limits, plan.heartbeat if beats else None, self._start)
@@ -182,7 +181,7 @@ class Stream:
             return
         if self._carrier is None:
             warn_on_plain_hypercorn()
-        transport.open_direct(self._permit, self._plan, self._encoder)
+        self._permit.decide(self._plan, self._encoder, transport)
         self._writer = writer = Writer(
             transport,
             self._buffer,

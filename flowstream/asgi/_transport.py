@@ -3,23 +3,30 @@
 The writer knows no more of a connection than this, and its stream not much more. So a stream can
 go over whatever has these methods: an HTTP response (`HTTPTransport`) is the first.
 
-The methods are called in this order: `open_direct`, `begin`, any number of `write` and `flush`,
-`end` if all of the stream was written, and `cut` in any case. Nothing is called after `withdraw`
-but `cut` and `flush`, and they then do nothing that the client could see.
+The methods are called in this order: `open_direct` if publishers may write past the writer, as far
+as the stream knows; `begin`; any number of `write` and `flush`; `end` if all of the stream was
+written; `cut` and `flush` in any case. After `withdraw` nothing is called but `cut` and `flush`,
+and they then do nothing that the client could see.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from flowstream.abc import Encoder
-from flowstream.asgi._permit import Permit
-from flowstream.asgi.plan import Plan
+from flowstream.asgi._direct_write import NotDirect
 
 
 class Transport(Protocol):
     """What carries one stream's bytes to its client."""
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether a `write` may end inside an event, because the client sees one row of bytes.
+
+        A transport of messages says no: each of its messages has whole events.
+        """
+        ...
 
     @property
     def holds_back(self) -> bool:
@@ -34,8 +41,18 @@ class Transport(Protocol):
         """
         ...
 
-    def open_direct(self, permit: Permit, plan: Plan, encoder: Encoder) -> None:
-        """Have `permit` decide whether there is `direct`, for a stream that is as `plan` says."""
+    @property
+    def why_not_direct(self) -> NotDirect | None:
+        """Why publishers may not write past the writer; None while they may."""
+        ...
+
+    def open_direct(self, given: bool | None, app: Any) -> None:
+        """Decide whether there is `direct`.
+
+        Args:
+            given: what the stream says of it (``direct=``); None if it says nothing.
+            app: the framework's app, if it is known; for the log.
+        """
 
     async def begin(self) -> None:
         """**Wait** until the client is answered.

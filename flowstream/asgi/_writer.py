@@ -299,7 +299,7 @@ class Writer:
             data, self._opening = self._opening + data, b""
         start = 0
         while start < len(data):
-            size = self._size
+            size = self._size if self._transport.takes_pieces else len(data)
             piece = data[start : start + size]  # the same object, if it is all of it
             self.sending = len(piece)
             try:
@@ -312,8 +312,8 @@ class Writer:
             start += len(piece)
             if waited > _QUICK_SECONDS:
                 self._size = WRITE_SIZE
-            elif 2 * len(piece) > size and size < _QUICK_WRITE_SIZE:
-                self._size = 2 * size
+            elif 2 * len(piece) > self._size and self._size < _QUICK_WRITE_SIZE:
+                self._size *= 2
 
     def _begin_write(self) -> float:
         """Note that a write begins now, and return when that is."""
