@@ -35,6 +35,37 @@ def pytest_configure():
             signal.signal(number, usual)
 
 
+# Files that take ten seconds and more. They go first: the last one to begin is waited for alone.
+LONG = (
+    "test_fast_path.py",
+    "test_direct_writes_exact.py",
+    "test_docs.py",
+    "test_cli_logs.py",
+    "test_stopping.py",
+    "test_stall_bound.py",
+    "test_spool.py",
+    "test_lazy_names.py",
+    "test_docs_live.py",
+    "test_examples.py",
+    "test_write_deadline.py",
+    "test_ledger.py",
+    "test_ledger_sockets.py",
+    "test_runs_ledger.py",
+    "test_fuzz_server.py",
+    "test_fuzz_faults.py",
+    "test_supervisor.py",
+    "test_workers.py",
+    "test_watchdog.py",
+    "test_browser.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Have the files that take long begin first, and leave the order of all others as it is."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def downloads(pytestconfig, tmp_path_factory):
     """Return a function that gives a folder for what is fetched once, by its name.

@@ -119,6 +119,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.chaos  # twenty-four processes
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_program_serves_in_each_home(name):

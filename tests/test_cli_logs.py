@@ -56,6 +56,10 @@ logging.getLogger().setLevel("INFO")
 """
 
 
+# In one process, and in a worker of its own.
+WORKERS = [(), pytest.param(("-w", "1"), marks=pytest.mark.chaos)]
+
+
 def visit(process):
     """Ask for everything, and end the server in order; return the lines of its log."""
     for path in ("/numbers", "/fails", "/late"):
@@ -69,7 +73,7 @@ def having(lines, text):
     return [line for line in lines if text in line]
 
 
-@pytest.mark.parametrize("workers", [(), ("-w", "1")])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_by_default(served, workers):
     """One line a stream, its level in it, one traceback a failure; no control characters."""
     lines = visit(served(APP.format(setup=""), *workers))
@@ -84,7 +88,7 @@ def test_by_default(served, workers):
     assert len({line.split("]")[0].count("[") for line in having(lines, "INFO")}) == 1
 
 
-@pytest.mark.parametrize("workers", [(), ("-w", "1")])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_json(served, workers):
     """With ``--log-format json`` each line is an object, exceptions inside it."""
     lines = visit(served(APP.format(setup=""), "--log-format", "json", *workers))
@@ -99,7 +103,7 @@ def test_json(served, workers):
 
 
 @pytest.mark.parametrize("setup", [BASIC, DICT, ADDED])
-@pytest.mark.parametrize("workers", [(), ("-w", "1")])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_configuration_of_the_apps_own_wins(served, setup, workers):
     """What the app's module sets up shows all lines, once, and nothing else shows them."""
     lines = visit(served(APP.format(setup=setup), *workers))
@@ -136,7 +140,7 @@ def test_log_level(served):
     assert having(lines, "[DEBUG] stream /numbers")
 
 
-@pytest.mark.parametrize("workers", [[], ["-w", "1"]])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_an_app_that_fails_to_load_is_one_object(tmp_path, workers):
     """In JSON the traceback of the app's module is inside an object, too."""
     (tmp_path / "broken.py").write_text("1 / 0")
@@ -175,7 +179,7 @@ async def app(scope, receive, send):
 
 
 @pytest.mark.parametrize("how", ["no descriptors", "nobody reads"])
-@pytest.mark.parametrize("workers", [[], ["-w", "1"]])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_closed_output(tmp_path, eventually, how, workers):
     """A server whose output is closed, or that nobody reads, serves, and ends with status 0."""
     (tmp_path / "starts.py").write_text(

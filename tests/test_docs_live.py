@@ -357,6 +357,7 @@ def page_behind_nginx(directory: Path, upstream: int) -> Iterator[Any]:
 
 
 @pytest.mark.browser
+@pytest.mark.chaos
 def test_a_restart_closes_an_eventsource_for_good_and_the_documented_client_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -376,6 +377,7 @@ def test_a_restart_closes_an_eventsource_for_good_and_the_documented_client_goes
 
 
 @pytest.mark.browser
+@pytest.mark.chaos
 def test_a_supervised_single_worker_hands_over_without_a_502(tmp_path: Path) -> None:
     """With `--workers 1` SIGHUP brings a new process, and no EventSource is ever closed."""
     upstream = free_port()

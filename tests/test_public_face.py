@@ -5,7 +5,6 @@ import pickle
 import subprocess
 import sys
 import typing
-from pathlib import Path
 
 import pytest
 
@@ -267,19 +266,3 @@ def test_importing_it_imports_no_optional_package(module):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert run.stdout.split() == []
-
-
-@pytest.mark.timeout(240)
-def test_an_app_is_typed():
-    """mypy --strict agrees with an app that uses all of it, and with its deliberate mistakes."""
-    pytest.importorskip("mypy")
-    example = Path(__file__).parent / "typing" / "api.py"
-    run = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", str(example)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=example.parents[2],
-        timeout=200,
-    )
-    assert run.returncode == 0, run.stdout

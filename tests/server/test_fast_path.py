@@ -149,7 +149,7 @@ def drain(peer):
             pass
 
 
-@pytest.mark.skipif(not os.environ.get("CI"), reason="half a minute, in CI alone")
+@pytest.mark.chaos  # half a minute of valgrind
 @pytest.mark.timeout(300)
 def test_as_many_instructions_as_in_a_bare_app(program, tmp_path, client):
     """In no home does a delivery take a third more instructions than in a bare ASGI app.

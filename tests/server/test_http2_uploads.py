@@ -261,6 +261,7 @@ async def test_the_application_closes(websocket, app, aeventually, clean_log):
     closed = await socket.receive()
     assert isinstance(closed, CloseConnection)
     assert closed.code == 3000
+    await socket.send(closed.response())  # else the server waits for it, for ten seconds
     await socket.peer.finished(socket.number)
     assert socket.number in socket.peer.ended
 

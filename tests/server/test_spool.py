@@ -374,7 +374,7 @@ def unread(tmp_path):
         one.end()
 
 
-@pytest.mark.parametrize("options", [[], ["-w", "1"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["-w", "1"], marks=pytest.mark.chaos)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_whose_output_nobody_reads(unread, eventually, options, number):
     """It answers, whatever it and its app write; and it ends when it is told to, with status 0."""
@@ -423,7 +423,7 @@ def test_a_worker_that_hangs_while_the_pipe_is_full(unread, eventually):
     assert server.process.wait(15) == 0
 
 
-@pytest.mark.parametrize("options", [[], ["-w", "1"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["-w", "1"], marks=pytest.mark.chaos)])
 def test_an_error_at_the_end_is_not_waited_for(unread, options):
     """The traceback of an app that does not load finds the pipe full: the status is 1."""
     source = "import sys\nprint('p' * 200_000, file=sys.stderr)\n1 / 0\n"

@@ -39,12 +39,18 @@ class App:
 
     Attributes:
         reports: of its streams.
+        reported: set when there is one.
         carriers: what carried them.
     """
 
     def __init__(self, limits, source=floods, cancelled_after=math.inf):
         self.limits, self.source, self.cancelled_after = limits, source, cancelled_after
         self.reports, self.carriers = [], []
+        self.reported = trio.Event()
+
+    def note(self, report):
+        self.reports.append(report)
+        self.reported.set()
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -54,7 +60,7 @@ class App:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             while True:
                 await send({"type": "http.response.body", "body": PIECE, "more_body": True})
-        response = raw(self.source, limits=self.limits, on_close=self.reports.append)
+        response = raw(self.source, limits=self.limits, on_close=self.note)
         with trio.move_on_after(self.cancelled_after):
             await response(scope, receive, send)
 
@@ -114,7 +120,9 @@ async def test_which_holds(ask, autojump_clock, kind, limits, write_timeout, sec
     app = App(limits)
     await ask(app, kind, write_timeout)
     start = trio.current_time()
-    ended = await until(lambda: app.reports, 200) - start
+    with trio.fail_after(200):
+        await app.reported.wait()
+    ended = trio.current_time() - start
     assert app.endings == [("stalled", detail)]
     assert seconds - 1 <= ended <= 2 * seconds + 15  # while the kernel moves on, time does, too
 
@@ -124,10 +132,11 @@ async def test_without_a_bound(ask, autojump_clock, kind):
     """A stream that may stall for ever does so, until its client leaves."""
     app = App(Limits(stall_timeout=math.inf))
     stream = await ask(app, kind, 100)
-    await trio.sleep(2000)
+    await trio.sleep(500)
     assert not app.reports
     await stream.aclose()
-    await until(lambda: app.reports, 30)
+    with trio.fail_after(30):
+        await app.reported.wait()
     assert app.reports[0].reason == "client_disconnected"
 
 
@@ -166,7 +175,8 @@ async def test_what_is_cancelled(ask, autojump_clock, kind, stall_timeout):
     """What a stream that was cancelled leaves in flight is under the server's own bound."""
     app = App(Limits(stall_timeout=stall_timeout), cancelled_after=20)
     await ask(app, kind, 10)
-    await until(lambda: app.reports, 25)
+    with trio.fail_after(25):
+        await app.reported.wait()
     assert app.endings == [("cancelled", "")]
     connection = getattr(app.carriers[0], "_connection", app.carriers[0])
     await until(lambda: connection.reason is not None, 30)
@@ -182,7 +192,8 @@ async def test_what_http2_has_left_of_a_cut_stream(ask, autojump_clock):
 
     app = App(Limits(stall_timeout=math.inf), fails)
     await ask(app, "http2", 10)
-    await until(lambda: app.reports, 5)
+    with trio.fail_after(5):
+        await app.reported.wait()
     connection = app.carriers[0]._connection
     await until(lambda: connection.reason is not None, 30)
     assert (connection.reason, connection.detail) == ("stalled", "write_timeout 10 s")
@@ -260,7 +271,8 @@ async def test_what_tcp_itself_bears(ask, autojump_clock, kind, stall_timeout, s
     await stream.receive_some()
     assert app.user_timeout() == seconds
     more.set()
-    await until(lambda: app.reports, 5)
+    with trio.fail_after(5):
+        await app.reported.wait()
     await wait_all_tasks_blocked(0.01)
     assert app.endings == [("completed", "")]
     assert app.user_timeout() == 90

@@ -270,6 +270,7 @@ async def test_several_workers_are_warned_of(caplog):
         _advice._several_workers.cache_clear()
 
 
+@pytest.mark.chaos
 def test_several_workers_that_are_real(served, client, eventually):
     """Under ``--workers 2`` the log of the server has that warning, and the stream runs."""
     server = served(
