@@ -20,10 +20,10 @@ __all__ = ["Encoder", "Instrument", "Judge", "Policy", "Verdict"]
 class Encoder(abc.ABC):
     """Turns events into bytes of one wire format.
 
-    Any number of streams may share one encoder. Two encoders are equal, and have the same hash, if
-    they write the same. An encoder that remembers something of one stream keeps it in the object
-    that `start` returns. flowstream calls `encode` in the producer's task, in the order of
-    production; it must not remember an item, because the item may never be sent. The writer
+    Any number of streams may share one encoder. Two encoders that write the same bytes are equal,
+    and have the same hash. An encoder that remembers something about a stream keeps it in the
+    object that `start` returns. flowstream calls `encode` in the producer's task, in the order of
+    production. `encode` must not remember an item, because the item may never be sent. The writer
     calls the other methods.
     """
 
@@ -41,7 +41,7 @@ class Encoder(abc.ABC):
     """
 
     verbatim: bool = False
-    """Whether the body is exactly the bytes of the items, so that their length is its length."""
+    """Whether the body is exactly the bytes of the items, so that both have the same length."""
 
     automatic_ids: bool = False
     """Whether events without an id are given one (``epoch.seq``)."""
@@ -63,45 +63,45 @@ class Encoder(abc.ABC):
         """Return the bytes of one event, complete in themselves.
 
         Raises:
-            TypeError, ValueError: the format cannot carry this; the stream then fails
-                with `flowstream.EncodingError`, which names the item's type.
+            TypeError, ValueError: the format cannot carry `data`. The stream then fails with
+                `flowstream.EncodingError`, which names the type of `data`.
         """
 
     def join(self, items: Iterable[bytes]) -> bytes:
-        """Return what is sent for items that `encode` returned, in the order they are sent in.
+        """Join items that `encode` returned into the bytes to send.
 
-        The writer calls it for the items that it really sends. Some items never get here, because a
-        policy dropped them or the producer stopped waiting to send them. So if an item depends on
-        what the client got before, add that here and not in `encode`.
+        The writer calls this for the items that it really sends, in order. Some items never get
+        here: a policy dropped them, or the producer stopped waiting to send them. So if the bytes
+        of an item depend on what the client got before, add them here and not in `encode`.
         """
         return b"".join(items)
 
     def numbered(self, prefix: str) -> Callable[[Any, int], bytes]:
-        """Return a function that encodes plain values, with `prefix` and a number for id.
+        """Return a function that encodes plain values, with `prefix` and a number as the id.
 
-        flowstream asks for it once in each stream if `automatic_ids` is true, and calls it for
-        every item that is not an `Event`. A format can prepare here what all items share.
+        If `automatic_ids` is true, each stream calls this once, and calls the function for every
+        item that is not an `Event`. A format can prepare here what all items share.
         """
         return lambda data, number: self.encode(data, id=f"{prefix}{number}")
 
     def opening(self, retry: int | None) -> bytes:
-        """Return what is sent when the stream opens, before the first item."""
+        """Return bytes to send when the stream opens, before the first item."""
         return b""
 
     def header(self) -> bytes:
-        """Return what stands before the first item; it is sent even if there is no item."""
+        """Return bytes that precede the first item. They are sent even if there is no item."""
         return b""
 
     def heartbeat(self) -> bytes:
-        """Return bytes that keep a connection alive and mean nothing, or none."""
+        """Return bytes that mean nothing, and keep the connection alive; ``b""`` for none."""
         return b""
 
     def control(
         self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
     ) -> bytes:
-        """Return one of flowstream's own events; called only if `in_band` is true.
+        """Return one of flowstream's own events. Called only if `in_band` is true.
 
-        It is sent as it is. Only a ``snapshot`` goes through `join`, like an item.
+        The bytes are sent unchanged. Only a ``snapshot`` goes through `join`, like an item.
         """
         return b""
 

@@ -23,7 +23,8 @@ from flowstream.tasks._pace import Pace
 
 _ADMITTED, _WAIT = Outcome.ADMITTED, Outcome.WAIT
 
-# From a timer through generator, buffer, writer and server an event takes six to eight turns.
+# An event takes six to eight passes of the scheduler from a timer through generator, buffer, writer
+# and server.
 _TURNS_WHEN_DROPPING = 8
 
 # An encoded event: payload, id, essential, key, bare, as EventBuffer.offer takes them.
@@ -31,13 +32,13 @@ _Encoded = tuple[bytes, str | None, bool, object, bytes | None]
 
 
 class BufferOutlet(Outlet):
-    """Puts items into one client's buffer, encoded; `Outlet` says what its methods do.
+    """Encodes items and puts them into one client's buffer. The methods do what `Outlet` says.
 
     Args:
-        buffer: that buffer.
+        buffer: the client's buffer.
         encoder: the stream's format.
-        timeout: seconds that a producer waits for room; None for as long as the client lives.
-        keyed: the policy keeps the newest item of each key.
+        timeout: seconds that a producer waits for room; None for no bound.
+        keyed: whether the policy keeps the newest item of each key.
         give_up: called when the client is too slow.
     """
 
@@ -82,9 +83,9 @@ class BufferOutlet(Outlet):
         self._closed = False
         self._unhurried = True  # nobody waits for room, and the outlet is open
         self._pace = Pace()
-        self._count = 0  # items since others ran
-        self._dropped = 0  # what had been dropped when they last did
-        self._look = 1  # the count at which the pace is looked at
+        self._count = 0  # items since other tasks ran
+        self._dropped = 0  # how many items had been dropped when other tasks last ran
+        self._look = 1  # the count at which to look at the pace
 
     async def send(self, item: Any) -> None:
         """Put one item into the buffer."""
@@ -93,7 +94,7 @@ class BufferOutlet(Outlet):
             await wait
 
     def _put(self, item: Any) -> Awaitable[None] | None:
-        """Put one item into the buffer; return what is to be awaited, if anything is."""
+        """Put one item into the buffer; return what to await, or None."""
         if not self._unhurried:
             return self._send_in_turn(item)
         if self._keyed or isinstance(item, Event):
@@ -119,9 +120,9 @@ class BufferOutlet(Outlet):
     async def send_each(self, items: AsyncIterator[Any]) -> None:
         """Send every item.
 
-        What `_put` does for a plain item with a numbered id, the usual item of the busiest
-        streams, stands here once more, in line and on local names. That saves a tenth of all
-        that an event costs from the generator to the socket.
+        This repeats what `_put` does for a plain item with a numbered id, the usual item of busy
+        streams, inline and with local names. That saves a tenth of an event's whole cost from the
+        generator to the socket.
         """
         queue, offer, filled, numbered = (
             self._queue,
@@ -133,7 +134,7 @@ class BufferOutlet(Outlet):
         pace = Pace()
         count, look = 0, 1
         async for item in items:
-            # Whether it is text is told quicker than whether it derives from Event.
+            # It is faster to see that it is text than that it does not derive from Event.
             plain = item.__class__ is str or not isinstance(item, Event)
             if plain and inline and self._unhurried:
                 try:
@@ -205,7 +206,7 @@ class BufferOutlet(Outlet):
             await self._let_others_run()
 
     async def _wait_for_room(self, encoded: _Encoded) -> Outcome:
-        # The number in the event's id stays right: whoever else sends waits for the turn.
+        # The number in the event's id stays right: other senders wait for their turn.
         self._unhurried = False
         with trio.move_on_after(math.inf if self._timeout is None else self._timeout):
             while (outcome := self._offer(encoded)) is _WAIT:
@@ -216,7 +217,7 @@ class BufferOutlet(Outlet):
         return Outcome.DISCONNECT
 
     def _end_turn(self) -> None:
-        self._turn.release()  # hands the lock to the next in the queue, if there is one
+        self._turn.release()  # passes the lock to the next sender that waits, if there is one
         self._unhurried = not self._closed and not self._turn.locked()
 
     def _offer(self, encoded: _Encoded) -> Outcome:
@@ -244,7 +245,7 @@ class BufferOutlet(Outlet):
         return payload, id, event.essential, key, bare
 
     def _is_long(self) -> bool:
-        """Count one item; return whether others are to run now."""
+        """Count one item; return whether to let other tasks run now."""
         self._count += 1
         if self._count < self._look:
             return False
@@ -256,11 +257,11 @@ class BufferOutlet(Outlet):
         self._count, self._look = 0, self._pace.resume()
 
     async def _yield(self) -> None:
-        """Let the other tasks run once; more often while items are made to be dropped.
+        """Let other tasks run once; several times if items of ours are dropped.
 
-        An event of another client takes several turns of the scheduler to get from its
-        source to its socket, and waits for a burst of ours at each. While our items go
-        nowhere there is no reason to be in its way.
+        An event of another client needs several passes of the scheduler from its source to its
+        socket, and waits for a burst of ours in each. While our items are only dropped, they need
+        not delay it.
         """
         await trio.lowlevel.checkpoint()
         if self._queue.dropped != self._dropped:
@@ -269,6 +270,6 @@ class BufferOutlet(Outlet):
                 await trio.lowlevel.checkpoint()
 
     async def _refuse(self) -> None:
-        """Raise what a sender gets when the stream is over."""
-        await trio.lowlevel.checkpoint()  # Cancelled, in the producer's own tasks
+        """Raise the error for a sender whose stream is over."""
+        await trio.lowlevel.checkpoint()  # raises Cancelled in the producer's own tasks
         raise trio.BrokenResourceError("the stream is over")

@@ -6,9 +6,9 @@ is room. It is not a Trio memory channel, because that can't count bytes, and ca
 from its middle. Speed is not the reason: for a client that keeps up both cost about the same.
 ``benchmarks/buffer.py`` measures them, and docs/explanation/buffer.md has the reasons.
 
-A doorbell is rung only while a task waits at it. So it never rings too late, and the producer of a
-busy stream never pays for one. It uses the same parts of Trio as Trio's own locks and channels. A
-memory channel of one slot would do the same, but takes 2 KB for each idle stream.
+A doorbell is rung only while a task waits at it, so the producer of a busy stream never pays for
+one. It uses the same parts of Trio as Trio's own locks and channels. A memory channel of one slot
+would do the same, but takes 2 KB for each idle stream.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Doorbell:
     """Wakes the one task that waits at it.
 
     Attributes:
-        waiting: that task; None if nobody waits.
+        waiting: the task that waits; None if there is none.
     """
 
     __slots__ = ("waiting",)
@@ -46,7 +46,7 @@ class Doorbell:
             trio.lowlevel.reschedule(task)
 
     async def wait(self) -> None:
-        """Wait until somebody rings. One task at a time."""
+        """**Wait** until somebody rings. Only one task at a time may wait."""
         self.waiting = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._cancelled)
 
@@ -56,18 +56,17 @@ class Doorbell:
 
 
 class EventBuffer:
-    """One client's buffer: a queue, a bell at each end, and whether it is finished.
+    """One client's buffer: a queue, a doorbell at each end, and whether it is finished.
 
     Args:
-        bounds: how much it holds.
-        policy: what happens when it is full.
-        prefix: of the ids of items that are offered without one; see `OrderedQueue`.
+        bounds, policy: as `Queue` takes them.
+        prefix: as `OrderedQueue` takes it.
 
     Attributes:
-        queue: the queue, for `offer`; ring `filled` after it.
+        queue: the queue. After you offer to it directly, ring `filled`.
         filled: rings when there is something to take, or nothing more will come.
         room: rings when something was taken.
-        finished: no more items will be offered.
+        finished: whether no more items will be offered.
     """
 
     __slots__ = ("_bounds", "_warned", "filled", "finished", "prefix", "queue", "room")
@@ -106,7 +105,7 @@ class EventBuffer:
     def warning(self) -> tuple[int, int] | None:
         """Return (queued, limit) in items if the buffer has just passed its warning mark.
 
-        Asked by the writer before it takes. The mark is armed again at half empty.
+        The writer calls this before it takes. It warns again only after the buffer was half empty.
         """
         mark = self._bounds.warn_at
         if mark is None:
@@ -121,18 +120,18 @@ class EventBuffer:
         return self.queue.items, self._bounds.items
 
     def finish(self) -> None:
-        """Say that no more items will come; what is queued may still be taken."""
+        """Note that no more items will come. Queued items may still be taken."""
         self.finished = True
         self.filled.ring()
         self.room.ring()
 
     def abandon(self) -> None:
-        """Drop what is queued and finish: nobody will take it."""
+        """Drop the queued items and finish: nobody will take them."""
         self.queue.clear()
         self.finish()
 
     def statistics(self) -> BufferStatistics:
-        """Return how full the buffer is and what became of what was offered."""
+        """Return how full the buffer is, and how many items were offered, dropped and so on."""
         queue = self.queue
         return BufferStatistics(
             items=queue.items,
@@ -148,7 +147,7 @@ class EventBuffer:
 def open_queue(
     bounds: Buffer, policy: Policy, clock: Callable[[], float], prefix: str | None = None
 ) -> Queue:
-    """Return the queue for one client's buffer; `clock` gives seconds."""
+    """Return the queue that `policy` needs. Takes the arguments of `OrderedQueue`."""
     if policy.keyed:
         return KeyedQueue(bounds, policy, clock)
     return OrderedQueue(bounds, policy, clock, prefix)

@@ -1,4 +1,7 @@
-"""The queue of a keyed policy: items change places, so holes are counted, not computed."""
+"""The queue of a keyed policy: items change places, so holes are counted, not computed.
+
+The methods do what `Queue` says.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _ADMITTED = Outcome.ADMITTED
 
 
 class _Keyed:
-    """An item of a `KeyedQueue`; its place is the number of the first item in it."""
+    """An item of a `KeyedQueue`. Its place is the number of the first item that was there."""
 
     __slots__ = ("bare", "fenced", "id", "missed", "payload", "place", "seq", "size", "stamp")
 
@@ -42,16 +45,16 @@ _place = attrgetter("place")
 
 
 class KeyedQueue(Queue):
-    """The queue of a keyed policy: a newer item takes the place of the older of its key.
+    """The queue of a keyed policy: a newer item takes the place of the older one of its key.
 
-    Items leave out of order, so holes cannot be read off the numbers: each item carries
-    the count of those that went before it in its place or just ahead of it.
+    Items leave out of order, so the numbers do not show the holes. Instead each item counts the
+    items that were dropped in its place or just before it.
 
-    An essential item fences off what is queued under its key: a newer item must not be
-    delivered before it, and so goes to the end instead of into the old one's place.
+    An essential item fences off the item that is queued under its key. A newer item must not
+    overtake the essential one, so it goes to the end, and not into the older one's place.
 
-    An item's id tells the client "all up to here". It is withheld (the `bare` payload is
-    used) while an earlier item is still queued or unannounced, or a later one already out.
+    An item's id tells the client: "you have all up to here". While an earlier item is still queued
+    or not announced, or a later one has been sent, the id is left out (the `bare` payload is sent).
     """
 
     __slots__ = ("_carry", "_essential", "_highest", "_in_order", "_keyed", "_last_id")
@@ -60,15 +63,15 @@ class KeyedQueue(Queue):
         super().__init__(bounds, policy, clock)
         self._keyed: OrderedDict[object, _Keyed] = OrderedDict()
         self._essential: deque[_Keyed] = deque()
-        self._last_id: str | None = None  # of the last delivered
-        self._carry = 0  # gone, to be announced before the next item that is appended
+        self._last_id: str | None = None  # of the last item delivered
+        self._carry = 0  # dropped items to announce before the next item that is appended
         self._highest = 0  # the highest number that was taken
-        self._in_order = False  # until there is a last id
+        self._in_order = False  # whether to keep the order until there is a last id
 
     def begin_in_order(self) -> None:
-        """Have a newer item go to the end until the client has been given an id.
+        """Put newer items at the end until the client has got an id.
 
-        A client that came back without one would count as new, and not be told what it missed.
+        A client that came back without an id would count as new, and not be told what it missed.
         """
         self._in_order = True
 
@@ -81,13 +84,13 @@ class KeyedQueue(Queue):
         key: object = None,
         bare: bytes | None = None,
     ) -> Outcome:
-        """Offer one item: in the place of its key's queued one if there is one."""
+        """Offer one item. It takes the place of the one queued under its key, if there is one."""
         queued = None if essential else self._keyed.get(key)
         ordered = self._in_order and self._last_id is None
         if queued is not None and not (queued.fenced or ordered):
             size = len(payload) + (len(bare) if bare is not None else 0)
             grown = self.bytes - queued.size + size
-            # One that outgrows the buffer in its place goes to the end like any other.
+            # If it is too large for that place, it goes to the end like any other item.
             if grown <= self._max_bytes or self.items == 1:
                 self.offered += 1
                 self.dropped += 1
@@ -99,17 +102,14 @@ class KeyedQueue(Queue):
 
     @property
     def last_id(self) -> str | None:
-        """The id of the last item that was taken, or passed by; None if it had none."""
         return self._last_id
 
     def pass_by(self, items: int, id: str | None) -> None:
-        """Count items that were delivered past the queue while nothing was queued."""
         self.offered += items
         self._highest = self.offered
         self._last_id = id
 
     def lose(self, missed: int | None) -> Gap:
-        """Count items that were lost before they were offered, and return their gap."""
         self.dropped += missed or 0
         self.offered += missed or 0
         self._highest = self.offered
@@ -149,7 +149,7 @@ class KeyedQueue(Queue):
                 continue
             if pieces and size + len(entry.payload) > limit:
                 break
-            # In its first place nothing before it is left; in an older one, others may be.
+            # In its own place no earlier item is left. In an older item's place there may be some.
             last = self.items == 1 and not self._carry
             in_order = entry.seq > self._highest and (entry.seq == entry.place or last)
             bare = None if in_order else entry.bare
@@ -206,10 +206,10 @@ class KeyedQueue(Queue):
         return next(iter(self._keyed.values()), None)
 
     def _gone(self, entry: _Keyed, heir: _Keyed | None) -> None:
-        """Count an item that was evicted, and have `heir` or what follows it announce that.
+        """Count an evicted item, and let `heir` announce it, or an essential item before `heir`.
 
-        `heir` may stand before the hole: announced early is harmless, late would let an
-        item between the two tell the client that all up to it is there.
+        `heir` may come before the hole. To announce a hole early is harmless. If it were announced
+        late, the id of an item in between would tell the client that nothing is missing.
         """
         self.items -= 1
         self.bytes -= entry.size

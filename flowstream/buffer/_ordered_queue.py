@@ -1,13 +1,15 @@
 """The queue of all policies that keep the order.
 
 Items wait in two lanes, droppable and essential, each in order. A policy's verdict drops from
-either end of the droppable lane in O(1). The lanes are merged again when items are taken. (With
-one deque it would have to search for an item that may be dropped.)
+either end of the droppable lane in O(1). (In one deque it would have to search for a droppable
+item.) Taking items merges the lanes again.
 
-Holes are not recorded. Each item has a sequence number, and `taken` is the number up to which
+Holes are not recorded. Each item has a sequence number, and `_taken` is the number up to which
 everything was delivered or announced. So a hole is a jump between the two, wherever it is and
-however many items were dropped there. If the last items are missing, the same comparison with the
-last number offered shows it.
+however many items were dropped there. If the last items are missing, a comparison with the last
+number offered shows it.
+
+The methods do what `Queue` says.
 """
 
 from __future__ import annotations
@@ -19,25 +21,26 @@ from flowstream.abc import Policy
 from flowstream.buffer._queue import Gap, Outcome, Queue
 from flowstream.limits import Buffer
 
-# The hot path looks this up a million times a second; a global is cheaper than two attributes.
+# A global, as in `_queue`.
 _ADMITTED = Outcome.ADMITTED
 
 
 # seq, payload, id, stamp. A plain tuple: a NamedTuple takes 200 ns longer to make.
 _Stored = tuple[int, bytes, str | None, float]
 
-# The lanes of a queue that nothing was put into yet: an empty deque takes 760 bytes, and most
-# of a topic's clients are idle, or are written to directly.
+# Both lanes of a queue that has had no item yet: an empty deque takes 760 bytes, and most of a
+# topic's clients are idle, or are written to directly.
 _NOTHING: deque[_Stored] = deque(maxlen=0)
 
 
 class OrderedQueue(Queue):
-    """The queue of every policy that leaves the order alone.
+    """The queue of every policy that keeps the order.
 
     Args:
-        prefix: what the id of an item that is offered without one begins with; its number
-            follows. Only a gap has to know it, so it is put together only there. None if
-            items without an id have none.
+        bounds, policy, clock: as `Queue` takes them.
+        prefix: the beginning of automatic ids: the id of an item that is offered without one is
+            `prefix` and its number. Only a gap needs the id, so it is made only there. None if
+            there are no automatic ids.
     """
 
     __slots__ = ("_essential", "_last", "_plain", "_prefix", "_taken", "_unaged")
@@ -54,8 +57,8 @@ class OrderedQueue(Queue):
         self._essential = _NOTHING
         self._prefix = prefix
         self._unaged = self._max_age is None
-        self._taken = 0  # up to here all was delivered or announced
-        self._last: tuple[int, str | None] = (0, None)  # number and id of the last delivered
+        self._taken = 0  # up to this number everything was delivered or announced
+        self._last: tuple[int, str | None] = (0, None)  # number and id of the last item delivered
 
     def offer(
         self,
@@ -66,13 +69,12 @@ class OrderedQueue(Queue):
         key: object = None,
         bare: bytes | None = None,
     ) -> Outcome:
-        """Offer one item; `key` and `bare` mean nothing here, and `bare` is not kept."""
+        """Offer one item. `key` and `bare` are ignored."""
         if essential:
             return super().offer(payload, id, essential=True)
         return self.offer_plain(payload, id)
 
     def offer_plain(self, payload: bytes, id: str | None = None) -> Outcome:
-        """Offer an item that may be dropped, short-cut for the usual case of room."""
         items = self.items
         used = self.bytes + len(payload)
         if (
@@ -92,16 +94,13 @@ class OrderedQueue(Queue):
 
     @property
     def last_id(self) -> str | None:
-        """The id of the last item that was taken, or passed by; None if it had none."""
         return self._name(*self._last)
 
     def pass_by(self, items: int, id: str | None) -> None:
-        """Count items that were delivered past the queue while nothing was queued."""
         self.offered = self._taken = number = self.offered + items
         self._last = (number, id)
 
     def lose(self, missed: int | None) -> Gap:
-        """Count items that were lost before they were offered, and return their gap."""
         self.dropped += missed or 0
         self.offered = self._taken = self.offered + (missed or 0)
         return self._gap(missed, self._name(*self._last), None)
@@ -147,7 +146,7 @@ class OrderedQueue(Queue):
     def _take_run(self, limit: int) -> list[bytes | Gap]:
         """Take from items that follow each other without a hole: the usual case.
 
-        One look at the ends stands for a look at each, at a fraction of the loop's cost.
+        `_take` has compared only the first and the last number, which costs less than a loop.
         """
         plain = self._plain
         first, _, id, _ = plain[0]
@@ -204,7 +203,7 @@ class OrderedQueue(Queue):
         return self._gap(seq - self._taken - 1, self._name(*self._last), self._name(seq, id))
 
     def _name(self, seq: int, id: str | None) -> str | None:
-        """Return the id of the item that was offered with this one, or without one."""
+        """Return the id of an item: `id`, or else the automatic id for `seq`."""
         if id is None and self._prefix is not None and seq:
             return f"{self._prefix}{seq}"
         return id

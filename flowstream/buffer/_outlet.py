@@ -1,7 +1,7 @@
 """The outlet: where a producer puts its items.
 
-Behind it is the buffer of one client, or a wrapper around the producer, or the history that the
-clients of a run read. A producer can't see which, and need not know.
+The items go to the buffer of one client, to a wrapper around the producer, or to the history that
+the clients of a run read. A producer need not know which.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Outlet(abc.ABC):
             at once, before the next item. A call costs half of what awaiting `send` costs.
 
         Raises:
-            EncodingError: as for `send`; whatever else that raises is raised on awaiting.
+            EncodingError: as for `send`. What else `send` raises is raised on awaiting.
         """
         return self.send(item)
 

@@ -1,8 +1,8 @@
 """The queue inside a buffer: bounded in items and bytes, exact about what is missing.
 
-Values in, values out; the clock is an argument. This module has what both kinds share: bounds,
-counts, and how a policy's verdict is carried out. `OrderedQueue` computes the holes from sequence
-numbers; `KeyedQueue` counts them, because there items change places.
+It is sans-I/O; the clock is an argument. This module has the common part of both kinds of queue:
+bounds, counts, and carrying out a policy's verdict. `OrderedQueue` computes holes from sequence
+numbers. `KeyedQueue` counts them, because its items change places.
 """
 
 from __future__ import annotations
@@ -22,32 +22,36 @@ class Outcome(enum.Enum):
     ADMITTED = enum.auto()
     DROPPED = enum.auto()
     WAIT = enum.auto()
-    """Nothing happened: offer it again when there is room."""
+    """The queue is unchanged: offer the item again when there is room."""
     DISCONNECT = enum.auto()
-    """Nothing happened to the queue; disconnect the client."""
+    """The queue is unchanged: disconnect the client."""
 
 
 class Gap(NamedTuple):
-    """A run of items that are not delivered, at its place among those that are."""
+    """A run of items that are not delivered, in its place among those that are."""
 
     missed: int | None
     after: str | None
     before: str | None
 
 
-# The hot path looks these up a million times a second; a global is cheaper than two
-# attributes.
+# The hot path reads these a million times a second; a global is cheaper than two attributes.
 _ADMITTED, _WAIT = Outcome.ADMITTED, Outcome.WAIT
 
 
 class Queue(abc.ABC):
-    """Bounds, counts and verdicts: what both kinds of queue share.
+    """Bounds, counts and verdicts: the common part of both kinds of queue.
+
+    Args:
+        bounds: how many items and bytes it holds.
+        policy: decides what happens when it is full.
+        clock: returns seconds.
 
     Attributes:
-        items, bytes: what is queued now.
+        items, bytes: how many are queued now.
         offered: sequence number of the last item that was admitted or dropped.
-        dropped: items that went, ever.
-        gaps: runs of them that `take` has met, ever.
+        dropped: how many items were ever dropped.
+        gaps: how many gaps `take` has ever returned.
     """
 
     __slots__ = (
@@ -93,13 +97,13 @@ class Queue(abc.ABC):
         key: object = None,
         bare: bytes | None = None,
     ) -> Outcome:
-        """Offer one item, which takes the number `offered` + 1 unless it has to wait.
+        """Offer one item. Unless it has to wait, it gets the number `offered` + 1.
 
         Args:
             payload: the encoded item.
-            id: the id it carries, for the gaps beside it.
-            essential: it may not be dropped.
-            key: what it is about, for a keyed policy.
+            id: its id, for gaps next to it.
+            essential: whether it must not be dropped.
+            key: its key, for a keyed policy.
             bare: the same item encoded without its id, for a keyed policy.
         """
         size = len(payload) + (len(bare) if bare is not None else 0)
@@ -112,11 +116,11 @@ class Queue(abc.ABC):
         return _ADMITTED
 
     def offer_plain(self, payload: bytes, id: str | None = None) -> Outcome:
-        """Offer an item without a key that may be dropped: `offer`, for the busiest streams."""
+        """Offer an item that has no key and may be dropped: a fast `offer`, for busy streams."""
         return self.offer(payload, id)
 
     def has_room(self, size: int) -> bool:
-        """Return whether an item of so many bytes fits without a verdict."""
+        """Return whether an item of `size` bytes fits without a verdict."""
         return self._fits(size)
 
     @abc.abstractmethod
@@ -124,33 +128,33 @@ class Queue(abc.ABC):
         """Count items that were delivered past the queue while nothing was queued.
 
         Args:
-            items: how many; they take numbers as if they had been offered.
-            id: of the last.
+            items: how many. They get numbers as if they had been offered.
+            id: the id of the last one.
         """
 
     @property
     @abc.abstractmethod
     def last_id(self) -> str | None:
-        """The id of the last item that was taken, or passed by; None if it had none."""
+        """The id of the last item that was taken or passed by; None if it had none."""
 
     def begin_in_order(self) -> None:  # noqa: B027  # others are always in order
-        """Deliver nothing out of order until the client has been given an id."""
+        """Deliver everything in order until the client has got an id."""
 
     @abc.abstractmethod
     def lose(self, missed: int | None) -> Gap:
         """Count items that were lost before they were offered, and return their gap.
 
-        To be called while nothing is queued.
+        Call it only while nothing is queued.
 
         Args:
-            missed: how many; they take numbers as if they had been offered. None if that is
-                not known: then nothing is counted.
+            missed: how many. They get numbers as if they had been offered. None if that is
+                unknown: then nothing is counted.
         """
 
     def take(self, limit: int) -> list[bytes | Gap]:
-        """Remove and return the oldest items, of `limit` bytes together, one at the least.
+        """Remove and return the oldest items: at most `limit` bytes, but at least one item.
 
-        Gaps stand at their places. The list is empty only if there is nothing to deliver
+        Gaps are in their places among them. The list is empty only if there is nothing to deliver
         and nothing to announce.
         """
         pieces = self._take(limit)
@@ -158,7 +162,7 @@ class Queue(abc.ABC):
         return pieces
 
     def clear(self) -> None:
-        """Drop everything that is queued; what was missed is counted, not announced."""
+        """Drop everything that is queued. It is counted as dropped, but not announced."""
         self.dropped += self.items
         self._clear()
         self.items = self.bytes = self._essential_items = self._essential_bytes = 0
@@ -191,7 +195,7 @@ class Queue(abc.ABC):
             self._essential_items >= self._max_items
             or self._essential_bytes + size > self._max_bytes
         ):
-            return _WAIT  # evicting all that may go would not be enough: evict nothing
+            return _WAIT  # evicting all droppable items would not be enough: evict none
         if not essential:
             self._supersede(key)
         if verdict is Verdict.REPLACE_NEWEST and self.items > self._essential_items:
@@ -202,7 +206,7 @@ class Queue(abc.ABC):
         return _ADMITTED
 
     def _supersede(self, key: object) -> None:  # noqa: B027  # only keyed queues do
-        """Drop what is queued under `key`, if the queue looks at keys."""
+        """Drop the item queued under `key`, if this queue uses keys."""
 
     def _gap(self, missed: int | None, after: str | None, before: str | None) -> Gap:
         self.gaps += 1
@@ -218,7 +222,7 @@ class Queue(abc.ABC):
         bare: bytes | None,
         size: int,
     ) -> None:
-        """Put an item that fits at the end of its lane, with number `offered`."""
+        """Append an item that fits, with the number `offered`."""
 
     @abc.abstractmethod
     def _take(self, limit: int) -> list[bytes | Gap]: ...

@@ -1,16 +1,16 @@
-"""What the formats for a language model's answer have in common.
+"""The common part of the formats for a language model's answer.
 
-Their clients are strict: a piece of text belongs to a message that was begun before, and a tool
-call has to end before the answer does. So what an event looks like depends on what the client got
-before. That is known when the event is sent, and not when it is encoded: in between a policy may
-drop it, or a producer may stop waiting. So there are two steps. `encode` makes an item: a letter
-for its kind, and JSON that is the same for every client, so that the clients of one run share it.
-`join` adds what this client needs, and remembers what it did.
+Their clients are strict: a piece of text belongs to a message that has begun, and a tool call has
+to end before the answer does. So the bytes of an event depend on what the client got before it.
+That is known only when the event is sent, not when it is encoded: in between a policy may drop it,
+or a producer may stop waiting. So there are two steps. `encode` makes an item: a letter for its
+kind, and JSON that is the same for every client, so that the clients of a run share it. `join` adds
+what this client needs, and remembers what it sent.
 
-So a client always gets a well-formed answer, whatever events come in whatever order, and wherever
-it begins to listen. None of the formats has a place for an event's id or ``retry``: their clients
-read with fetch(), and come back without a ``Last-Event-ID``. The `openai` SDK even takes an empty
-event that only has one of the two for an answer that is not JSON.
+So a client always gets a well-formed answer, whatever events come, in whatever order, and wherever
+the client begins. None of the formats has a place for an event's id or ``retry``: their clients
+read with fetch(), and come back without a ``Last-Event-ID``. The `openai` SDK even fails on an
+empty event with only one of the two: it takes it for an answer that is not JSON.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _MODEL_EVENTS = get_args(ModelEvent)
 _PLAIN = (str, bool, int, float, list, tuple, dict, types.NoneType)  # no hook is asked about them
 _TYPES = frozenset(event.__struct_config__.tag for event in _MODEL_EVENTS)
 
-# The kinds of items: the first byte of each. None can begin a line of SSE, so that an item which
-# was not joined is no event to anybody.
+# The kind of an item: its first byte. None of these begins a line of SSE, so a client would ignore
+# an item that was not joined.
 _TOKEN, _REASONING, _CALL, _USAGE, _DONE, _OWN = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5"
 
 _read_call = msgspec.json.Decoder(ToolCall).decode
@@ -45,12 +45,12 @@ _read_done = msgspec.json.Decoder(Done).decode
 
 
 class AnswerEncoder(Encoder):
-    """A format for answers: what an app gives to `stream`. It is a value.
+    """A format for answers, which an app passes to `stream`. It is a value.
 
     Args:
-        names: control events to rename, where the format has names for them.
-        encode, big_integers: how an app's own values are written, as `JSONWriter` takes them. An
-            item that is no event of a model is given to `encode`, too, which may return one.
+        names: control events to rename, if the format has names for them.
+        encode, big_integers: as `JSONWriter` takes them. `encode` also gets each item that is not
+            a model's event, and may return one.
 
     Raises:
         TypeError, ValueError: as `wire_names` and `JSONWriter` do.
@@ -59,7 +59,7 @@ class AnswerEncoder(Encoder):
     media_type = MEDIA_TYPE
     in_band = True
     _besides = ""
-    """What an app may send besides, for the message of an error."""
+    """What an app may also send, for an error's message."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class AnswerEncoder(Encoder):
     ) -> None:
         self._names: dict[str, str] = wire_names(names)
         self._json = JSONWriter(encode, big_integers)
-        # What `encode` depends on; hashed once, because a run looks encodings up for every event.
+        # What `encode` depends on. Hashed once: a run looks encodings up for every event.
         self._items: tuple[object, ...] = (type(self), self._json, *sorted(self._names.items()))
         self._items_hash: int = hash(self._items)
 
@@ -78,17 +78,17 @@ class AnswerEncoder(Encoder):
         """Return the encoder for one stream."""
 
     def _own_part(self, data: Any, type: str | None, key: object) -> bytes | None:
-        """Return the JSON of something of the app's own, or None if the format has none such.
+        """Return the JSON of an app's own item; None if the format can't carry it.
 
         Args:
-            data: the item, no event of a model.
-            type: the type of the `Event` that it came in, or None.
-            key: its key.
+            data: the item, which is not a model's event.
+            type: the type of its `Event`, or None.
+            key: the key of its `Event`, or None.
         """
         return None
 
     def _own_json(self, value: Any) -> bytes:
-        """Return the JSON of something of the app's own, in the way that it has chosen.
+        """Return the JSON of an app's own value, with its `encode` and `big_integers`.
 
         Raises:
             TypeError, ValueError: as `JSONWriter.dumps` does.
@@ -96,7 +96,7 @@ class AnswerEncoder(Encoder):
         return self._json.dumps(value)
 
     def _chosen(self) -> str:
-        """Return what a `repr` says of `encode` and `big_integers`, if they were given."""
+        """Return the part of a `repr` for `encode` and `big_integers`, if they were given."""
         return "".join(f", {name}={value!r}" for name, value in self._json.options().items())
 
     def encode(
@@ -111,14 +111,15 @@ class AnswerEncoder(Encoder):
         """Return one item, for `join`.
 
         Raises:
-            TypeError: if `data` is no event of a model, and the format cannot carry it.
-            ValueError: if it is a mapping that has the type of one, but not its members; or if a
-                text in it has a lone surrogate (then it is a `UnicodeEncodeError`).
+            TypeError: if `data` is not a model's event, and the format cannot carry it.
+            ValueError: if `data` is a mapping with the type of a model's event, but not its
+                members.
+            UnicodeEncodeError: if a text in it has a lone surrogate.
         """
         event = self._model_event(data, type)
         if event is None and type is None and not isinstance(data, _PLAIN):
             made = self._json.replaced(data)
-            if made is not data:  # an event of the app's own may be one of a model's
+            if made is not data:  # `encode` may have made a model's event
                 data, event = made, self._model_event(made, None)
         if event is None:
             part = self._own_part(data, type, key)

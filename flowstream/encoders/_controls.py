@@ -1,10 +1,9 @@
 """The names of flowstream's own events, and how an app renames them.
 
-The set is closed, so that a client can be written against it once. The names are plain
-words that an app may already use for events of its own; hence the renaming, which every
-format that carries control events offers in the same way. Two controls under one name
-could not be told apart by a client, so that is refused, also when one of them keeps its
-default.
+The set is closed, so that a client need not be changed later. The names are plain words, which an
+app may already use for its own events. So every format that carries control events lets the app
+rename them. Two control events may not have the same name, given or by default, since a client
+could not tell them apart.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ CONTROL_NAMES: frozenset[str] = frozenset(
 
 
 def wire_names(names: Mapping[str, str]) -> dict[str, str]:
-    """Return what each control event is called on the wire, given an app's renamings.
+    """Return the name of each control event on the wire.
 
     Args:
-        names: default name to new name, for those that are to be renamed.
+        names: for each control event to rename, its default name and its new one.
 
     Raises:
         TypeError: if a new name is not a `str`.
         ValueError: if a key is not in `CONTROL_NAMES`; if a new name is empty (SSE would
-            take it for ``message``) or has CR, LF or NUL in it; or if two controls would
-            bear the same name.
+            take it for ``message``) or has CR, LF or NUL in it; or if two control events would
+            have the same name.
     """
     unknown = sorted(set(names) - CONTROL_NAMES)
     if unknown:
@@ -56,13 +55,14 @@ def wire_names(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def control_envelope(name: str, body: Any, *, id: str | None, retry: int | None) -> dict[str, Any]:
-    """Return a control event for a format that writes it as one JSON value.
+    """Return a control event as one JSON value.
 
-    `name` is what it is called on the wire. ``"id"`` and ``"retry"`` are there only if they
-    are given; the latter says after how many milliseconds to come back, as in SSE.
+    `name` is its name on the wire. ``"id"`` and ``"retry"`` are left out if they are None.
+    ``"retry"`` is the milliseconds after which the client should come back, as in SSE.
 
     Raises:
-        TypeError, ValueError: if `retry` is no `int`, or negative.
+        TypeError: if `retry` is not an `int`.
+        ValueError: if `retry` is negative.
     """
     envelope: dict[str, Any] = {"type": name}
     if id is not None:
@@ -76,12 +76,12 @@ def control_envelope(name: str, body: Any, *, id: str | None, retry: int | None)
 class ControlEncoder(Encoder):
     """An encoder of JSON that carries control events, under names that an app may change.
 
-    Equal to, and of the same hash as, any other of its class with the same arguments: a topic
-    keeps one encoding of an event per distinct encoder.
+    Two encoders of one class with the same arguments are equal, and have the same hash: a topic
+    keeps one encoding of an event for each distinct encoder.
 
     Args:
-        names: control events to rename, e.g. ``{"gap": "lost"}``.
-        encode, big_integers: how values are written, as `JSONWriter` takes them.
+        names: control events to rename, for example ``{"gap": "lost"}``.
+        encode, big_integers: as `JSONWriter` takes them.
 
     Raises:
         TypeError, ValueError: as `wire_names` and `JSONWriter` do.
@@ -98,12 +98,12 @@ class ControlEncoder(Encoder):
     ) -> None:
         self._wire_names = wire_names(names)
         self._json = JSONWriter(encode, big_integers)  # what writes its values
-        self._write = self._json.write  # what it raises TypeError for, `rewrite` may still write
+        self._write = self._json.write  # if it raises TypeError, try `rewrite`
         # Once, because a topic looks encodings up by encoder for every event.
         self._hash = hash((type(self), self._json, *sorted(self._wire_names.items())))
 
     def wire_name(self, control: str) -> str:
-        """Return what the control event `control` is called in this stream.
+        """Return the name of the control event `control` in this stream.
 
         Raises:
             ValueError: if `control` is not in `CONTROL_NAMES`.

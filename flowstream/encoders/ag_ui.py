@@ -1,9 +1,9 @@
 """AG-UI: the events of the Agent User Interaction Protocol, version 1.0, as its clients read them.
 
-JSON objects as server-sent events, from ``RUN_STARTED`` to ``RUN_FINISHED`` or ``RUN_ERROR``. Its
-client checks the grammar: no event before the first or behind the last, every message and call
+JSON objects as server-sent events, from ``RUN_STARTED`` to ``RUN_FINISHED`` or ``RUN_ERROR``. The
+client checks the grammar: no event before the first or after the last, every message and call
 begun once, and none left open when a run has finished. A run that ends in an error may leave them
-open, and one with a call that is not whole does: the client makes the calls that were ended.
+open. One with an incomplete call does so, since the client makes every call that was ended.
 """
 
 from __future__ import annotations
@@ -53,18 +53,15 @@ class AGUI(AnswerEncoder):
     ``RUN_ERROR``. With ``controls=False`` neither these nor the end are sent; leave it at True.
 
     Args:
-        thread_id: the conversation, as the request's ``threadId`` has it; left out, one is made up.
-        run_id: this run, as the request's ``runId`` has it; likewise.
-        names: control events to rename, e.g. ``{"gap": "lost"}``.
-        encode: a function for the app's own types, as `NDJSON` takes it. It may turn any other item
-            into one of the above, e.g. a `Token`, or the mapping of a state.
-        big_integers: as `NDJSON` takes it.
+        thread_id: the conversation: the request's ``threadId``. By default one is made up.
+        run_id: this run: the request's ``runId``. By default one is made up.
+        names, encode, big_integers: as `NDJSON` takes them. `encode` may also turn an item into
+            one of the above: a `Token`, the mapping of a state.
 
     Raises:
-        TypeError: if an id is not a `str`, or `encode` not a function.
+        TypeError: if an id is not a `str`.
         ValueError: if an id has CR, LF or NUL in it, or a lone surrogate.
-        TypeError, ValueError: if `names` has an unknown key, an unusable name, or the same
-            name twice.
+        TypeError, ValueError: for the other arguments, as `NDJSON` raises them.
     """
 
     _besides = '; for an event of your own, Event(value, type="weather") is sent as CUSTOM'

@@ -5,18 +5,18 @@
     frame     = length kind body        length: big-endian, counts kind and body
               | zero-length             a heartbeat: nothing but a length of 0
 
-    kind "B"    the body is the item: bytes as they are
+    kind "B"    the body is the item: unchanged bytes
     kind "J"    the body is the item as JSON
     kind "E"    the body is ``{"type", "id"}`` of the item in the next frame, as JSON
-    kind "C"    the body is one of flowstream's own events, as JSON, as `NDJSON` has it
+    kind "C"    the body is one of flowstream's own events, in `NDJSON`'s JSON
 
 The length comes first, so that every network library that splits length-prefixed frames can split
 these. The kind byte marks control events: without it a client could not tell an ``end`` from an
 item that looks like one, and a stream that was cut between two frames would look complete. The
 kinds are letters, so that a hex dump can be read.
 
-Other values than bytes are JSON, not MessagePack, because a browser reads JSON without a library.
-An app that wants MessagePack passes its bytes.
+Values that are not bytes are sent as JSON, since a browser reads JSON without a library. An app
+that wants MessagePack passes bytes.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ __all__ = ["BYTES", "CONTROL", "ENVELOPE", "JSON", "PREFIXES", "Frames"]
 BYTES, JSON, ENVELOPE, CONTROL = b"B", b"J", b"E", b"C"
 
 PREFIXES = (2, 4, 8)
-"""The sizes that a length may have, in bytes. One byte would not hold every control event."""
+"""The sizes of a length, in bytes. One byte would be too short for some control events."""
 
 
 class Frames(ControlEncoder):
     """Length-prefixed binary frames (``application/vnd.flowstream.frames``).
 
-    Bytes are sent as they are and anything else as JSON, of the same values as in `NDJSON`. An
-    event's id and type go in a frame of their own in front of it; its key and retry are not
-    sent. A client reads them with `flowstream.decoders.FramesDecoder`, or by the table on top of
-    this file.
+    Bytes are sent unchanged, anything else as the JSON that `NDJSON` writes. A frame in front of
+    the item has its id and type; its key and retry are not sent. A client reads the frames with
+    `flowstream.decoders.FramesDecoder`, or by the table on top of this file.
 
     Args:
         prefix: bytes of each length: 2, 4 or 8. It bounds the size of an item: with 4,
@@ -51,8 +50,8 @@ class Frames(ControlEncoder):
         names, encode, big_integers: as `NDJSON` takes them.
 
     Raises:
-        TypeError, ValueError: if `prefix` is none of the three, `media_type` is no ASCII
-            text, or one of the others is not what `NDJSON` takes.
+        ValueError: if `prefix` is not one of the three, or `media_type` is not ASCII text.
+        TypeError, ValueError: for the other arguments, as `NDJSON` raises them.
     """
 
     def __init__(
@@ -84,12 +83,11 @@ class Frames(ControlEncoder):
         key: object = None,
         retry: int | None = None,
     ) -> bytes:
-        """Return the frame of one item, behind that of its envelope if it has one.
+        """Return the frame of one item, after the frame of its envelope if it has one.
 
         Raises:
-            TypeError: if `data` is not bytes and JSON has no form for something in it.
-            ValueError: if it is too long for the prefix, or a text in it has a lone
-                surrogate (then it is a `UnicodeEncodeError`).
+            TypeError, UnicodeEncodeError: if `data` is not bytes, as `NDJSON.encode` raises them.
+            ValueError: if it is too long for the prefix.
         """
         if isinstance(data, (bytes, bytearray, memoryview)):
             frame = self._frame(BYTES, bytes(data))

@@ -1,15 +1,14 @@
-"""JSON text sequences: NDJSON whose texts also have a mark in front of them.
+"""JSON text sequences: NDJSON with a mark in front of each text.
 
-RFC 7464: each text stands between a record separator (RS, 0x1E), which JSON has no use for,
-and a line feed. If a text is broken, a reader goes on at the next RS, and a reader that starts in
-the middle of a stream begins there. In NDJSON the LF would do for that only if no value had an LF
-inside.
+RFC 7464: a record separator (RS, 0x1E), which JSON does not use, begins each text, and a line feed
+ends it. If a text is broken, a reader goes on at the next RS. A reader that starts in the middle of
+a stream begins there, too. NDJSON's LF could serve for that only if no value had an LF inside.
 
-The texts are those that `NDJSON` writes, the envelopes and control events included.
+The texts are those of `NDJSON`, envelopes and control events included.
 
 The heartbeat is an RS alone. § 2.1: several of them in a row "do not denote empty sequence
-elements between them and can be ignored". (Turned down: an LF, which is white space behind a
-text, but stands nowhere in the grammar before the first one.)
+elements between them and can be ignored". (Turned down: an LF. It is white space after a text, but
+the grammar does not allow it before the first one.)
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from flowstream.encoders.ndjson import NDJSON
 __all__ = ["RS", "JSONSequence"]
 
 RS = b"\x1e"
-"""The record separator that stands in front of each text."""
+"""The record separator in front of each text."""
 
 
 class JSONSequence(NDJSON):
-    """A JSON text sequence (``application/json-seq``, RFC 7464): `NDJSON`, with marks.
+    """A JSON text sequence (``application/json-seq``, RFC 7464): `NDJSON` with marks.
 
     Args:
         names, encode, big_integers: as `NDJSON` takes them.
@@ -45,32 +44,31 @@ class JSONSequence(NDJSON):
         key: object = None,
         retry: int | None = None,
     ) -> bytes:
-        """Return one element: what `NDJSON.encode` returns, behind an RS.
+        """Return one element: an RS, then what `NDJSON.encode` returns.
 
         Raises:
-            TypeError: if JSON has no form for something in `data`.
-            ValueError: if a text in it has a lone surrogate (it is a `UnicodeEncodeError`),
-                or if a `msgspec.Raw` in it has an RS, which would end the element.
+            TypeError, UnicodeEncodeError: as `NDJSON.encode` raises them.
+            ValueError: if a `msgspec.Raw` in it has an RS, which would end the element.
         """
         return _marked(super().encode(data, id=id, type=type, key=key, retry=retry))
 
     def heartbeat(self) -> bytes:
-        """Return an RS that no text follows."""
+        """Return an RS without a text."""
         return RS
 
     def control(
         self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
     ) -> bytes:
-        """Return a control event: what `NDJSON.control` returns, behind an RS.
+        """Return a control event: an RS, then what `NDJSON.control` returns.
 
         Raises:
-            ValueError: if `name` is not one of the control events, or `retry` is negative.
+            ValueError: as `NDJSON.control` raises it.
         """
         return _marked(super().control(name, body, id=id, retry=retry))
 
 
 def _marked(line: bytes) -> bytes:
-    # msgspec writes an RS as \u001e; only a msgspec.Raw, which is copied as it is, can have one.
+    # msgspec writes an RS as \u001e. Only a msgspec.Raw, which is copied unchanged, can have one.
     if RS in line:
         raise ValueError("ready-made JSON must not contain a record separator (0x1E)")
     return RS + line

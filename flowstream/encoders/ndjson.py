@@ -1,12 +1,11 @@
 """NDJSON: one JSON value in each line, for clients that read a response with fetch() or curl.
 
-The format has no place for an envelope, so it is made only when there is something to put
-in it: a plain value is written verbatim, which any reader of JSON lines understands, and an
-event with an id, a type or a key becomes ``{"type", "id", "data"}``. No automatic ids
-therefore: they would put every value of every stream into an envelope.
+A plain value is written as it is, and any reader of JSON lines understands it. An event with an
+id, a type or a key becomes the envelope ``{"type", "id", "data"}``, since the format itself has no
+place for these. So there are no automatic ids: they would put every value into an envelope.
 
-An empty line is the heartbeat; the NDJSON specification lets readers skip it, and all that
-matter do.
+The heartbeat is an empty line. The NDJSON specification lets readers skip it, and all common ones
+do.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ class NDJSON(ControlEncoder):
     """Newline-delimited JSON (``application/x-ndjson``).
 
     It writes dataclasses, attrs objects, Structs, pydantic models, mappings, dates, UUIDs, enums,
-    paths, arrays of numpy's and more; decimals and fractions as text, bytes in base64, and NaN and
-    the infinities as ``null``. A value of the app's that has a ``"type"`` member looks like an
-    envelope to a client; where that could be taken for a control event, rename the latter.
+    paths, numpy's arrays and more; decimals and fractions as text, bytes in base64, and NaN and
+    the infinities as ``null``. To a client, an app's value with a ``"type"`` member looks like an
+    envelope. If it could be taken for a control event, rename that control event.
 
     Args:
         names: control events to rename, e.g. ``{"gap": "lost"}``.
-        encode: a function for types of the app's own: given such a value, it returns what to write
-            in its place, and raises TypeError for any other (as one for `json.dumps` does). It
-            is asked about all but `msgspec.Raw`, and plain `str`, `int`, `float`, `bool`, None,
-            `list`, `tuple` and `dict`.
+        encode: a function for the app's own types. It gets a value, and returns what to write in
+            its place, or raises TypeError (as the one for `json.dumps` does). It is called for
+            everything but `msgspec.Raw`, and plain `str`, `int`, `float`, `bool`, None, `list`,
+            `tuple` and `dict`.
         big_integers: ``"string"`` writes whole numbers beyond 2⁵³ - 1 as text, since JavaScript
             would round them.
 
@@ -56,13 +55,12 @@ class NDJSON(ControlEncoder):
     ) -> bytes:
         """Return one line: `data`, or an envelope if `id`, `type` or `key` is given.
 
-        A `key` is not sent itself, but its events are updates of one thing among others, and
-        those are told from plain values by the envelope. `retry` belongs to SSE and is left
-        out.
+        A `key` itself is not sent. Its events are updates of one thing among others, and the
+        envelope tells them from plain values. `retry` belongs to SSE, and is left out.
 
         Raises:
             TypeError: if JSON has no form for something in `data`.
-            ValueError: if a text in it has a lone surrogate (it is a `UnicodeEncodeError`).
+            UnicodeEncodeError: if a text in it has a lone surrogate.
         """
         if id is None and type is None and key is None:
             return self._line(data)
@@ -83,7 +81,7 @@ class NDJSON(ControlEncoder):
     ) -> bytes:
         """Return the line ``{"type": name, "id": id, "retry": ms, "data": body}``.
 
-        ``"id"`` and ``"retry"`` are there only if they are given.
+        ``"id"`` and ``"retry"`` are left out if they are None.
 
         Raises:
             ValueError: if `name` is not one of the control events, or `retry` is negative.
@@ -95,8 +93,8 @@ class NDJSON(ControlEncoder):
             line = self._write(value)
         except TypeError:
             line = self._json.rewrite(value)
-        # Only msgspec.Raw, which is copied as it is, can bring a line break in here. In JSON it
-        # can stand only between two tokens, where a space means the same.
+        # Only msgspec.Raw, which is copied unchanged, can have a line break. In JSON a line break
+        # can only be between two tokens, where a space means the same.
         if _LF in line:
             line = line.replace(b"\n", b" ")
         return line + b"\n"

@@ -29,18 +29,19 @@ class OpenAIChunks(AnswerEncoder):
     """Chat completion chunks, ending in ``[DONE]`` (``text/event-stream``).
 
     It takes the events of `flowstream.llm`, mappings of the same shape, and a `str` as a token.
-    `Reasoning` is sent as ``reasoning_content``, which the API of OpenAI itself has not, but most
-    that speak like it. The finish reason is that of the last `Done`, or ``"stop"`` if there was
-    none. A failure is sent as ``{"error": {"message", "type", "param", "code"}}``, and so is what
-    else keeps the answer from being whole: a gap, and a stream that ends before its source. With
-    ``controls=False`` nothing of all this is sent, not even the end; leave that at True.
+    `Reasoning` is sent as ``reasoning_content``, which OpenAI's own API does not have, but most
+    APIs like it do. The finish reason is the one of the last `Done`, or ``"stop"`` if there was
+    none. If the answer is not whole, the client gets
+    ``{"error": {"message", "type", "param", "code"}}``: after a failure, a gap, and a stream that
+    ends before its source. With ``controls=False`` none of this is sent, not even the end; leave it
+    at True.
 
     Args:
-        model: what the chunks say the model is.
+        model: the model's name in the chunks.
         include_usage: whether a chunk with the usage, if the source gives it, comes before the
-            end: what a request asks for by ``"stream_options": {"include_usage": true}``.
-        encode: a function for types of the app's own: given an item of one, it returns an event of
-            `flowstream.llm`, a mapping of that shape, or a `str`, and raises TypeError for others.
+            end. A request asks for it by ``"stream_options": {"include_usage": true}``.
+        encode: a function for the app's own types. It gets an item, and returns an event of
+            `flowstream.llm`, a mapping of that shape, or a `str`, or raises TypeError.
 
     Raises:
         TypeError: if `model` is not a `str`, `include_usage` not a `bool`, or `encode` not a

@@ -1,7 +1,7 @@
-"""Raw: bytes as they are, for files, media, archives and the app's own formats.
+"""Raw: unchanged bytes, for files, media, archives and the app's own formats.
 
-Nothing can be put between the app's bytes, so there are no heartbeats and no control events,
-and a stream that ends early is cut instead of ended.
+Nothing may be put between the app's bytes. So there are no heartbeats and no control events, and a
+stream that ends early is cut.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Raw(Encoder):
         """Return the bytes of `data`; a copy, unless it is `bytes` already.
 
         Raises:
-            TypeError: if `data` is neither bytes, bytearray, memoryview nor str. An int is
-                refused, too: bytes(5) would be five NULs.
-            ValueError: if a `str` has a lone surrogate in it (it is a `UnicodeEncodeError`).
+            TypeError: if `data` is not bytes, bytearray, memoryview or str. An int is refused,
+                too: bytes(5) would be five NULs.
+            UnicodeEncodeError: if a `str` has a lone surrogate in it.
         """
         if isinstance(data, (bytes, bytearray, memoryview)):
             return bytes(data)

@@ -1,17 +1,17 @@
 """SSE: server-sent events, the format of the browser's EventSource.
 
-WHATWG HTML § 9.2 to the letter. Three of its rules shape this file:
+It follows WHATWG HTML § 9.2. Three of its rules shape this file:
 
-* § 9.2.5: a line ends at CR, LF or CRLF, whichever comes. Data with any of them in it
-  becomes several ``data:`` lines, and reaches the client with each turned into LF. (U+2028
-  and the other ends of line that `str.splitlines` knows are ordinary characters here.)
-* § 9.2.6: an event is dispatched only if it has a ``data:`` line; the line may be empty. So
-  one is always written, and the empty string is delivered as an empty string.
-* § 9.2.6: one space after the colon is dropped by the parser. So one is always written, and
-  data that begins with a space of its own keeps it.
+* § 9.2.5: a line ends at CR, LF or CRLF. Data that has one of them becomes several ``data:``
+  lines, and the client gets an LF for each. (U+2028 and the other line ends that `str.splitlines`
+  knows are ordinary characters here.)
+* § 9.2.6: a parser drops an event without a ``data:`` line; the line may be empty. So there is
+  always one, and the empty string arrives as an empty string.
+* § 9.2.6: the parser drops one space after the colon. So there is always one, and data that begins
+  with a space keeps it.
 
-Everything is put together as text and encoded once at the end, JSON included: a search for
-a line break costs 20 ns in a `str` and 100 ns in `bytes`, more than the round trip.
+Everything, JSON included, is put together as text and encoded once at the end: a search for a line
+break costs 20 ns in a `str` and 100 ns in `bytes`, more than decoding and encoding again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["SSE"]
 class SSE(ControlEncoder):
     """Server-sent events (``text/event-stream``).
 
-    A `str` is sent as it is and anything else as JSON, of the same values as in `NDJSON`. An
-    event's type is its ``event:`` field; its key is not sent.
+    A `str` is sent unchanged, anything else as the JSON that `NDJSON` writes. An event's type is
+    the ``event:`` field; its key is not sent.
 
     Args:
         names, encode, big_integers: as `NDJSON` takes them.
@@ -55,25 +55,25 @@ class SSE(ControlEncoder):
         Raises:
             TypeError: if JSON has no form for something in `data`; if `id` or `type` is not a
                 `str`, or `retry` not an `int`.
-            ValueError: if `id` or `type` has CR, LF or NUL in it, `retry` is negative, or a
-                text has a lone surrogate in it (then it is a `UnicodeEncodeError`).
+            ValueError: if `id` or `type` has CR, LF or NUL in it, or `retry` is negative.
+            UnicodeEncodeError: if a text has a lone surrogate in it.
         """
         kind = data.__class__
         if kind is str:
             text = data
         elif kind is not dict and isinstance(data, str):
-            # The characters themselves: format() of an enum member is "Colour.RED".
+            # The characters: format() of an enum's member would give "Colour.RED".
             text = str.__str__(data)
         else:
             try:
                 text = self._write(data).decode()
             except TypeError:
                 text = self._json.rewrite(data).decode()
-        # JSON by msgspec is one line, but for msgspec.Raw, which it copies. A break in there
-        # is white space between two tokens, so it may be split just as well.
+        # msgspec writes JSON in one line, except that it copies a msgspec.Raw. A line break in it is
+        # white space between two tokens, so the text may be split there.
         if "\n" in text or "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\ndata: ")
-        # isprintable() is false for CR, LF and NUL: one call of 35 ns passes every usual id.
+        # isprintable() is false for CR, LF and NUL: one call of 35 ns clears every usual id.
         if id is not None and not (id.__class__ is str and id.isprintable()):
             id = str.__str__(check_field("id", id))
         if type is None and retry is None:
@@ -90,7 +90,7 @@ class SSE(ControlEncoder):
         return f"{head}data: {text}\n\n".encode()
 
     def numbered(self, prefix: str) -> Callable[[Any, int], bytes]:
-        """Return `encode` for plain values with numbered ids, at two thirds of its cost.
+        """Return a function for plain values with numbered ids, at two thirds of `encode`'s cost.
 
         Raises:
             ValueError: if `prefix` has CR, LF or NUL in it.
@@ -109,8 +109,8 @@ class SSE(ControlEncoder):
         """Return a comment that shows client and proxies that the stream is open.
 
         Args:
-            retry: milliseconds the browser is to wait before it reconnects; None leaves it
-                at its own default, three seconds in most.
+            retry: milliseconds that a browser waits before it reconnects. None leaves the
+                browser's own default, three seconds in most.
         """
         if retry is None:
             return b": connected\n\n"
@@ -125,8 +125,8 @@ class SSE(ControlEncoder):
     ) -> bytes:
         """Return the control event `name`, under the name that the app gave it.
 
-        The body goes the way of any data: an app's snapshot that is a `str` as it is, the
-        bodies of flowstream's own making, all mappings, as JSON.
+        The body is encoded like any data: an app's snapshot that is a `str` stays unchanged, and
+        flowstream's own bodies, which are mappings, become JSON.
 
         Raises:
             ValueError: if `name` is not one of the control events.

@@ -58,16 +58,13 @@ class UIMessages(AnswerEncoder):
     Args:
         message_id: the message's id; by default the client makes one. Give one if a client can
             come back to an answer, so that it recognises it.
-        names: control events to rename, e.g. ``{"gap": "lost"}`` for ``data-lost``.
-        encode: a function for the app's own types, as `NDJSON` takes it. It may turn any other item
-            into one of the above, e.g. a `Token`, or the mapping of a source.
-        big_integers: as `NDJSON` takes it.
+        names, encode, big_integers: as `NDJSON` takes them: ``{"gap": "lost"}`` for ``data-lost``.
+            `encode` may also turn an item into one of the above: a `Token`, a source's mapping.
 
     Raises:
-        TypeError: if `message_id` is not a `str`, or `encode` not a function.
+        TypeError: if `message_id` is not a `str`.
         ValueError: if `message_id` has CR, LF or NUL in it, or a lone surrogate.
-        TypeError, ValueError: if `names` has an unknown key, an unusable name, or the same
-            name twice.
+        TypeError, ValueError: for the other arguments, as `NDJSON` raises them.
     """
 
     headers: tuple[tuple[str, str], ...] = (("x-vercel-ai-ui-message-stream", "v1"),)
