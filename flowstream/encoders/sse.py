@@ -69,8 +69,8 @@ class SSE(ControlEncoder):
                 text = self._write(data).decode()
             except TypeError:
                 text = self._json.rewrite(data).decode()
-        # msgspec writes JSON in one line, except that it copies a msgspec.Raw. A line break in it is
-        # white space between two tokens, so the text may be split there.
+        # msgspec writes JSON in one line, except that it copies a msgspec.Raw. A line break in that
+        # is white space between two tokens, so the text may be split there.
         if "\n" in text or "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\ndata: ")
         # isprintable() is false for CR, LF and NUL: one call of 35 ns clears every usual id.
