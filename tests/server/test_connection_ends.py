@@ -218,13 +218,13 @@ async def test_without_the_watch_a_write_tells(server, connect, monkeypatch, aev
 
 
 @pytest.mark.parametrize("requests", [b"", GET, b"GET / HTTP/1.1\r\n"])
-async def test_an_idle_connection_ends(server, connect, requests):
+async def test_an_idle_connection_ends(server, connect, patient_clock, requests):
     """At ``keep_alive_timeout``: before the first request, after one, and amid its head."""
     stream = await connect(await server(Apps(), keep_alive_timeout=0.2))
     began = trio.current_time()
     await stream.send_all(requests)
     await read_all(stream)
-    assert 0.15 <= trio.current_time() - began <= 2
+    assert 0.2 <= trio.current_time() - began <= 0.3
 
 
 def held():

