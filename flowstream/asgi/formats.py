@@ -78,7 +78,7 @@ def stream(
         on_close: called once with the `StreamReport`, in the event loop: it must not block.
 
     Raises:
-        SourceError: `source` is no source of items.
+        SourceError: `source` is not a source of items.
         TypeError, ValueError: another argument is not what is said above.
     """
     return _response("stream", source, encoder, options)
@@ -119,7 +119,7 @@ def sse(
         on_close: called once with the `StreamReport`.
 
     Raises:
-        SourceError: `source` is no source of items.
+        SourceError: `source` is not a source of items.
         TypeError, ValueError: another argument is not what is said above.
     """
     usual = encode is None and big_integers == "number"

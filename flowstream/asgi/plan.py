@@ -93,7 +93,7 @@ def make_plan(
     """Return the plan of one delivery; `stream` says what the arguments mean.
 
     Raises:
-        SourceError: `source` is no source of items.
+        SourceError: `source` is not a source of items.
         TypeError, ValueError: another argument is not what it should be.
     """
     if not isinstance(encoder, Encoder):

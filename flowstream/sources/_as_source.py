@@ -1,8 +1,8 @@
-"""What an app may pass to `stream()` and the others, and which source it becomes.
+"""Turn what an app passes to `stream()` and the others into a source.
 
-Who runs a source again after it has failed asks for `first_and_next`. A generator is used up when
-it has failed, and so is a channel. The function that makes one is not, nor is a list, or an
-object that can be iterated again.
+`first_and_next` is for code that runs a source again after a failure. A generator or a channel that
+has failed is used up. A function that makes one can be called again, and a list, or an object that
+can be iterated again, can be read again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from flowstream.sources.threads._threaded_iteration import ThreadedIteration
 __all__ = ["SourceMaker", "as_source", "first_and_next", "resumable"]
 
 SourceMaker: TypeAlias = SourceLike | Callable[[], SourceLike]
-"""What is run anew after each failure: a source that can be, or a function that makes one."""
+"""What can run again after each failure: a repeatable source, or a function that makes a source."""
 
 _EXPECTED = (
     "expected an async iterable, an async generator function of no arguments, a producer "
@@ -42,13 +42,13 @@ _EXPECTED = (
 
 
 def as_source(given: Any) -> Source | Feed:
-    """Return the source that `given` is, without starting it.
+    """Return a source for `given`, without starting it.
 
     Raises:
-        SourceError: if it is none. A `str`, bytes or mapping is refused although Python
-            can iterate it: character by character or key by key is never what was meant.
+        SourceError: `given` can't be streamed. A `str`, bytes or mapping is refused although Python
+            can iterate it: nobody means to stream it character by character or key by key.
     """
-    if type(given) is AsyncGeneratorType:  # the usual one: the classes below are slow to ask
+    if type(given) is AsyncGeneratorType:  # the usual case, first: the checks below are slow
         return AsyncIteration(given)
     if isinstance(given, (Source, Feed)):
         return given
@@ -60,7 +60,7 @@ def as_source(given: Any) -> Source | Feed:
         )
     if isinstance(given, type):
         raise SourceError(
-            f"the class {given.__qualname__} is no source of items: hand over an instance; "
+            f"the class {given.__qualname__} is not a source of items: pass an instance; "
             f"{_EXPECTED}"
         )
     if isinstance(given, trio.abc.ReceiveChannel):
@@ -71,8 +71,8 @@ def as_source(given: Any) -> Source | Feed:
         if inspect.iscoroutine(given):
             given.close()  # else Python warns later that it was never awaited
         raise SourceError(
-            "a coroutine is no source: hand over the producer function itself, uncalled, "
-            f"and it will be called with the stream's outlet; {_EXPECTED}"
+            "a coroutine is not a source: pass the producer function itself, without calling it; "
+            f"it is called with the stream's outlet; {_EXPECTED}"
         )
     if isinstance(given, (list, tuple)) and any(isinstance(one, (Feed, HasFeed)) for one in given):
         return _joined(given)
@@ -85,17 +85,17 @@ def as_source(given: Any) -> Source | Feed:
         return InMemory(given)
     if isinstance(given, Feeds):
         raise SourceError(
-            f"{type(given).__name__} is no source of items: hand over one of them, {given._one}"
+            f"{type(given).__name__} is not a source of items: pass one of them, {given._one}"
         )
     if hasattr(given, "__iter__"):
         return ThreadedIteration(given)
     if callable(given):
         return _from_function(given)
-    raise SourceError(f"a {type(given).__name__} is no source of items; {_EXPECTED}")
+    raise SourceError(f"a {type(given).__name__} is not a source of items; {_EXPECTED}")
 
 
 def _is_to_be_run(item: Any) -> bool:
-    """Return whether `item` is a source itself, and nothing that a format could write."""
+    """Return whether `item` is itself a source, and not an item that a format could write."""
     return (
         isinstance(item, (Source, trio.abc.ReceiveChannel))
         or hasattr(item, "__aiter__")
@@ -118,23 +118,23 @@ def resumable(function: Callable[[str | None], SourceLike]) -> Source:
     """Return a source that goes on where a client left off, from the app's own history.
 
     Args:
-        function: called with the id that the client saw last (``Last-Event-ID``, or
-            ``?lastEventId=``), or None if it is new. Returns what a source can be made of,
-            most often as an async generator function: its events must have ids.
+        function: called with the last id that the client saw (``Last-Event-ID``, or
+            ``?lastEventId=``), or None if the client is new. It returns anything that can be
+            streamed, and is usually an async generator function. Its events must have ids.
 
     Raises:
-        SourceError: it is no function of one argument.
+        SourceError: it is not a function of one argument.
     """
     return resumable_with(as_source, function)
 
 
 def first_and_next(given: Any) -> tuple[Source, Source | None]:
-    """Return the source that `given` is, and one to be run each time after it; None if none can.
+    """Return a source for the first run of `given`, and one for each later run, or None.
 
-    A function that returns a source is called, at once and then for each run.
+    If `given` is a function that returns a source, it is called now, and again for each run.
 
     Raises:
-        SourceError: `given` is no source, or a topic.
+        SourceError: `given` is not a source, or a topic.
         Exception: what the function raised.
     """
     if _is_called_for_a_source(given):
@@ -152,7 +152,7 @@ def first_and_next(given: Any) -> tuple[Source, Source | None]:
 
 
 class _Made(Source):
-    """A source that is made when it is run, each time."""
+    """Makes a new source each time that it runs."""
 
     repeatable = True
 
@@ -168,16 +168,16 @@ def _one_client(given: Any) -> Source:
     source = as_source(given)
     if isinstance(source, Feed):
         raise SourceError(
-            "a topic or run is no source for a topic: subscribe in a generator function, "
+            "a topic or run is not a source for a topic: subscribe in a generator function, "
             "`async with other.subscribe() as events: async for event in events: yield event`"
         )
     return source
 
 
 def _is_called_for_a_source(given: Any) -> bool:
-    """Return whether `given` is a function of no arguments that returns a source, perhaps.
+    """Return whether `given` is a function without arguments that may return a source.
 
-    No generator function is meant, nor a producer function: these are sources themselves.
+    A generator function or a producer function is not: it is itself a source.
     """
     if isinstance(given, (type, Source, Feed, Feeds, HasFeed)) or not callable(given):
         return False
@@ -200,21 +200,21 @@ def _from_function(function: Callable[..., Any]) -> Source:
     try:
         signature = inspect.signature(function)
     except ValueError:  # a builtin whose signature Python does not know
-        raise SourceError(f"{_name(function)} is no source of items; {_EXPECTED}") from None
+        raise SourceError(f"{_name(function)} is not a source of items; {_EXPECTED}") from None
     called = function if inspect.isroutine(function) else _unwrapped(function)
     if inspect.isasyncgenfunction(called):
         if _takes(signature):
             return AsyncGeneratorFunction(function)
         raise SourceError(
             f"the async generator function {_name(function)} wants {_wanted(signature)}: call "
-            "it and hand over the generator, or hand over one of no arguments"
+            "it and pass the generator, or pass a function without arguments"
         )
     if inspect.isgeneratorfunction(called):
         if _takes(signature):
             return ThreadedIteration(function, call=True)
         raise SourceError(
             f"the generator function {_name(function)} wants {_wanted(signature)}: call it and "
-            "hand over the generator"
+            "pass the generator"
         )
     if inspect.iscoroutinefunction(called):
         if _takes(signature, None):
@@ -224,7 +224,7 @@ def _from_function(function: Callable[..., Any]) -> Source:
             "function takes one by position, the outlet: "
             "`async def produce(out): await out.send(item)`"
         )
-    raise SourceError(f"the function {_name(function)} is no source of items; {_EXPECTED}")
+    raise SourceError(f"the function {_name(function)} is not a source of items; {_EXPECTED}")
 
 
 def _unwrapped(function: Callable[..., Any]) -> Any:
@@ -235,7 +235,7 @@ def _unwrapped(function: Callable[..., Any]) -> Any:
 
 
 def _takes(signature: inspect.Signature, *arguments: None) -> bool:
-    """Return whether it can be called with that many arguments by position, and no more."""
+    """Return whether a function can be called with exactly these positional arguments."""
     try:
         signature.bind(*arguments)
     except TypeError:

@@ -1,9 +1,9 @@
-"""Where a suspended coroutine is: what it awaits, what that awaits, and so on to Trio.
+"""Find where a suspended coroutine is: what it awaits, what that awaits, and so on down to Trio.
 
-All that flowstream reads of the interpreter's internals, and of how Trio is written inside, is in
-this file. Both may change, so it is tried once when it is imported. Where it fails,
-`is_in_checkpoint` says that it can't tell, and a warning is logged when the first producer runs;
-cleanup is bounded as before (see _shielding.py).
+Only this file reads the interpreter's internals, and relies on how Trio is written inside. Both may
+change, so the file tests itself once, when it is imported. If the test fails, `is_in_checkpoint`
+says that it can't tell, and a warning is logged when the first producer runs. Cleanup still has its
+bound (see _shielding.py).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def is_in_checkpoint(coroutine: Coroutine[Any, Any, Any]) -> bool | None:
         coroutine: one that is suspended.
 
     Returns:
-        None where it can't be told: this interpreter can't be read, or something awaits in a way
-        of its own.
+        None if it can't tell: this interpreter can't be read, or something awaits in an unusual
+        way.
     """
     if not readable:
         return None
@@ -105,19 +105,19 @@ async def _shielded() -> None:
 
 
 def _try() -> bool:
-    """Return whether coroutines that are suspended in each known way are read rightly."""
+    """Return whether the file correctly reads coroutines that are suspended in each known way."""
     tried: list[tuple[Coroutine[Any, Any, Any], bool]] = [
         (_iterate(), True),
         (_step(), True),
         (_shielded(), False),
     ]
     right = True
-    # Imported inside Trio, its hooks would take these generators for a program's own.
+    # If this is imported inside Trio, its hooks would take these generators for the program's.
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)
     for coroutine, expected in tried:
         try:
-            coroutine.send(None)  # up to what Trio is asked for, which needs no Trio that runs
+            coroutine.send(None)  # up to the first request to Trio, which need not run for that
             chain = _chain(coroutine)
             right = right and chain is not None and _ends_in_checkpoint(chain) is expected
         except Exception:  # noqa: BLE001  # whatever has changed, it can't be read
@@ -142,7 +142,7 @@ def warn_if_unreadable() -> None:
     _warned = True
     logger.warning(
         "the coroutines of Python %s with Trio %s can't be read by this flowstream: a producer"
-        " that is cancelled behind a shield of its own may hear of it only after its"
+        " that is cancelled inside a shield of its own may learn of it only after its"
         " cleanup_timeout",
         platform.python_version(),
         trio.__version__,

@@ -1,12 +1,12 @@
-"""Feed: a source with many clients at once, which hands each event to all of them.
+"""Feed: a source with many clients at once, which gives each event to all of them.
 
 A `Source` runs in a task for one client. A feed needs no task for a client: a stream subscribes,
-and the task that publishes puts events into the stream's buffer, or writes them to its connection
-at once. What a client missed before it came is not pushed. Its writer pulls it when it has time,
-so that nothing piles up in between.
+and the task that publishes puts events into the stream's buffer, or writes them directly to its
+connection. Events from before a client came are not pushed. The client's writer pulls them when it
+has time, so that nothing piles up in between.
 
-Topics and runs are not feeds; each has one (`HasFeed`). So the methods that a feed and its streams
-call are not among those that an app sees.
+Topics and runs are not feeds; each has one (`HasFeed`). So an app does not see the methods that a
+feed and its streams call.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from flowstream.framing import Framing
 from flowstream.policies import DropOldest
 
 Ending = tuple[CloseReason, BaseException | None, str]
-"""Why a feed has ended, the error that is why, and the cause: see `Subscriber.feed_ended`."""
+"""Why a feed has ended: the reason, its error and its cause; see `Subscriber.feed_ended`."""
 
 
 class Subscriber(Protocol):
-    """A stream, as a feed that it subscribed to knows it.
+    """A stream, as the feed that it has subscribed to sees it.
 
     Attributes:
         buffer: where events go.
-        framing: how bytes are to be framed for `direct`; None where that is impossible.
-        direct: writes framed bytes to the connection, if nobody else writes, and returns
-            whether it did; None where that is impossible, and as long as that is not known.
-            For use while nothing is queued and the writer waits.
+        framing: how to frame bytes for `direct`; None if direct writes are impossible.
+        direct: writes framed bytes to the connection if nobody else writes, and returns
+            whether it did; None if that is impossible, or not known yet. Call it only while
+            nothing is queued and the writer waits.
     """
 
     buffer: EventBuffer
@@ -46,19 +46,19 @@ class Subscriber(Protocol):
 
     @property
     def direct(self) -> Callable[[bytes], bool] | None:
-        """Writes to the connection; None where that is impossible."""
+        """Writes to the connection; None if that is impossible."""
 
     def wrote(self, size: int, items: int, at: float) -> None:
-        """Count what was written by `direct`, at the latest at time `at`; see `tally`."""
+        """Count what `direct` has written, the last of it at time `at`; see `tally`."""
 
     def give_up(self) -> None:
-        """End it: its client is too slow."""
+        """End the stream: its client is too slow."""
 
     def fail(self, error: BaseException) -> None:
-        """End it: events cannot be made for it."""
+        """End the stream: its events cannot be made."""
 
     def close(self, reason: CloseReason, detail: str = "") -> None:
-        """End it when what is queued is written, for this reason and cause."""
+        """End the stream, with this reason and cause, when the queued events are written."""
 
     def feed_ended(
         self,
@@ -66,17 +66,17 @@ class Subscriber(Protocol):
         error: BaseException | None = None,
         detail: str = "",
     ) -> None:
-        """End it when it was given all there is: no more events will come.
+        """End the stream when it has got all events: no more will come.
 
         Args:
-            reason: why not.
-            error: what failed, where that is why; it is in the log already.
-            detail: the cause, for its report.
+            reason: why no more come.
+            error: the failure, if that is the reason. It is in the log already.
+            detail: the cause, for the stream's report.
         """
 
 
 class ForwardingSubscriber:
-    """A subscriber that hands on all that it hears to another one.
+    """A subscriber that passes every call on to another one.
 
     Args:
         subscriber: the other one.
@@ -89,23 +89,23 @@ class ForwardingSubscriber:
 
     @property
     def direct(self) -> Callable[[bytes], bool] | None:
-        """Writes to the connection; None where that is impossible."""
+        """Writes to the connection; None if that is impossible."""
         return self._subscriber.direct
 
     def wrote(self, size: int, items: int, at: float) -> None:
-        """Count what was written by `direct`."""
+        """Count what `direct` has written."""
         self._subscriber.wrote(size, items, at)
 
     def give_up(self) -> None:
-        """End it: its client is too slow."""
+        """End the stream: its client is too slow."""
         self._subscriber.give_up()
 
     def fail(self, error: BaseException) -> None:
-        """End it: events cannot be made for it."""
+        """End the stream: its events cannot be made."""
         self._subscriber.fail(error)
 
     def close(self, reason: CloseReason, detail: str = "") -> None:
-        """End it when what is queued is written."""
+        """End the stream when the queued events are written."""
         self._subscriber.close(reason, detail)
 
     def feed_ended(
@@ -114,7 +114,7 @@ class ForwardingSubscriber:
         error: BaseException | None = None,
         detail: str = "",
     ) -> None:
-        """End it when it was given all there is."""
+        """End the stream when it has got all events."""
         self._subscriber.feed_ended(reason, error, detail)
 
 
@@ -128,43 +128,43 @@ class FeedCursor(Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether `pull` would wait for what an app makes: a snapshot."""
+        """Whether `pull` would wait for a snapshot that an app makes."""
         ...
 
     async def prepare(self) -> None:
-        """**Wait** until `pull` need not.
+        """**Wait** until `pull` would not wait.
 
         Raises:
             Exception: as `pull`.
         """
 
     def lacks(self) -> int | None:
-        """Return how many events the stream has yet to pull; None if that can't be known."""
+        """Return how many events the stream still has to pull; None if that is unknown."""
         ...
 
     @property
     def position(self) -> str | None:
-        """The id that a client would come back with, if it has got all that was handed on.
+        """The id that a client comes back with if it has got all events that were passed on.
 
         None if it would come back as new.
         """
 
     def fall_behind(self) -> None:
-        """Have nothing pushed until it was pulled, or `catch_up` is called."""
+        """Stop the feed from pushing, until the stream has pulled, or calls `catch_up`."""
 
     def catch_up(self) -> None:
-        """Have events pushed again, unless there are some to be pulled."""
+        """Let the feed push again, unless there are events to pull."""
 
     def tally(self) -> None:
-        """Have the stream count what was written directly to its connection.
+        """Make the stream count what was written directly to its connection.
 
-        It is not told of each write: this is to be called before its counts are looked at.
+        The stream is not told of each write. So call this before you read its counts.
         """
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
-        """Return what follows, up to about `limit` bytes; **waits** only for a snapshot.
+        """Return the next events, up to about `limit` bytes. **Waits** only for a snapshot.
 
-        Called by the writer when nothing is queued and `behind` is true.
+        The writer calls it when nothing is queued and `behind` is true.
         """
         ...
 
@@ -174,31 +174,32 @@ class FeedCursor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a stream is to get of a feed."""
+    """What a stream asks of a feed."""
 
     policy: Policy
-    """That of its buffer."""
+    """The policy of its buffer."""
     after: str | None
-    """The id that its client saw last, or None for a client that is new."""
+    """The last id that its client saw; None for a new client."""
     where: Callable[[Any], object] | None
-    """Which events it wants, or None for all."""
+    """Returns whether the stream wants an event; None for all."""
     controls: bool
-    """Whether a snapshot goes as a control event, or as an event of the app's."""
+    """Whether a snapshot is sent as a control event; if not, as an event of the app."""
     name: Callable[[str], str] | None = None
-    """Makes the ids that its client sees of the feed's own, if they differ."""
+    """Turns the feed's own ids into those that the client sees, if they differ."""
     from_beginning: bool = False
-    """Whether a client that is new, or whose place is unknown, gets all that is kept of the
-    past, where else it gets what comes from now on."""
+    """Whether a client that is new, or whose place is unknown, gets the whole past that is kept. If
+    not, it gets only new events."""
     left: Callable[[], None] | None = None
-    """Called when the stream leaves the feed; it may be called more than once."""
+    """Called when the stream leaves the feed, perhaps more than once."""
 
 
 class Feeds:
-    """What holds feeds by name. It is none itself, although Python can iterate it: a stream of it
-    would tell a client all names, and whoever knows that of a run may read the run.
+    """Holds feeds by name: `Topics`, `Runs`. It is not a source, though Python can iterate it.
+
+    A stream of it would tell a client all names, and whoever knows a run's name may read the run.
 
     Attributes:
-        _one: how to get one of them, for an error.
+        _one: how to get one feed, for an error's message.
     """
 
     _one: str
@@ -208,22 +209,22 @@ class Feed(abc.ABC):
     """A source with any number of clients."""
 
     policy: Policy = DropOldest()
-    """What happens when a client's buffer is full, unless it is said for that client."""
+    """What happens when a client's buffer is full, unless the client's stream says otherwise."""
 
     @abc.abstractmethod
     def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
-        """Have `subscriber` get what is published from now on, and what it missed.
+        """Give `subscriber` all events from now on, and those that it missed.
 
         Args:
             subscriber: the stream.
             encoder: makes its bytes; None if it takes the events themselves.
-            terms: what it is to get.
+            terms: what the stream asks for.
         """
 
     @property
     @abc.abstractmethod
     def epoch(self) -> str:
-        """What the ids that it makes begin with, and those of no other feed."""
+        """The beginning of the ids that this feed makes. No other feed's ids begin with it."""
 
     @abc.abstractmethod
     def beside(self, others: Sequence[Feed]) -> Feed:
@@ -231,9 +232,9 @@ class Feed(abc.ABC):
 
 
 class HasFeed(abc.ABC):
-    """What an app hands over to stream it to any number of clients: a topic, a run."""
+    """A topic or a run, which an app passes to be streamed to any number of clients."""
 
     @property
     @abc.abstractmethod
     def _feed(self) -> Feed:
-        """What its streams subscribe to."""
+        """The feed that its streams subscribe to."""

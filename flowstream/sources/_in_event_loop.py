@@ -1,12 +1,11 @@
 """Sources that run in the event loop: async iterables, producer functions, channels, lists.
 
-An async generator runs in one task from its first step to its close. So cancel scopes and
-nurseries that it opens and closes between two items are safe in it. One that stays open across
-a ``yield`` is not safe in any async generator. A producer function is the place for that, and
-for several tasks that send.
+An async generator runs in one task from its first step to its close. So it may open and close
+cancel scopes and nurseries between two items. In no async generator may one stay open across a
+``yield``: use a producer function for that, and for several tasks that send.
 
-The stream owns a receive channel from the moment it runs. It closes the channel when it ends, so
-the app's senders get `trio.BrokenResourceError` when the client has gone.
+A stream owns its receive channel from the moment it runs, and closes it at its end. So the app's
+senders get `trio.BrokenResourceError` when the client has left.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from flowstream.sources._source import Source
 
 
 class AsyncIteration(Source):
-    """An async iterable; an async generator is closed when it is over."""
+    """An async iterable. An async generator is closed at the end."""
 
     def __init__(self, iterable: AsyncIterable[Any]) -> None:
         self._iterable = iterable
@@ -35,12 +34,12 @@ class AsyncIteration(Source):
             await _close(iterator)  # noqa: ASYNC102  # see _shielding.py
 
     async def discard(self) -> None:
-        """``aclose()`` what was handed over, which has not run a line yet."""
+        """``aclose()`` the iterable, which has not run a line yet."""
         await _close(self._iterable)
 
 
 class AsyncGeneratorFunction(Source):
-    """An async generator function of no arguments: nothing exists until the stream runs."""
+    """An async generator function without arguments. It is called when the stream runs."""
 
     def __init__(self, function: Callable[[], AsyncIterable[Any]]) -> None:
         self._function = function
@@ -62,7 +61,7 @@ class Producer(Source):
 
 
 class Channel(Source):
-    """A Trio receive channel; the stream is complete when every sender has closed it."""
+    """A Trio receive channel. The stream is complete when every sender has closed it."""
 
     def __init__(self, channel: trio.abc.ReceiveChannel[Any]) -> None:
         self._channel = channel
@@ -77,12 +76,12 @@ class Channel(Source):
                     await out.send(item)
 
     async def discard(self) -> None:
-        """Close the channel, so that its senders learn that nobody listens."""
+        """Close the channel, so that its senders learn that nobody receives."""
         await self._channel.aclose()
 
 
 class InMemory(Source):
-    """A list, tuple or range: already here, so no thread is needed to fetch from it."""
+    """A list, tuple or range. Reading it never blocks, so it needs no thread."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = items
@@ -94,15 +93,15 @@ class InMemory(Source):
 
 
 async def _close(iterator: Any) -> None:
-    # By the method and not by the type: generators wrapped by tracing or by the app's own
-    # classes have it too (PEP 525 defines it for generators only).
+    # Look for the method, not the type: generators that tracing or the app has wrapped have it, too
+    # (PEP 525 defines it for generators only).
     aclose = getattr(iterator, "aclose", None)
     if aclose is not None:
         await aclose()
 
 
 async def _drain(channel: trio.MemoryReceiveChannel[Any], out: Outlet) -> None:
-    """Take all that is there after each wait: a wait costs 20 times a `receive_nowait`."""
+    """Take all items that are there after each wait: it costs 20 times a `receive_nowait`."""
     async for item in channel:
         await out.send(item)
         while True:

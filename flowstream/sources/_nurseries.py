@@ -1,14 +1,14 @@
-"""Nurseries for sources: tasks beside a source's own, and sources run together.
+"""Nurseries for sources: further tasks of one source, and several sources that run together.
 
 Both are Trio's nursery, with differences that a stream's client can see:
 
-* A failure comes out as itself and not in a group, whichever task it is that fails. The client
-  is told its code and message, and is told of a cancellation only if it is one.
+* A failure is raised as itself and not in a group, whichever task fails. So the client gets its
+  code and message, and is told of a cancellation only if it is one.
 * Cleanup is shielded as it is outside of any nursery (see _shielding.py).
 
 `run_with_tasks` is for a source that waits for more than one thing at once. `run_together` is
-for a wrapper that runs other sources in tasks of its own: each is cancelled once, so that its
-cleanup comes to its end, and what cancels the whole reaches each of them at once.
+for a wrapper that runs other sources in its own tasks: each is cancelled only once, so that its
+cleanup finishes, and a cancellation of the whole reaches all of them at once.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def run_with_tasks(body: Callable[[trio.Nursery], Awaitable[None]]) -> None:
-    """Run `body` with a nursery, whose tasks are cancelled when it has ended.
+    """Run `body` with a nursery, and cancel the nursery's tasks when `body` has ended.
 
     Raises:
-        BaseException: what `body` raised; or what failed in a task, for which `body` was
-            cancelled.
+        BaseException: what `body` raised; or the failure of a task, which cancels `body`.
     """
-    # What `body` raises is carried past the nursery, which would make a group of it.
+    # Carry what `body` raises past the nursery, which would put it into a group.
     result: outcome.Maybe[None] = outcome.Value(None)
     try:
         async with trio.open_nursery() as nursery:
@@ -44,10 +43,10 @@ async def run_with_tasks(body: Callable[[trio.Nursery], Awaitable[None]]) -> Non
             nursery.cancel_scope.cancel()
     except BaseException as error:
         if isinstance(result, outcome.Error) and not isinstance(result.error, trio.Cancelled):
-            result.unwrap()  # with what failed in a task for its context
+            result.unwrap()  # its context is the failure of a task
         _, failure = split(error)
         if failure is not None:
-            # Not the Cancelled of `body`: that is this nursery's, and nobody else would take it.
+            # Don't raise the Cancelled of `body`: it belongs to this nursery, which has ended.
             raise first_of(failure) from None  # noqa: ASYNC104  # as said
         raise
     result.unwrap()
@@ -57,12 +56,12 @@ async def run_together(works: Iterable[Work], *, beside: Work | None = None) -> 
     """Run all `works` at once, each cancelled once; **wait** until all have ended.
 
     Args:
-        works: what is to be done.
-        beside: what goes on meanwhile, and is cancelled when all `works` have ended.
+        works: the functions to run.
+        beside: a function that runs meanwhile. It is cancelled when all `works` have ended.
 
     Raises:
-        BaseException: what the first of them raised, when the others, cancelled because of
-            it, have cleaned up. What one of these raises then is logged.
+        BaseException: the first failure. It cancels the others, and is raised when they have
+            cleaned up. A failure of one of these is logged.
     """
     together = _Together()
     async with trio.open_nursery() as nursery:
@@ -75,19 +74,19 @@ async def run_together(works: Iterable[Work], *, beside: Work | None = None) -> 
     if together.failure is not None:
         raise together.failure
     if together.cancelled is not None:
-        # It is for this task, too; raised anew, so that what is around sees it delivered.
+        # This task is cancelled, too. Raise a new Cancelled, so that a `_Shelter` around sees it.
         await trio.lowlevel.checkpoint_if_cancelled()
         raise together.cancelled
 
 
 class _Together:
-    """How it went so far.
+    """The state of one `run_together`.
 
     Attributes:
-        scope: around all of it.
+        scope: the cancel scope around all works.
         running: how many works have not ended.
-        failure: the first one.
-        cancelled: a Cancelled that came out of a work.
+        failure: the first failure.
+        cancelled: a Cancelled that a work has raised.
     """
 
     __slots__ = ("cancelled", "failure", "running", "scope")
@@ -105,7 +104,7 @@ class _Together:
             self._note(error)
         self.running -= 1
         if not self.running:
-            self.scope.cancel()  # what goes on beside
+            self.scope.cancel()  # ends `beside`
 
     async def do_beside(self, work: Work) -> None:
         try:

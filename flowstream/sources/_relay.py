@@ -1,7 +1,7 @@
-"""Relay: an outlet that hands each item to a function, so that one source can be run in another.
+"""Relay: an outlet that passes each item to a function, so that one source can run inside another.
 
-A wrapper around a source (to slow it down, to batch it, to keep its items for several clients) runs
-the source with a relay instead of the stream's own outlet, and gets each item.
+A wrapper slows a source down, batches its items, or keeps them for several clients. It runs the
+source with a relay instead of the stream's own outlet, and gets each item.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from flowstream.buffer._outlet import Outlet
 
 
 class Relay(Outlet):
-    """Hands each item that a producer sends to ``take``.
+    """Passes each item that a producer sends to ``take``.
 
     Args:
         take: called with each item, and awaited by the task that sends it. What it raises
             is raised in the producer.
-        statistics: what `statistics` returns: that of the outlet behind, most often.
-        take_nowait: the same without waiting; raises `trio.WouldBlock` where it would. None
-            if that can't be.
-        reject: told of an item that could not be made: `reject` of the outlet behind. None
-            if it is raised in the producer.
+        statistics: called for `statistics`; usually that of the stream's own outlet.
+        take_nowait: like `take`, but raises `trio.WouldBlock` instead of waiting. None if that is
+            impossible: then it always raises.
+        reject: called with the error of an item that could not be made; usually that of the
+            stream's own outlet. None raises the error in the producer.
     """
 
     __slots__ = ("_reject", "_statistics", "_take", "_take_nowait")
@@ -43,23 +43,23 @@ class Relay(Outlet):
         self._reject = super().reject if reject is None else reject
 
     async def send(self, item: Any) -> None:
-        """Hand on one item."""
+        """Pass on one item."""
         await self._take(item)
 
     def _put(self, item: Any) -> Awaitable[None] | None:
-        """Return what hands on one item when it is awaited."""
+        """Return an awaitable that passes on one item."""
         return self._take(item)
 
     def send_nowait(self, item: Any) -> None:
-        """Hand on one item, or raise `trio.WouldBlock`."""
+        """Pass on one item, or raise `trio.WouldBlock`."""
         self._take_nowait(item)
 
     def reject(self, error: Exception) -> None:
-        """Tell the outlet behind of an item that could not be made."""
+        """Pass on the error of an item that could not be made."""
         self._reject(error)
 
     def statistics(self) -> BufferStatistics:
-        """Return that of the outlet behind."""
+        """Return what the argument `statistics` returns."""
         return self._statistics()
 
 

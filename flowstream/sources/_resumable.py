@@ -1,6 +1,6 @@
-"""Resumable sources: a producer that is told where its client left off, and goes on there.
+"""Resumable sources: a producer that goes on where its client left off.
 
-An app's own history, in place of a topic's; or a source that can find a place in what it reads.
+It reads the app's own history, in place of a topic's; or it can find a place in what it reads.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Resumable(Source):
 
     @abc.abstractmethod
     def resumed(self, after: str | None) -> Source:
-        """Return the source for one stream, given the id that its client saw last, or None.
+        """Return a new source for one stream, given the last id that its client saw, or None.
 
-        A new one: an app may make one `Resumable` and stream it to all its clients.
+        An app may make one `Resumable` and stream it to all its clients.
         """
 
 
@@ -44,7 +44,7 @@ class ResumableFunction(Resumable):
         """Call the function, and put all items of what it returns into `out`.
 
         Raises:
-            SourceError: it returned something that is no source for one client.
+            SourceError: the function returned something that can't be streamed to one client.
         """
         made = self._function(self._after)
         if inspect.isawaitable(made):
@@ -59,7 +59,7 @@ def resumable_with(open_source: Any, function: Callable[[str | None], Any]) -> R
     """Return `function` as a source, checked.
 
     Raises:
-        SourceError: it is no function of one argument.
+        SourceError: it is not a function of one argument.
     """
     if not callable(function):
         raise SourceError(f"resumable() takes a function, not a {type(function).__name__}")

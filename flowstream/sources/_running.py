@@ -1,4 +1,4 @@
-"""Run a source to its end, whatever it does: the task of a stream's producer, and of a run's."""
+"""Run a source to its end, whatever it does, as the producer of a stream or of a run."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ async def run_to_end(
     """Run `source` into `out`; once `scope` is cancelled, cancel it once and shield its cleanup.
 
     Args:
-        source: what is run.
+        source: the source.
         out: where its items go.
-        scope: a shielded scope, which this opens.
-        cleanup_timeout: seconds that it may go on for after it was cancelled.
-        name: for the log.
-        failed: told what it failed with; that is not raised.
+        scope: a shielded scope, which this enters.
+        cleanup_timeout: seconds that the source may go on after it was cancelled.
+        name: its name in the log.
+        failed: called with its failure, which is not raised.
 
     Raises:
-        BaseException: what is neither a failure nor a cancellation.
+        BaseException: anything that is neither a failure nor a cancellation.
     """
     with scope:
         overrun = await run_cancelled_once(_run(source, out, failed), scope, cleanup_timeout)

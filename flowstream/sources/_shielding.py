@@ -7,29 +7,29 @@ once: when the first Cancelled is about to be thrown in, it shields the scope ar
 and gives it a deadline. What the producer awaits from then on runs undisturbed until that
 deadline, when it is cancelled for good.
 
-To shield already when the scope is cancelled would be wrong: a task that is runnable at that moment
-has not been told yet, and would run on behind the shield. The shield must come when the Cancelled
-is delivered, and that can be seen: Trio resumes a task by sending an outcome into its coroutine, so
-a generator between the two sees each one pass. A Cancelled that belongs to a scope inside the
-producer, such as that of `trio.sleep`, is let through.
+It would be wrong to shield as soon as the scope is cancelled: a task that is runnable at that
+moment has not got its Cancelled yet, and would run on inside the shield. The shield must come when
+the Cancelled is delivered. That can be seen: Trio resumes a task by sending an outcome into its
+coroutine, so a generator between the two sees each outcome. A Cancelled that belongs to a scope
+inside the producer, such as the one of `trio.sleep`, is let through.
 (Turned down: asking the task for its private abort function; a second task that watches.)
 
-One delivery is made in another place. `trio.lowlevel.checkpoint`, which is what a task that
-need not wait comes to, waits inside a cancelled scope of its own. A shield raised while
-Cancelled is on its way out of there would make that scope swallow it. So a producer that is in
-a checkpoint is given its Cancelled one step before that scope.
+In one place the Cancelled is delivered earlier. `trio.lowlevel.checkpoint`, which a task calls that
+need not wait, waits inside a cancelled scope of its own. If the shield were raised while a
+Cancelled leaves it, that scope would swallow the Cancelled. So a producer that is in a checkpoint
+gets its Cancelled one step before that scope.
 
-Whether it is in a checkpoint is read from the interpreter, in _await_chain.py. Where that can't
-be told, the shield is raised later: this Cancelled passes through, and the shield is there
-before the next await begins, which is the first of the cleanup. That is right unless the
-Cancelled was that of a scope behind a shield of the producer's own, which had been cancelled
-before the await began. Then the producer goes on, and is cancelled for good at the deadline.
+_await_chain.py reads from the interpreter whether the producer is in a checkpoint. If it can't
+tell, the shield is raised later: this Cancelled passes, and the shield is there before the next
+await, which is the first one of the cleanup. That is right, with one exception: the Cancelled came
+from a scope inside a shield of the producer's own, and that scope was cancelled before the await
+began. Then the producer goes on, and is cancelled for good at the deadline.
 
-Inside a nursery that the producer opened Trio's ordinary rules apply, to its body and to
-its children: a shield around it would have the nursery take the Cancelled for its own and
-swallow it, and the code behind the nursery would run for a client that has gone. A wrapper
-that runs a source in a task of a nursery of its own has that task sheltered in the same way,
-by `run_sheltered`: whatever cancels it, the stream or the wrapper, does so once.
+Inside a nursery that the producer opened, Trio's ordinary rules hold for its body and its children.
+With a shield around it, the nursery would take the Cancelled for its own and swallow it, and the
+code after the nursery would run for a client that has left. A wrapper may run a source in a task of
+its own nursery. It shelters that task in the same way, with `run_sheltered`: the task is cancelled
+only once, whether the stream or the wrapper does it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from flowstream.sources import _await_chain
 
 
 class _Cleanup:
-    """How long a producer may clean up for, in all tasks that wrappers run parts of it in.
+    """How long a producer may clean up, counting all tasks in which wrappers run parts of it.
 
     Args:
         timeout: seconds.
-        is_over: whether the producer as a whole was cancelled. Then its time runs out for all
-            at once; who is cancelled by a wrapper alone has a time of its own.
+        is_over: returns whether the producer as a whole was cancelled. Then all its tasks have the
+            same deadline. A task that only a wrapper cancelled has its own.
     """
 
     def __init__(self, timeout: float, is_over: Callable[[], bool]) -> None:
@@ -64,7 +64,7 @@ class _Cleanup:
         self._deadline = math.inf
 
     def deadline(self) -> float:
-        """Return until when one may clean up who hears just now that it is cancelled."""
+        """Return the deadline for the cleanup of a task that is cancelled now."""
         deadline = clock.current_time() + self.timeout
         if not self.is_over():
             return deadline
@@ -72,16 +72,16 @@ class _Cleanup:
         return self._deadline
 
 
-# That of the producer which runs in this context. Where it was started by nobody, as in a test
-# of a source alone, it has as long as a stream would give it.
+# The `_Cleanup` of the producer that runs in this context. Without one, as in a test of a source
+# alone, cleanup has as long as a stream would give it.
 _cleanup: contextvars.ContextVar[_Cleanup] = contextvars.ContextVar("flowstream cleanup")
 
-# Nurseries of flowstream's own, which let no exception of their body pass through them.
+# Nurseries of flowstream, whose body never raises through them.
 _transparent: weakref.WeakSet[trio.Nursery] = weakref.WeakSet()
 
 
 def make_transparent(nursery: trio.Nursery) -> None:
-    """Have cleanup be shielded inside `nursery`, too: it has nothing to swallow."""
+    """Shield cleanup inside `nursery`, too, since it has no Cancelled to swallow."""
     _transparent.add(nursery)
 
 
@@ -91,10 +91,9 @@ async def run_cancelled_once(
     """Run `coroutine`; once `scope` is cancelled, cancel it once and shield its cleanup.
 
     Args:
-        coroutine: what to run. No other cancellation than `scope`'s must reach it, so
-            `scope` is to be shielded.
+        coroutine: the producer. Only the cancellation of `scope` must reach it, so shield `scope`.
         scope: the cancel scope that this is called in.
-        cleanup_timeout: seconds that it may go on for after it was cancelled.
+        cleanup_timeout: seconds that the coroutine may go on after it was cancelled.
 
     Returns:
         Whether the cleanup took longer, and was cancelled.
@@ -108,14 +107,14 @@ async def run_cancelled_once(
 
 
 async def run_sheltered(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run `coroutine`; once whatever is around it is cancelled, shield its cleanup.
+    """Run `coroutine`; once a scope around it is cancelled, shield its cleanup.
 
-    For the first thing that a task of a nursery does. The cleanup has as long as that of the
-    producer which the task belongs to: it is in the contextvars that the task inherited.
+    A task of a nursery calls this first. The cleanup has as long as the cleanup of the task's
+    producer, which is in the contextvars that the task inherited.
     """
     whole = _cleanup.get(None) or _Cleanup(Limits().cleanup_timeout, lambda: False)
     if await _run_told_once(coroutine, lambda: True, whole):
-        await trio.lowlevel.checkpoint()  # the Cancelled that it did not get to
+        await trio.lowlevel.checkpoint()  # raises the Cancelled that the task has not got
 
 
 async def _run_told_once(
@@ -130,13 +129,13 @@ async def _run_told_once(
 
 
 class _Shelter:
-    """The scope around a producer, which is shielded once the producer is told.
+    """The scope around a producer. It is shielded when the producer gets its Cancelled.
 
     Args:
         coroutine: the producer.
         scope: the scope.
-        may_be_cancelled: whether what is around the scope is cancelled, so far as is known.
-        whole: how long it may clean up for.
+        may_be_cancelled: returns whether something around the scope may be cancelled.
+        whole: how long the producer may clean up.
     """
 
     def __init__(
@@ -153,28 +152,27 @@ class _Shelter:
         self._task = trio.lowlevel.current_task()
         self._outside = set(self._task.child_nurseries)
         self._told = False
-        self._passing = False  # a Cancelled that may be ours is on its way out of a scope
-        self._begun_cancelled = False  # the await that it is in
+        self._passing = False  # a Cancelled that may be ours is leaving a scope
+        self._begun_cancelled = False  # whether its current await began cancelled
 
     def is_due(self) -> bool:
-        """Return whether the producer is to be told, at the await that it is in."""
+        """Return whether the producer should get its Cancelled at its current await."""
         if self._told or not self._may_be_cancelled():
             return False
-        # Seen from here: behind a shield of the producer's own it is not told yet.
+        # Inside a shield of the producer's own it is not cancelled yet.
         return _is_cancelled() and not self._is_in_nursery()
 
     def must_be_told_now(self) -> bool:
-        """Return whether it must be told here, since a scope of Trio's own comes next."""
+        """Return whether it must get its Cancelled now, before it enters a scope of Trio's."""
         return self.is_due() and bool(_await_chain.is_in_checkpoint(self._coroutine))
 
     def on_cancelled(self) -> None:
-        """Raise the shield, if the Cancelled that is about to be thrown in is ours."""
+        """Raise the shield, if the Cancelled that will be thrown in next is ours."""
         if not self.is_due():
             return
         self._scope.shield = True
-        # Behind the shield it is cancelled still: this Cancelled is that of a scope of its own,
-        # perhaps inside a shield of its own. Behind ours that scope takes it, and sees nothing
-        # of another. Ours is to come.
+        # If it is still cancelled inside our shield, this Cancelled belongs to a scope of its own,
+        # perhaps inside a shield of its own. That scope takes it, and ours is yet to come.
         if not _is_cancelled():
             self._tell()
         elif self._begun_cancelled and _await_chain.is_in_checkpoint(self._coroutine) is None:
@@ -182,7 +180,7 @@ class _Shelter:
             self._passing = True
 
     def on_await(self) -> None:
-        """Raise the shield if that had to wait; lower it if it was raised for another scope."""
+        """Raise the shield if that had to wait. Lower it if it was raised for another scope."""
         if self._told:
             return
         if self._passing and self.is_due():
@@ -208,7 +206,7 @@ def _is_cancelled() -> bool:
 
 @types.coroutine
 def _watch(coroutine: Coroutine[Any, Any, None], shelter: _Shelter) -> Generator[Any, Any, None]:
-    """Await `coroutine`; tell `shelter` of each await, and of each Cancelled before it goes in."""
+    """Await `coroutine`; tell `shelter` of each await, and of each Cancelled that comes."""
     thrown: BaseException | None = None
     value: Any = None
     while True:

@@ -1,7 +1,7 @@
-"""Source: where items come from, in one form.
+"""Source: the one form for everything that items come from.
 
-Everything that an app passes becomes a `Source`. It runs once, in a task of flowstream, and puts
-items into an outlet. An app may derive its own source type from it.
+Whatever an app passes to be streamed becomes a `Source`. It runs once, in a task of flowstream, and
+puts items into an outlet. An app may derive its own source type from it.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ class Source(abc.ABC):
     length: int | None = None
     """The bytes of all items together, if that is known, so that a client can show progress.
 
-    The response gets it as its ``Content-Length`` if the format sends bytes as they are and
-    no policy drops any. A source that makes more or fewer fails its stream.
+    The response has it as ``Content-Length`` if the format sends bytes unchanged and no policy
+    drops any. If the source makes more or fewer bytes, its stream fails.
     """
 
     typed: bool = False
-    """Whether it sends events of a type of its own, for which a table has no room."""
+    """Whether its events have a type of their own, which a table (CSV) can't show."""
 
     repeatable: bool = False
-    """Whether `run` may be called again when it has ended: each call begins anew."""
+    """Whether `run` may be called again after it has ended. Each call begins from the start."""
 
     @abc.abstractmethod
     async def run(self, out: Outlet) -> None:
-        """Put all items into `out`, and release what the items came from, however it ends.
+        """Put all items into `out`. Release all resources, in whatever way it ends.
 
-        When the client leaves, Cancelled is raised in here once. What you await after that
-        is shielded, for `Limits.cleanup_timeout` seconds.
+        When the client leaves, Cancelled is raised in here once. Whatever you await after that is
+        shielded, for `Limits.cleanup_timeout` seconds.
         """
 
     async def discard(self) -> None:  # noqa: B027  # most sources hold nothing yet
-        """Release what the source holds, because `run` will never be called.
+        """Release all resources, because `run` will never be called.
 
         Called for a HEAD request and for a reconnect that is refused.
         """

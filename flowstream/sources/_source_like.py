@@ -1,9 +1,9 @@
-"""SourceLike: the type of what an app may hand over as a source.
+"""SourceLike: the type of everything that an app may pass as a source.
 
-`as_source` decides at run time; this is what a type checker can know of it before. Python's
-``Iterable[Any]`` would let through text, whose items are its characters, and a dict, whose items
-are its keys. So text is told by its ``in``, which takes nothing but text; and an iterable of
-which only that is known is accepted if its items are rows.
+`as_source` decides at run time; this type is for type checkers. ``Iterable[Any]`` would accept
+text, whose items are its characters, and a dict, whose items are its keys. So a collection is
+recognised by its ``in``, which in text takes only text; and any other iterable is accepted if its
+items are rows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from flowstream.sources._source import Source
 
 
 class Collection(Protocol):
-    """A list, tuple, range or deque, of whatever; text and bytes are none."""
+    """A list, tuple, range or deque of anything; not text or bytes."""
 
     def __contains__(self, value: object, /) -> bool: ...
     def __iter__(self) -> Iterator[Any]: ...
     def index(self, value: Any, /) -> int:
-        """Return where an item is."""
+        """Return the index of an item."""
         ...
 
 
@@ -59,10 +59,10 @@ SourceLike: TypeAlias = (
     | AbstractSet[Any]
     | Iterable[Row]
 )
-"""What an app may hand over as a source.
+"""What an app may pass as a source.
 
-A source or topic or run of flowstream's, or a list of topics and runs; an async iterable, or an
-async generator function of no arguments; a producer function, ``async def produce(out)``; a Trio
+A source, topic or run of flowstream, or a list of topics and runs; an async iterable, or an
+async generator function without arguments; a producer function, ``async def produce(out)``; a Trio
 receive channel; a sync iterator, generator function, list, tuple or set, or an iterable of rows.
-Another iterable is handed over as ``iter(it)``, to satisfy a type checker.
+Pass any other iterable as ``iter(it)``, to satisfy a type checker.
 """

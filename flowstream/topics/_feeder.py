@@ -299,7 +299,7 @@ class Feeders:
         if retry is not None and later is None:
             raise SourceError(
                 f"this {type(source).__name__} is used up by one run, and could not begin anew "
-                "after a failure: hand over the function that makes it, without calling it "
+                "after a failure: pass the function that makes it, without calling it "
                 "(`publish_from(items)`, or `publish_from(lambda: items(argument))`), or say "
                 "retry=None to run it once"
             )

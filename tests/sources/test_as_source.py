@@ -185,8 +185,8 @@ def test_one_item_is_no_source_though_python_can_iterate_it(item):
 
 @pytest.mark.parametrize("called", [produce, Feed().produce])
 def test_a_called_producer_is_refused_and_leaves_no_warning(called):
-    """The message says to hand over the function itself; the coroutine is closed."""
-    with pytest.raises(SourceError, match="hand over the producer function itself, uncalled"):
+    """The message says to pass the function itself; the coroutine is closed."""
+    with pytest.raises(SourceError, match="pass the producer function itself, without calling it"):
         as_source(called(None))
 
 
@@ -197,21 +197,21 @@ def test_an_awaitable_that_cannot_be_iterated_is_refused():
         def __await__(self):
             yield
 
-    with pytest.raises(SourceError, match="a coroutine is no source"):
+    with pytest.raises(SourceError, match="a coroutine is not a source"):
         as_source(Lazy())
 
 
 @pytest.mark.parametrize("given", [Feed, list, Own, Agen])
 def test_a_class_is_refused_even_if_its_instances_are_sources(given):
     """The message names the class and asks for an instance."""
-    with pytest.raises(SourceError, match=f"the class {given.__name__} .* hand over an instance"):
+    with pytest.raises(SourceError, match=f"the class {given.__name__} .* pass an instance"):
         as_source(given)
 
 
 @pytest.mark.parametrize("given", [None, 7, 1.5, object()])
 def test_what_cannot_be_iterated_or_called_is_refused(given):
     """The message names the type and lists what is expected."""
-    with pytest.raises(SourceError, match=f"a {type(given).__name__} is no source .*async iter"):
+    with pytest.raises(SourceError, match=f"a {type(given).__name__} is not a source .*async iter"):
         as_source(given)
 
 
@@ -231,15 +231,18 @@ async def optional(out=None):
     ("given", "message"),
     [
         (agen_of, r"async generator function agen_of wants 1 argument\(s\) \(count\): call it"),
-        (functools.partial(agen_of, 1, 2), r"partial\(.*agen_of.* is no source of items; expected"),
+        (
+            functools.partial(agen_of, 1, 2),
+            r"partial\(.*agen_of.* is not a source of items; expected",
+        ),
         (gen_of, r"the generator function gen_of wants 1 argument\(s\) \(count\): call it and"),
         (none, r"async function none wants 0 argument\(s\); a producer function takes one"),
         (produce_up_to, r"produce_up_to wants 2 argument\(s\) \(count, out\); a producer"),
         (keyword_only, r"keyword_only wants 1 argument\(s\) \(out\); .* one by position"),
         (functools.partial(produce, 1), r"wants 0 argument\(s\); a producer function takes one"),
-        (lambda: [1, 2], "the function .*<lambda> is no source of items; expected"),
-        (len, "the function len is no source of items"),
-        (max, "max is no source of items; expected"),
+        (lambda: [1, 2], "the function .*<lambda> is not a source of items; expected"),
+        (len, "the function len is not a source of items"),
+        (max, "max is not a source of items; expected"),
     ],
 )
 def test_a_function_of_the_wrong_shape_is_told_the_right_one(given, message):

@@ -176,7 +176,7 @@ async def test_all_are_discarded_though_one_fails_at_it(caplog):
 
 
 def test_what_cannot_be_merged_is_refused_at_the_call():
-    """Nothing at all, topics, what resumes, and what is no source."""
+    """Nothing at all, topics, what resumes, and what is not a source."""
     with pytest.raises(TypeError, match="at least one"):
         merge()
     with pytest.raises(SourceError, match="shared by many"):

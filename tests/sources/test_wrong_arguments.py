@@ -64,7 +64,7 @@ CASES = {
     "the class of a client": (
         lambda: openai(AsyncOpenAI),
         TypeError,
-        r"must be an openai\.AsyncOpenAI, not the class AsyncOpenAI: hand over one",
+        r"must be an openai\.AsyncOpenAI, not the class AsyncOpenAI: pass one",
     ),
     "a key": (
         lambda: openai("sk-secret"),
@@ -129,9 +129,9 @@ CASES = {
     "all runs": (
         lambda: sse(Runs()),
         SourceError,
-        r"Runs is no source .* one of them, runs\[key\]",
+        r"Runs is not a source .* one of them, runs\[key\]",
     ),
-    "all topics": (lambda: sse(Topics()), SourceError, r"Topics is no source"),
+    "all topics": (lambda: sse(Topics()), SourceError, r"Topics is not a source"),
     "a status as text": (
         lambda: PublicError("quota", "Used up.", status="429"),
         TypeError,

@@ -25,12 +25,12 @@ def check_client(client: object, kinds: tuple[type, ...], wanted: str) -> None:
     if inspect.iscoroutine(client):
         client.close()  # else Python warns later that it was never awaited
         raise TypeError(
-            f"client must be an {wanted}, not a coroutine: hand over the client itself; the "
+            f"client must be an {wanted}, not a coroutine: pass the client itself; the "
             "request is made when the stream runs"
         )
     if isinstance(client, type):
         name = client.__qualname__
-        raise TypeError(f"client must be an {wanted}, not the class {name}: hand over one of them")
+        raise TypeError(f"client must be an {wanted}, not the class {name}: pass one of them")
     kind = type(client)
     name, package = kind.__qualname__, kind.__module__.partition(".")[0]
     if package == wanted.partition(".")[0]:

@@ -69,7 +69,7 @@ def wrap(given: Any, name: str, wrapper: Callable[[Source], Source]) -> Source:
         wrapper: makes the source around it.
 
     Raises:
-        SourceError: `given` is no source, or one that its clients share.
+        SourceError: `given` is not a source, or one that its clients share.
     """
     inner = as_source(given)
     if isinstance(inner, Feed):
