@@ -162,9 +162,9 @@ class Connection(Live, ABC):
         """Note that the client has taken something."""
         self._wire.progress_at = trio.current_time()
 
-    async def turn(self) -> None:
+    def turn(self) -> Awaitable[None]:
         """**Wait** for the turn to do something that the client has asked for."""
-        await self._connections.budget.turn(self._share)
+        return self._connections.budget.turn(self._share)
 
     def seconds_since_progress(self) -> float:
         """Return how long ago the client last took something, as far as was noted."""

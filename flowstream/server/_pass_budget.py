@@ -17,7 +17,7 @@ There are two queues, so that a request now and then does not wait behind those 
 pause: one for clients who have had many turns lately, which gets one in each pass and what the
 other leaves.
 
-While there is time left, and nobody in the queue, a turn costs two looks at a clock.
+While there is time left, and nobody in the queue, a turn costs one look at a clock.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class PassBudget(trio.abc.Instrument):
 
     async def turn(self, share: Share) -> None:
         """Return in this pass if there is time left, else **wait**; no checkpoint otherwise."""
-        queue = self._busy if share.is_busy() else self._few
-        if queue or self.is_spent:
+        now = perf_counter()
+        queue = self._busy if share.is_busy(now) else self._few
+        if queue or now >= self._until:
             self._wanted.unpark()
             await queue.park()
 
@@ -93,9 +94,8 @@ class Share:
         self._since = 0.0
         self._turns = 0
 
-    def is_busy(self) -> bool:
-        """Count one turn; return whether there were many."""
-        now = perf_counter()
+    def is_busy(self, now: float) -> bool:
+        """Count one turn, by `perf_counter`; return whether there were many."""
         if now - self._since > 1:
             self._since, self._turns = now, 0
         self._turns += 1

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from itertools import pairwise
+from time import perf_counter
 
 import pytest
 import trio
@@ -57,7 +58,7 @@ async def budget():
 
 def busy():
     share = Share()
-    while not share.is_busy():
+    while not share.is_busy(perf_counter()):
         pass
     return share
 
