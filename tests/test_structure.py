@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from test_layers import INSIDE, MODULES, PACKAGE, imports, parse
@@ -100,3 +101,20 @@ def test_a_module_is_of_a_size_that_one_can_read(name: str) -> None:
         assert name in SHORT, f"{name} has {lines} lines: who uses it, and can it live there?"
     else:
         assert name not in SHORT, f"{name} has {lines} lines, and needs no excuse"
+
+
+# Folders of tests for what is no room of the package.
+BESIDES = {
+    "mutants": "what the tests themselves are worth",
+    "real": "browsers and other people's clients",
+}
+
+
+def test_the_tests_lie_where_the_package_does() -> None:
+    """A folder of tests is one of the package's, or is named here; no two modules share a name."""
+    tests = Path(__file__).parent
+    paths = [path.relative_to(tests) for path in tests.rglob("test_*.py")]
+    folders = {path.parent.as_posix() for path in paths} - {"."}
+    for folder in folders - BESIDES.keys():
+        assert (PACKAGE / folder).is_dir() or (PACKAGE / f"{folder}.py").is_file(), folder
+    assert len({path.name for path in paths}) == len(paths)

@@ -1,6 +1,6 @@
 """AG-UI events, one by one, checked by the protocol's own models for Python.
 
-In tests/llm its client for JavaScript reads them, and checks their grammar.
+In tests/sources/llm its client for JavaScript reads them, and checks their grammar.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The AI SDK's UI message chunks, one by one; tests/llm has its own reader read them."""
+"""The AI SDK's UI message chunks, one by one; tests/sources/llm has its own reader read them."""
 
 from __future__ import annotations
 

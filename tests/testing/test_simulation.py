@@ -20,7 +20,7 @@ from flowstream.encoders import AGUI, OpenAIChunks, UIMessages
 from flowstream.quart import Flowstream
 from flowstream.testing import collect, open_stream, simulated
 
-PACKAGE = Path(__file__).parent.parent / "flowstream"
+PACKAGE = Path(__file__).parents[2] / "flowstream"
 AT_THE_MACHINE = {"server", "demo"}
 """Folders that deal with processes and real machines, and read their clocks."""
 

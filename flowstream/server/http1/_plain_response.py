@@ -4,7 +4,7 @@ A response is plain if the server cuts its body into chunks and keeps the connec
 is then the status, the app's fields, the server's own, and one more. h11 would check and copy the
 fields three times.
 
-Both ways give the same bytes: ``tests/server/test_plain_requests.py`` compares them.
+Both ways give the same bytes: ``tests/server/http1/test_plain_requests.py`` compares them.
 """
 
 from __future__ import annotations

@@ -380,7 +380,7 @@ async def test_an_endpoint_is_an_upstream(client, clean_log):
 
 async def test_the_example(server, clean_log):
     """The SDK reads the example's answers, and has its 404 and its 400 for errors."""
-    (path,) = (Path(__file__).parents[2] / "examples").glob("14_*.py")
+    (path,) = (Path(__file__).parents[3] / "examples").glob("14_*.py")
     module = runpy.run_path(str(path))
     url = await server(module["app"])
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as sdk:

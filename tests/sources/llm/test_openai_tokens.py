@@ -875,7 +875,7 @@ async def test_the_example_answers(
 ) -> None:
     """It streams an answer, has a status for what fails at once, and lets go of the model."""
     monkeypatch.setenv("OPENAI_BASE_URL", f"{upstream.url}/v1")
-    path = Path(__file__).parents[2] / "examples" / "13_llm_tokens.py"
+    path = Path(__file__).parents[3] / "examples" / "13_llm_tokens.py"
     example = runpy.run_path(str(path))
     app = example["app"]
     upstream.answer(

@@ -411,7 +411,7 @@ def test_without_psycopg_the_message_names_the_extra(monkeypatch):
 
 @pytest.fixture(scope="module")
 def example():
-    path = Path(__file__).parents[2] / "examples" / "12_database_rows.py"
+    path = Path(__file__).parents[3] / "examples" / "12_database_rows.py"
     spec = importlib.util.spec_from_file_location("example_12", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
