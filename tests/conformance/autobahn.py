@@ -5,8 +5,8 @@
 It is no part of the tests: it takes minutes, and Autobahn's client (``wstest``) runs on Python 2.7
 alone. The script installs the client from PyPI into a folder of its own, once, starts our server
 with an app that echoes, has the client run its cases over HTTP/1.1, with permessage-deflate where a
-case offers it, and ends with 1 if one of them failed. ``tests/server/websocket/test_websocket_carriers.py``
-compares HTTP/2 with HTTP/1.1, since no client of this kind speaks RFC 8441.
+case offers it, and ends with 1 if one of them failed. No client of this kind speaks RFC 8441:
+``tests/server/websocket/test_websocket_carriers.py`` compares HTTP/2 with HTTP/1.1.
 
 The sections: 1 framing, 2 pings, 3 reserved bits, 4 opcodes, 5 fragments, 6 UTF-8, 7 the close,
 9 limits (16 MiB at most), 10 pieces, 12 and 13 compression. A verdict other than OK that is no

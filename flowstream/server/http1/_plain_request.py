@@ -5,8 +5,8 @@ One pattern is enough to read it. If the pattern does not match, that is no erro
 request, and decides what is refused.
 
 So the pattern need not be lenient. It matches a part of what h11 accepts, and reads it in the same
-way: ``tests/server/http1/test_plain_requests.py`` compares the two. The rules for the target and the host
-are those of all requests.
+way: ``tests/server/http1/test_plain_requests.py`` compares the two. The rules for the target and
+the host are those of all requests.
 """
 
 from __future__ import annotations
