@@ -278,7 +278,7 @@ async def test_a_function_that_fails_later_is_one_more_failure(flow, autojump_cl
         ("text", {}, SourceError, "one item"),
         (Topic("other"), {}, SourceError, "subscribe in a generator function"),
         (lambda: None, {}, SourceError, "returned None"),
-        (lambda a, b: None, {}, SourceError, "no source"),
+        (lambda a, b: None, {}, SourceError, "not a source"),
         ([1], {"retry": 5}, TypeError, r"Retry\(first="),
         ([1], {"cleanup_timeout": 0}, ValueError, "cleanup_timeout"),
         ([1], {"cleanup_timeout": float("inf")}, ValueError, "finite"),
