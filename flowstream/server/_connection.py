@@ -1,15 +1,15 @@
-"""One client's connection, as the streams and protocols on it know it.
+"""One client's connection, as the streams and protocols on it see it.
 
 What is different from ``hypercorn.trio.tcp_server.TCPServer``, and why:
 
-* A write has a deadline, which any progress restarts (`Wire`). Hypercorn's is shielded and
-  waits for ever, so a client that stops reading holds a task, a buffer and the shutdown.
-* At the deadline the socket is reset. A close would leave the kernel to deliver what the
-  client does not take.
-* The connection tells the streams it carries of its end and of a shutdown, by a call
-  instead of a task that polls; and it can be written to directly.
+* A write has a deadline, which any progress restarts (`Wire`). Hypercorn's writes are shielded and
+  wait for ever, so a client that stops reading holds a task, a buffer and the shutdown.
+* At the deadline the socket is reset. After a close the kernel would go on trying to deliver bytes
+  that the client does not read.
+* The connection tells its streams of its end and of a shutdown by a call, so no stream needs a task
+  that polls. Publishers can write to it directly.
 
-What is said on it is `HTTPConnection`'s.
+`HTTPConnection` adds what HTTP does on it.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Connection(Live, ABC):
     """One client's connection.
 
     Args:
-        connections: those of the worker.
-        config: the server's.
-        stream: the client's socket, with TLS over it or without.
+        connections: the connections of the worker.
+        config: the server's configuration.
+        stream: the client's socket, perhaps with TLS.
 
     Attributes:
-        stream: that.
+        stream: the same.
         client, server: the addresses of both ends.
-        reason: why it ended, or None.
+        reason: why the connection ended, or None.
         detail: the cause of that, for reports.
     """
 
@@ -62,7 +62,7 @@ class Connection(Live, ABC):
         self.config = config
         self.stream: Any = stream
         self._connections = connections
-        self._carried: tuple[Carried, ...] = ()  # one, as a rule; a set takes 216 bytes
+        self._carried: tuple[Carried, ...] = ()  # usually one; a set would take 216 bytes
         self._share = Share()
         self._tls = isinstance(stream, trio.SSLStream)
         self._wire = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
@@ -71,9 +71,9 @@ class Connection(Live, ABC):
         self._socket = self._wire.socket
         self._outgoing = Outgoing(self, self._wire, stream if self._tls else None)
         self._reading = False
-        self._handling: trio.CancelScope | None = None  # what was read
+        self._handling: trio.CancelScope | None = None  # while the protocol handles what was read
         self._read_enough = False
-        self._hung_up_unread = False  # told of it while reading on
+        self._hung_up_unread = False  # the client hung up while unread bytes were left
         self.client: Any = None
         self.server: Any = None
         self.reason: CloseReason | None = None
@@ -82,9 +82,9 @@ class Connection(Live, ABC):
     # -- for streams -----------------------------------------------------------------------
 
     def attach(self, stream: Carried) -> None:
-        """Tell `stream` when the connection ends or the server shuts down.
+        """From now on tell `stream` when the connection ends or the server shuts down.
 
-        If either has happened already it is told before this returns.
+        If either has happened already, this tells it before it returns.
         """
         self._carried += (stream,)
         if stream.stall_timeout is not None:
@@ -101,7 +101,7 @@ class Connection(Live, ABC):
             self._stretch_wire()
 
     def abort(self, reason: CloseReason, detail: str = "") -> None:
-        """Reset the connection: what is unsent is dropped, every task of it is woken."""
+        """Reset the connection: drop unsent bytes, and wake every task of it."""
         if self._wire.closed:
             return
         self._outgoing.end_direct_write()
@@ -110,7 +110,7 @@ class Connection(Live, ABC):
         self._end(reason, detail)
 
     def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
-        """Return the direct writes to the response that begins, and end those to the last one."""
+        """Return the direct writes of a new response, and end those of the last one."""
         if self._tls:
             return _NOT_THROUGH_TLS
         if scope["http_version"] != "1.1":
@@ -133,25 +133,25 @@ class Connection(Live, ABC):
         return self._connections.closing
 
     def origin(self, headers: Sequence[tuple[bytes, bytes]]) -> Origin:
-        """Return where a request with these headers, whose names are in lower case, comes from."""
+        """Return where a request comes from. The names of its headers are in lower case."""
         socket_path = "" if self.client else str(self._socket.getsockname())
         return self._connections.proxies.origin(headers, self.client, socket_path, tls=self._tls)
 
     def is_broken(self) -> bool:
-        """Return whether nothing can be sent any more: not so if the client half-closed."""
+        """Return whether it can no longer send. After the client's half-close it still can."""
         return self._outgoing.is_broken or self._wire.closed
 
     @property
     def write_timeout(self) -> float:
-        """Seconds that a write may make no progress where no stream says otherwise."""
+        """Seconds that a write may make no progress, unless a stream says otherwise."""
         return self._wire.timeout
 
     def stall_bound(self) -> StallBound:
-        """Return how long a write may make no progress now."""
+        """Return how long a write may currently make no progress."""
         return stall_bound(self._carried, self._wire.timeout, shared=self._is_shared())
 
     def stalled(self) -> None:
-        """Reset the connection: its client took nothing for so long."""
+        """Reset the connection, because its client read nothing for that long."""
         self.abort(CloseReason.STALLED, str(self.stall_bound()))
 
     def _stretch_wire(self) -> None:
@@ -159,40 +159,40 @@ class Connection(Live, ABC):
         self._wire.stretch(bound if bound > self._wire.timeout else 0)
 
     def note_progress(self) -> None:
-        """Note that the client has taken something."""
+        """Note that the client has read something."""
         self._wire.progress_at = trio.current_time()
 
     def turn(self) -> Awaitable[None]:
-        """**Wait** for the turn to do something that the client has asked for."""
+        """**Wait** for this client's turn, before starting what it asked for."""
         return self._connections.budget.turn(self._share)
 
     def seconds_since_progress(self) -> float:
-        """Return how long ago the client last took something, as far as was noted."""
+        """Return how long ago the client last read something, as far as was noted."""
         return trio.current_time() - self._wire.progress_at
 
     def write(self, data: bytes) -> Awaitable[bool]:
-        """Write what belongs to the response; return whether the client is there.
+        """Write all of `data`, even if cancelled; return whether the connection can still send.
 
-        There is a checkpoint only if the kernel doesn't take it at once.
+        It is a checkpoint only if the kernel doesn't take all of it at once.
         """
         return self._outgoing.write(data)
 
     # -- what the client sends -------------------------------------------------------------
 
     def _read_at_once(self) -> bytes | None:
-        """Return what the client has sent already, which is what a new one has, as a rule."""
+        """Return bytes that have come already, or None. A new client has usually sent some."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             return self._wire.read_nowait(_READ_SIZE)
         return None
 
     async def _receive(self) -> bytes | None:
-        """Return what the client has sent, b"" at its end; None if no more is to be read."""
+        """**Wait** for bytes and return them; b"" at their end; None if reading is over."""
         timeout = self.config.read_timeout
         if self._read_enough:
             return None
         try:
             self._reading = True
-            if timeout is None:  # as a rule; a scope would take 1.2 KB of each connection
+            if timeout is None:  # usually; a scope would take 1.2 KB of each connection
                 data = bytes(await self.stream.receive_some(_READ_SIZE))
             else:
                 with trio.fail_after(timeout or math.inf):
@@ -211,10 +211,10 @@ class Connection(Live, ABC):
         if not data:
             self._end(CloseReason.CLIENT_DISCONNECTED, LEFT)
         elif self._hung_up_unread:
-            # The protocol may park us now, with the FIN still behind what it wants.
+            # The protocol may park us now, before we have read as far as the FIN.
             self._hung_up_unread = False
             self._connections.hangups.again(self._socket.fileno())
-        if self._read_enough:  # it was told so when it had read and not run yet
+        if self._read_enough:  # set after the bytes came, and before this task ran
             return None  # type: ignore[unreachable]  # not to mypy, which knows no other tasks
         return data
 
@@ -228,7 +228,7 @@ class Connection(Live, ABC):
                 self._socket.shutdown(socket.SHUT_RD)
 
     def _has_unread(self) -> bool:
-        """Whether the client has sent something that was not read yet."""
+        """Whether the client has sent bytes that were not read yet."""
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
         return bool(poll.poll(0))
@@ -236,7 +236,7 @@ class Connection(Live, ABC):
     # -- its end ---------------------------------------------------------------------------
 
     def _end(self, reason: CloseReason, detail: str) -> None:
-        """Tell the streams, once, and have what speaks on it stop."""
+        """Tell the streams, once, that the connection has ended; stop its protocol."""
         if self.reason is None:
             self.reason, self.detail = reason, detail
         self._outgoing.end_direct_write()
@@ -247,16 +247,16 @@ class Connection(Live, ABC):
             self._leave()
 
     def write_failed(self) -> None:
-        """Hear that nothing can be sent any more."""
+        """Take note that the connection can no longer send."""
         self._end(CloseReason.CLIENT_DISCONNECTED, "a write failed")
-        self._stop_reading()  # who may be parked behind the response that this was
+        self._stop_reading()  # the reader may be parked until this response ends
 
     async def _close(self) -> None:
-        """Close the socket, after what the kernel has taken; with TLS, say so to the client."""
+        """Close the socket, after the bytes that the kernel has; with TLS, tell the client."""
         self._outgoing.end_direct_write()
         self._connections.hangups.remove(self._socket.fileno())
         with (
-            trio.CancelScope(shield=True),  # what is still to be written is under the deadline
+            trio.CancelScope(shield=True),  # the write deadline still holds
             contextlib.suppress(
                 trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError
             ),
@@ -265,23 +265,23 @@ class Connection(Live, ABC):
                 await self._wire.send_eof()
             await self.stream.aclose()
         self._socket.close()
-        # It may be parked behind a response that was not ended, before a pipelined request.
+        # The reader may be parked before a pipelined request, after a response without an end.
         self._stop_reading()
 
-    # -- what is said on it ----------------------------------------------------------------
+    # -- for HTTPConnection ----------------------------------------------------------------
 
     @abstractmethod
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
-        """Return whether a body follows this request (RFC 9112 § 6.3: its headers say so)."""
+        """Return whether a body follows this request. Its headers say so (RFC 9112 § 6.3)."""
 
     @abstractmethod
     def write_rest(self) -> None:
-        """Have a task write what is left over of a direct write."""
+        """Start a task that writes the rest of a direct write."""
 
     @abstractmethod
     def _is_shared(self) -> bool:
-        """Whether several responses may go on at a time."""
+        """Whether several responses may share the connection."""
 
     @abstractmethod
     def _leave(self) -> None:
-        """Stop reading, and tell whatever answers the client that it has left."""
+        """Stop reading, and tell the protocol or the plain request that the client has left."""

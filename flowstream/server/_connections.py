@@ -1,4 +1,4 @@
-"""All connections of one worker: what they share, and what is done to all of them."""
+"""All connections of one worker: their shared parts, and calls that reach all of them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class _Open(Protocol):
 
 
 class Idle:
-    """The connections on which nothing is asked for: the longest idle are first.
+    """The connections that wait for a request, the longest idle first.
 
-    One task is enough for all, since all have the same time.
+    One task watches all of them, since all have the same timeout.
 
     Args:
-        timeout: seconds that a connection may be idle; then its `end_idle` is called.
+        timeout: seconds that a connection may be idle. Then its `end_idle` is called.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -45,26 +45,26 @@ class Idle:
         return connection in self._since
 
     def add(self, connection: _Open) -> None:
-        """Note that nothing is asked for from now on."""
+        """Note that the connection is idle from now on."""
         since = self._since
-        since.pop(connection, None)  # behind all others
+        since.pop(connection, None)  # so that it comes last
         since[connection] = now = trio.current_time()
         due = now + self._timeout
         if len(since) == 1 and due < self._sleep.deadline:
             self._sleep.deadline = due
 
     def discard(self, connection: _Open) -> None:
-        """Note that something is asked for, or that the connection has ended."""
+        """Note that a request has come, or that the connection has ended."""
         self._since.pop(connection, None)
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch the connections until cancelled."""
         while True:
             with trio.CancelScope(deadline=self._end_what_is_due()) as self._sleep:
                 await trio.sleep_forever()
 
     def _end_what_is_due(self) -> float:
-        """Return when to look again."""
+        """End the connections whose time is up; return when to check again."""
         now = trio.current_time()
         while self._since:
             connection, since = next(iter(self._since.items()))
@@ -79,19 +79,19 @@ class Connections:
     """All connections of one worker.
 
     Args:
-        config: the server's.
+        config: the server's configuration.
 
     Attributes:
         hangups: the watch over their sockets.
-        idle: those that wait for a plain request.
-        budget: gives them their turns.
-        fields: what the server adds to each response.
-        proxies: those whose word on a request's client is taken.
-        exchange_class: what serves a plain request.
+        idle: the connections that wait for a request.
+        budget: gives the clients their turns.
+        fields: the header fields that the server adds to each response.
+        proxies: the trusted proxies.
+        exchange_class: the class of the stream that serves a plain request.
         write_timeout: seconds that a write may make no progress.
         closing: whether the worker is shutting down.
-        plain: requests that were read without h11.
-        others: connections that have gone over to a protocol, for good.
+        plain: how many requests were read without h11.
+        others: how many connections have got a protocol.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -121,25 +121,25 @@ class Connections:
         self._open.discard(connection)
 
     def run_in(self, nursery: trio.Nursery) -> None:
-        """Have the tasks of connections run in `nursery`."""
+        """From now on run the tasks of connections in `nursery`."""
         self._nursery = nursery
 
     @property
     def nursery(self) -> trio.Nursery:
-        """What their tasks run in."""
+        """The nursery of their tasks."""
         assert self._nursery is not None
         return self._nursery
 
     def start(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Run something for a connection, with the server's contextvars: not an application's."""
+        """Start a task for a connection, with the server's contextvars, not an application's."""
         self._context.run(self.nursery.start_soon, function, *arguments)
 
     def requests(self) -> list[str]:
-        """Return what is being answered, in words for the log."""
+        """Describe the requests at work, for the log."""
         return [one for connection in list(self._open) for one in connection.requests()]
 
     def say_goodbye(self) -> None:
-        """Let every stream say goodbye and end; also those that begin later."""
+        """Make every stream say goodbye and end, also those that begin later."""
         self.closing = True
         for connection in list(self._open):
             connection.say_goodbye()
@@ -154,8 +154,8 @@ _all: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
 def at_work() -> list[str]:
-    """Return what all servers of this process are answering, in words for the log.
+    """Describe the requests at work in all servers of this process, for the log.
 
-    Works in any thread, also while the event loop is stuck.
+    Works in any thread, even while the event loop is blocked.
     """
     return [one for connections in list(_all) for one in connections.requests()]

@@ -1,6 +1,6 @@
-"""What Hypercorn's protocols share, with events that take less memory.
+"""Hypercorn's context of a worker, with events that take less memory.
 
-Each connection has some for as long as it lasts, and waits for them for a moment.
+Each connection keeps some events as long as it lasts, and waits for them only for moments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ logger = logging.getLogger("flowstream.server")
 
 
 class FlagEvent:
-    """An event as Hypercorn's protocols use it, made of a `Flag`."""
+    """An event with the methods that Hypercorn's protocols call, made of a `Flag`."""
 
     __slots__ = ("_flag",)
 
@@ -23,24 +23,24 @@ class FlagEvent:
         self._flag = Flag()
 
     async def clear(self) -> None:
-        """Take it back. Who waits is not woken any more."""
+        """Unset the event. Tasks that wait for it now are never woken."""
         self._flag = Flag()
 
     async def set(self) -> None:
-        """Let it happen."""
+        """Set the event, and wake the tasks that wait."""
         self._flag.set()
 
     async def wait(self) -> None:
-        """Wait until it happens."""
+        """**Wait** until the event is set."""
         await self._flag.wait()
 
     def is_set(self) -> bool:
-        """Return whether it has happened."""
+        """Return whether the event is set."""
         return self._flag.is_set()
 
 
 class Context(WorkerContext):
-    """What is shared by all protocols of one worker."""
+    """The context that all protocols of one worker share."""
 
     event_class = FlagEvent
 
@@ -49,7 +49,7 @@ class Context(WorkerContext):
         self._said: set[str] = set()
 
     def say_once(self, message: str) -> None:
-        """Log `message` at INFO, the first time only: clients may cause it without end."""
+        """Log `message` at INFO, but only once, since clients may cause it without end."""
         if message not in self._said:
             self._said.add(message)
             logger.info(message)

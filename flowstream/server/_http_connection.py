@@ -1,20 +1,20 @@
-"""HTTP on one client's connection: plain requests first, then Hypercorn's protocols.
+"""Serve HTTP on one client's connection: plain requests first, then Hypercorn's protocols.
 
-What is different from ``hypercorn.trio.tcp_server.TCPServer`` (and see `Connection`), and why:
+What is different from ``hypercorn.trio.tcp_server.TCPServer`` (`Connection` lists more), and why:
 
-* An exception ends this connection and no other. Hypercorn's escapes into the nursery of
-  all connections.
-* A hang-up is noticed while the reader is parked, behind pipelined bytes or a body that the
-  app does not read.
-* At a shutdown a connection whose first request is on its way is not closed under it.
+* An exception ends this connection and no other. In Hypercorn it escapes into the nursery of all
+  connections.
+* A hang-up is noticed even while the reader is parked because of pipelined bytes, or of a body that
+  the app does not read.
+* At a shutdown, a connection whose first request is on its way answers it first.
 
 ::
 
     accepted ──► plain requests, one task each ──► a request that is not plain ──► a protocol
         └── TLS, or no watch for hang-ups ────────────────────────────────────────────┘
 
-For plain requests (`PlainExchange`) one task does both the reading and the application. A protocol
-has the connection for good.
+For a plain request (`PlainExchange`) one task reads it and runs the application. Once a protocol
+has the connection, it keeps it.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class HTTPConnection(Connection, TCPServer):
     """HTTP on one client's connection.
 
     Args:
-        connections: those of the worker, which this one joins.
+        connections: the connections of the worker, which this one joins.
 
     Attributes:
-        applications: those at work on it.
+        applications: the applications at work on this connection.
     """
 
     config: ServerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -74,25 +74,25 @@ class HTTPConnection(Connection, TCPServer):
         state: Any,
         stream: Transport,
     ) -> None:
-        # Not TCPServer's, which would make two locks that nobody needs.
+        # Not TCPServer.__init__, which would make two locks that nobody needs.
         Connection.__init__(self, connections, config, stream)
         self.app = app
         self.context = context
         self.state = ConnectionState({**state, STATE_KEY: self})
         self.applications = self._task_group = Applications(self.is_broken, self.turn)
-        self._exchange: PlainExchange | None = None  # the plain request that is answered
+        self._exchange: PlainExchange | None = None  # the current plain request
         self._answered = 0  # plain requests that have begun
-        self._speaking = False  # there is a protocol: no more plain requests
+        self._speaking = False  # a protocol has the connection: no more plain requests
         self._requested = False  # a request has begun
-        self._asked = False  # the protocol has something to answer
+        self._asked = False  # the protocol has a request to answer
         self._holder = 0  # the number of the task that has the connection
         self._tasks = 0
         self._over = False
 
-    # -- for all connections together ------------------------------------------------------
+    # -- called for all connections --------------------------------------------------------
 
     def say_goodbye(self) -> None:
-        """Have the streams on this connection send their farewell and end."""
+        """Make the streams on this connection say goodbye and end."""
         for stream in self._carried:
             stream.close(CloseReason.SHUTDOWN, GOING_DOWN)
         if self.reason is not None:
@@ -101,15 +101,15 @@ class HTTPConnection(Connection, TCPServer):
             self._task_group.spawn(self.protocol.say_goodbye)
             self._task_group.spawn(self._end_unasked)
         elif self._requested and self in self._connections.idle and not self._has_unread():
-            # A client that is about to ask, or has asked, is still answered.
+            # The server still answers a first request that is on its way, or has come.
             self.end_idle()
 
     def requests(self) -> list[str]:
-        """Return the requests that are being answered, in words for the log."""
+        """Describe the requests at work, for the log."""
         return self.applications.requests()
 
     def end_idle(self) -> None:
-        """Close the connection: nothing was asked for in time."""
+        """Close the connection: no request came in time."""
         if self._speaking:
             self._task_group.spawn(self._close_idle)
         else:
@@ -118,16 +118,16 @@ class HTTPConnection(Connection, TCPServer):
     # -- for streams and plain requests ----------------------------------------------------
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
-        """Return whether a body follows this request (RFC 9112 § 6.3: its headers say so)."""
+        """Return whether a body follows this request. Its headers say so (RFC 9112 § 6.3)."""
         return self._exchange is None and any(
             name.lower() in (b"content-length", b"transfer-encoding")
             for name, _ in scope["headers"]
         )
 
     async def answered(self, keeps: bool) -> None:
-        """Hear that a plain request is answered, and whether another may come after it.
+        """Take note that a plain request is answered, and whether another may follow.
 
-        The application may have more to do, so the next one is another task's.
+        The application may have more to do, so another task waits for the next request.
         """
         if keeps and not self.closing and self.reason is None:
             self._holder += 1
@@ -147,7 +147,7 @@ class HTTPConnection(Connection, TCPServer):
         await self._hold(self._converse)
 
     async def _hold(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do `work`; then close the connection, unless it is another task's by then."""
+        """Do `work`; then close the connection, unless another task has it by then."""
         holder = self._holder
         self._tasks += 1
         try:
@@ -159,7 +159,7 @@ class HTTPConnection(Connection, TCPServer):
                     self._over = True
                     self._connections.idle.discard(self)
                     self._end(CloseReason.CLIENT_DISCONNECTED, CLOSED)
-                    await self._close()  # noqa: ASYNC102  # it shields itself, under the deadline
+                    await self._close()  # noqa: ASYNC102  # shields itself, and has a deadline
                 if self._over and not self._tasks:
                     self._connections.discard(self)
         except BaseException as error:  # noqa: ASYNC103  # but for failures, which are logged
@@ -195,9 +195,9 @@ class HTTPConnection(Connection, TCPServer):
             await self._speak(alpn)
 
     async def _converse(self) -> None:
-        """Wait for a request and answer it: a plain one here, another one by a protocol.
+        """Wait for a request and answer it: here if it is plain, else by a protocol.
 
-        The time for the head of another one goes on: it began when this connection fell idle.
+        The time for a head in pieces began when this connection became idle, and goes on.
         """
         connections = self._connections
         try:
@@ -224,13 +224,13 @@ class HTTPConnection(Connection, TCPServer):
             await exchange.run(request)
         except Exception as error:  # noqa: BLE001  # logged
             _log(error)
-            self.abort(CloseReason.CLIENT_DISCONNECTED, CLOSED)  # its state is anybody's guess
+            self.abort(CloseReason.CLIENT_DISCONNECTED, CLOSED)  # its state is unknown
         except trio.Cancelled:
             self._end(CloseReason.CANCELLED, "")
             raise
 
     async def _speak(self, alpn: str, data: bytes = b"") -> None:
-        """Have a protocol of Hypercorn's for all that follows `data`, which has come."""
+        """Let a protocol of Hypercorn handle `data` and everything after it."""
         async with self.applications as applications:
             self.protocol = Protocols(  # pyright: ignore[reportIncompatibleVariableOverride]
                 self,
@@ -254,13 +254,13 @@ class HTTPConnection(Connection, TCPServer):
                 await self._read_data(data)
             except Exception as error:  # noqa: BLE001  # logged
                 _log(error)
-                # Its state is anybody's guess.
+                # Its state is unknown.
                 self.abort(CloseReason.CLIENT_DISCONNECTED, CLOSED)
             except trio.Cancelled:
                 self._end(CloseReason.CANCELLED, "")
                 raise
             finally:
-                # Before the nursery closes: nothing is spawned in it from here on.
+                # Before the nursery closes. Nothing may be spawned in it from here on.
                 self._end(CloseReason.CLIENT_DISCONNECTED, CLOSED)
                 self._connections.idle.discard(self)
             await self.protocol.handle(Closed())
@@ -272,9 +272,9 @@ class HTTPConnection(Connection, TCPServer):
         if not data:
             data = await self._receive_in_turn()
         while data is not None:
-            # Not open while it reads, which is as long as it lasts: a scope takes 0.8 KB.
+            # No scope is open while it reads, which is most of the time: a scope takes 0.8 KB.
             with trio.CancelScope() as self._handling:
-                await self.protocol.handle(RawData(data))  # b"": what it thinks of an early end
+                await self.protocol.handle(RawData(data))  # b"" is an early end
             self._handling = None
             if not data:
                 break
@@ -286,9 +286,9 @@ class HTTPConnection(Connection, TCPServer):
         return None if self._read_enough else data
 
     def _hung_up(self) -> None:
-        """Take note that the client has closed its end, or more than that."""
+        """Take note that the client has closed its half of the connection, or all of it."""
         if self._reading:
-            # The reader hears of it by itself, after the bytes that came before.
+            # The reader will notice by itself, after the bytes that came before.
             self._hung_up_unread = True
             return
         if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -299,7 +299,7 @@ class HTTPConnection(Connection, TCPServer):
         if self._speaking and not self.protocol.may_half_close:
             self._stop_reading()
             return
-        # What it has sent may be read yet, and answered.
+        # What the client has sent may still be read and answered.
         self.applications.half_close()
         if self._exchange is not None:
             self._exchange.leave()
@@ -313,10 +313,10 @@ class HTTPConnection(Connection, TCPServer):
     # -- what is sent ----------------------------------------------------------------------
 
     async def protocol_send(self, event: TransportEvent) -> None:
-        """Carry out what the protocol wants of the transport."""
+        """Carry out an event of the protocol."""
         if isinstance(event, RawData):
             if await self._outgoing.write(event.data):
-                await trio.lowlevel.checkpoint()  # a loop that only sends lets others run
+                await trio.lowlevel.checkpoint()  # so that a loop which only sends lets others run
             else:
                 await self._tell_protocol()
             return
@@ -327,13 +327,13 @@ class HTTPConnection(Connection, TCPServer):
         self._requested = self._requested or self._asked
         if self._asked:
             self._connections.idle.discard(self)
-        elif self.reason is None:  # else the wait for another request would outlast the connection
+        elif self.reason is None:  # an ended connection waits for no further request
             self._connections.idle.add(self)
             if self.closing:
                 self._task_group.spawn(self._end_unasked)
 
     def write_rest(self) -> None:
-        """Have a task write what is left over of a direct write."""
+        """Start a task that writes the rest of a direct write."""
         self._connections.start(self._write_rest)
 
     async def _write_rest(self) -> None:
@@ -345,27 +345,27 @@ class HTTPConnection(Connection, TCPServer):
             self.abort(CloseReason.CLIENT_DISCONNECTED, CLOSED)
 
     async def _tell_protocol(self) -> None:
-        """Tell whatever speaks to the client that it has left."""
+        """Tell the protocol, or the plain request, that the client has left."""
         if self._speaking:
             await self.protocol.handle(Closed())
         elif self._exchange is not None:
             self._exchange.leave()
 
     def _is_shared(self) -> bool:
-        # With HTTP/1.1 a response has the connection for itself.
+        # With HTTP/1.1 there is only one response at a time.
         return self._speaking and not self.protocol.may_half_close
 
-    # -- when nothing is asked for ---------------------------------------------------------
+    # -- when no request comes -------------------------------------------------------------
 
     async def _close_idle(self) -> None:
-        """Close the connection, unless a request has come in this very tick."""
+        """Close the connection, unless a request has come in this pass of the event loop."""
         if not self._asked and self.reason is None:
             with trio.CancelScope(shield=True):
                 await self._initiate_server_close()
 
     async def _end_unasked(self) -> None:
-        """Close the connection at a shutdown, unless a client is about to ask, or has asked."""
-        # The reader may hold a request that it has read in this very tick.
+        """Close the connection at a shutdown, unless a request has come or is on its way."""
+        # The reader may have read a request in this pass.
         await trio.lowlevel.checkpoint()
         if self._requested and not self._has_unread():
             await self._close_idle()
@@ -376,14 +376,14 @@ class HTTPConnection(Connection, TCPServer):
 
 
 def _may_be_plain(config: Any) -> bool:
-    """Return whether a plain request can be answered without what a protocol does beside."""
+    """Return whether no setting needs a protocol for every request."""
     needs_protocol = config.server_names or config.h11_pass_raw_headers
-    return not needs_protocol and config.read_timeout is None  # else somebody has to read
+    return not needs_protocol and config.read_timeout is None  # which needs a reader
 
 
 def _log(error: BaseException) -> None:
-    # What a peer sent has tripped Hypercorn or a library below it: a matter for who looks
-    # for it, not for who watches the log at night.
+    # Hypercorn or a library below it failed on what the peer sent. That is worth a line for those
+    # who look for it, and no alarm.
     first = first_of(error)
     logger.info("a connection was closed: %s: %s", type(first).__name__, first)
     logger.debug("what closed it", exc_info=error)

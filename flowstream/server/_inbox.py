@@ -1,7 +1,7 @@
-"""What a client has sent and its application has not yet received.
+"""An application's inbox: the client's messages that it has not received yet.
 
-It replaces Hypercorn's memory channel, whose bound also holds back the disconnect. There, an
-application that does not read an upload does not hear that its client has left, and the connection
+It replaces Hypercorn's memory channel, whose bound also delays the disconnect. There, an
+application that does not read its upload is not told that its client has left, and the connection
 waits to tell it, even when the application has long returned.
 """
 
@@ -21,19 +21,19 @@ _DISCONNECTS: dict[str, Message] = {
     "websocket": {"type": "websocket.disconnect", "code": 1006},  # RFC 6455 § 7.1.5
 }
 
-# What may wait beside the number of messages: a window of HTTP/2 (RFC 9113 § 6.9.2), one
-# read of HTTP/1.1. One message of any size gets in.
+# Bytes that may wait: a window of HTTP/2 (RFC 9113 § 6.9.2), one read of HTTP/1.1. One message of
+# any size is accepted.
 _BYTES = 1 << 16
 
-# So often an application may ask for the disconnect under a cancelled scope.
+# How often an application may receive the disconnect under a cancelled scope.
 _ENOUGH = 1000
 
-# Bytes of a body that give back a second: Apache's MinRate. Two hundred times slower than UMTS.
+# Bytes of a body that give one second back: Apache's MinRate. UMTS is two hundred times as fast.
 _RATE = 500
 
 
 class Inbox:
-    """Messages for one application: `limit` of them or 64 KiB, and the disconnect.
+    """Messages for one application: up to `limit` of them or 64 KiB, and the disconnect.
 
     Args:
         kind: ``"http"`` or ``"websocket"``.
@@ -41,12 +41,12 @@ class Inbox:
         body_timeout: seconds that a request's body may keep `receive` waiting.
 
     Attributes:
-        on_empty: called when the last message that is here was received.
-        on_less: called when there is less here: a message was received, or all were dropped.
-        refuse: called when it was too late: answers the request, and returns False if a response
-            has begun, which is not to be ended by that.
-        turn: waits for the turn to add a message, if there are turns.
-        scope: the application's, and since when it runs (``time.monotonic``); for the log.
+        on_empty: called when the last waiting message was received.
+        on_less: called when a message was received, or all were dropped.
+        refuse: called when the body has taken too long. It answers the request; or it returns
+            False if a response has begun, which then goes on.
+        turn: if set, waits for a turn before a message is added.
+        scope, since: the application's scope and start (``time.monotonic``), for the log.
     """
 
     __slots__ = (
@@ -77,30 +77,30 @@ class Inbox:
         self.turn: Callable[[], Awaitable[None]] | None = None
         self._limit = limit
         self._messages: list[Message] = []  # few: a deque would take ten times the memory
-        self._size = 0  # bytes of what they carry
+        self._size = 0  # bytes of their data
         self._disconnect: Message | None = None
-        self._complete = False  # the request has been put to its end
+        self._complete = False  # the end of the request was put here
         self._half_closed = False
         self._closed = False
         self._times_told = 0
-        self._changed: trio.Event | None = None  # while somebody waits
+        self._changed: trio.Event | None = None  # while a task waits
         self._body_timeout = body_timeout if kind == "http" else math.inf
-        self._body: BodyClock | None = None  # once the application has waited for it
+        self._body: BodyClock | None = None  # made when the application waits for the body
         self.refuse: Callable[[], Awaitable[bool]] | None = None
         self.on_empty: Callable[[], None] | None = None
         self.on_less: Callable[[], None] | None = None
 
     async def put(self, message: Message) -> None:
-        """Add a message; **wait** while there are too many, but not to add the disconnect.
+        """Add a message. **Wait** while there are too many, but never to add the disconnect.
 
-        What comes after the disconnect or after `close` is dropped.
+        A message after the disconnect, or after `close`, is dropped.
         """
         if message["type"] == self._default["type"]:
             self.disconnect(message)
             return
         size = _size(message)
         ends = message["type"] == "http.request" and not message.get("more_body")
-        if self.turn is not None and (size or not ends):  # a bare end is in its request's turn
+        if self.turn is not None and (size or not ends):  # an end without data needs no turn
             await self.turn()
         if self.is_full:
             await self.until_room()
@@ -123,10 +123,10 @@ class Inbox:
             self.disconnect()
 
     async def receive(self) -> Message:
-        """Return the next message; **wait** for it. The disconnect comes last, and again.
+        """**Wait** for the next message and return it. The disconnect comes last, and repeats.
 
-        What is there is returned even under a cancelled scope, in which frameworks ask whether
-        the client has gone. An app that asks for ever can be cancelled in the end.
+        A waiting message is returned even under a cancelled scope, which frameworks use to ask
+        whether the client has left. An app that asks in an endless loop can still be cancelled.
         """
         while not self._messages:
             if self._disconnect is not None:
@@ -152,7 +152,7 @@ class Inbox:
         return message
 
     async def until_room(self) -> None:
-        """Wait until another message has room here, or none is wanted any more."""
+        """**Wait** until there is room for another message, or no more are accepted."""
         while self.is_full and not self.is_over:
             await self._wait()
 
@@ -171,15 +171,15 @@ class Inbox:
                 self._body_timeout = math.inf
 
     def disconnect(self, message: Message | None = None) -> None:
-        """Add the disconnect, unless there is one: `message`, or the ordinary one."""
+        """Add `message` or the ordinary disconnect, unless there is a disconnect already."""
         if self._disconnect is None:
             self._disconnect = message or self._default
             self._change()
 
     def half_close(self) -> None:
-        """Note that the client sends nothing more than what is on its way.
+        """Note that the client sends nothing more, except for bytes that are on their way.
 
-        It is told as a disconnect, and as such goes behind a request that is still coming.
+        The application gets it as a disconnect, after the end of its request.
         """
         self._half_closed = True
         if self._complete:
@@ -187,11 +187,11 @@ class Inbox:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is here to be received but, perhaps, the disconnect."""
+        """Whether no message waits. The disconnect does not count."""
         return not self._messages
 
     def drop(self) -> None:
-        """Drop what is there: the client has left in the middle of it."""
+        """Drop the waiting messages: the client has left in their middle."""
         self._messages.clear()
         self._size = 0
         self._change()
@@ -199,13 +199,13 @@ class Inbox:
             self.on_less()
 
     def close(self) -> None:
-        """Drop what is there and what is yet to come: the application has returned."""
+        """Drop all messages, now and later: the application has returned."""
         self._closed = True
         self.drop()
 
     @property
     def size(self) -> int:
-        """Bytes of what is here to be received."""
+        """Bytes of the waiting messages."""
         return self._size
 
     @property
@@ -215,7 +215,7 @@ class Inbox:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is taken: the disconnect is here, or the app has returned."""
+        """Whether no more messages are accepted: after the disconnect, or `close`."""
         return self._closed or self._disconnect is not None
 
     async def _wait(self) -> None:
@@ -230,21 +230,20 @@ class Inbox:
 
 
 class BodyClock:
-    """How long a request's body may still keep its application waiting.
+    """Counts how long a request's body may still keep its application waiting.
 
     A client that sends a head and then nothing, or a byte a minute, holds a connection and a task.
-    nginx bounds the time between two reads (``client_body_timeout``, 60 s), which a byte a minute
-    passes. Apache bounds the rate as well (``RequestReadTimeout``, 500 bytes a second). Here one
-    number does both: time spent waiting is taken from it, and what arrives gives some back.
+    nginx bounds the time between two reads (``client_body_timeout``, 60 s), and lets a byte a
+    minute through. Apache also bounds the rate (``RequestReadTimeout``, 500 bytes a second). Here
+    one number does both: waiting takes time from it, and arriving bytes give some back.
 
-    It runs only while the application waits for the body. One that reads slowly has its own
-    reasons.
+    It counts only while the application waits for the body. An application may read slowly.
 
     Args:
-        timeout: seconds to begin with, and at most.
+        timeout: seconds at the start, and at most.
 
     Attributes:
-        left: seconds for which the application may still wait.
+        left: seconds that the application may still wait.
     """
 
     __slots__ = ("_timeout", "left")
@@ -254,7 +253,7 @@ class BodyClock:
         self.left = timeout
 
     def waited(self, seconds: float) -> None:
-        """Take the time that was spent waiting."""
+        """Subtract the time that was spent waiting."""
         self.left = max(0.0, self.left - seconds)
 
     def arrived(self, size: int) -> None:
@@ -263,12 +262,12 @@ class BodyClock:
 
 
 def inbox_of(stream: Any) -> Inbox | None:
-    """Return the inbox of the application behind a stream of Hypercorn's, if it was asked."""
+    """Return the inbox of a Hypercorn stream's application; None if none was called."""
     put = getattr(stream, "app_put", None)
     return None if put is None else put.__self__
 
 
 def _size(message: Message) -> int:
     data = message.get("body") or message.get("bytes") or message.get("text") or b""
-    # One character may make each of a text take four bytes.
+    # In a `str` one character may make each of the others take four bytes.
     return sys.getsizeof(data) if data.__class__ is str and not data.isascii() else len(data)

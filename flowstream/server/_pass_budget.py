@@ -1,23 +1,22 @@
-"""How much of a pass of the event loop may go to the requests of clients.
+"""Limit how much of each pass of the event loop goes to the requests of clients.
 
-Trio runs every task that is ready, and then looks at the timers and the sockets again. When fifty
-clients send without a pause, each of such passes takes as long as the work for all fifty, and the
-events of everybody else wait for its end. One client can do the same: five thousand requests over
-HTTP/2 are a few kilobytes a connection, and begun as they come they are as many applications in one
-pass.
+In one pass Trio runs every task that is ready. Then it looks at timers and sockets again. When
+fifty clients send without a pause, each pass takes as long as the work for all fifty, and
+everybody else's events wait for its end. One client can do the same: five thousand requests over
+HTTP/2 are a few kilobytes, and would start as many applications in one pass.
 
-So the work that a client can cause (a read, a request, a message, a TLS handshake) begins in a
-turn: as many turns as fit into a millisecond are in one pass, and who comes later is in a queue for
-the next ones. To have read much is no reason to go on: each piece of it is a turn, and so is each
-further request in a piece. What was begun goes on without one: responses and streams are never in
-this queue. An application begins in the pass behind its turn, so a pass takes a millisecond of
-turns, and the first steps of as many applications as the pass before had turns.
+So the work that a client causes (a read, a request, a message, a TLS handshake) begins in a turn. A
+pass spends a millisecond on turns; later ones wait in a queue for the next passes. A client that
+has sent much needs several turns: one for each piece that is read, and one for each further request
+in a piece. Work that has begun needs no more turns: responses and streams are never in the queue.
+An application starts in the pass after its turn. So a pass takes a millisecond of turns, and the
+first steps of as many applications as the last pass had turns.
 
-There are two queues, so that a request now and then does not wait behind those who send without a
-pause: one for clients who have had many turns lately, which gets one in each pass and what the
-other leaves.
+There are two queues, so that an occasional request does not wait behind clients that send without a
+pause. The second one is for clients that had many turns lately. In each pass it gets the turns that
+the first queue leaves, but at least one.
 
-While there is time left, and nobody in the queue, a turn costs one look at a clock.
+While there is time left, and nobody in the queues, a turn costs one reading of a clock.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ from time import perf_counter
 
 import trio
 
-# As long as a producer may hold the loop (`flowstream.tasks._pace`).
+# As long as a producer may hold the event loop (`flowstream.tasks._pace`).
 _SECONDS = 0.001
-# Turns that the queues get in one pass, at the most: short ones, as it turned out.
+# The most turns that the queues get in one pass, if turns turn out to be short.
 _MOST = 64
-# Turns in a second that make a client a busy one.
+# Turns in a second after which a client goes into the second queue.
 _MANY = 20
 
 
 class PassBudget(trio.abc.Instrument):
-    """The turns of one server. They are unlimited while `run` does not run."""
+    """Gives the clients of one server their turns. Without `run` nobody ever waits for one."""
 
     def __init__(self) -> None:
         self._few = trio.lowlevel.ParkingLot()
         self._busy = trio.lowlevel.ParkingLot()
-        self._wanted = trio.lowlevel.ParkingLot()  # where `run` waits for a queue
-        self._since = 0.0  # when this pass has begun
-        self._until = math.inf  # when its time is spent
-        self._at_once = 1  # turns that the queues get in the next pass
+        self._wanted = trio.lowlevel.ParkingLot()  # `run` waits here until a queue is in use
+        self._since = 0.0  # when this pass began
+        self._until = math.inf  # when its time for turns is over
+        self._at_once = 1  # how many turns the queues get in the next pass
 
     @property
     def is_spent(self) -> bool:
-        """Whether the time of this pass is spent."""
+        """Whether this pass has no more time for turns."""
         return perf_counter() >= self._until
 
     async def turn(self, share: Share) -> None:
-        """Return in this pass if there is time left, else **wait**; no checkpoint otherwise."""
+        """Return at once if this pass has time left; otherwise **wait** for a later pass."""
         now = perf_counter()
         queue = self._busy if share.is_busy(now) else self._few
         if queue or now >= self._until:
@@ -65,8 +64,8 @@ class PassBudget(trio.abc.Instrument):
         try:
             while True:
                 await self._wanted.park()
-                while self._few or self._busy:  # noqa: ASYNC110  # there is no event for a pass
-                    await trio.lowlevel.checkpoint()  # another pass, at once
+                while self._few or self._busy:  # noqa: ASYNC110  # a pass has no event
+                    await trio.lowlevel.checkpoint()  # makes another pass begin at once
         finally:
             trio.lowlevel.remove_instrument(self)
             self._until = math.inf
@@ -74,7 +73,7 @@ class PassBudget(trio.abc.Instrument):
             self._busy.unpark_all()
 
     def after_io_wait(self, timeout: float) -> None:
-        """Begin a pass."""
+        """Begin a pass: give turns to those who wait in the queues."""
         now = perf_counter()
         if self._few or self._busy:
             was_short = now - self._since < _SECONDS
@@ -86,7 +85,7 @@ class PassBudget(trio.abc.Instrument):
 
 
 class Share:
-    """How many turns one connection has had in the last second, more or less."""
+    """Counts the turns that one connection had in about the last second."""
 
     __slots__ = ("_since", "_turns")
 
@@ -95,7 +94,7 @@ class Share:
         self._turns = 0
 
     def is_busy(self, now: float) -> bool:
-        """Count one turn, by `perf_counter`; return whether there were many."""
+        """Count one turn at time `now` (`perf_counter`); return whether there were many."""
         if now - self._since > 1:
             self._since, self._turns = now, 0
         self._turns += 1

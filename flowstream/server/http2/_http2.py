@@ -1,16 +1,16 @@
-"""HTTP/2: Hypercorn's, with faults that end one stream only.
+"""One HTTP/2 connection: take the client's requests, uploads, resets and faults.
 
-What is different from ``hypercorn.protocol.h2.H2Protocol`` (and see `HTTP2Streams`), and why:
+What is different from ``hypercorn.protocol.h2.H2Protocol`` (`HTTP2Streams` lists more), and why:
 
-* An upload that its application does not read holds up nothing else, and all of them together are
+* An upload that its application does not read delays nothing else, and all uploads together are
   bounded (`Uploads`).
-* A request that a proxy may read otherwise is refused with 400 before an application is asked
-  (`judge_http2`). A method or path that is not ASCII ends Hypercorn's worker, and so does data
-  for a stream that is over, which is dropped here.
+* A request that a proxy may read differently is refused with 400 before any application is called
+  (`judge_http2`). A method or path that is not ASCII ends Hypercorn's worker. So does data for a
+  stream that has ended, which is dropped here.
 * What h2 keeps of the client is bounded (`keep_little`).
-* What a client does wrong on one stream ends that stream (`keep_apart`).
-* A client that opens streams in order to reset them meets two bounds: on applications at
-  work, and on its trials (`ResetLimit`).
+* A client's mistake on one stream ends only that stream (`keep_apart`).
+* A client that opens streams only to reset them meets two bounds: on applications at work, and on
+  resets (`ResetLimit`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ from flowstream.server.websocket._websocket import LoggedWebSocket, WebSocket
 
 logger = logging.getLogger("flowstream.server")
 
-# So much do the heads of a connection's open requests take. More are refused, to come again.
+# Bytes that the heads of a connection's open requests may have. Further requests are refused, and
+# the client may send them again.
 _HEADS = 256 * 1024
 
 _UNANSWERED = (ASGIHTTPState.REQUEST, ASGIWebsocketState.HANDSHAKE)
@@ -68,8 +69,8 @@ class HTTP2(HTTP2Streams):
     """One HTTP/2 connection.
 
     Args:
-        carrier: the connection that carries it.
-        arguments: those of Hypercorn's own.
+        carrier: the connection.
+        arguments: those of Hypercorn's class.
     """
 
     def __init__(self, carrier: ProtocolCarrier, *arguments: Any) -> None:
@@ -81,20 +82,20 @@ class HTTP2(HTTP2Streams):
         self._websockets = MessageMemory()
         self._reset_limit = ResetLimit()
         self._pieces = FramePieces(self.config.h2_max_inbound_frame_size)
-        self._begun = False  # a request, in the turn that we have
+        self._begun = False  # whether a request has begun in the current turn
 
     async def handle(self, event: TransportEvent) -> None:
-        """Take what the transport says."""
+        """Take an event of the transport."""
         if isinstance(event, RawData):
             await self._take(event.data)
             return
         await super().handle(event)
         for buffer in self.stream_buffers.values():
-            await buffer.close()  # else whoever waits for a window waits for ever
+            await buffer.close()  # else a sender that waits for a window would wait for ever
 
     async def _take(self, data: bytes) -> None:
         try:
-            is_first = True  # which is what the turn of the read was for
+            is_first = True  # the first piece needs no turn: the read had one
             for piece in self._pieces.cut(data):
                 if not is_first:
                     await self._carrier.turn()
@@ -140,10 +141,10 @@ class HTTP2(HTTP2Streams):
             await self._carrier.turn()
         self._begun = True
         stream = self.connection.streams.get(event.stream_id)
-        if stream is None or stream.closed:  # by what came right behind it
+        if stream is None or stream.closed:  # by a frame that came right after it
             await self._count_trial()
             return
-        # RFC 9113 § 8.7: refused before any processing, so it is safe to send again.
+        # RFC 9113 § 8.7: refused before any processing, so the client may send it again.
         size = sum(len(name) + len(value) for name, value in event.headers)
         refused = (
             self._going_away
@@ -169,7 +170,7 @@ class HTTP2(HTTP2Streams):
         await self._close_if_answered(event.stream_id)
 
     async def _refuse(self, event: h2.events.RequestReceived, status: int) -> None:
-        """Answer a request, which is not the application's to see, and end its stream."""
+        """Refuse a request without calling the application, and end its stream."""
         fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
         fields += self.config.response_headers("h2")
         self.connection.send_headers(event.stream_id, fields, end_stream=True)
@@ -183,10 +184,10 @@ class HTTP2(HTTP2Streams):
         await log_unread(self.config, origin.client, origin.tls, status, head)
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
-        # Hypercorn's, but for the buffer, the link in the state and the origin.
+        # Hypercorn's, except for the buffer, the link in the state and the origin.
         stream_id, fields = request.stream_id, dict(request.headers)
         method = fields[b":method"].decode("ascii")
-        if stream_id % 2:  # a client's: not one that we push
+        if stream_id % 2:  # the client's, and not one that we push
             self._last_request = max(self._last_request, stream_id)
         self._links[stream_id] = link = Link(
             self._carrier,
@@ -238,7 +239,7 @@ class HTTP2(HTTP2Streams):
         await self.context.mark_request()
 
     async def _close_if_answered(self, stream_id: int) -> None:
-        """Forget a stream that Hypercorn has answered itself, for a wrong host or handshake."""
+        """Forget a stream that Hypercorn itself has refused, for a wrong host or handshake."""
         stream = self.streams.get(stream_id)
         if stream is not None and stream.closed:
             await self._finish(stream_id)
@@ -264,8 +265,8 @@ class HTTP2(HTTP2Streams):
 
     async def _feed_on(self, stream_id: int, upload: Upload) -> None:
         stream = self.streams.get(stream_id)
-        # A WebSocket's bytes may be more messages than there is room for, and so may the second
-        # message of a request.
+        # A WebSocket's bytes may become more messages than there is room for. If there is room for
+        # only one, a request's second message has to wait, too.
         if isinstance(stream, HTTPStream) and self.config.max_app_queue_size > 1:
             if not upload.feeding:
                 upload.feeding = True
@@ -279,9 +280,9 @@ class HTTP2(HTTP2Streams):
             self.task_group.spawn(self._feed, stream_id, upload)
 
     async def _feed(self, stream_id: int, upload: Upload) -> None:
-        """Hand over what has come for one stream, if its application has received what came before.
+        """Hand over the data of one stream, if its application has received all data before it.
 
-        No task waits for that: `_received` is called then.
+        No task waits for the application. `_received` is called when it has.
         """
         stream = self.streams.get(stream_id)
         inbox = inbox_of(stream)
@@ -290,14 +291,14 @@ class HTTP2(HTTP2Streams):
                 data = upload.take()
                 if data and stream is not None:
                     await stream.handle(Body(stream_id=stream_id, data=data))
-                if inbox.is_empty:  # there is no message in it, or it was received
+                if inbox.is_empty:  # the data made no message, or that was received
                     self._uploads.received(stream_id)
             if stream is not None and upload.ended and not (upload.waiting or upload.told):
                 upload.told = True
                 await self._end_request(stream)
         except h2.exceptions.ProtocolError:
-            pass  # the stream is over meanwhile
-        except Exception as error:  # noqa: BLE001  # what a peer sent has tripped a library
+            pass  # the stream has ended meanwhile
+        except Exception as error:  # noqa: BLE001  # a library failed on what the peer sent
             logger.info("a stream was reset: %s: %s", type(error).__name__, error)
             await self.reset(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
         finally:
@@ -305,12 +306,12 @@ class HTTP2(HTTP2Streams):
         await self._flush()
 
     def _received(self, stream_id: int) -> None:
-        """Hear that an application has received all that it was handed."""
+        """Take note that an application has received all data that was handed over."""
         upload = self._uploads.get(stream_id)
         if upload is not None and upload.feeding:
-            return  # `_feed` has more in its hand
+            return  # `_feed` will go on
         told = False
-        with contextlib.suppress(h2.exceptions.ProtocolError):  # the stream is over meanwhile
+        with contextlib.suppress(h2.exceptions.ProtocolError):  # the stream has ended meanwhile
             told = self._uploads.received(stream_id)
         if upload is not None and (told or upload.waiting):
             self._feed_soon(stream_id, upload)
@@ -321,11 +322,11 @@ class HTTP2(HTTP2Streams):
         elif stream.stream_id not in self.streams:
             pass
         elif stream.state in ACCEPTED:
-            await self._close_stream(stream.stream_id)  # RFC 8441 § 5: as TCP's FIN
-        else:  # before the answer, whose end would come without its head
+            await self._close_stream(stream.stream_id)  # RFC 8441 § 5: like TCP's FIN
+        else:  # there is no answer yet, and an end can't come before its head
             await self.reset(stream.stream_id, h2.errors.ErrorCodes.CANCEL)
 
-    # -- what is wrong ---------------------------------------------------------------------
+    # -- resets and faults -----------------------------------------------------------------
 
     async def _was_reset(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
@@ -344,7 +345,7 @@ class HTTP2(HTTP2Streams):
             await self._give_up(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
 
     async def _give_up(self, code: h2.errors.ErrorCodes) -> None:
-        """End a connection whose client asks too much."""
+        """End the connection, because its client asks too much."""
         self.connection.close_connection(code)
         await self._flush()
         await self.send(Closed())

@@ -1,17 +1,17 @@
-"""The streams of one HTTP/2 connection: what is sent on them, and how they end.
+"""The streams of one HTTP/2 connection: send on them, and end them.
 
 What is different from ``hypercorn.protocol.h2.H2Protocol``, and why:
 
-* A stream's buffer holds its sender back for as long as it is full (`BoundedStreamBuffer`).
-* A stream that its client grants no window is reset at the write deadline; if the client
-  has granted none to the whole connection, the connection is.
-* An app that ends without ending its response resets the stream: the client would wait
-  for ever for the rest.
-* The streams take turns to send (`RoundRobin`): a client's priorities are ignored.
-* ``keep_alive_max_requests`` and a shutdown send GOAWAY and let the streams that are open go
-  on. h2's own `close_connection` refuses to write to them.
+* A stream's buffer makes its sender wait while it is full (`BoundedStreamBuffer`).
+* If the client grants a stream no window, the stream is reset at the write deadline. If it grants
+  none to the whole connection, the connection is reset.
+* If an app returns without ending its response, the stream is reset. Otherwise the client would
+  wait for ever for the rest.
+* The streams take turns to send (`RoundRobin`). The client's priorities are ignored.
+* ``keep_alive_max_requests`` and a shutdown send GOAWAY, and open streams go on. After h2's own
+  `close_connection` nothing more could be sent on them.
 
-What the client sends is taken by `HTTP2`.
+`HTTP2` takes what the client sends.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class HTTP2Streams(H2Protocol):
     """The streams of one HTTP/2 connection.
 
     Args:
-        carrier: the connection that carries it.
-        arguments: those of Hypercorn's own.
+        carrier: the connection.
+        arguments: those of Hypercorn's class.
     """
 
     config: ServerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -70,17 +70,17 @@ class HTTP2Streams(H2Protocol):
         self.priority = RoundRobin()  # type: ignore[assignment]  # no tree
         self._links: dict[int, Link] = {}
         self._uploads = Uploads(self.connection)
-        self._holding = False  # what h2 has made waits for what comes behind it
-        self._held: dict[int, HeldHead] = {}  # by their streams
+        self._holding = False  # whether h2's bytes wait, so that more can follow in one write
+        self._held: dict[int, HeldHead] = {}  # held heads, by their streams
         self._last_request = 0
-        self._heads: dict[int, int] = {}  # the sizes of requests, by the streams that are open
+        self._heads: dict[int, int] = {}  # the sizes of requests' heads, by open streams
         self._size_of_heads = 0
         self._going_away = False
 
     # -- what applications send ------------------------------------------------------------
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """Send what an application's stream says."""
+        """Send an event of an application's stream."""
         try:
             if isinstance(event, StreamClosed):
                 await self._finish(event.stream_id)
@@ -99,7 +99,7 @@ class HTTP2Streams(H2Protocol):
 
     async def _send_head(self, event: Response) -> None:
         if any(name.lower() == b"te" for name, _ in event.headers):
-            # h2 leaves out what belongs to a connection (RFC 9113 § 8.2.2), and refuses this one.
+            # h2 leaves out fields of a connection (RFC 9113 § 8.2.2), but refuses this one.
             fields = [field for field in event.headers if field[0].lower() != b"te"]
             event = replace(event, headers=fields)
         stream = self.streams.get(event.stream_id)
@@ -107,7 +107,7 @@ class HTTP2Streams(H2Protocol):
         if head is None or not head.is_wanted:
             await super().stream_send(event)
             return
-        # h2 keeps it until anything of the connection is written, which is when its turn comes.
+        # h2 keeps the head until something else is written on the connection.
         self._held[event.stream_id] = head
         head.is_held = self._holding = True
         try:
@@ -116,12 +116,12 @@ class HTTP2Streams(H2Protocol):
             self._holding = False
 
     def _take_along(self, stream_id: int) -> None:
-        """Leave a head that is held to the sending task, which has more of its stream to send."""
+        """Stop holding a stream's head: the sending task will send it with what follows."""
         if head := self._held.pop(stream_id, None):
             head.is_held = False
 
     async def _flush(self) -> None:
-        """Write what h2 has made, whoever is cancelled meanwhile: HPACK counts it as sent."""
+        """Write h2's bytes, even if cancelled, since HPACK counts them as sent."""
         if self._holding or not (data := self.connection.data_to_send()):
             return
         if not await self._carrier.write(data):
@@ -129,7 +129,7 @@ class HTTP2Streams(H2Protocol):
                 await self.handle(Closed())
 
     async def _send_data(self, stream_id: int) -> None:
-        # Hypercorn's has one more frame for the end, and forgets no stream that was reset
+        # Hypercorn's sends one more frame for the end, and never forgets a stream that was reset
         # while it had nothing to send.
         connection, buffer = self.connection, self.stream_buffers[stream_id]
         over = buffer.complete
@@ -151,13 +151,13 @@ class HTTP2Streams(H2Protocol):
             del self.stream_buffers[stream_id]
             self.priority.remove_stream(stream_id)
         await self._flush()
-        await trio.lowlevel.cancel_shielded_checkpoint()  # others run between two frames
+        await trio.lowlevel.cancel_shielded_checkpoint()  # let others run between two frames
         if over:
             await self.say_goodbye()
             await self._leave_if_done()
 
     def _discourage(self, stream_id: int) -> None:
-        """Stop an upload that the complete response makes pointless (RFC 9113 § 8.1)."""
+        """Stop an upload whose response is already complete (RFC 9113 § 8.1)."""
         stream = self.connection.streams.get(stream_id)
         if stream is not None and not stream.closed:
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
@@ -165,7 +165,7 @@ class HTTP2Streams(H2Protocol):
     # -- how a stream ends -----------------------------------------------------------------
 
     async def reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
-        """Send RST_STREAM and release whoever waits to write to the stream."""
+        """Send RST_STREAM, and wake the task that waits to write to the stream."""
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self.connection.reset_stream(stream_id, code)
         await self._close_stream(stream_id, "the server reset the HTTP/2 stream")
@@ -173,13 +173,13 @@ class HTTP2Streams(H2Protocol):
 
     async def _finish(self, stream_id: int) -> None:
         """Close a stream whose application has left, or whose WebSocket is closed."""
-        self._links.pop(stream_id, None)  # what follows is no disconnect to it
+        self._links.pop(stream_id, None)  # so that what follows is not a disconnect to it
         stream, buffer = self.streams.get(stream_id), self.stream_buffers.get(stream_id)
         if stream is not None and buffer is not None and not buffer.completed:
             if stream.state in ACCEPTED:
                 buffer.set_complete()  # RFC 8441 § 5: END_STREAM for TCP's FIN
                 await super()._window_updated(stream_id)
-            await buffer.drain()  # what it did say arrives first
+            await buffer.drain()  # first send what the application did write
             if not buffer.completed:
                 await self.reset(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
         await self._close_stream(stream_id)
@@ -187,7 +187,7 @@ class HTTP2Streams(H2Protocol):
         await self._leave_if_done()
 
     async def _stalled(self, stream_id: int) -> None:
-        """Give up a stream whose client grants it no window."""
+        """Give up a stream, because its client grants it no window."""
         link = self._links.get(stream_id)
         detail = str(self._carrier.stall_bound() if link is None else link.stall_bound())
         if link is not None:
@@ -198,7 +198,7 @@ class HTTP2Streams(H2Protocol):
         ):
             self._carrier.abort(CloseReason.STALLED, detail)
         else:
-            # Not in this task, which the response may just have cancelled.
+            # In another task, since the response may have just cancelled this one.
             self.task_group.spawn(self.reset, stream_id, h2.errors.ErrorCodes.CANCEL)
 
     async def _close_stream(self, stream_id: int, detail: str = CLOSED) -> None:
@@ -208,29 +208,29 @@ class HTTP2Streams(H2Protocol):
         stream = self.streams.get(stream_id)
         inbox = inbox_of(stream)
         if self._uploads.close(stream_id) and inbox and isinstance(stream, HTTPStream):
-            inbox.drop()  # what was to come behind it never will
+            inbox.drop()  # the rest of the upload will never come
         self._take_along(stream_id)
         await super()._close_stream(stream_id)
         if buffer := self.stream_buffers.get(stream_id):
             await buffer.close()
-            await self._window_updated(stream_id)  # for the sending task to clear it away
-        if not self.closed:  # however the stream has ended, its connection may be idle now
+            await self._window_updated(stream_id)  # so that the sending task removes it
+        if not self.closed:  # the connection may be idle now
             await self.send(Updated(idle=self.idle))
 
     # -- how the connection ends -----------------------------------------------------------
 
     async def say_goodbye(self) -> None:
-        """Send GOAWAY when it is time to: asked at a shutdown and whenever a stream has ended."""
+        """Send GOAWAY if it is time to. Called at a shutdown and whenever a stream has ended."""
         if not self._going_away and self._is_time_to_go():
             await self.say_goaway()
 
     def _is_time_to_go(self) -> bool:
-        # There are clients that take GOAWAY for the end of all that is open (those built on
-        # Python's h2 do, such as httpx): what is about to end by itself ends first.
+        # Some clients take GOAWAY for the end of all open streams (those built on Python's h2, such
+        # as httpx). So streams that are about to end by themselves end first.
         if any(stream_id not in self.streams for stream_id in self.stream_buffers):
             return False  # END_STREAM is on its way
         attached = [link.is_attached for link in self._links.values()]
-        if self._carrier.closing:  # streams are at their farewells; a first request may come yet
+        if self._carrier.closing:  # streams say goodbye; a first request may still come
             return bool(self._last_request) and not any(attached)
         most = self.config.keep_alive_max_requests
         if self.keep_alive_requests >= 2 * most:
@@ -238,10 +238,10 @@ class HTTP2Streams(H2Protocol):
         return self.keep_alive_requests >= most and all(attached)
 
     async def say_goaway(self) -> None:
-        """Tell the client to take new requests elsewhere, and let the open ones end."""
+        """Tell the client to open another connection for new requests; let open ones end."""
         if not self._going_away and not self.closed:
             self._going_away = True
-            # Not h2's close_connection(), after which h2 lets nothing more be sent.
+            # Not h2's close_connection(): after it h2 sends nothing more.
             frame = GoAwayFrame(0, last_stream_id=self._last_request, error_code=0)
             await self.send(RawData(frame.serialize()))
             await self._leave_if_done()
