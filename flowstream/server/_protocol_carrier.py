@@ -44,8 +44,9 @@ class ProtocolCarrier(Carrier, Asked, Protocol):
         """Whether the server is shutting down."""
         ...
 
-    async def turn(self) -> None:
+    def turn(self) -> Awaitable[None]:
         """**Wait** for this client's turn, before starting what it asked for."""
+        ...
 
     def stall_bound(self) -> StallBound:
         """Return how long a write may currently make no progress."""
