@@ -2,7 +2,7 @@
 
 An event goes into the member's buffer, under its policy, and wakes its writer. A policy may make
 the publisher wait for room. Such a member is *stuck*: it is put aside, so that all others get the
-event first, and is waited for afterwards.
+event first. Then the publisher waits for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flowstream.topics._members import Member
 
 
 class _Stuck:
-    """A member whose policy makes the publisher wait, and what it has not got yet."""
+    """A member whose policy makes the publisher wait, and the events that it has not got yet."""
 
     __slots__ = ("deadline", "left", "member")
 
@@ -35,8 +35,8 @@ class BufferedDelivery:
     """The deliveries of one topic that go through buffers.
 
     Attributes:
-        stuck: the members that have to be waited for.
-        queued: events that were put into a member's buffer, once for each.
+        stuck: the members for which the publisher has to wait.
+        queued: events that were put into buffers, counted once for each member.
     """
 
     def __init__(self) -> None:
@@ -44,12 +44,12 @@ class BufferedDelivery:
         self.queued: int = 0
 
     def offer(self, member: Member, batch: list[Published], pieces: list[Any]) -> None:
-        """Put what a member wants of a batch into its buffer, under its policy.
+        """Put the events of a batch that a member wants into its buffer, under its policy.
 
         Args:
-            member: it has to have all that came before the batch.
+            member: the member. It must have all events before the batch.
             batch: the events.
-            pieces: what each of them is for this member, or why it can't be encoded.
+            pieces: each event encoded for this member, or the error if that failed.
         """
         for place, (published, piece) in enumerate(zip(batch, pieces, strict=True)):
             if member.rereads and not (
@@ -66,7 +66,7 @@ class BufferedDelivery:
                 member.subscriber.fail(error)
                 return  # noqa: ASYNC104  # see `passes`
             if outcome is Outcome.ADMITTED or outcome is Outcome.DROPPED:
-                # One at a time: a joined stream's other topics say in their ids what it has.
+                # One at a time: the ids of a joined stream's other topics say what it has here.
                 member.number = published.number
                 continue
             if outcome is Outcome.WAIT and member.timeout is not None:
@@ -89,16 +89,16 @@ class BufferedDelivery:
             bare = published.encode(encoder, bare=True) if encoder is not None else published.bare()
         id, key = member.named(published.id), event.key
         if member.name is not None:
-            key = (member, key)  # a key means something in its topic only
+            key = (member, key)  # a key belongs to its topic
         outcome = member.buffer.offer(piece, id, essential=event.essential, key=key, bare=bare)
         if outcome is Outcome.ADMITTED:
             self.queued += 1
         return outcome
 
     async def wait_for_next(self) -> None:
-        """**Wait** until the first that is stuck has got what it lacks, or give it up.
+        """**Wait** until the first stuck member has got the events that it lacks, or give it up.
 
-        Ends by the deadline of its policy at the latest.
+        Ends at the deadline of its policy at the latest.
         """
         await self._wait_for(self.stuck[0])
         self.stuck.popleft()
@@ -106,7 +106,7 @@ class BufferedDelivery:
     async def _wait_for(self, stuck: _Stuck) -> None:
         member, left = stuck.member, stuck.left
 
-        def is_due() -> bool:  # it may have read by itself what it was to be given
+        def is_due() -> bool:  # it may have read the events by itself
             next_is = bool(left) and left[0][0].number == member.number + 1
             return next_is and not (member.gone or member.behind)
 

@@ -1,9 +1,9 @@
-"""A subscriber's place in a topic, and how it gets from the past to the present.
+"""A subscriber's place in a topic, which moves from the past to the present.
 
-Where it left off is one number. While it is behind, it pulls the events after that number from the
-history, as many as it can take, until there are no more. From then on events are pushed to it. The
-same number decides both, without an `await` in between. So there is no queue to overflow, and no
-event comes twice or is missed.
+The place is one number. While the subscriber is behind, it pulls the events after that number from
+the history, as many as it can take, until there are no more. From then on events are pushed to it.
+The same number decides both, without an `await` in between. So there is no queue to overflow, and
+no event comes twice or is missed.
 
 If the history no longer has what it needs, a gap is announced, a snapshot follows if the topic has
 one, and new events go on from there. In a run it goes on with the oldest event that is kept,
@@ -26,11 +26,11 @@ from flowstream.topics._history import History, Missing, Published, lost_id
 from flowstream.topics._members import Member
 from flowstream.topics._snapshots import AsOf, Snapshots, unusable
 
-# Events that are looked at in one go, wanted or not, before others run.
+# Events that are checked, wanted or not, before other tasks run.
 _PULL_ITEMS = 256
 
-# Snapshots in a row that one client is given though the history no longer reaches back to
-# them; then it is told to come back later.
+# Snapshots in a row for one client after which the history did not reach back to the snapshot. Then
+# the client is told to come back later.
 _VAIN_SNAPSHOTS = 3
 
 
@@ -40,7 +40,7 @@ class Cursor:
     Args:
         subscriber: the stream.
         encoder: makes its bytes; None if it gets the events themselves.
-        terms: what it is to get.
+        terms: what it asks for.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Cursor:
         self._history = history
         self._snapshots = snapshots
         self._controls = terms.controls
-        self._seen: int | None = None  # the last event that a client has that lost some
+        self._seen: int | None = None  # the last event before a loss
         self._lost = False
-        self._vain = 0  # snapshots in a row behind which the history could not go on
-        self._prepared: AsOf | None = None  # a snapshot that has been waited for
+        self._vain = 0  # snapshots in a row after which the history could not go on
+        self._prepared: AsOf | None = None  # the snapshot from `prepare`
         self._from_beginning = terms.from_beginning
         after = terms.after
         self._wants_snapshot = after is None and snapshots is not None
@@ -68,7 +68,7 @@ class Cursor:
             if position.missed is not None:
                 self._seen = history.head - position.missed
             else:
-                after = None  # a stranger's, which is not repeated to the client
+                after = None  # not an id of this topic, so it is not repeated to the client
             position = self._next
         self._shared = encoder is not None and encoder.start() is encoder
         self._member = Member(subscriber, encoder, position, terms)
@@ -94,7 +94,7 @@ class Cursor:
 
     @property
     def _next(self) -> int:
-        """The event behind which a client that has lost some goes on."""
+        """The event after which a client goes on that has lost some."""
         return self._history.first - 1 if self._from_beginning else self._history.head
 
     @property
@@ -113,7 +113,7 @@ class Cursor:
         )
 
     async def prepare(self) -> None:
-        """**Wait** until `pull` need not: for the snapshot.
+        """**Wait** for the snapshot, so that `pull` need not wait.
 
         Raises:
             PublicError: it could not be made.
@@ -122,7 +122,7 @@ class Cursor:
         self._prepared = await self._snapshots.get(self._seen or 0)
 
     def lacks(self) -> int | None:
-        """Return how many events the stream has yet to pull; None if that can't be known."""
+        """Return how many events the stream still has to pull; None if that is unknown."""
         member, head = self._member, self._history.head
         if not member.behind or (not self._lost and member.number >= head):
             return 0
@@ -132,33 +132,33 @@ class Cursor:
 
     @property
     def position(self) -> str | None:
-        """The id that a client would come back with, if it has got all that was handed on.
+        """The id that a client comes back with if it has got all events that were passed on.
 
-        None if that is nothing yet, not even its first snapshot.
+        None if it has got nothing yet, not even its first snapshot.
         """
-        if self._lost:  # what was lost is not announced yet, and must not be passed over
+        if self._lost:  # the loss is not announced yet, and must not be skipped
             if self._seen is None:
                 return lost_id(self._history.epoch)
             return self._history.id_of(self._seen)
         return None if self._wants_snapshot else self._history.id_of(self._member.number)
 
     def fall_behind(self) -> None:
-        """Have nothing pushed until it was pulled."""
+        """Stop the topic from pushing, until the stream has pulled."""
         self._member.fall_behind()
 
     def catch_up(self) -> None:
-        """Be pushed to again, unless there is something to pull."""
+        """Let the topic push again, unless there is something to pull."""
         if not self._lost and not self._wants_snapshot:
             self._settle()
 
     def tally(self) -> None:
-        """Have the stream count what was written directly to its connection."""
+        """Make the stream count what was written directly to its connection."""
         self._member.tally()
 
     async def pull(self, limit: int) -> list[Any]:
-        """Return what follows, up to about `limit` bytes; **waits** only for a snapshot.
+        """Return the next events, up to about `limit` bytes. **Waits** only for a snapshot.
 
-        To be called while nothing is queued.
+        Call it only while nothing is queued.
 
         Raises:
             PublicError: the snapshot could not be made.
@@ -172,20 +172,20 @@ class Cursor:
                 self._lost = True
                 self._seen = member.number
                 member.number = self._next
-                if self.waits:  # let it be seen that the next one does
+                if self.waits:  # so that the caller sees that the next call waits
                     await trio.lowlevel.checkpoint()
                     return []
             else:
                 pieces = self._take(events, limit)
                 if not pieces and member.behind:
-                    await trio.lowlevel.checkpoint()  # it wants none of so many
+                    await trio.lowlevel.checkpoint()  # it wanted none of these
                 return pieces
         if self._snapshots is None:
             number = max(member.number, self._next) if self._from_beginning else member.number
             return self._go_on_behind(number, None)
         snapshot, self._prepared = self._prepared, None
         if snapshot is None or snapshot.number + 1 < history.first:
-            # None, or one that so much was published behind that the history can't go on there.
+            # There is none, or so much was published after it that the history can't go on there.
             snapshot = await self._snapshots.get(self._seen or 0)
         self._vain = self._vain + 1 if snapshot.number + 1 < history.first else 0
         if self._vain > _VAIN_SNAPSHOTS:
@@ -207,7 +207,7 @@ class Cursor:
                     last = published.id
             except BaseException as error:
                 if pieces and not passes(error):
-                    break  # these first: the next call meets it again  # noqa: ASYNC104  # see `passes`
+                    break  # these first: the next call raises it again  # noqa: ASYNC104  # see `passes`
                 raise
             member.number = published.number
         if last is not None:
@@ -224,15 +224,15 @@ class Cursor:
         return published.encode(encoder)
 
     def _go_on_behind(self, number: int, snapshot: AsOf | None) -> list[Any]:
-        """Announce what is lost, give the snapshot, and go on behind event `number`."""
+        """Announce the loss, give the snapshot, and go on after event `number`."""
         member = self._member
         pieces: list[Any] = []
-        # First what may fail: the position in a joined id is what it was until the gap is told.
+        # What may fail comes first: a joined id has the old position until the gap is announced.
         encoded = None if snapshot is None else self._encoded_snapshot(snapshot)
         if self._lost:
             missed = None if self._seen is None else max(number - self._seen, 0)
             if missed != 0:
-                # Which of them a filter would have passed is not known.
+                # It is unknown how many of them the filter would have passed.
                 pieces.append(member.queue.lose(missed if member.where is None else None))
         member.number = number
         if snapshot is not None:
@@ -244,7 +244,7 @@ class Cursor:
         return pieces
 
     def _encoded_snapshot(self, snapshot: AsOf) -> Any:
-        """Return a snapshot as it goes to the stream.
+        """Return a snapshot as the stream gets it.
 
         Raises:
             PublicError: the format cannot carry it.
@@ -269,7 +269,7 @@ class Cursor:
             raise unusable("%s", error) from error  # noqa: ASYNC104  # see `passes`
 
     def _settle(self) -> None:
-        """Be pushed to from now on, if nothing is left to pull."""
+        """Let the topic push from now on, if nothing is left to pull."""
         member = self._member
         if member.number >= self._history.head:
             member.behind = False

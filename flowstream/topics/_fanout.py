@@ -1,8 +1,8 @@
-"""Fan-out: each published event to every subscriber, in order, and each at its own pace.
+"""Fan-out: deliver each published event to every subscriber, in order, at the subscriber's pace.
 
 One task at a time delivers: a publisher, or a system task, which delivers what `publish_nowait`
 left and what a cancelled publisher did not finish. It delivers from the history, so events that
-were published meanwhile go out with it, joined into one write.
+were published meanwhile go out too, joined into one write.
 
 There are three ways to a subscriber:
 
@@ -31,13 +31,13 @@ from flowstream.topics._group import Group, size_of
 from flowstream.topics._history import History, Published
 from flowstream.topics._members import NEVER, Member, Readers, Round
 
-# Others run after so many deliveries or so many seconds, whichever is first. A delivery is a
+# Other tasks run after this many deliveries or seconds, whichever comes first. A delivery is a
 # system call of some 7 µs; a hundred of them are most of a millisecond.
 _BURST_DELIVERIES = 256
 _BURST_SECONDS = 0.001
 _STRIDE = 32
 
-# What is joined into one write: the 16 KiB that Trio sets as TCP_NOTSENT_LOWAT.
+# Bytes that are joined into one write: the 16 KiB that Trio sets as TCP_NOTSENT_LOWAT.
 _BATCH_BYTES = 16 * 1024
 _BATCH_ITEMS = 256
 
@@ -46,46 +46,46 @@ class Fanout:
     """The subscribers of one topic, and the delivery to them.
 
     Args:
-        history: what is published.
-        changed: told ``"join"`` and ``"leave"``.
+        history: has the published events.
+        changed: called with ``"join"`` and ``"leave"``.
 
     Attributes:
         count: how many subscribers there are.
-        direct: events that were written to a subscriber's connection directly, once for each.
-        last_change: when that changed.
-        groups: the subscribers that get the same bytes; by (encoder, framing), and by the member
-            for an encoder that is one stream's own.
-        readers: those that are waited for while they are behind.
+        direct: events that were written directly, counted once for each subscriber.
+        last_change: when `count` last changed.
+        groups: the subscribers that get the same bytes, by (encoder, framing); if the encoder is
+            one stream's own, by the member.
+        readers: the members for which publishers wait while these are behind.
     """
 
     def __init__(self, history: History, changed: Callable[[str], None]) -> None:
         self._history = history
         self._changed = changed
         self._turn = trio.StrictFIFOLock()
-        self._end = 0  # number of the last event of the batch that is being delivered
-        self._burst: Iterator[None] | None = None  # its delivery, as far as it goes without waiting
+        self._end = 0  # number of the last event of the current batch
+        self._burst: Iterator[None] | None = None  # its delivery, up to where it has to wait
         self._buffered = BufferedDelivery()
-        self._at_once = False  # `deliver_nowait` is at it; somebody's `where=` may publish
-        self._waited_for: dict[Member, None] = {}  # those whose policy makes a publisher wait
-        self._assisted = False  # a task of the event loop's own is at it
+        self._at_once = False  # `deliver_nowait` runs; a `where=` may publish
+        self._waited_for: dict[Member, None] = {}  # members whose policy makes a publisher wait
+        self._assisted = False  # a system task delivers
         self.readers: Readers = Readers(history)
         self.count: int = 0
         self.direct: int = 0
         self.last_change: float = -math.inf
         self.groups: dict[object, Group] = {}
 
-    # -- who is there ----------------------------------------------------------------------
+    # -- members ---------------------------------------------------------------------------
 
     def add(
         self, member: Member, encoder: Encoder | None, *, shared: bool, from_beginning: bool
     ) -> Callable[[], None]:
-        """Deliver to `member`, too; return what ends that.
+        """Deliver to `member`, too; return a function that ends that.
 
         Args:
             member: the subscriber.
             encoder: makes its bytes.
-            shared: whether others may get the same.
-            from_beginning: whether it wants the past as much as new events, as a run's client does.
+            shared: whether others may get the same bytes.
+            from_beginning: whether it must get the past, too, as a run's client must.
         """
         framing = member.subscriber.framing
         # A stateful encoder is one stream's own: a group of one.
@@ -117,7 +117,7 @@ class Fanout:
         return leave
 
     def touch(self) -> None:
-        """Count as changed now."""
+        """Set `last_change` to now."""
         self.last_change = clock.current_time()
 
     def _note_change(self, event: str) -> None:
@@ -125,7 +125,7 @@ class Fanout:
         self._changed(event)
 
     def full(self, size: int) -> bool:
-        """Return whether a subscriber that the publisher waits for has no room for an event."""
+        """Return whether a subscriber for which the publisher waits has no room for an event."""
         if self.readers.behind and self.readers.lacking(size):
             return True
         return any(
@@ -133,22 +133,22 @@ class Fanout:
         )
 
     def members(self) -> list[Member]:
-        """Return all that are there."""
+        """Return all members."""
         return [member for group in self.groups.values() for member in group.members]
 
     @property
     def encoder(self) -> Encoder | None:
-        """One of the formats that somebody gets, or None."""
+        """One of the members' formats, or None."""
         return next((group.encoder for group in self.groups.values() if group.shared), None)
 
     @property
     def encoders(self) -> set[Encoder | None]:
-        """All formats that somebody gets; None where it is one stream's own, or is none."""
+        """All formats of members; None for one stream's own encoder, and for plain events."""
         return {group.encoder if group.shared else None for group in self.groups.values()}
 
     @property
     def queued(self) -> int:
-        """Events that were put into a subscriber's buffer, once for each."""
+        """Events that were put into buffers, counted once for each subscriber."""
         return self._buffered.queued
 
     # -- delivery --------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Fanout:
                 self.assist()
 
     def deliver_nowait(self) -> None:
-        """Deliver what was published: now if it is soon done, else in a task that can wait."""
+        """Deliver what was published: now if it takes little time, else in a task that can wait."""
         if self.count <= _BURST_DELIVERIES and not (
             self._turn.locked() or self._buffered.stuck or self._at_once
         ):
@@ -181,7 +181,7 @@ class Fanout:
             try:
                 while self._history.delivered < self._history.head:
                     for _ in self._burst or self._begin():
-                        pass  # few enough to go on
+                        pass  # there are few, so go on
                     self._burst = None
                     if self._buffered.stuck:
                         break
@@ -192,14 +192,14 @@ class Fanout:
             self.assist()
 
     def assist(self) -> None:
-        """Have what is left delivered by a task of the event loop's own, which can wait."""
+        """Start a system task, which can wait, to deliver what is left."""
         if not self._assisted and self._history.delivered < self._history.head:
             self._assisted = True
             try:
                 trio.lowlevel.spawn_system_task(
                     self._deliver_rest, name="flowstream topic delivery"
                 )
-            except RuntimeError:  # the Trio run is at its end, and so is everybody in it
+            except RuntimeError:  # the Trio run ends, and all subscribers with it
                 self._assisted = False
 
     async def _deliver_rest(self) -> None:
@@ -211,7 +211,7 @@ class Fanout:
             self._assisted = False
 
     async def _step(self) -> None:
-        """Go one step on: a burst, a wait for one who is stuck, or the end of a batch."""
+        """Do one step: a burst, a wait for a stuck member, or the end of a batch."""
         if self._burst is not None:
             for _ in self._burst:
                 await trio.lowlevel.checkpoint()
@@ -224,7 +224,7 @@ class Fanout:
             self._burst = self._begin()
 
     def _begin(self) -> Iterator[None]:
-        """Begin the next batch: what was published and not yet delivered, up to 16 KiB."""
+        """Begin the next batch: published events that are not delivered yet, up to 16 KiB."""
         history = self._history
         number = max(history.delivered, self._end, history.first - 1)
         batch: list[Published] = []
@@ -238,14 +238,14 @@ class Fanout:
         return self._deliver(batch)
 
     def _deliver(self, batch: list[Published]) -> Iterator[None]:
-        """Deliver one batch, as far as it goes without waiting; yield to let others run."""
+        """Deliver one batch, up to where it has to wait; yield to let other tasks run."""
         number = batch[-1].number
-        left = _STRIDE  # deliveries until the next look at the clock
+        left = _STRIDE  # deliveries before the clock is read again
         count = 0
         until = clock.perf_counter() + _BURST_SECONDS
         for group in list(self.groups.values()):
             members = group.roster
-            data = b""  # for the connections that are written to directly
+            data = b""  # for direct writes
             try:
                 pieces = group.encode(batch)
             except BaseException as error:  # noqa: ASYNC103  # see `passes`
@@ -255,14 +255,14 @@ class Fanout:
                 pieces = group.encode_each(batch)
             else:
                 data = group.frame(pieces)
-            # If the batch does not follow on that round nobody is in step: see `_hand`.
+            # If the batch does not follow that round, no member is in step: see `_hand`.
             in_step = data and group.round.number == number - len(batch)
             before = group.round if in_step else NEVER
             this = group.next_round(batch, pieces)
             handed = 0
             for member in members:
                 if (
-                    # The usual case, by itself for its speed: it is in step, its writer
+                    # The usual case, inline for speed: the member is in step, its writer
                     # waits, and the kernel takes the bytes.
                     member.got is before
                     and member.filled.waiting
@@ -292,12 +292,12 @@ class Fanout:
         data: bytes,
         this: Round,
     ) -> None:
-        """Give a subscriber its share of a batch, in whatever way it can be given."""
+        """Deliver a batch to one member, in the way that is possible for it."""
         if member.gone or member.behind or member.number >= this.number:
             return
         has = member.number - batch[0].number + 1
         if has < 0:
-            # This is not what comes next for it: it reads what it lacks by itself.
+            # It lacks events before this batch, so it reads from the history.
             member.put_behind()
             return
         if has:  # it came in the middle of this batch

@@ -20,13 +20,13 @@ class Group:
     """The subscribers that get the same bytes.
 
     Args:
-        history: keeps what is encoded for all who get it.
+        history: keeps encodings for all who need them.
         encoder: makes the bytes; None if the members get the events themselves.
-        framing: makes of them what is written directly; None if nobody is written to directly.
-        shared: whether others may get the same, so that it is worth keeping.
+        framing: frames the bytes for direct writes; None if there are no direct writes.
+        shared: whether others may need the same encodings, so that they are kept.
 
     Attributes:
-        round: the last that was begun.
+        round: the last round that began.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Group:
 
     @property
     def roster(self) -> tuple[Member, ...]:
-        """The members that are there now, for a loop during which some come and go."""
+        """The current members, for a loop during which some come and go."""
         if self._roster is None:
             self._roster = tuple(self.members)
         return self._roster
@@ -68,7 +68,7 @@ class Group:
             return batch
         if self.shared:
             return [self._history.encoded(published, encoder) for published in batch]
-        # One member's own, whose encoder may remember what it is given: nothing but that.
+        # The encoder is one member's own and may remember events: give it no other ones.
         (member,) = self.members or (None,)
         if member is None or member.behind:
             return [b""] * len(batch)
@@ -87,12 +87,12 @@ class Group:
             except BaseException as error:  # noqa: ASYNC103  # see `passes`
                 if passes(error):
                     raise
-                # Raised for who wants it.
+                # Raised later, for each member that wants the event.
                 pieces.append(error)
         return pieces
 
     def frame(self, pieces: list[Any]) -> bytes:
-        """Return what is written directly for the pieces of a batch; b"" if nothing is."""
+        """Return the bytes of direct writes for the pieces of a batch; b"" if there are none."""
         if self._framing is None or self.encoder is None:
             return b""
         return self._framing.frame(pieces)
@@ -101,12 +101,12 @@ class Group:
         """Begin the round in which the members get a batch, and return it."""
         size, id = self.round.bytes + size_of(pieces), batch[-1].id
         if not self.shared:
-            for member in self.members:  # one, with names of its own for ids perhaps
+            for member in self.members:  # the only one, perhaps with its own names for ids
                 id = member.named(id)
         self.round = Round(batch[-1].number, id, size, clock.current_time())
         return self.round
 
 
 def size_of(pieces: list[Any]) -> int:
-    """Return the bytes of all pieces; an error in the place of one has none."""
+    """Return the bytes of all pieces; an error counts as none."""
     return sum(len(piece) for piece in pieces if not isinstance(piece, BaseException))

@@ -1,13 +1,13 @@
-"""Who is subscribed to a topic: its members.
+"""The members of a topic: its subscribers.
 
-A delivery to one of ten thousand members is little more than a write to its socket, so it must
-touch little here, too: see `Round`.
+A delivery to one of ten thousand members costs little more than the write to its socket. So it must
+touch little memory here: see `Round`.
 
-`Readers` are the members of a run that must lose nothing and are still reading its past. With
+`Readers` are the members of a run that must lose nothing, and still read its past. With
 ``Block(timeout=...)`` a publisher waits for a member that has no room. A member that is behind
-has room: it pulls from the history at its own pace. So the history itself must wait before it
-forgets what such a member has not read yet. Else a client that came a moment after the start
-would lose what a run makes faster than it reads.
+always has room, since it pulls from the history at its own pace. So the history must wait before it
+drops an event that such a member has not read. Otherwise a client that comes a moment after the
+start would lose events, if the run makes them faster than the client reads.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Member:
     Args:
         subscriber: where events go.
         encoder: makes its bytes; None if it gets the events themselves.
-        number: the last event that it has, or that it has no claim to.
-        terms: what it is to get.
+        number: the last event that it has, or does not ask for.
+        terms: what it asks for.
 
     Attributes:
-        behind: it pulls what it lacks; nothing is pushed to it.
-        gone: it has left.
-        got: the last round of its group, if it had its share of that; None if it is out of step.
-        counted: the round up to which its stream has counted what was written directly.
-        direct: writes to its connection, where that is known to be possible.
+        behind: whether it pulls the events that it lacks. If so, nothing is pushed to it.
+        gone: whether it has left.
+        got: the last round of its group, if it got that; None if it is out of step.
+        counted: its stream has counted the direct writes up to this round.
+        direct: writes to its connection, if that is known to be possible.
         pulled: called when it has pulled something; None if nobody waits for that.
     """
 
@@ -85,11 +85,11 @@ class Member:
         self.pulled: Callable[[], object] | None = None
 
     def named(self, id: str) -> str:
-        """Return what it sees of an id of the topic's."""
+        """Return the id that its client sees for an id of the topic."""
         return id if self.name is None else self.name(id)
 
     def tally(self) -> None:
-        """Have its stream count what was written directly since the last time."""
+        """Make its stream count the direct writes since the last time."""
         got, counted = self.got, self.counted
         if got is not counted and got is not None and counted is not None:
             self.counted = got
@@ -98,33 +98,33 @@ class Member:
             self.subscriber.wrote(got.bytes - counted.bytes, items, got.time)
 
     def fall_out(self) -> None:
-        """Be out of step with its group."""
+        """Note that it is out of step with its group."""
         self.tally()
         self.got = self.counted = None
 
     def fall_behind(self) -> None:
-        """Have nothing pushed to it until it was pulled."""
+        """Push nothing to it until it has pulled."""
         self.fall_out()
         self.behind = True
 
     def put_behind(self) -> None:
-        """Have its stream read from the history what it lacks, from now on."""
+        """From now on let its stream read the events that it lacks from the history."""
         self.fall_behind()
         self.filled.ring()
 
 
 class Round:
-    """What the members of a group have got that are in step, by the end of one batch.
+    """What each member of a group that is in step has got, at the end of one batch.
 
-    A delivery only notes which round it belongs to: that is one word in one object. What a
-    stream counts is the difference between two rounds, and it is worked out when somebody
-    asks. To touch a stream's own counters each time would cost more than to write to its
-    socket: of ten thousand streams nothing is in the processor's cache when their turn comes.
+    A delivery only notes its round: one word in one object. A stream's counts are the difference
+    between two rounds, computed when somebody asks. Updating a stream's own counters each time
+    would cost more than writing to its socket: of ten thousand streams none is still in the
+    processor's cache when it is written to again.
 
     Attributes:
         number, id: those of the last event.
-        bytes: of this and all earlier rounds, as encoded for this group.
-        time: when the batch was begun.
+        bytes: bytes of this and all earlier rounds, in this group's encoding.
+        time: when the batch began.
     """
 
     __slots__ = ("bytes", "id", "number", "time")
@@ -140,7 +140,7 @@ NEVER = Round(-1, None, 0, 0.0)
 
 
 class Readers:
-    """Members that the history waits for before it drops what they have not read yet."""
+    """Members for which the history waits, before it drops events that they have not read."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -153,24 +153,24 @@ class Readers:
         return any(member.behind for member in self.members)
 
     def add(self, member: Member) -> None:
-        """Wait for `member` as well, while it is behind."""
+        """Wait for `member`, too, while it is behind."""
         self.members[member] = None
         member.pulled = self._lot.unpark_all
 
     def remove(self, member: Member) -> None:
-        """Stop waiting for it."""
+        """Stop waiting for a member."""
         self.members.pop(member, None)
         self._lot.unpark_all()
 
     def lacking(self, size: int) -> list[Member]:
-        """Return those that would lose something if an event of `size` bytes came now."""
+        """Return the members that would lose events if one of `size` bytes came now."""
         last = self._history.last_dropped_for(size)
         return [member for member in self.members if member.behind and member.number < last]
 
     async def wait(self, size: int) -> None:
-        """**Wait** until nobody would lose anything to an event of `size` bytes.
+        """**Wait** until no member would lose events to one of `size` bytes.
 
-        A member that reads nothing for as long as its policy's timeout is disconnected.
+        Disconnects a member that reads nothing until its policy's timeout.
         """
         since: dict[Member, tuple[int, float]] = {}
         while lacking := self.lacking(size):

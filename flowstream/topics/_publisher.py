@@ -1,7 +1,7 @@
-"""The publisher: what a topic and a run have in common: a history and its readers.
+"""The publisher: the common part of a topic and a run: a history and its readers.
 
-An event is published when it enters the history. That is synchronous and can't be half done.
-Delivery follows, in the order of the history.
+An event is published when it enters the history. That happens in one synchronous step. Delivery
+follows, in the order of the history.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from flowstream.topics._history import History, Published, Replay
 from flowstream.topics._joined import Joined
 from flowstream.topics._snapshots import Snapshots
 
-# Others run once in so many events that are published to few subscribers or none.
+# After this many events for few subscribers or none, other tasks run once.
 _BURST_EVENTS = 64
 
 _DEFAULT_ENCODER = SSE()
 
-# What an id that an event is yet to be given adds to its encoding, at the most.
+# The most bytes that a new id adds to an event's encoding.
 _ID_BYTES = 64
 
 
@@ -43,17 +43,16 @@ class Publisher(Feed):
         name: for errors.
         replay: how much of the past is kept.
         changed: called with ``join`` and ``leave``.
-        policy: what happens when a client's buffer is full, unless it is said for that client.
-        from_beginning: a client that is new gets all that is kept of the past, where else it
-            gets what comes from now on.
+        policy: what happens when a client's buffer is full, unless its stream says otherwise.
+        from_beginning: whether a new client gets the whole past that is kept; if not, it gets only
+            new events.
 
     Attributes:
-        snapshots: where a subscriber's first event comes from; None if there is no such.
-        published: events so far.
-        last_publish: time of the last of them.
-        ending: why it takes no more events, and the error that is the reason; None while it
-            takes them.
-        token: that of the Trio run that it was first used in, or None.
+        snapshots: makes the snapshots; None if there are none.
+        published: how many events were published.
+        last_publish: when the last one was.
+        ending: why it takes no more events, with the error; None while it takes them.
+        token: the token of the Trio run in which it was first used, or None.
     """
 
     def __init__(
@@ -84,9 +83,9 @@ class Publisher(Feed):
         Raises:
             EncodingError: no format of the subscribers can carry it (SSE, if there are none).
                 Nothing is published.
-            trio.ClosedResourceError: no more events are taken.
+            trio.ClosedResourceError: it takes no more events.
             RuntimeError: Trio does not run here.
-            ValueError: its id is one that it can't have.
+            ValueError: the event can't have this id.
             TypeError: its key can't be hashed.
         """
         readers = self.fanout.readers
@@ -106,7 +105,7 @@ class Publisher(Feed):
 
         Raises:
             Exception: as `publish`, and
-            trio.WouldBlock: a subscriber that is waited for has no room.
+            trio.WouldBlock: a subscriber for which a publisher waits has no room.
         """
         published = self._commit(event, nowait=True)
         if self.fanout.count:
@@ -116,7 +115,7 @@ class Publisher(Feed):
         return published.id
 
     def publish_soon(self, event: Event) -> None:
-        """Publish an event that nobody waits for: who has no room is waited for elsewhere."""
+        """Publish an event without waiting for subscribers that have no room."""
         self._commit(event)
         self.fanout.assist()
 
@@ -124,7 +123,7 @@ class Publisher(Feed):
         if self.ending is not None:
             raise trio.ClosedResourceError(f"{self._name} takes no more events")
         history = self.history
-        hash(event.key)  # before anything is done: what is kept by key needs it
+        hash(event.key)  # first of all: `LatestByKey` needs it
         try:
             self._remember_run()
             published = history.make(event)  # asks Trio for the time
@@ -150,7 +149,7 @@ class Publisher(Feed):
         return published
 
     async def _wait_for_readers(self, event: Event) -> None:
-        """**Wait** until nobody that is waited for would lose anything to `event`."""
+        """**Wait** until `event` has room with every subscriber for which a publisher waits."""
         size = _ID_BYTES
         encoder = self.fanout.encoder or _DEFAULT_ENCODER
         try:
@@ -162,7 +161,7 @@ class Publisher(Feed):
         await self.fanout.readers.wait(size)
 
     def _is_carried_elsewhere(self, published: Published, but: Encoder) -> bool:
-        """Return whether a format other than `but` can carry an event that somebody may get."""
+        """Return whether a format of the subscribers, other than `but`, can carry the event."""
         for encoder in self.fanout.encoders:
             encoder = encoder or _DEFAULT_ENCODER
             if encoder != but:
@@ -178,7 +177,7 @@ class Publisher(Feed):
     # -- subscribing -----------------------------------------------------------------------
 
     def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> Cursor:
-        """Have `subscriber` get what is published from now on, and what it missed."""
+        """Give `subscriber` all events from now on, and those that it missed."""
         self._remember_run()
         if self._from_beginning:
             terms = replace(terms, from_beginning=True)
@@ -189,7 +188,7 @@ class Publisher(Feed):
 
     @property
     def epoch(self) -> str:
-        """What the ids that it makes begin with."""
+        """The beginning of the ids that it makes."""
         return self.history.epoch
 
     def beside(self, others: Sequence[Feed]) -> Feed:
@@ -208,21 +207,21 @@ class Publisher(Feed):
         error: BaseException | None = None,
         detail: str = "",
     ) -> None:
-        """Take no more events; subscribers get what they have not got yet, and end.
+        """Take no more events. The subscribers get the events that they lack, and end.
 
-        **Waits** until what was published is delivered.
+        **Waits** until all published events are delivered.
         """
         self.ending = (reason, error, detail)
         try:
             await self.fanout.deliver(self.history.head)
-        finally:  # cancelled, too: who is told nothing would wait for ever
+        finally:  # also if cancelled: otherwise subscribers would wait for ever
             for member in self.fanout.members():
                 if member.number < self.history.head:
                     member.put_behind()
                 member.subscriber.feed_ended(reason, error, detail)
 
     def statistics(self, offered: int, *, dropped: int) -> BufferStatistics:
-        """Return how full the replay is, with the counts of what fills it."""
+        """Return how full the replay is, and the counts of the items that fill it."""
         history = self.history
         return BufferStatistics(
             items=history.items,

@@ -22,21 +22,21 @@ from flowstream.policies import Block
 from flowstream.sources._feed import Feed, FeedCursor, Terms
 from flowstream.sources._source import Source
 
-# How much is taken at a time; it is counted as the topic encodes it.
+# Bytes that are taken at a time, in the topic's encoding.
 _TAKE_BYTES = 1 << 16
 
 
 class SlowConsumerError(FlowstreamError):
-    """The policy ended a subscription, because it did not take its events in time."""
+    """A subscription was too slow to take its events, and its policy ended it."""
 
 
 class _Receiver:
-    """A subscription, as its topic knows it: what is in its buffer, and how it ended.
+    """A subscription, as its topic sees it: its buffer, and how it ended.
 
     Attributes:
         framing, direct: None: there is no connection to write to.
-        error: what ends it at once.
-        last_error: what is raised when everything was taken.
+        error: raised at once.
+        last_error: raised when all events have been taken.
     """
 
     framing = None
@@ -52,11 +52,11 @@ class _Receiver:
         """Not called: there is no connection to write to."""
 
     def give_up(self) -> None:
-        """End it: it is too slow."""
+        """End the subscription: it is too slow."""
         self.fail(SlowConsumerError("the subscription's buffer was full"))
 
     def fail(self, error: BaseException) -> None:
-        """End it with `error`."""
+        """End the subscription at once, with `error`."""
         if self.error is None:
             self.error = error
         self.leave()
@@ -67,16 +67,16 @@ class _Receiver:
         error: BaseException | None = None,
         detail: str = "",
     ) -> None:
-        """End it when everything was taken; with `error`, if there is one."""
+        """End the subscription when all events have been taken; with `error`, if there is one."""
         self.last_error = error
         self.buffer.finish()
 
     def close(self, reason: CloseReason, detail: str = "") -> None:
-        """End it at once."""
+        """End the subscription at once."""
         self.leave()
 
     def leave(self) -> None:
-        """Leave the topic, and forget what was not taken."""
+        """Leave the topic, and drop the events that were not taken."""
         if self.cursor is not None:
             self.cursor.leave()
         self.buffer.abandon()
@@ -89,7 +89,7 @@ class Subscription:
     ``Event({"missed", "after", "before"}, type="gap")`` stands in the place of missed events.
 
     Raises:
-        SlowConsumerError: on the next step, if its policy has ended it.
+        SlowConsumerError: at the next step, if its policy has ended it.
         Exception: what its ``where=`` raised; or, at the end, what a run failed with.
     """
 
@@ -114,7 +114,7 @@ class Subscription:
             elif not pieces:
                 if receiver.buffer.finished:
                     if receiver.last_error is not None:
-                        # The run's, for all who read it: without the way that it took in others.
+                        # All readers share the run's error: remove the traceback of other readers.
                         raise receiver.last_error.with_traceback(None)
                     raise StopAsyncIteration
                 await receiver.buffer.filled.wait()
@@ -122,12 +122,12 @@ class Subscription:
         return self._taken.pop()
 
     def statistics(self) -> BufferStatistics:
-        """Return how full its buffer is, and what became of what was offered."""
+        """Return how full its buffer is, and how many items were offered, dropped and so on."""
         return self._receiver.buffer.statistics()
 
 
 class SubscriptionManager(Source):
-    """A place in a topic or run that is about to be taken; made by `Topic.subscribe`.
+    """Makes a subscription to a topic or run when it is entered; made by `Topic.subscribe`.
 
     ``async with topic.subscribe() as events`` takes it until the block ends;
     ``sse(topic.subscribe(...))`` streams the topic with these arguments.
@@ -137,7 +137,7 @@ class SubscriptionManager(Source):
         after, where, buffer, policy: as `Topic.subscribe` says.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be.
+        TypeError, ValueError: an argument has the wrong type or value.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class SubscriptionManager(Source):
         self._receiver: _Receiver | None = None
 
     async def __aenter__(self) -> Subscription:
-        """Take the place in the topic.
+        """Subscribe, and return the subscription.
 
         Raises:
             RuntimeError: it was entered before.
@@ -186,8 +186,8 @@ def check_policy(policy: Policy | None, feed: Feed) -> Policy:
     """Return the policy of a client of `feed`, by default the feed's own.
 
     Raises:
-        TypeError: it is no policy.
-        ValueError: it could make a publisher wait for ever.
+        TypeError: the argument is not a policy.
+        ValueError: the policy could make a publisher wait for ever.
     """
     if policy is None:
         return feed.policy
