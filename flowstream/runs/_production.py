@@ -1,8 +1,7 @@
 """A production: the task that runs a source and publishes its items.
 
-A run has a `Production` as a stream of one client has a `SourceSupply`: a task that runs the
-source, that can be told to stop, and that says how it ended. It belongs to the app and not to a
-request.
+It is to a run what a `SourceSupply` is to a stream of one client: a task that runs the source, that
+can be told to stop, and that says how it ended. It belongs to the app and not to a request.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ logger = logging.getLogger("flowstream")
 
 
 class Production:
-    """Runs a source, and publishes what it makes.
+    """Runs a source, and publishes its items.
 
     Args:
-        name: for the log.
-        source: what is run, once.
+        name: its name in the log.
+        source: the source. It runs once.
         publisher: where its items go.
-        cleanup_timeout: seconds that it may take to end once it is told to.
-        ended: called when it has ended and those who read it are told.
+        cleanup_timeout: seconds that it may take to end when it is told to.
+        ended: called when it has ended and its readers are told.
 
     Attributes:
         reason: why it has ended or is ending; None while it goes on.
@@ -56,28 +55,28 @@ class Production:
         self._ended = ended
         self._scope = trio.CancelScope(shield=True)
         self._error: PublicError | None = None
-        self._detail = ""  # for the reports of those who read it
+        self._detail = ""  # for the readers' reports
         self.reason: CloseReason | None = None
         self.over = trio.Event()
 
     def stop(self, reason: CloseReason, detail: str) -> None:
-        """Cancel the source; it may clean up. Does nothing if it has ended.
+        """Cancel the source, which may clean up. Does nothing if it has ended.
 
         Args:
             reason: why.
-            detail: the cause, for the reports of those who read it.
+            detail: the cause, for the readers' reports.
         """
         if self.reason is None:
             self.reason, self._detail = reason, detail
             self._scope.cancel()
 
     def shut_down(self) -> None:
-        """Stop: the app is going down."""
+        """Stop, because the app shuts down."""
         self.stop(CloseReason.SHUTDOWN, "the run ended with its app")
 
     async def run(self) -> None:
-        """Run the source to its end, whatever it does, then tell those who read it."""
-        # What it holds goes with it: the run may be kept for long.
+        """Run the source to its end, whatever it does, then tell its readers."""
+        # Free what the source holds: the run may be kept for long.
         source, self._source = self._source, None
         assert source is not None
         try:
@@ -91,7 +90,7 @@ class Production:
             )
         except BaseException:
             if self.reason is None:
-                self.reason = CloseReason.ERROR  # it ends the program, and completed nothing
+                self.reason = CloseReason.ERROR  # this ends the program, and nothing is complete
             raise
         finally:
             del source
@@ -102,12 +101,12 @@ class Production:
                 self._ended()
 
     async def _tell(self) -> None:
-        """Tell those who read it how it has ended; wait for who is waited for, within bounds."""
+        """Tell the readers how it ended. Wait, within bounds, for those that must lose nothing."""
         if self.reason is None:
             self.reason = CloseReason.COMPLETED
         told = self.reason
         if told is CloseReason.CLIENT_DISCONNECTED:
-            # Who came at the last moment, though, is connected, and may come again.
+            # A reader that came at the last moment is connected, and may come again.
             told, self._error = CloseReason.ERROR, _given_up()
         with trio.move_on_after(self._cleanup_timeout, shield=True):
             await self._publisher.finish(told, self._error, self._detail)
@@ -116,7 +115,7 @@ class Production:
         if self.reason is None:
             self.reason = CloseReason.ERROR
             logger.error("%s failed", self.name, exc_info=error)
-            # What clients may know of it; each of their streams has it for its error.
+            # What clients may know of the failure. It is the error of each reader's stream.
             self._detail = f"run: {kind_of(error)}"
             code, message, retryable = public(CloseReason.ERROR, error)
             self._error = PublicError(code, message, retryable=retryable)
@@ -127,7 +126,7 @@ class Production:
 
     async def _publish(self, item: Any) -> None:
         if self.reason is not None:
-            await trio.lowlevel.checkpoint()  # Cancelled, in the producer's own tasks
+            await trio.lowlevel.checkpoint()  # raises Cancelled in the producer's own tasks
             raise _refusal()
         await self._publisher.publish(_as_event(item))
 
@@ -137,14 +136,14 @@ class Production:
         self._publisher.publish_nowait(_as_event(item))
 
     def _statistics(self) -> BufferStatistics:
-        """Return how full the replay is, which is what the producer fills."""
+        """Return how full the replay is, since the producer fills that."""
         publisher = self._publisher
         dropped = publisher.published - publisher.history.items
         return publisher.statistics(publisher.published, dropped=dropped)
 
 
 def _as_event(item: Any) -> Event:
-    """Return a new event: the history gives it its id, and the app's own is the app's."""
+    """Return a copy: the history sets its id, and the app's event must stay unchanged."""
     return copied(item, id=item.id) if isinstance(item, Event) else Event(item)
 
 

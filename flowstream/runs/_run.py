@@ -1,7 +1,7 @@
 """A run: one producer for any number of clients, and a clock that runs while there is none.
 
-A `Production`, a task of the app, makes the events. They are in a history, which the clients read.
-This module connects the two, and decides how long a run goes on that nobody reads.
+A `Production`, a task of the app, makes the events. They go into a history, which the clients read.
+This module connects the two, and decides how long a run goes on without a reader.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flowstream.topics._history import Replay
 from flowstream.topics._publisher import Publisher
 from flowstream.topics._subscription import SubscriptionManager
 
-# Of a key in the log: it may be what a client has sent.
+# Characters of a key in the log: a client may have sent it.
 _NAME_LENGTH = 100
 
 
@@ -89,7 +89,7 @@ class Run(HasFeed):
 
     @property
     def key(self) -> Hashable:
-        """What it was started under."""
+        """The key that it was started with."""
         return self._key
 
     @property
@@ -161,20 +161,20 @@ class Run(HasFeed):
 
     @property
     def epoch(self) -> str:
-        """What its ids begin with; each run has its own."""
+        """The beginning of its ids. Each run has its own."""
         return self._publisher.epoch
 
-    # -- what streams and its owner do -----------------------------------------------------
+    # -- for streams and `Runs` ------------------------------------------------------------
 
     @property
     def _feed(self) -> Publisher:
         return self._publisher
 
     def _begin(self) -> None:
-        """Start it, in the supervised nursery.
+        """Start it in the supervised nursery.
 
         Raises:
-            RuntimeError: there is none in this Trio run.
+            RuntimeError: this Trio run has no such nursery.
         """
         supervised_nursery().start(self._production)
         self._await_somebody()
@@ -198,14 +198,14 @@ class Run(HasFeed):
         return math.inf
 
     def _leave_alone(self) -> None:
-        """Stop looking whether somebody attends: it is over."""
+        """Stop watching for readers: the run has ended."""
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
 
 
 def _name(key: Hashable) -> str:
-    """Return what the run of that key is called in the log and in errors."""
+    """Return the name of a key's run, for the log and for errors."""
     text = repr(key)
     if len(text) > _NAME_LENGTH:
         text = text[:_NAME_LENGTH] + "..."

@@ -59,19 +59,19 @@ __all__ = [
     "TooManyRunsError",
 ]
 
-# Those whose end is worth coming back for. A run that was given up is as if it had never been,
-# so that who comes back later after all starts it anew.
+# Reasons for which an ended run is kept. A run that was given up is forgotten, so that a client
+# which does come back starts it again.
 _KEPT = (CloseReason.COMPLETED, CloseReason.STOPPED, CloseReason.ERROR)
 
 
 class NoSuchRunError(NotFoundError, KeyError):
-    """There is no run of that key: it never was, nobody read it, or it was over long ago. 404."""
+    """There is no such run: it never was, nobody read it, or it ended long ago. 404."""
 
     def __init__(self) -> None:
         super().__init__("There is no such run.", code="no_such_run")
 
     def __str__(self) -> str:
-        return Exception.__str__(self)  # not that of KeyError, which shows a repr
+        return Exception.__str__(self)  # that of KeyError would show a repr
 
 
 class RunExistsError(PublicError):
@@ -155,7 +155,7 @@ class Runs(Feeds):
         self._token: trio.lowlevel.TrioToken | None = None
         self._runs: dict[Hashable, Run] = {}
         self._running: set[Run] = set()
-        self._kept: OrderedDict[Run, float] = OrderedDict()  # and when each ended
+        self._kept: OrderedDict[Run, float] = OrderedDict()  # and when each has ended
         self._ended: Counter[str] = Counter()
         self._started = 0
         self._timer: Timer | None = None
@@ -182,7 +182,7 @@ class Runs(Feeds):
         opened = _opened(source)
         if len(self._running) >= self._max_running:
             raise TooManyRunsError
-        supervised_nursery()  # raises where there is none, and that is told before all else
+        supervised_nursery()  # first of all, since it raises if there is none
         run = Run(
             key,
             opened,
@@ -210,7 +210,7 @@ class Runs(Feeds):
         found = self._by_key().get(key)
         if found is None:
             return self.start(key, opened)
-        with contextlib.suppress(RuntimeError):  # the app is going down, and all goes with it
+        with contextlib.suppress(RuntimeError):  # the app shuts down, and the run with it
             supervised_nursery().start(_Discarding(opened, self._cleanup_timeout))
         return found
 
@@ -262,7 +262,7 @@ class Runs(Feeds):
         )
 
     def _by_key(self) -> dict[Hashable, Run]:
-        """Return the runs of this Trio run: what another has left is gone, with its clock."""
+        """Return the runs of this Trio run. Those of an earlier one are gone, with its clock."""
         if trio.lowlevel.in_trio_run():
             token = trio.lowlevel.current_trio_token()
             if self._token is not token:
@@ -307,7 +307,7 @@ def _opened(source: Any) -> Source:
 
 
 class _Discarding:
-    """Releases a source that was not needed: its run is there already."""
+    """Releases a source that is not needed, because its run exists already."""
 
     name = "a source that was not needed"
 
@@ -320,4 +320,4 @@ class _Discarding:
             await self._source.discard()
 
     def shut_down(self) -> None:
-        """Do nothing: it is soon over."""
+        """Do nothing: it ends soon by itself."""

@@ -6,9 +6,9 @@
      ▲                                   │      ended, stopped, shut down, closed: over
      └───────────────────────────────────┘
 
-A run (`Production`) is one answer: it fails once, and its clients are told. The clients of a topic
-wait for the next event, wherever it comes from. So a feeder tries again, and reports its failures
-to the people who run the app: in the log and in the statistics.
+A run (`Production`) is one answer: it fails once, and its clients are told. A topic's clients wait
+for the next event, wherever it comes from. So a feeder tries again, and reports failures to the
+people who run the app: in the log and in the statistics.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from flowstream.topics._publisher import Publisher
 
 logger = logging.getLogger("flowstream")
 
-# Seconds between two lines of the log about bad items: a source may make nothing else.
+# Seconds between two lines of the log about bad items: a source may make only bad ones.
 _BAD_ITEMS_EVERY = 10.0
 
 
@@ -48,7 +48,7 @@ class FeederStatistics:
     topic: str
     """The name of the topic that it feeds."""
     running: bool
-    """Whether its source runs now; not while it waits for the next try, and not at the end."""
+    """Whether its source runs now: not while it waits to try again, and not after its end."""
     over: bool
     """Whether it has ended."""
     published: int
@@ -62,7 +62,7 @@ class FeederStatistics:
 
 
 class FeedCounts:
-    """What the feeders of one topic have met, those that have ended included."""
+    """Counts of failures and bad items of all feeders of one topic, ended ones included."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -91,14 +91,14 @@ class Feeding:
     Args:
         topic: the topic's name.
         publisher: where the items go.
-        sources: the one for the first run, and the one for each run after it.
+        sources: the source for the first run, and the one for each later run.
         retry: how long to wait after a failure; None for one run only.
-        cleanup_timeout: seconds that a source may take to end once it is told to.
-        counts: where failures and bad items are counted for the topic.
-        ended: called when it is over.
+        cleanup_timeout: seconds that a source may take to end when it is told to.
+        counts: counts failures and bad items for the topic.
+        ended: called when the feeder has ended.
 
     Attributes:
-        name: for the log.
+        name: its name in the log.
         over: set when it has ended.
     """
 
@@ -121,18 +121,18 @@ class Feeding:
         self._cleanup_timeout = cleanup_timeout
         self._counts = counts
         self._ended = ended
-        self._scope: trio.CancelScope | None = None  # that of the source, while it runs
-        self._told = trio.Event()  # to stop
+        self._scope: trio.CancelScope | None = None  # of the source, while it runs
+        self._told = trio.Event()  # set when it is told to stop
         self.over: trio.Event = trio.Event()
-        self._error: BaseException | None = None  # what the last run failed with
+        self._error: BaseException | None = None  # the failure of the last run
         self._published = 0
         self._failures = 0
         self._bad_items = 0
-        self._bad_untold = 0  # since the log was last told of bad items
-        self._bad_told = -math.inf  # when that was
+        self._bad_untold = 0  # bad items since the log last had a line about them
+        self._bad_told = -math.inf  # the time of that line
 
     def shut_down(self) -> None:
-        """Have it stop: cancel its source, which may clean up, or the wait for the next try."""
+        """Stop it: cancel its source, which may clean up, or the wait before the next try."""
         self._told.set()
         if self._scope is not None:
             self._scope.cancel()
@@ -162,7 +162,7 @@ class Feeding:
                         logger.info("%s has come to its end", self.name)
                     break
                 wait = self._failed(self._error, lasted)
-                self._error = None  # it holds frames, and what is in them, for as long as we wait
+                self._error = None  # so that it does not hold its frames while we wait
                 source = self._later if self._retry is not None else None
                 if source is not None:
                     with trio.move_on_after(wait):
@@ -173,7 +173,7 @@ class Feeding:
             self._ended(self)
 
     async def _try(self, source: Source) -> float:
-        """Run `source` to its end; return the seconds that took."""
+        """Run `source` to its end; return how many seconds it ran."""
         began = clock.current_time()
         self._scope = scope = trio.CancelScope(shield=True)
         try:
@@ -200,7 +200,7 @@ class Feeding:
             logger.error("%s failed while it was stopped", self.name, exc_info=error)
 
     def _failed(self, error: BaseException, lasted: float) -> float:
-        """Count a failure and tell the log; return the seconds to wait."""
+        """Count and log a failure; return the seconds to wait."""
         wait = self._backoff.fail(lasted)
         self._failures += 1
         self._counts.failures += 1
@@ -217,7 +217,7 @@ class Feeding:
 
     async def _publish(self, item: Any) -> None:
         if self._told.is_set():
-            await trio.lowlevel.checkpoint()  # Cancelled, in the source's own tasks
+            await trio.lowlevel.checkpoint()  # raises Cancelled in the source's own tasks
             raise _refusal()
         try:
             await self._publisher.publish(_as_event(item))
@@ -227,7 +227,7 @@ class Feeding:
             raise _refusal() from None
         except (EncodingError, TypeError, ValueError) as error:
             self._reject(error)
-            await trio.lowlevel.checkpoint()  # there may be nothing but bad items
+            await trio.lowlevel.checkpoint()  # all items may be bad
         else:
             self._published += 1
 
@@ -261,20 +261,20 @@ class Feeding:
             self._bad_untold, self._bad_told = 0, clock.current_time()
 
     def _statistics(self) -> BufferStatistics:
-        """Return what the topic keeps, which is what the source fills."""
+        """Return how full the topic's replay is, since the source fills that."""
         offered = self._published + self._bad_items
         return self._publisher.statistics(offered, dropped=self._bad_items)
 
 
 class Feeders:
-    """All that feed one topic.
+    """All feeders of one topic.
 
     Args:
         topic: the topic's name.
         publisher: where the items go.
 
     Attributes:
-        counts: what they have met, those that have ended included.
+        counts: their counts, ended feeders included.
     """
 
     def __init__(self, topic: str, publisher: Publisher) -> None:
@@ -284,11 +284,11 @@ class Feeders:
         self.counts: FeedCounts = FeedCounts()
 
     def __len__(self) -> int:
-        """Return how many there are now."""
+        """Return how many feeders there are now."""
         return len(self._running)
 
     def start(self, source: SourceMaker, retry: Retry | None, cleanup_timeout: float) -> Feeder:
-        """Start one; `Topic.publish_from` says what it takes and raises."""
+        """Start a feeder. Takes and raises what `Topic.publish_from` says."""
         _check_arguments(retry, cleanup_timeout)
         if not trio.lowlevel.in_trio_run():
             raise before_startup("publish_from")
@@ -317,13 +317,13 @@ class Feeders:
         return Feeder(feeding)
 
     def stop(self) -> None:
-        """Tell all of them to stop."""
+        """Tell all feeders to stop."""
         for feeding in list(self._running):
             feeding.shut_down()
 
 
 def _check_arguments(retry: object, cleanup_timeout: float) -> None:
-    """Raise if these are not what `Topic.publish_from` takes."""
+    """Raise if one of these is not what `Topic.publish_from` takes."""
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(
             f"retry must be a Retry or None, not {type(retry).__name__}: Retry(first=1.0, "

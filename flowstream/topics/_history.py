@@ -1,11 +1,11 @@
 """The events that a topic keeps, and the place where a client left off.
 
-Values in, values out; the clock is an argument. Each event has a number. Its id is
-``epoch.number``, unless the app gave it another. The epoch is drawn when the history is made. So an
-id from before a restart has another epoch, and is not mistaken for one of this history.
+It is sans-I/O; the clock is an argument. Each event has a number. Its id is ``epoch.number``,
+unless the app gave it another. The epoch is drawn when the history is made. So an id from before a
+restart has another epoch, and is not mistaken for an id of this history.
 
-Events that are not delivered yet are kept whatever the bounds of the replay say. Otherwise a topic
-without replay could deliver nothing. They have their own bounds.
+Events that are not delivered yet are kept beyond the bounds of the replay, and have their own
+bounds. Otherwise a topic without replay could deliver nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flowstream.limits import check_count, check_positive
 
 _ID = re.compile(r"([0-9a-f]{1,32})\.(0|[1-9][0-9]{0,17})")
 
-# What waits to be delivered: room for a burst between two turns of the event loop.
+# Bounds of undelivered events: room for a burst between two passes of the event loop.
 _PENDING_ITEMS = 1024
 _PENDING_BYTES = 1 << 20
 
@@ -52,7 +52,7 @@ class Replay:
 
 
 class Published:
-    """One event of a topic, and its encodings so far: one a format, for all who get it."""
+    """One event of a topic, and its encodings so far: one for each format, shared by all."""
 
     __slots__ = ("_encodings", "event", "number", "size", "stamp", "weight")
 
@@ -66,17 +66,17 @@ class Published:
 
     @property
     def id(self) -> str:
-        """What a client that has it will come back with."""
+        """The id with which a client that has this event comes back."""
         id = self.event.id
         assert id is not None
         return id
 
     def __len__(self) -> int:
-        """Return its size in the first format, for a buffer that holds the event itself."""
+        """Return its size in the first format. A buffer that holds the event itself counts it."""
         return self.weight
 
     def encode(self, encoder: Encoder, *, bare: bool = False) -> bytes:
-        """Return it encoded, `bare` for without its id, and keep nothing."""
+        """Return its encoding, without its id if `bare`, and don't keep it."""
         event = self.event
         return encoder.encode(
             event.data,
@@ -93,10 +93,10 @@ class Published:
         return found
 
     def encoded(self, encoder: Encoder) -> bytes:
-        """Return it encoded, and keep that for others who want it.
+        """Return its encoding, and keep it for others who need it.
 
         Raises:
-            Exception: what the encoder raises; not for an encoder that has encoded it.
+            Exception: what the encoder raises, unless it has encoded the event before.
         """
         found = self._encodings.get(encoder)
         if found is None:
@@ -105,7 +105,7 @@ class Published:
         return found
 
     def kept(self, encoder: Encoder) -> bytes | None:
-        """Return its encoding, if that is kept."""
+        """Return its encoding, if one is kept."""
         return self._encodings.get(encoder)
 
     def keep(self, encoder: Encoder, encoded: bytes) -> None:
@@ -117,10 +117,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A position that replay cannot start from."""
+    """A position from which replay can't start."""
 
     missed: int | None
-    """Events after it, up to the last one published; None if that cannot be known."""
+    """How many events followed it, up to the last one published; None if unknown."""
 
 
 def lost_id(epoch: str) -> str:
@@ -132,12 +132,12 @@ class History:
     """The events of a topic that are kept, oldest first.
 
     Args:
-        replay: how many.
-        clock: gives seconds.
+        replay: how many events to keep.
+        clock: returns seconds.
 
     Attributes:
         replay: the same.
-        epoch: what the ids begin with.
+        epoch: the beginning of the ids.
         first: number of the oldest event kept; ``head + 1`` if there is none.
         head: number of the last event published, 0 before the first.
         delivered: number of the last event that was handed to all subscribers.
@@ -169,7 +169,7 @@ class History:
         """Return `event` as the next to be appended, with its id.
 
         Raises:
-            ValueError: its id is one that a client could not come back with.
+            ValueError: a client could not come back with its id.
         """
         number = self.head + 1
         if event.id is None:
@@ -187,7 +187,7 @@ class History:
             raise ValueError(f"the id {id!r} is the topic's own, of another event")
 
     def append(self, published: Published) -> None:
-        """Add what `make` returned: this is the moment at which it is published."""
+        """Append an event that `make` returned. At this moment it is published."""
         assert published.number == self.head + 1
         self.head = published.number
         self._kept.append(published)
@@ -195,16 +195,16 @@ class History:
         if published.id != self._own_id(published.number):
             first = self._own_ids.setdefault(published.id, published.number)
             if first != published.number:
-                # It stands for the first of them: what a client may have seen comes again,
-                # rather than that what it may not have seen does not come.
+                # An id that repeats means the first of these events: a client rather gets an event
+                # twice than not at all.
                 self._repeats.setdefault(published.id, deque()).append(published.number)
         self.trim()
 
     def encoded(self, published: Published, encoder: Encoder) -> bytes:
-        """Return an event's encoding, and keep that for others who want it, if there is room.
+        """Return an event's encoding, and keep it for others if there is room.
 
-        Where there is none it is made again for each: to read an event in one more format must
-        not cost the oldest their place, which others may want to read.
+        Without room it is made again for each: reading an event in another format must not push
+        out the oldest events, which others may want to read.
         """
         encoded = published.kept(encoder)
         if encoded is not None:
@@ -217,7 +217,7 @@ class History:
         return encoded
 
     def trim(self) -> None:
-        """Drop what is beyond the bounds. Time passes: to be called before a look, too."""
+        """Drop events beyond the bounds. Call it also before reading, since time passes."""
         kept, replay = self._kept, self.replay
         oldest = self._clock() - replay.seconds
         while kept:
@@ -232,7 +232,7 @@ class History:
             ):
                 break
             if published.number == self.head and published.number > self.delivered:
-                break  # one event of any size must get through
+                break  # one event of any size is kept
             kept.popleft()
             self._size -= published.size
             if self._own_ids and self._own_ids.get(published.id) == published.number:
@@ -250,7 +250,7 @@ class History:
             del self._repeats[id]
 
     def last_dropped_for(self, size: int) -> int:
-        """Return the number of the last event that one of `size` bytes would take the place of."""
+        """Return the number of the last event that an event of `size` bytes would push out."""
         items, total, last = len(self._kept) + 1, self._size + size, self.first - 1
         for published in self._kept:
             if items <= self.replay.items and total <= self.replay.bytes:
@@ -261,7 +261,7 @@ class History:
         return last
 
     def after(self, number: int, limit: int) -> list[Published]:
-        """Return the events that follow `number`, `limit` of them at the most.
+        """Return the events after number `number`, at most `limit` of them.
 
         Raises:
             LookupError: the first of them is no longer kept.
@@ -275,9 +275,9 @@ class History:
         return [kept[index] for index in range(start, min(start + limit, len(kept)))]
 
     def locate(self, id: str) -> int | Missing:
-        """Return the number of the event that a client says it saw last, or that it is lost.
+        """Return the number of the last event that a client says it saw, or a `Lost`.
 
-        Raises nothing: an id is what a client sends, and may be anything.
+        Raises nothing: the id comes from a client, and may be anything.
         """
         self.trim()
         number = self._own_ids.get(id)
@@ -290,13 +290,13 @@ class History:
         return number
 
     def id_of(self, number: int) -> str:
-        """Return what stands for the position behind event `number`."""
+        """Return the `Lost` for the position after event `number`."""
         if self.first <= number <= self.head:
             return self._kept[number - self.first].id
         return self._own_id(number)
 
     def _own_id(self, number: int) -> str:
-        """Return the id that event `number` has, unless the app gave it another."""
+        """Return the id of event `number`, unless the app gave it another."""
         return f"{self.epoch}.{number}"
 
     def _own_number(self, id: str) -> int | None:

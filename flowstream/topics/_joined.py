@@ -6,8 +6,8 @@ part for each topic, joined by ``~``. A part is the topic's own id, ``epoch.numb
 The epoch says to which topic a part belongs, so the order of the topics does not matter. The ids
 differ between clients, so the bytes are made for each client.
 
-An id says "everything up to here", for every topic. So no event may be written before those that
-its id claims: while the past of one topic is read, nothing of the others is pushed.
+An id says "you have everything up to here", for every topic. So an event must come after all events
+that its id claims: while the past of one topic is read, the others push nothing.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ class Joined(Feed):
     """Several feeds as one.
 
     Args:
-        feeds: they; one that is named twice counts once.
+        feeds: the feeds. One that is given twice counts once.
     """
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._feeds = list(feeds)
-        # One buffer has one policy. Where one of them is to lose nothing, none does.
+        # One buffer has one policy. If one feed must lose nothing, none does.
         self.policy = next((feed.policy for feed in feeds if feed.policy.rereads), Feed.policy)
 
     def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
-        """Have `subscriber` get what is published in any of them."""
+        """Give `subscriber` the events of all feeds."""
         return _JoinedCursor(self._distinct(), subscriber, encoder, terms)
 
     @property
     def epoch(self) -> str:
-        """Those of them all."""
+        """The epochs of all feeds."""
         return _SEPARATOR.join(feed.epoch for feed in self._distinct())
 
     def beside(self, others: Sequence[Feed]) -> Feed:
-        """Return a feed of all of them."""
+        """Return a feed of these and `others`."""
         return Joined([*self._feeds, *others])
 
     def _distinct(self) -> list[Feed]:
-        # Not before a client is there: a topic that was opened by name is made when it is asked
-        # for its epoch.
+        # Only when a client is there: to ask a topic that was opened by name for its epoch makes
+        # the topic.
         return list({feed.epoch: feed for feed in reversed(self._feeds)}.values())[::-1]
 
 
@@ -78,10 +78,10 @@ class _JoinedCursor:
     ) -> None:
         self._epochs = [feed.epoch for feed in feeds]
         self._open = len(feeds)
-        # Why the first of them ended that was not complete.
+        # The ending of the first feed that ended without being complete.
         self._ending: Ending = (CloseReason.COMPLETED, None, "")
         self._subscriber = subscriber
-        self._turn = 0  # the cursor that is looked at first
+        self._turn = 0  # the index of the cursor that is tried first
         self._cursors: list[FeedCursor] = []
         try:
             for index, (feed, own) in enumerate(
@@ -98,7 +98,7 @@ class _JoinedCursor:
         except BaseException:
             self.leave()
             raise
-        # What a gap at the very beginning comes after, if any of it is known here.
+        # The id before a gap at the very beginning, if one of its positions is known here.
         known = {cursor.position for cursor in self._cursors} - {None, *map(lost_id, self._epochs)}
         subscriber.buffer.queue.pass_by(
             0, self.position if known and terms.after is not None else None
@@ -106,7 +106,7 @@ class _JoinedCursor:
 
     @property
     def behind(self) -> bool:
-        """Whether there are events to pull in any of them."""
+        """Whether any feed has events to pull."""
         return any(cursor.behind for cursor in self._cursors)
 
     @property
@@ -115,7 +115,7 @@ class _JoinedCursor:
         return any(cursor.behind and cursor.waits for cursor in self._cursors)
 
     async def prepare(self) -> None:
-        """**Wait** until `pull` need not. As in `pull`, nothing is pushed meanwhile."""
+        """**Wait** until `pull` would not wait. As in `pull`, nothing is pushed meanwhile."""
         self.fall_behind()
         for index, cursor in enumerate(self._cursors):
             if cursor.behind and cursor.waits:
@@ -123,22 +123,22 @@ class _JoinedCursor:
                 self._turn = index - 1  # it is the next one to be pulled
 
     def lacks(self) -> int | None:
-        """Return how many events of all of them are yet to be pulled, None if unknown."""
+        """Return how many events of all feeds are still to be pulled; None if unknown."""
         lacking = [cursor.lacks() for cursor in self._cursors]
         return None if None in lacking else sum(number or 0 for number in lacking)
 
     @property
     def position(self) -> str:
-        """The id that resumes all of them here."""
+        """The id that resumes all feeds here."""
         return self._join(None, "")
 
     def tally(self) -> None:
-        """Have the stream count what was written directly to its connection."""
+        """Make the stream count what was written directly to its connection."""
         for cursor in self._cursors:
             cursor.tally()
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
-        """Return what follows in one that is behind; they take turns."""
+        """Return the next events of a feed that is behind. The feeds take turns."""
         self._turn = (self._turn + 1) % len(self._cursors)
         for cursor in [*self._cursors[self._turn :], *self._cursors[: self._turn]]:
             if cursor.behind:
@@ -150,17 +150,17 @@ class _JoinedCursor:
         return []
 
     def fall_behind(self) -> None:
-        """Have nothing pushed in any of them until it was pulled."""
+        """Stop all feeds from pushing, until the stream has pulled."""
         for cursor in self._cursors:
             cursor.fall_behind()
 
     def catch_up(self) -> None:
-        """Have events pushed again in those that have nothing to pull."""
+        """Let those feeds push again that have nothing to pull."""
         for cursor in self._cursors:
             cursor.catch_up()
 
     def leave(self) -> None:
-        """Leave all of them."""
+        """Leave all feeds."""
         for cursor in self._cursors:
             cursor.leave()
 
@@ -168,7 +168,7 @@ class _JoinedCursor:
         return lambda id: self._join(index, id)
 
     def _join(self, index: int | None, id: str) -> str:
-        """Return the positions in all of them, with `id` for that in the one at `index`."""
+        """Return the joined id of all positions, with `id` for the feed at `index`."""
         return _SEPARATOR.join(
             _part(self._epochs[number], id if number == index else cursor.position)
             for number, cursor in enumerate(self._cursors)
@@ -183,10 +183,10 @@ class _JoinedCursor:
 
 
 class _Part(ForwardingSubscriber):
-    """The stream, as one of several feeds knows it.
+    """The stream, as one of several feeds sees it.
 
-    One feed may end it though the others go on: what it was asked for is not there. That a feed
-    has given all there is ends it only with the last of them.
+    One feed may end the stream though the others go on, because it lacks what it was asked for.
+    A feed that is complete ends the stream only if it is the last one.
     """
 
     def __init__(self, subscriber: Subscriber, ended: Callable[[Ending], None]) -> None:
@@ -207,14 +207,14 @@ class _Part(ForwardingSubscriber):
 
 
 class _Renaming(Encoder):
-    """An encoder that puts all positions into the id. It is one stream's own."""
+    """An encoder that puts all positions into the id. It belongs to one stream."""
 
     def __init__(self, encoder: Encoder, name: Callable[[str], str]) -> None:
         self._encoder = encoder
         self._name = name
 
     def start(self) -> Encoder:
-        """Return another: nobody may share what this one writes."""
+        """Return a new one: nobody may share the bytes that this one writes."""
         return _Renaming(self._encoder, self._name)
 
     def encode(
@@ -226,20 +226,20 @@ class _Renaming(Encoder):
         key: object = None,
         retry: int | None = None,
     ) -> bytes:
-        """Return the event's bytes with the positions in all feeds for an id."""
+        """Return the event's bytes; its id is the joined id of all positions."""
         named = None if id is None else self._name(id)
         return self._encoder.encode(data, id=named, type=type, key=key, retry=retry)
 
     def control(
         self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
     ) -> bytes:
-        """Return a control event's bytes, its id likewise."""
+        """Return a control event's bytes, with such an id."""
         named = None if id is None else self._name(id)
         return self._encoder.control(name, body, id=named, retry=retry)
 
 
 def _part(epoch: str, id: str | None) -> str:
-    """Return a feed's part of a joined id, given what it calls the position itself."""
+    """Return a feed's part of a joined id, given the feed's own id."""
     if id is None:
         return ""
     match = _PART.fullmatch(id)
@@ -249,7 +249,7 @@ def _part(epoch: str, id: str | None) -> str:
 
 
 def _split(after: str | None, feeds: Sequence[Feed]) -> list[str | None]:
-    """Return, for each feed, the id that a client saw last in it, or None if it never did."""
+    """Return, for each feed, the last id that a client saw in it, or None if it saw none."""
     if after is None:
         return [None] * len(feeds)
     seen: dict[str, str] = {}
@@ -261,6 +261,6 @@ def _split(after: str | None, feeds: Sequence[Feed]) -> list[str | None]:
             seen[match[1]] = part if match[2] else unquote(match[3])
         elif part:
             strangers = True
-    # Of a topic that a client does not speak of it has seen nothing, unless it speaks of one
-    # that is not there any more: that may be what this one was before.
+    # If a topic is missing in the id, the client has seen nothing of it; unless the id names a
+    # topic that no longer exists: this topic may have been that one.
     return [seen.get(feed.epoch, after if strangers else None) for feed in feeds]

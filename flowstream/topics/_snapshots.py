@@ -5,9 +5,9 @@ it. After a restart a thousand clients come at once. So the first one calls the 
 all share the result (single flight). If the client that made the call leaves, the next one that
 waits calls it again.
 
-`LatestByKey` needs no function. Clients that come while events are published each need a new
-snapshot, in which little has changed. So the JSON of each key is made once, and a snapshot is these
-texts put together.
+`LatestByKey` needs no function. While events are published, each client that comes needs a new
+snapshot, in which little has changed. So the JSON of each key is made once, and a snapshot joins
+these texts.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from flowstream.topics._history import History, Missing, Published
 
 logger = logging.getLogger("flowstream")
 
-# Formats that copy JSON that is there already. A class derived from one may want the values.
+# Formats that copy ready-made JSON. A class derived from one of them may want the values.
 _COPYING: tuple[type[Encoder], ...] = (SSE, NDJSON, JSONSequence, Frames)
 
-# Formats, or ways to write JSON, that encodings are kept for. An app that gives each request
-# another function for `encode=` has as many as requests, and none is asked for twice.
+# How many formats, or ways to write JSON, have their encodings kept. If an app passes each request
+# another function as `encode=`, there are as many as requests, and none is needed twice.
 _MAX_FORMATS = 8
 
 
 class AsOf:
-    """A snapshot, and its encodings so far: many clients may be given the same.
+    """A snapshot and its encodings so far, which many clients may share.
 
     Args:
-        history: of the topic.
-        number: that of the last event that it has in it.
-        make: returns it for a format; for None, as an app has it.
+        history: the topic's history.
+        number: the number of the last event in it.
+        make: returns the snapshot for a format; for None, as the app's values.
 
     Attributes:
-        number, id: those of the last event that it has in it.
+        number, id: those of the last event in it.
         data: returns what `make` returns.
     """
 
@@ -60,12 +60,12 @@ class AsOf:
         self, history: History, number: int, make: Callable[[Encoder | None], Any]
     ) -> None:
         self.number = number
-        self.id = history.id_of(number)  # once: later it may be known no longer
+        self.id = history.id_of(number)  # now: later the id may be forgotten
         self.data = make
         self._encodings: dict[Hashable, bytes] = {}
 
     def encoded(self, format: Hashable, encode: Callable[[], bytes]) -> bytes:
-        """Return it encoded; `encode` does that, once for each `format`."""
+        """Return its encoding. `encode` makes it, once for each `format`."""
         found = self._encodings.get(format)
         if found is None:
             found = encode()
@@ -76,18 +76,18 @@ class AsOf:
 
 
 class Snapshots(Protocol):
-    """Where a topic's snapshots come from."""
+    """Makes a topic's snapshots."""
 
     @property
     def waits(self) -> bool:
-        """Whether `get` may take long: the app makes them."""
+        """Whether `get` may take long, because the app makes the snapshots."""
         ...
 
     def published(self, published: Published) -> None:
-        """Hear of an event; it was encoded in one format at least."""
+        """Take note of an event, which has been encoded in at least one format."""
 
     async def get(self, number: int) -> AsOf:
-        """Return a snapshot that has event `number` in it, if the app can tell."""
+        """Return a snapshot that includes event `number`, as far as the app can tell."""
         ...
 
 
@@ -133,9 +133,9 @@ class KeptByKey:
     """`LatestByKey` at work for one topic.
 
     Args:
-        history: of the topic.
+        history: the topic's history.
         bounds: how much is kept.
-        name: of the topic, for the log.
+        name: the topic's name, for the log.
     """
 
     waits = False
@@ -151,7 +151,7 @@ class KeptByKey:
         self._warned = False
 
     def published(self, published: Published) -> None:
-        """Take the place of the last event of its key."""
+        """Replace the last event of the same key."""
         key = published.event.key
         if key is None:
             return
@@ -181,7 +181,7 @@ class KeptByKey:
         )
 
     async def get(self, number: int) -> AsOf:
-        """Return the newest events as they are now."""
+        """Return a snapshot of the newest events."""
         made, head = self._made, self._history.head
         if made is None or made.number != head:
             make = partial(self._data, tuple(self._latest.values()))
@@ -189,7 +189,7 @@ class KeptByKey:
         return made
 
     def _data(self, kept: Sequence[_Latest], encoder: Encoder | None) -> Any:
-        """Return these events as a list; as JSON for a format that can copy that."""
+        """Return these events as a list; for a format that can copy JSON, as JSON."""
         if not isinstance(encoder, ControlEncoder) or type(encoder) not in _COPYING:
             return [latest.body() for latest in kept]
         writer = encoder._json
@@ -200,7 +200,7 @@ class KeptByKey:
         texts = list(map(known.__getitem__, kept))
         if len(self._texts) >= _MAX_FORMATS:
             self._texts.popitem(last=False)
-        # Anew, so that what is in no snapshot any more is let go.
+        # Make a new dict, so that texts which are in no snapshot any more are freed.
         self._texts[writer] = dict(zip(kept, texts, strict=True))
         return msgspec.Raw(b"[" + b",".join(texts) + b"]")
 
@@ -209,9 +209,9 @@ class FromApp:
     """The snapshots that an app's async function makes.
 
     Args:
-        history: of the topic.
-        function: returns the snapshot; as an `Event` with an id if it knows the last event
-            that is in it, else it is taken to have in it what was published before the call.
+        history: the topic's history.
+        function: returns the snapshot. If it knows the last event in it, it returns an `Event` with
+            that id. Otherwise the snapshot counts as including all events before the call.
         timeout: seconds that a call may take.
     """
 
@@ -226,13 +226,13 @@ class FromApp:
         self._flight: _Flight | None = None
 
     def published(self, published: Published) -> None:
-        """Do nothing: the app knows."""
+        """Do nothing: the app itself has the events."""
 
     async def get(self, number: int) -> AsOf:
-        """Return the result of the call that is under way, or of one that is made now.
+        """Return the result of the running call, or of a new one.
 
         Args:
-            number: a call that began before this event was published will not do.
+            number: the call must have begun after this event was published.
 
         Raises:
             PublicError: the function failed or took too long; the client may come back.
@@ -273,17 +273,17 @@ class FromApp:
             flight.landed.set()
 
     def _number(self, id: str, at_the_call: int) -> int:
-        """Return the number of the event that the app says is the last in its snapshot."""
+        """Return the number of the last event in the snapshot, as the app says."""
         located = self._history.locate(id)
         if not isinstance(located, Missing):
             return located
         if located.missed is not None:
             return self._history.head - located.missed
-        return at_the_call  # one of its own that is known no longer: at least these are in it
+        return at_the_call  # a forgotten id of its own: at least these events are in it
 
 
 class _Flight:
-    """One call of the app's function, and who waits for it."""
+    """One call of the app's function, and the clients that wait for it."""
 
     __slots__ = ("failed", "landed", "number", "result")
 
@@ -295,7 +295,7 @@ class _Flight:
 
 
 def unusable(why: str, *arguments: object) -> PublicError:
-    """Log why a snapshot that was made is of no use, and return what the client is told."""
+    """Log why a snapshot can't be used, and return the error for the client."""
     logger.error(f"a snapshot is of no use: {why}", *arguments)
     return _failure()
 
