@@ -1,1 +1,1 @@
-"""Programs as sources: what one writes, as it does."""
+"""Programs as sources: their output, as they write it."""

@@ -1,4 +1,4 @@
-"""Programs: send what a program writes, while it writes.
+"""Programs: send a program's output while it runs.
 
 ::
 
@@ -6,9 +6,8 @@
     async def ping():
         return sse(process_output(["ping", "-c", "5", "localhost"]))
 
-The program starts when the stream runs. When the stream is over, the program is gone, and so are
-the programs that it started. While the client does not read, the pipe fills up, and the program
-waits.
+The program starts when the stream runs. When the stream ends, the program is ended, and so are the
+programs that it started. While the client does not read, the pipe fills up, and the program waits.
 """
 
 from __future__ import annotations
@@ -61,12 +60,12 @@ class ProcessOutput(Source):
         self._grace = grace
 
     async def run(self, out: Outlet) -> None:
-        """Start the program, and send what it writes until it has ended.
+        """Start the program, and send its output until it has ended.
 
         Raises:
-            PublicError: ``process_failed``: its status is not one of those that are ok.
+            PublicError: ``process_failed``: its exit status is not in `ok`.
             OSError: it could not be started.
-            Exception: what the iterable raised that its input comes from.
+            Exception: what the iterable of its input raised.
         """
         child = await start_child(
             self._args,
@@ -108,7 +107,7 @@ class ProcessOutput(Source):
                 await out.send(data)
         else:
             await _send_lines(child, out, *self._lines)
-        # It may have shut its output and go on: its status says whether that was all.
+        # It may have closed its output and go on. Wait for its status.
         await child.exited()
 
     def _failure(self, code: int | None, errors: bytes) -> PublicError:
@@ -134,10 +133,10 @@ async def _send_lines(child: Program, out: Outlet, max_line: int, encoding: str)
 
 
 async def _feed(child: Program, given: Stdin) -> None:
-    """Write what is given to the program, and close its input."""
+    """Write the input to the program, and close it."""
     assert child.stdin is not None
     async with child.stdin as stdin:
-        with contextlib.suppress(trio.BrokenResourceError):  # it wants no more
+        with contextlib.suppress(trio.BrokenResourceError):  # it reads no more
             if isinstance(given, bytes):
                 await stdin.send_all(given)
             elif given is not None:
@@ -181,7 +180,7 @@ def process_output(
 
     Args:
         args: the program and its arguments. Most programs take an argument that begins with
-            ``-`` as an option, also if it comes from a client: put ``"--"`` before such words.
+            ``-`` for an option, even if it comes from a client: put ``"--"`` before such words.
         lines: whether an item is a line: a `str` without its line break. Otherwise items are
             bytes, as they come, for `raw`.
         stderr: ``"capture"`` keeps the last 8 KiB for the log, in case the program fails;

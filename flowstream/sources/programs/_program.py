@@ -1,13 +1,13 @@
-"""A program that runs for a stream, in a session of its own, and its end.
+"""Run a program for a stream, in a session of its own, and end it with its whole group.
 
-The number of a process can be used again as soon as its parent has taken note of its end, and
-so can that of its group. So the end is heard through a pidfd, and noted last: until then the
-dead leader keeps the number of the group, and nobody else can be hit.
+The kernel may use a process's number again as soon as the parent has waited for it, and also the
+number of its group. So this learns of the end through a pidfd, and waits for the process last:
+until then the dead leader keeps the group's number, and a signal can hit no other process.
 
-Who of a group still lives can't be asked. But what a leader starts inherits its output, so once
-all have gone nobody has the pipes open any more, which can be seen from this side. What shut
-its own is killed as soon as the leader and the others have gone; what began a session of its
-own, as a daemon does, is out of reach.
+One can't ask which processes of a group still live. But they inherit the leader's output. So when
+all have ended, nobody has the pipes open any more, which this side can see. A process that has
+closed its own output is killed as soon as the leader and the others have ended. A process that
+began its own session, as a daemon does, is out of reach.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Program:
 
     Args:
         process: the process.
-        pidfd: becomes readable when it has ended.
-        stdin: what can be written to, or None.
-        stdout: what it writes, without blocking.
-        stderr: the same, or None.
+        pidfd: becomes readable when the process has ended.
+        stdin: the pipe to its input, or None.
+        stdout: the pipe from its output, which does not block.
+        stderr: the pipe from its errors, which does not block; or None.
 
     Attributes:
-        stdin: as above, as a Trio stream.
-        errors: the end of what it wrote to stderr.
+        stdin: the pipe to its input, as a Trio stream.
+        errors: the last part of its errors.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Program:
         self.errors = b""
 
     async def read(self) -> bytes:
-        """Return what it has written; nothing at the end. **Waits** until there is something.
+        """**Wait** for output and return it; b"" at the end.
 
-        A program that floods, and whose lines never end, lets others run all the same.
+        Other tasks run even if the program floods, with lines that never end.
         """
         await trio.lowlevel.checkpoint()
         while True:
@@ -81,15 +81,15 @@ class Program:
                 await trio.lowlevel.wait_readable(self._stdout)
 
     async def read_errors(self) -> None:
-        """Keep the end of what it writes to stderr, until it has shut that."""
+        """Keep the last part of its errors, until it closes stderr."""
         assert self._stderr is not None
         while self._take_errors():
             await trio.lowlevel.wait_readable(self._stderr)
 
     def _take_errors(self) -> bool:
-        """Keep what is there; return whether there may be more."""
+        """Keep the errors that are there; return whether there may be more."""
         assert self._stderr is not None
-        # At most twice what a pipe holds: one that floods is read on, but lets others run.
+        # At most twice what a pipe holds, so that other tasks run if it floods.
         for _ in range(2):
             try:
                 data = os.read(self._stderr, _READ_SIZE)
@@ -101,13 +101,13 @@ class Program:
         return True
 
     async def exited(self) -> None:
-        """Wait until `watch` has seen that the program has ended; what it started may live on."""
+        """Wait until `watch` has seen the program's end. Its children may live on."""
         await self._exited.wait()
 
     async def watch(self, grace: float) -> None:
-        """See the program end; then have `read` come to an end within `grace` seconds.
+        """Wait for the program's end; then make `read` end within `grace` seconds.
 
-        It may have left others behind, who keep its output open.
+        Its children may still have its output open.
         """
         await self._ended()
         self._exited.set()
@@ -117,16 +117,16 @@ class Program:
         self._waiting.cancel()
 
     def kill(self) -> None:
-        """Kill it, and all of its group."""
+        """Kill the program and its whole group."""
         self._signal(signal.SIGKILL)
 
     async def end(self, grace: float) -> int | None:
-        """End it and all of its group: ask, wait for up to `grace` seconds, then kill.
+        """End the program and its whole group: ask, wait for up to `grace` seconds, then kill.
 
-        Shielded: it is cancelled by nothing, and takes a second longer than `grace` at the most.
+        It is shielded, and takes at most a second longer than `grace`.
 
         Returns:
-            Its status, negative for that of a signal; None if not even that has ended it.
+            Its status; a signal's number, negative, if that ended it; None if it still runs.
         """
         try:
             with trio.CancelScope(shield=True, deadline=clock.current_time() + grace):
@@ -138,7 +138,7 @@ class Program:
             with trio.CancelScope(shield=True, deadline=clock.current_time() + _REAP_SECONDS):
                 await self._ended()
             with trio.CancelScope(shield=True, deadline=clock.current_time() + _KILLED_SECONDS):
-                await self._gone()  # not at once; and never what began a session of its own
+                await self._gone()  # not at once; and never if it began its own session
         finally:
             code = self._process.poll()
             self._close()
@@ -150,17 +150,17 @@ class Program:
         await trio.lowlevel.wait_readable(self._pidfd)
 
     async def _gone(self) -> None:
-        """Wait until nobody has its output open."""
+        """Wait until no process has its output open."""
         poll = select.poll()
         pipes = [fd for fd in (self._stdout, self._stderr) if fd is not None]
         for fd in pipes:
-            poll.register(fd, 0)  # a hang-up is told without being asked for
+            poll.register(fd, 0)  # a hang-up is always reported
         while len(poll.poll(0)) < len(pipes):  # noqa: ASYNC110  # epoll tells of data, too
             await trio.sleep(_POLL)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:  # else its number may be another's by now
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # it is root's now
+        if self._process.returncode is None:  # else another process may have its number
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it belongs to root now
                 os.killpg(self._process.pid, number)
 
     def _close(self) -> None:

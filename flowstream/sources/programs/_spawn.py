@@ -1,8 +1,8 @@
-"""How a program is started for a stream, and whose it is if the client goes meanwhile.
+"""Start a program for a stream, and end it if the client leaves meanwhile.
 
-It takes a millisecond or two, in a thread; but for as long as it likes, if the program is on
-the disk of a file server that does not answer. A stream that is cancelled waits for that a
-little, and then leaves the thread to itself, which ends what it has started when it comes back.
+Starting takes a millisecond or two, in a thread. It takes without bound if the program is on a file
+server that does not answer. A cancelled stream waits for that a little, and then goes on without
+the thread, which ends the program when it comes back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flowstream.sources.threads._pools import pools
 
 Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-# What `Program` is made of: the process, its pidfd, and our ends of its pipes.
+# The arguments of `Program`: the process, its pidfd, and our ends of its pipes.
 _Started = tuple[subprocess.Popen[bytes], int, int | None, int, int | None]
 
 # Seconds that a cancelled stream waits for a program to be started.
@@ -39,11 +39,11 @@ async def start_child(
 ) -> Program:
     """Start a program; stderr is ``"capture"``, ``"merge"`` or ``"discard"``.
 
-    No process is without an owner, whenever this is cancelled. That takes effect when the
-    program was started, and ended; or after a second, if the system takes longer for that.
+    Whenever this is cancelled, no process is left without an owner. The cancellation takes effect
+    when the program was started and ended; or after a second, if the system takes longer.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the program can't be started.
     """
     start = partial(_start, list(args), stdin=stdin, stderr=stderr, cwd=cwd, env=env)
     starting = _Starting(start)
@@ -57,7 +57,7 @@ async def start_child(
 
 
 class _Starting:
-    """A start that is under way, and can be left."""
+    """The start of a program, which the stream need not wait for."""
 
     def __init__(self, start: Callable[[], _Started]) -> None:
         self._start = start
@@ -69,7 +69,7 @@ class _Starting:
         self._started: _Started | None = None
 
     def run(self) -> _Started | None:
-        """Start it, and end it if nobody wants it any more. Runs in a thread."""
+        """Start the program; end it if nobody wants it any more. Runs in a thread."""
         if not self._may_begin():
             return None
         try:
@@ -92,7 +92,7 @@ class _Starting:
             return self._left
 
     async def leave(self) -> None:
-        """End it, or have the thread do so that takes too long to start it. **Shielded.**"""
+        """End the program, or let the starting thread do so if it takes too long. **Shielded.**"""
         with self._lock:
             self._left = not self._begun
         if self._left:
@@ -113,7 +113,7 @@ def _start(
     cwd: Argument | None,
     env: Mapping[str, str] | None,
 ) -> _Started:
-    """Start it, which takes a millisecond or two. Runs in a thread."""
+    """Start the program, which takes a millisecond or two. Runs in a thread."""
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         theirs_in, our_in = _pipe(theirs, ours) if stdin else (subprocess.DEVNULL, None)
         our_out, theirs_out = _pipe(ours, theirs)
@@ -151,7 +151,7 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
 
 
 def _end(started: _Started) -> None:
-    """Kill what nobody has taken. Runs in a thread."""
+    """Kill a program that nobody wants. Runs in a thread."""
     process, *fds = started
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

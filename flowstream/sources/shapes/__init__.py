@@ -1,1 +1,1 @@
-"""Shapes: sources around a source, which slow it down, group, time, count or check it."""
+"""Shapes: wrappers around a source, which slow down, group, time, count or check its items."""

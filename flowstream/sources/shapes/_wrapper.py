@@ -1,4 +1,4 @@
-"""Wrapper: a source around another one, which it slows down, groups, times or counts."""
+"""Wrapper: a source that runs another one, to slow down, group, time or count its items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Wrapper(Source):
 
     Args:
         inner: the other one.
-        alike: whether its items are those of the inner source, so that the response has the
+        alike: whether it sends the same items as the inner source, so that the response has the
             same status, headers and length.
     """
 
@@ -36,7 +36,7 @@ class Wrapper(Source):
 
 
 class _ResumableWrapper(Resumable):
-    """A wrapper around a source that can go on where a client left off; it can, too."""
+    """A wrapper around a resumable source. It is resumable, too."""
 
     def __init__(self, inner: Resumable, wrapper: Callable[[Source], Source]) -> None:
         self._inner = inner
@@ -50,7 +50,7 @@ class _ResumableWrapper(Resumable):
         return self._wrapper(self._inner.resumed(after))
 
     async def run(self, out: Outlet) -> None:
-        """Run it for a client that is new."""
+        """Run it for a new client."""
         await self._wrapper(self._inner).run(out)
 
     async def discard(self) -> None:
@@ -59,17 +59,17 @@ class _ResumableWrapper(Resumable):
 
 
 def wrap(given: Any, name: str, wrapper: Callable[[Source], Source]) -> Source:
-    """Return what `given` is as a source, in what `wrapper` puts around it.
+    """Return a source for `given`, wrapped by `wrapper`.
 
-    What can go on where a client left off can do so wrapped, too.
+    If the source is resumable, the result is, too.
 
     Args:
-        given: what an app handed over.
-        name: that of the function that it was handed to.
-        wrapper: makes the source around it.
+        given: what an app passed.
+        name: the name of the function that it was passed to.
+        wrapper: makes the wrapping source.
 
     Raises:
-        SourceError: `given` is not a source, or one that its clients share.
+        SourceError: `given` is not a source, or its clients share it.
     """
     inner = as_source(given)
     if isinstance(inner, Feed):
@@ -80,7 +80,7 @@ def wrap(given: Any, name: str, wrapper: Callable[[Source], Source]) -> Source:
 
 
 def shared(name: str) -> SourceError:
-    """Return the error for a topic or run that was handed to the wrapper `name`."""
+    """Return the error for a topic or run that was passed to the wrapper `name`."""
     return SourceError(
         f"{name}() shapes a source of one client, and a topic or run is shared by many: shape "
         "what publishes to it, or subscribe, `async with topic.subscribe() as events:`, and "

@@ -1,1 +1,1 @@
-"""Worker threads: what blocks is done there, each kind of work in a pool of its own."""
+"""Worker threads, in which blocking work is done. Each kind of work has its own pool."""

@@ -1,9 +1,8 @@
 """Pools of worker threads: one for each kind of work, so that one kind can't stop another.
 
-What runs in a thread can't be interrupted. A generator that blocks holds its thread until it
-returns, also when its client has left long ago. With one pool for everything, forty such
-clients would stop every download. So what runs for as long as an app's code likes is kept
-apart from what is short:
+Work in a thread can't be interrupted. A generator that blocks holds its thread until it returns,
+even if its client left long ago. With one pool for everything, forty such clients would stop every
+download. So work that takes as long as an app's code likes is kept apart from short work:
 
 =============  ======================================================================
 pool           what its threads do
@@ -18,13 +17,13 @@ pool           what its threads do
 None of them takes a token of Trio's default limiter: that is left to the app.
 
 A thread whose stream has ended counts until it returns, since it still exists: it has a stack,
-and it holds whatever the app's code holds. While all threads of a pool are busy a stream waits
-for one. It waits in its source alone: its head and its heartbeats are sent meanwhile, and it
-waits no longer when it is cancelled.
+and it holds whatever the app's code holds. While all threads of a pool are busy, a stream waits
+for one. Only its source waits: the stream's head and heartbeats are sent meanwhile, and
+cancellation ends the wait.
 
-A wait of a few milliseconds is ordinary; one of a second is logged, once a minute at the most,
-and so is its end. (Turned down: a bound after which a stream that waits fails. An app that wants
-one has `with_timeout`.)
+A wait of a few milliseconds is ordinary. One of a second is logged, at most once a minute, and so
+is its end. (Turned down: a bound after which a waiting stream fails. An app that wants one has
+`with_timeout`.)
 """
 
 from __future__ import annotations
@@ -89,11 +88,11 @@ class ThreadStatistics:
 
 
 class Seat:
-    """A place in a pool for one call in a thread; it has the methods of a limiter.
+    """A place in a pool for one call in a thread. It has the methods of a limiter.
 
     Args:
-        pool: whose place it is.
-        granted: called when it may be taken.
+        pool: the pool.
+        granted: called when the place is free.
     """
 
     __slots__ = ("_granted", "_left", "_pool", "_taken")
@@ -105,14 +104,14 @@ class Seat:
         self._left = False
 
     async def acquire(self) -> None:
-        """Take the place; **waits** while there is none."""
+        """**Wait** until a place is free, and take it."""
         await self._pool.grant(self)
         self._taken = True
         if self._granted is not None:
             self._granted()
 
     def release(self) -> None:
-        """Give the place back: the thread has returned."""
+        """Give the place back, because the thread has returned."""
         self._taken = False
         if self._left:
             self._left = False
@@ -120,7 +119,7 @@ class Seat:
         self._pool.take_back(self)
 
     def leave(self) -> None:
-        """Note that nobody waits for the thread any more. Can be called again."""
+        """Note that nobody waits for the thread any more. May be called again."""
         if self._taken and not self._left:
             self._left = True
             self._pool.left += 1
@@ -141,8 +140,8 @@ class Pool:
         work: what they do, for the log: "all 40 threads that ... are busy".
 
     Attributes:
-        limiter: how many there are at once. An app may change its ``total_tokens``.
-        left: how many of them work for nobody any more.
+        limiter: bounds their number. An app may change its ``total_tokens``.
+        left: how many of them work for a stream that has ended.
     """
 
     def __init__(self, work: str) -> None:
@@ -161,9 +160,9 @@ class Pool:
         *arguments: Any,
         granted: Callable[[], None] | None = None,
     ) -> T:
-        """Run a function in a thread; **waits** for a free one, and for the result.
+        """Run a function in a thread. **Waits** for a free thread, and for the result.
 
-        When it is cancelled the thread is left to itself, and counts until it returns.
+        When cancelled it returns without the thread, which still counts until it returns.
 
         Args:
             function: what to run.
@@ -183,9 +182,9 @@ class Pool:
             seat.leave()
 
     async def run_surely(self, function: Callable[[], object]) -> None:
-        """Do what `run` does; when it is cancelled before a thread is free, run it later.
+        """Do what `run` does. If it is cancelled before a thread is free, run the function later.
 
-        For what closes something: whoever waits for that may leave, but it has to be closed, and
+        For functions that close something. The caller may leave, but the thing must be closed, and
         not by the garbage collector, which would do so in the event loop.
         """
         begun = False
@@ -210,7 +209,7 @@ class Pool:
             logger.exception("threads that %s: one failed", self._work)
 
     async def grant(self, seat: Seat) -> None:
-        """Wait until `seat` may be taken."""
+        """Wait until `seat` is free."""
         if self.limiter.available_tokens <= 0:
             self._watch()
         try:
@@ -219,7 +218,7 @@ class Pool:
             self._look()
 
     def take_back(self, seat: Seat) -> None:
-        """Have the place of `seat` be free for another."""
+        """Free the place of `seat` for another call."""
         self.limiter.release_on_behalf_of(seat)
         self._look()
 
@@ -260,7 +259,7 @@ class Pool:
             )
 
     def _watch(self) -> None:
-        """Have it logged if the wait that begins now is long."""
+        """Log the wait that begins now, if it gets long."""
         self._look()
         if self._timer is None:
             at = max(clock.current_time() + _PATIENCE, self._logged_at + _LOG_EVERY)
@@ -320,7 +319,7 @@ def thread_limiter() -> trio.CapacityLimiter:
 def closing_limiter() -> trio.CapacityLimiter:
     """Return the limiter of the worker threads that close sync sources (40 at once).
 
-    A source that no thread is inside is closed at once, also while others hold all threads of
+    A source in which no thread runs is closed at once, even while others hold all threads of
     `thread_limiter`. It belongs to the current Trio run. Set its ``total_tokens`` to change the
     bound.
     """

@@ -1,19 +1,18 @@
 """Sync iterables: iterated in worker threads, in batches.
 
-A hop to a thread and back costs some 100 µs, so a thread fetches what it can get in a few
-milliseconds and comes back with all of it: rows that are there travel hundreds at a time.
-What it has by then is sent even if it is held up in the next `next()`, so a slow iterable's
-items leave at once, the last of a burst too. Between hops no thread is held, so a client
-that reads slowly occupies none.
+A hop to a thread and back costs some 100 µs. So a thread fetches as many items as it can get in a
+few milliseconds, and comes back with all of them: ready rows travel hundreds at a time. After that
+time the fetched items are sent even if the thread still waits in `next()`. So a slow iterable's
+items leave at once, also the last of a burst. Between hops no thread is held, so a client that
+reads slowly occupies none.
 
-Successive batches may run in different threads; an iterable that is bound to one thread
-must not mind (``sqlite3.connect(..., check_same_thread=False)``). They share one context,
-so contextvars set in one batch are seen in the next. The iterable is closed in it, too:
-what was set in a context cannot be reset in a copy of it.
+Successive batches may run in different threads, so an iterable must not depend on one thread
+(``sqlite3.connect(..., check_same_thread=False)``). The batches share one context, so a contextvar
+that is set in one batch is seen in the next. The iterable is closed in that context, too: what was
+set in a context can't be reset in a copy of it.
 
-`next()` cannot be interrupted. When the client goes while it runs, the stream waits for it
-as long as cleanup may take, then leaves it; the thread closes the iterable itself when it
-comes back.
+`next()` can't be interrupted. When the client leaves while it runs, the stream waits as long as
+cleanup may take, and then goes on without the thread, which closes the iterable when it comes back.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ class ThreadedIteration(Source):
     """A sync iterable or generator; or a generator function, called in the thread.
 
     Args:
-        iterable: what is iterated; or, with `call`, what returns it.
-        call: whether `iterable` is a function of no arguments.
-        batch: items that are fetched at once, at the most; fewer where they are large.
-        pool: whose threads iterate it and close it; by default those for an app's iterables.
+        iterable: the iterable; with `call` a function that returns it.
+        call: whether `iterable` is a function without arguments.
+        batch: the most items that are fetched at once; fewer if they are large.
+        pool: its threads iterate and close the iterable; by default that for an app's iterables.
     """
 
     def __init__(
@@ -64,19 +63,19 @@ class ThreadedIteration(Source):
         self._started = False
         self._lock = threading.Lock()
         self._busy = False  # a thread is inside the iterator
-        self._over: bool = False  # nobody wants more: whoever is last in closes the iterator
+        self._over: bool = False  # no more items are wanted: the last user closes the iterator
 
     async def run(self, out: Outlet) -> None:
         """Send each item, fetched in batches by a worker thread; then close the iterator."""
         await run_with_tasks(partial(self._iterate, out))
 
     async def discard(self) -> None:
-        """Close what was handed over, if it can be closed."""
+        """Close the iterable, if it can be closed."""
         if not self._call:
             await self._closing_pool().run_surely(self._close)
 
     def _closing_pool(self) -> Pool:
-        """Return whose threads close it: not behind those that are stuck in others."""
+        """Return the pool that closes it, which never waits for threads stuck in iterables."""
         return pools().closing if self._pool is None else self._pool
 
     async def _iterate(self, out: Outlet, nursery: trio.Nursery) -> None:
@@ -95,7 +94,7 @@ class ThreadedIteration(Source):
                             return
                         self._busy = True
                     context.run(self._fetch, batch)
-                    # Out of the context: from here on another thread may enter it.
+                    # Outside of the context: another thread may enter it from here on.
                     if self._leave():
                         closing.result = outcome.capture(context.run, self._close)
                         _tell(token, closing.done)
@@ -132,11 +131,11 @@ class ThreadedIteration(Source):
                     return
             batch.last = True
         except BaseException as error:  # noqa: BLE001, ASYNC103  # raised later
-            # What came before the failure is delivered before it is told.
+            # Items from before the failure are delivered first.
             batch.error = error
 
     def _leave(self) -> bool:
-        """Note that the thread is out of the iterator; return whether it is to close it."""
+        """Note that the thread has left the iterator; return whether it must close it."""
         with self._lock:
             self._busy = False
             return self._over
@@ -148,17 +147,17 @@ class ThreadedIteration(Source):
 
 
 class _Batch:
-    """What one hop to a thread brings back, some of it while the thread is still away.
+    """The items of one hop to a thread. Some may be sent while the thread is still away.
 
     Attributes:
-        items: what was fetched and not yet sent.
-        last: the iterator has ended.
-        error: or failed.
-        late: the thread is to come back with the next item; set by the event loop.
-        ready: it is late, or the thread has come back.
-        returned: the thread has come back.
-        scope: cancel it to leave the thread alone. Shielded, so that a cancelled stream does
-            so when it is ready to clean up, and not the other way round.
+        items: the items that were fetched and not sent yet.
+        last: whether the iterator has ended.
+        error: the iterator's failure, or None.
+        late: whether the thread should come back with the next item; set by the event loop.
+        ready: set when it is late, or the thread has come back.
+        returned: set when the thread has come back.
+        scope: cancel it to go on without the thread. It is shielded: a cancelled stream first gets
+            ready to clean up, and then cancels it.
     """
 
     __slots__ = ("error", "items", "last", "late", "ready", "returned", "scope")
@@ -173,19 +172,19 @@ class _Batch:
         self.scope = trio.CancelScope(shield=True)
 
     async def become_late(self) -> None:
-        """Have what there is sent after a few milliseconds, and the thread called back."""
+        """After a few milliseconds send the items that are there, and call the thread back."""
         await trio.sleep(_BATCH_SECONDS)
         self.late = True
         self.ready.set()
 
     async def send_to(self, out: Outlet) -> None:
-        """Send what is there; the thread may be adding to it."""
+        """Send the items that are there. The thread may be adding more."""
         while self.items:
             await out.send(self.items.popleft())
 
 
 class _Closing:
-    """How the iterator was closed by a thread that was in it when it was over."""
+    """How a thread closed the iterator that it was in when no more items were wanted."""
 
     __slots__ = ("done", "result")
 
@@ -196,10 +195,10 @@ class _Closing:
 
 async def _in_thread(pool: Pool, hop: Callable[[], None], batch: _Batch) -> None:
     with batch.scope:
-        # The timer is here and not in the task that sends: a timeout of its own that ends as
-        # the stream is cancelled would hide the one from the other (see _shielding.py).
+        # The timer is here and not in the sending task: a timeout there that ends just as the
+        # stream is cancelled would hide the cancellation (see _shielding.py).
         async with trio.open_nursery() as timer:
-            # A batch is timed from when it has a thread.
+            # A batch's time begins when it has a thread.
             await pool.run(hop, granted=lambda: timer.start_soon(batch.become_late))
             timer.cancel_scope.cancel()
         batch.returned.set()

@@ -1,18 +1,18 @@
-"""Visits: something that blocks is used in worker threads, one call after the other.
+"""Visits: use something that blocks in worker threads, one call after another.
 
-A database driver blocks, so it is called in a thread; between two calls no thread is held. A
-call can take as long as a query computes, and the client may go meanwhile. So a call can be
-interrupted, from another thread; and when nobody wants more, whoever is last to touch the
-thing closes it: the thread that is in it, as it leaves, or a new one if there is none. That
-holds even if the thread comes back hours after everybody else has gone.
+A database driver blocks, so it is called in a thread. Between two calls no thread is held. A
+call can take as long as a query computes, and the client may leave meanwhile. So a call can be
+interrupted, from another thread. When no more calls are wanted, the last user closes the driver's
+object: the thread that is in it, as it leaves, or else a new one. That holds even if the thread
+comes back hours after everybody else has left.
 
-Two rules of the drivers are kept by one lock. What is interrupted must be inside, or the
-interruption hits a later call, perhaps one of the app's own. And a call must not end while it
-is being interrupted, or what closes the thing is hit.
+One lock keeps two rules of the drivers. An interruption must hit a running call; otherwise it hits
+a later one, perhaps one of the app's own. And a call must not end while it is being interrupted;
+otherwise the interruption hits the closing.
 
-It is `trio.lowlevel.start_thread_soon` and not `trio.to_thread`, because the task that waits
-looks at what there is while the thread is away; with the latter that takes a second task, a
-nursery, and a scope that would stand between the two cancellations of `_shielding.py`.
+This uses `trio.lowlevel.start_thread_soon` and not `trio.to_thread`, because the waiting task looks
+at the rows while the thread is away. With `to_thread` that would take a second task, a nursery, and
+a scope between the two cancellations of `_shielding.py`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ logger = logging.getLogger("flowstream")
 
 # An interruption that comes an instant too early does nothing, so it is made again.
 _AGAIN = 0.05
-# Seconds that a thread may take to leave. It is less than the cleanup that a stream allows.
+# Seconds that a thread may take to leave: less than a stream's cleanup may take.
 _PATIENCE = 3.0
 
 
 class Visited(abc.ABC):
-    """What is used in threads: it says how it is interrupted, and how it is closed."""
+    """Something that is used in threads. It knows how to be interrupted and closed."""
 
     @abc.abstractmethod
     def interrupt(self, attempt: int) -> None:
-        """Have the call that runs now fail soon.
+        """Make the running call fail soon.
 
-        Called in a thread, while another is inside, and again until that one has left.
+        Called in a thread while another one runs the call, and again until that one has left.
 
         Args:
             attempt: 1 for the first time, some 50 ms apart.
@@ -56,15 +56,15 @@ class Visited(abc.ABC):
 
     @abc.abstractmethod
     def close(self, *, complete: bool) -> None:
-        """Release everything. Called once, in a thread, when no other is inside.
+        """Release everything. Called once, in a thread, when no other thread uses it.
 
         Args:
-            complete: it was used to its end, with success.
+            complete: whether it was used to its end, with success.
         """
 
 
 class Visit:
-    """One call in a thread, as the task sees it that waits for it."""
+    """One call in a thread, as the task that waits for it sees it."""
 
     __slots__ = ("_back", "_result", "_ripe")
 
@@ -82,9 +82,9 @@ class Visit:
         await self._back.wait()
 
     async def wait_for(self, seconds: float) -> bool:
-        """Wait until the thread has returned, or so much time has passed; return whether it has.
+        """Wait until the thread has returned, or the time is up; return whether it has returned.
 
-        Without a cancel scope, whose end could hide that of the stream (see `_shielding.py`).
+        It uses no cancel scope, whose end could hide the stream's cancellation (`_shielding.py`).
         """
         timer = start_timer(clock.current_time() + seconds, self._ripen)
         try:
@@ -94,7 +94,7 @@ class Visit:
         return self.is_back()
 
     def result(self) -> Any:
-        """Return what the call returned, or raise what it raised; once the thread is back."""
+        """Return what the call returned, or raise what it raised. The thread must be back."""
         assert self._result is not None
         return self._result.unwrap()
 
@@ -110,16 +110,16 @@ class Visit:
 
 
 class Visits:
-    """All calls of one stream. Made and used in its task, but for `close`.
+    """All calls of one stream. Made and used in its task, except for `close`.
 
     Args:
-        visited: what is used.
+        visited: the object to use.
     """
 
     def __init__(self, visited: Visited) -> None:
         self._visited = visited
         self._pool = pools().cursors
-        self._seat: Seat | None = None  # of the visit that was begun last
+        self._seat: Seat | None = None  # of the last visit
         # One for all calls: contextvars that are set in one are seen in the next.
         self._context = contextvars.copy_context()
         self._token = trio.lowlevel.current_trio_token()
@@ -130,7 +130,7 @@ class Visits:
         self._closed = False
 
     async def start(self, call: Callable[[], Any]) -> Visit:
-        """Begin to run `call` in a thread; **waits** while there are too many of them."""
+        """Begin to run `call` in a thread. **Waits** while there are too many threads."""
         visit, seat = Visit(), Seat(self._pool)
         await seat.acquire()
         try:
@@ -152,7 +152,7 @@ class Visits:
         return visit.result()
 
     def close(self, *, complete: bool) -> None:
-        """Close what is used: for a call that knows it was the last. Runs in its thread."""
+        """Close the object, in the thread of a call that knows that it was the last one."""
         with self._lock:
             self._inside = False
             closed, self._closed = self._closed, True
@@ -160,10 +160,10 @@ class Visits:
             self._visited.close(complete=complete)
 
     async def end(self) -> None:
-        """Interrupt what runs, and have everything closed. Call it in a ``finally``.
+        """Interrupt the running call, and close the object. Call it in a ``finally``.
 
-        Where no stream shields it, because the source is run inside another that cancels it,
-        it shields itself, for a few seconds.
+        It shields itself for a few seconds if no stream does, because another source runs this one
+        and cancels it.
         """
         with self._lock:
             self._over = True
@@ -208,7 +208,7 @@ class Visits:
                 self._close_quietly()
 
     def _goes(self, *, inside: bool) -> bool:
-        """Note whether a thread is inside; return whether nobody wants more."""
+        """Note whether a thread is inside; return whether no more calls are wanted."""
         with self._lock:
             self._inside = inside and not self._over
             return self._over
@@ -235,7 +235,7 @@ class Visits:
 
 
 async def _in_some_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    # Not behind those that wait for databases: it is brief, and frees one of theirs.
+    # In another pool than the threads that wait for databases: it is brief, and frees one of them.
     return await trio.to_thread.run_sync(
         function, *arguments, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
     )
