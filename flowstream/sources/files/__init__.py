@@ -1,1 +1,1 @@
-"""Files as sources: the bytes of one, and what others append to one."""
+"""Files as sources: a file's bytes, and the lines that others append to a file."""

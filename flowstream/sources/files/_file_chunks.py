@@ -67,18 +67,18 @@ class FileChunks(Source):
         self.length: int | None = len(self._part)
 
     async def run(self, out: Outlet) -> None:
-        """Send the bytes, chunk by chunk; the file is open for as long.
+        """Send the bytes, chunk by chunk. The file is open meanwhile.
 
         Raises:
-            NotFoundError: the file has gone.
-            PublicError: ``file_changed``: another has taken its place, or it is shorter now.
+            NotFoundError: the file no longer exists.
+            PublicError: ``file_changed``: another file has taken its place, or it is shorter now.
         """
         batch = min(256, _BATCH_BYTES // self._chunk)
-        pool = pools().files  # short work, apart from what an app's generators do
+        pool = pools().files  # short work, in another pool than an app's generators
         await ThreadedIteration(self._read, call=True, batch=batch, pool=pool).run(out)
 
     def _read(self) -> Iterator[bytes]:
-        """Give the bytes. Runs in worker threads, and is closed in one."""
+        """Yield the bytes. Runs in worker threads, and is closed in one."""
         if not self._part:
             return
         fd, now = open_regular(self._path)
@@ -89,7 +89,7 @@ class FileChunks(Source):
             while at < end:
                 data = os.pread(fd, min(self._chunk, end - at), at)
                 if not data:
-                    raise _changed()  # not the end that was promised
+                    raise _changed()  # shorter than promised
                 yield data
                 at += len(data)
         finally:
@@ -169,11 +169,11 @@ def _field(scope: Mapping[str, Any], name: bytes) -> str | None:
 
 
 def _validators(seen: os.stat_result, now: float) -> dict[str, str]:
-    """Return what tells one state of a file from another (RFC 9110 § 8.8).
+    """Return the validators, which tell one state of a file from another (RFC 9110 § 8.8).
 
-    A strong tag has to change with each byte. The inode and the time of the inode's change are
-    in it, since a file may be replaced by one of equal size and time of modification, as by
-    `tar` or `rsync`; as a digest, since they are nobody's business.
+    A strong tag has to change with each byte. A file may be replaced by one of equal size and time
+    of modification, as by `tar` or `rsync`. So the tag includes the inode and the time of the
+    inode's change; as a digest, since clients should not see them.
     """
     what = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
     tag = hashlib.blake2b(repr(what).encode(), digest_size=9).hexdigest()
@@ -187,8 +187,8 @@ def _validators(seen: os.stat_result, now: float) -> dict[str, str]:
 def _holds(if_range: str, validators: Mapping[str, str]) -> bool:
     """Return whether the client has a part of this very file (RFC 9110 § 13.1.5).
 
-    A tag is compared strongly: a weak one is equal to none. A date has to be the very one that
-    we gave; and we gave it only when the file had not changed for longer than a second.
+    Tags are compared strongly: a weak tag equals no other. A date must be exactly the one that we
+    sent, and we send one only if the file has not changed for longer than a second.
     """
     given = if_range.strip(" \t")
     if given.startswith(('"', "W/")):
@@ -197,7 +197,7 @@ def _holds(if_range: str, validators: Mapping[str, str]) -> bool:
 
 
 def _is_same(seen: os.stat_result, now: os.stat_result) -> bool:
-    """Return whether it is the file that was looked at, as it was or with more at its end."""
+    """Return whether it is the same file as before, unchanged or with more at its end."""
     if (seen.st_dev, seen.st_ino) != (now.st_dev, now.st_ino):
         return False
     return now.st_size > seen.st_size or (

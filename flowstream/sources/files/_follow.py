@@ -6,8 +6,8 @@
     async def log():
         return sse(follow("/var/log/app.log"))
 
-Trio can't tell when a file grows. So a worker thread looks several times a second; a look costs
-about a fifth of a millisecond, and a slow disk holds up no other stream. Each client has its own
+Trio can't tell when a file grows. So a worker thread looks several times a second. A look costs
+about a fifth of a millisecond, and a slow disk delays no other stream. Each client has its own
 reader. A reader that waits for room reads nothing, but still checks whether another file has taken
 the place of this one.
 """
@@ -69,14 +69,14 @@ class Follow(Resumable):
         return resumed
 
     async def run(self, out: Outlet) -> None:
-        """Send what is in the file and what comes to it; ends only when it is cancelled.
+        """Send the file, and what is appended to it. Ends only when cancelled.
 
         Raises:
             PublicError: ``forbidden``: the file, or the one in its place, may not be read.
             OSError: the file system failed.
         """
         tail = Tail(self._path, last=self._last, after=self._after, replay=self._replay)
-        turn = trio.Lock()  # a client takes one thread at a time
+        turn = trio.Lock()  # a client uses one thread at a time
 
         async def send_all(nursery: trio.Nursery) -> None:
             nursery.start_soon(self._hold_on, tail, turn)
@@ -88,13 +88,13 @@ class Follow(Resumable):
             tail.close()
 
     async def _hold_on(self, tail: Tail, turn: trio.Lock) -> None:
-        """Find the files that come to be, however long the client takes for what is before."""
+        """Find new files, however long the client takes to read those before."""
         while True:
             looks = tail.looks
             await trio.sleep(1.5 * self._poll)
             if tail.looks != looks or turn.locked():
-                continue  # who reads does not wait for the client
-            # What is wrong is met again by who reads.
+                continue  # the reading task does not wait for the client
+            # The reading task will meet the same error.
             with contextlib.suppress(OSError, PublicError):
                 async with turn:
                     await pools().files.run(tail.find)
@@ -123,15 +123,15 @@ class _Lines:
         self._encoding = encoding
         self._splitter = LineSplitter(max_line)
         self._cursor = LineCounter(0, 0, b"")
-        self._seen = after  # the id that the client saw last
+        self._seen = after  # the last id that the client saw
 
     async def send(self, piece: Piece) -> None:
-        """Send the lines that have become whole."""
+        """Send the lines that are complete now."""
         if piece.begins is not None:
-            await self._put(self._splitter.flush())  # nothing more will come to it
+            await self._put(self._splitter.flush())  # nothing more will be added to it
             self._cursor = piece.begins
             if piece.lost:
-                # With an id, unlike one of flowstream's own: no replay has what is missing.
+                # With an id, unlike flowstream's own gaps: no replay has the missing part.
                 id = self._cursor.pass_over(b"")
                 body = {"missed": None, "after": self._seen, "before": None}
                 await self._out.send(Event(body, id=id, type="gap", essential=True))

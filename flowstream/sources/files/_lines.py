@@ -1,4 +1,4 @@
-"""Lines of a stream of bytes, however the bytes come: values in, values out.
+"""Cut a stream of bytes into lines, in whatever pieces the bytes come. Sans-I/O.
 
 Parts of an unfinished line are kept in a list and joined once, so that a long line in many
 small pieces costs no more than one in a large piece.
@@ -7,15 +7,15 @@ small pieces costs no more than one in a large piece.
 from __future__ import annotations
 
 MAX_LINE = 64 * 1024
-"""Bytes of a line that is held back until it is whole."""
+"""Bytes of an incomplete line that are held back."""
 
 
 class LineSplitter:
     """Cuts bytes into lines. Only LF ends one, so what a program overwrites with CR stays whole.
 
     Args:
-        max_line: bytes that are held back. A longer line comes in pieces, at the end of a UTF-8
-            character if it is one.
+        max_line: the most bytes that are held back. A longer line comes in pieces, each cut at the
+            end of a UTF-8 character if there is one.
     """
 
     __slots__ = ("_max_line", "_parts", "_size")
@@ -26,7 +26,7 @@ class LineSplitter:
         self._size = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that are whole now, each with its LF, and pieces of one too long."""
+        """Return the complete lines, each with its LF, and pieces of a line that is too long."""
         *whole, rest = data.split(b"\n")
         if whole:
             whole[0] = self._unfinished() + whole[0]
@@ -42,7 +42,7 @@ class LineSplitter:
         return lines
 
     def flush(self) -> list[bytes]:
-        """Return the line that has no end, if there is one: nothing more will come of it."""
+        """Return the last line, which has no LF, if there is one: no more bytes will come."""
         rest = self._unfinished()
         return [rest] if rest else []
 
@@ -51,18 +51,18 @@ class LineSplitter:
         self._size += len(part)
 
     def _unfinished(self) -> bytes:
-        """Return what is held, and hold it no more."""
+        """Return the held bytes, and forget them."""
         line = b"".join(self._parts)
         self._parts.clear()
         self._size = 0
         return line
 
     def _cut(self, line: bytes, pieces: list[bytes]) -> bytes:
-        """Put pieces of `line` into `pieces`; return what is left of it."""
+        """Put pieces of `line` into `pieces`; return the rest of it."""
         start = 0
         while len(line) - start > self._max_line:
             end = start + self._max_line
-            # RFC 3629 § 3: the bytes of a character behind its first are 10xxxxxx, at most three.
+            # RFC 3629 § 3: after a character's first byte come at most three of the form 10xxxxxx.
             for at in range(end, max(start, end - 4), -1):
                 if line[at] & 0xC0 != 0x80:
                     end = at
@@ -80,11 +80,11 @@ def text_of(line: bytes, encoding: str) -> str:
 
 
 def check_lines(max_line: int, encoding: str) -> None:
-    """Check what apps say of lines.
+    """Check an app's arguments about lines.
 
     Raises:
-        TypeError, ValueError: `max_line` is not an int from 16, or no line of `encoding` could be
-            told from another by its LF.
+        TypeError, ValueError: `max_line` is not an int of 16 or more, or a line of `encoding` does
+            not end with the byte LF.
         LookupError: there is no such encoding.
     """
     if isinstance(max_line, bool) or not isinstance(max_line, int):

@@ -1,4 +1,4 @@
-"""Which part of a file a request asks for (RFC 9110 § 14): values in, values out."""
+"""Find the part of a file that a request asks for (RFC 9110 § 14). Sans-I/O."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def asked_range(header: str | None, size: int) -> range | None:
     """Return which of `size` bytes a ``Range`` header asks for.
 
     Returns:
-        The positions; an empty range if there are none such, which is a 416. None for the
-        whole: there is no header, or it is to be ignored (§ 14.2), because it is not in bytes,
-        is invalid, or asks for several parts. Those would be ``multipart/byteranges``, whose
-        parts say their media type, which a source does not know; a server need not do it, no
+        The positions; an empty range, which is a 416, if the file has no such bytes. None means the
+        whole file: there is no header, or it must be ignored (§ 14.2), because it is not in bytes,
+        is invalid, or asks for several parts. Several parts would be ``multipart/byteranges``. Its
+        parts name their media type, which a source does not know. A server need not support it, no
         browser asks for it, and thousands of small parts have been used to exhaust servers.
 
-        Of an empty file it is the whole, too, where the letter would be a 416: clients that
-        put ``Range: bytes=0-`` into every request, or resume what has not begun, are served.
+        An empty file is always returned whole, though the RFC would have a 416. So clients get an
+        answer that put ``Range: bytes=0-`` into every request, or resume a download at 0.
     """
     if header is None or not size or (unit := _BYTES.fullmatch(header)) is None:
         return None
@@ -39,7 +39,7 @@ def asked_range(header: str | None, size: int) -> range | None:
 
 
 def _one(spec: str, size: int) -> range | None:
-    """Return the positions that one part of the header means; None if it is invalid."""
+    """Return the positions for one part of the header; None if it is invalid."""
     found = _SPEC.fullmatch(spec)
     if found is None:
         return None
@@ -54,5 +54,5 @@ def _one(spec: str, size: int) -> range | None:
 
 def _number(digits: str) -> int:
     digits = digits.lstrip("0")
-    # A position that is longer is behind the end, whichever it is; and two of them are in order.
+    # A longer number is always beyond the end, whatever it is; and two such are in order.
     return int(digits or "0") if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS

@@ -1,4 +1,4 @@
-"""A regular file, opened for a client, or what the client is told in its place."""
+"""Open a regular file for a client, or raise the error for the client."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ Path = str | os.PathLike[str]
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
-# Without O_NONBLOCK to open a FIFO would wait for somebody to write to it.
+# Without O_NONBLOCK, opening a FIFO would wait for a writer.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def open_regular(path: Path) -> tuple[int, os.stat_result]:
-    """Return a descriptor for the file at `path`, and what `os.fstat` says of it.
+    """Return a descriptor for the file at `path`, and its `os.fstat`.
 
     Raises:
-        NotFoundError: there is none: nothing, a directory, a device, a name that none can have.
+        NotFoundError: there is no such file, or it is a directory or a device, or the name is
+            impossible.
         PublicError: ``forbidden``, 403: it may not be read.
-        OSError: something else is wrong, of which the client need not know.
+        OSError: something else is wrong, which the client need not know.
     """
     try:
-        # Looked at before it is opened, too: to open a device may do something.
+        # Check it before it is opened, too: opening a device may have an effect.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise _not_found()
         fd = os.open(path, _FLAGS)

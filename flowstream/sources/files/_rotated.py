@@ -1,8 +1,8 @@
-"""The files that had a log's name before the one that has it now.
+"""Find a log's rotated files: those that had the log's name before.
 
-They stand beside it, by its name and a number or a date behind that, as all that rotates logs
-has it: ``app.log.1``, ``app.log-20260214``, ``app.log.2026-02-14_10``. A file is done with when
-the next one is begun, so the times at which they were last written are their order.
+They are in the same directory, and have the log's name with a number or a date after it, as all
+programs that rotate logs do it: ``app.log.1``, ``app.log-20260214``, ``app.log.2026-02-14_10``. A
+file gets no more lines when the next one begins, so their last changes give their order.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".Z")
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """One of them.
+    """One rotated file.
 
     Attributes:
         path: where it is now.
-        status: what `os.stat` said of it.
-        readable: it is what was written, and not that compressed.
+        status: its `os.stat`.
+        readable: whether it is still text, and not compressed.
     """
 
     path: str
@@ -34,19 +34,19 @@ class Rotated:
 
 
 def rotated(path: Path) -> list[Rotated]:
-    """Return the files that had the name `path`, the oldest first, but for empty ones."""
+    """Return the files that had the name `path`, the oldest first, without empty ones."""
     folder, name = os.path.split(os.fsdecode(path))
     found: list[Rotated] = []
     try:
         entries = list(os.scandir(folder or "."))
     except OSError:
-        return []  # a directory that one may pass through, and not list
+        return []  # the directory may be entered, but not listed
     for entry in entries:
         if entry.name.startswith(name) and _SUFFIX.fullmatch(entry.name, len(name)):
             try:
                 status = os.stat(entry.path)
             except OSError:
-                continue  # it has just been renamed once more
+                continue  # it has just been renamed again
             if stat.S_ISREG(status.st_mode) and status.st_size:
                 readable = not entry.name.endswith(_COMPRESSED)
                 found.append(Rotated(entry.path, status, readable))

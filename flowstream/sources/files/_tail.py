@@ -1,22 +1,20 @@
-"""The end of a file that others write to, and of the files that take its place.
+"""Read the end of a file that others write to, and of the files that take its place.
 
-A file is known by its device and inode, whatever it is called. Beside the one that is read, up
-to `_MAX_WAITING` of those that have come after it are held open, so that they may be renamed,
-too, before it is their turn. One that came and was renamed between two looks is found under the
-name it has by then (see `_rotated.py`).
+A file is known by its device and inode, whatever its name is. Apart from the file that is read, up
+to `_MAX_WAITING` later ones are held open, so that they may be renamed before they are read. A file
+that came and was renamed between two looks is found by its new name (see `_rotated.py`).
 
-*When to go on with the next file.* Whoever rotates logs renames the file, makes a new one, and
-tells the writer, which until then writes to the old one. So the old one is read on for as long
-as the new one is empty; and since the writer had done with it by the time it wrote to the new
-one, what is in it then is all.
+*When to go on with the next file.* A program that rotates logs renames the file, makes a new one,
+and tells the writer, which until then writes to the old one. So the old file is read as long as the
+new one is empty. When the writer writes to the new file, it has finished with the old one, which is
+then complete.
 
-*When a file was written anew.* It is shorter than what was read of it; or what comes before the
-place in it is not what it was. The last `MARK` bytes that were read are read again with what
-follows them, so that a file that was emptied and has grown past the place already is found out.
-What was written to it and not read before it was emptied is lost, by the nature of it: nobody
-has it any more.
+*When a file was rewritten.* It is shorter than what was read of it; or the bytes before the current
+place have changed. The last `MARK` bytes that were read are read again with the next ones. So a
+file is also recognised that was emptied and has already grown past the place. Bytes that were
+written, and not read before the file was emptied, are lost: nobody has them any more.
 
-All of it blocks: it is called in worker threads.
+Everything here blocks, so it is called in worker threads.
 """
 
 from __future__ import annotations
@@ -38,8 +36,8 @@ from flowstream.sources.files._rotated import Rotated, rotated
 _BLOCK = 64 * 1024
 _MAX_WAITING = 16
 
-# A file that has just been made may not be readable for us until its owner is set, which is
-# done by another call: at so many looks in a row it is meant.
+# A file that was just made may be unreadable for us until another call has set its owner. If it is
+# unreadable at this many looks in a row, that is intended.
 _MAX_REFUSALS = 5
 
 # The time of a write is that of the last tick of the kernel's clock, 1 to 10 ms apart.
@@ -50,13 +48,13 @@ _Identity = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one look at the files brought.
+    """The result of one look at the files.
 
     Attributes:
-        data: the bytes that follow those before; none if there are none yet.
-        begins: where they do, if that is not behind those before in the same file.
-        lost: there, something may be missing.
-        more: to look again at once is worth while.
+        data: the next bytes; empty if there are none yet.
+        begins: their place, if they do not follow the last bytes in the same file.
+        lost: whether something may be missing before them.
+        more: whether to look again at once.
     """
 
     data: bytes = b""
@@ -74,7 +72,7 @@ class _File:
         self._fd = fd
         self._before = b""
         self.identity = _identity(status)
-        self.is_after_hole = False  # one that came before it was left out
+        self.is_after_hole = False  # a file before it was skipped
         self.at = 0
 
     @property
@@ -94,16 +92,16 @@ class _File:
         self.at = offset
 
     def go_to_place(self, place: FilePosition) -> bool:
-        """Go to `place`, if that is in this file; return whether it is."""
+        """Go to `place`; return False if that is not in this file."""
         if place.inode != self.identity[1] or place.offset > self.size:
             return False
         self.go_to(place.offset)
         return zlib.crc32(self._before) == place.mark
 
     def go_to_last_lines(self, count: int, most: int) -> None:
-        """Go to where the last `count` lines begin, and a line that is not whole yet.
+        """Go to the beginning of the last `count` lines. An incomplete line counts as one.
 
-        That counts as one of them. No more than the last `most` bytes are looked at.
+        At most the last `most` bytes are searched.
         """
         end = at = self.size
         least = max(0, end - most)
@@ -124,7 +122,7 @@ class _File:
         self.go_to(least)
 
     def read(self) -> bytes | None:
-        """Return what follows, some of it, or nothing; None if the file was written anew."""
+        """Return the next bytes, perhaps none; None if the file was rewritten."""
         if self.size < self.at:
             return None
         data = os.pread(self._fd, len(self._before) + _BLOCK, self.at - len(self._before))
@@ -143,13 +141,13 @@ class _File:
 
 
 class Tail:
-    """Reads on in a file, and in those that take its place.
+    """Reads a file, and the files that take its place.
 
     Args:
-        path: where the newest of them is.
-        last: lines to begin with; None for all there are.
-        after: the id that the client saw last, or None if it is new.
-        replay: bytes that it may be behind.
+        path: the path of the newest file.
+        last: how many lines to begin with; None for all.
+        after: the last id that the client saw, or None for a new client.
+        replay: how many bytes the client may be behind.
 
     Attributes:
         looks: how often `look` was called.
@@ -161,17 +159,17 @@ class Tail:
         self._last = last
         self._after = after
         self._replay = replay
-        self._files: deque[_File] = deque()  # what is read, and what waits
+        self._files: deque[_File] = deque()  # the file that is read, and those that wait
         self._reading: _File | None = None
-        self._left: tuple[_Identity, int] | None = None  # what was read before, as it was then
-        self._unheld: _Identity | None = None  # what there was no room for
+        self._left: tuple[_Identity, int] | None = None  # the last file, as it was left
+        self._unheld: _Identity | None = None  # a file for which there was no room
         self._absent_at = 0  # when a look first found that there is no file
         self._refusals = 0
         self._lock = threading.Lock()
         self._closed = False
 
     def look(self) -> Piece:
-        """Return what follows.
+        """Return the next bytes.
 
         Raises:
             PublicError: the newest file may not be read.
@@ -185,7 +183,7 @@ class Tail:
             return self._read()
 
     def find(self) -> None:
-        """Hold on to a file that has come to be, for one who cannot read what is before it yet.
+        """Hold a new file open, while the client is not ready to read those before it.
 
         Raises:
             PublicError, OSError: as for `look`.
@@ -195,7 +193,7 @@ class Tail:
                 self._find()
 
     def close(self) -> None:
-        """Close the files, or have it done by the thread that is in here. **Never blocks.**"""
+        """Close the files, or let the thread do so that is in here. **Never blocks.**"""
         self._closed = True
         if self._lock.acquire(blocking=False):
             try:
@@ -205,7 +203,7 @@ class Tail:
 
     @contextmanager
     def _inside(self) -> Iterator[bool]:
-        """Be alone in here, and close the files if nobody wants them by the end; say if not yet."""
+        """Keep other threads out; yield whether the files are still wanted; else close them."""
         try:
             with self._lock:
                 yield not self._closed
@@ -213,10 +211,10 @@ class Tail:
             if self._closed:
                 self.close()
 
-    # -- which files there are -------------------------------------------------------------
+    # -- finding files ---------------------------------------------------------------------
 
     def _find(self) -> None:
-        """Open the file that is there now, if it is a new one, and those that came before it."""
+        """Open the current file if it is new, and the files that came before it."""
         try:
             identity = _identity(os.stat(self._path))
             if self._files and self._files[-1].identity == identity:
@@ -236,26 +234,26 @@ class Tail:
         self._refusals = 0
         gone = self._gone_since(file)
         if not self._is_there(file):
-            file.close()  # the next look sees how it has ended
+            file.close()  # the next look sees what has become of it
         else:
             self._append_all(gone, file)
 
     def _is_there(self, file: _File) -> bool:
-        """Return whether it still has the name, so that none has come after it."""
+        """Return whether a file still has the name, so that no later one exists."""
         try:
             return _identity(os.stat(self._path)) == file.identity
         except OSError:
             return False
 
     def _gone_since(self, newest: _File) -> list[Rotated]:
-        """Return the files that were written after the last one that waits, but for `newest`."""
+        """Return the files that were written after the last waiting one, without `newest`."""
         known = {file.identity for file in (*self._files, newest)}
         if self._files:
             since = self._files[-1].modified
         elif self._absent_at:
             since = self._absent_at - _TICK_NS
         else:
-            return []  # what was before we came
+            return []  # they are from before we came
         return [
             one
             for one in rotated(self._path)
@@ -265,13 +263,13 @@ class Tail:
         ]
 
     def _append_all(self, gone: list[Rotated], file: _File) -> None:
-        """Have `gone` wait to be read, and then `file`, as far as there is room."""
+        """Add `gone` and then `file` to the waiting files, as far as there is room."""
         seen = {file.identity, *(_identity(one.status) for one in gone)}
         hole = self._unheld is not None and self._unheld not in seen
         self._unheld = None
         for one in gone:
             if len(self._files) > _MAX_WAITING:
-                file.close()  # it and the rest are found again, after the last that waits
+                file.close()  # it and later ones are found again, after the last waiting one
                 return
             if before := self._opened(one):
                 before.is_after_hole, hole = hole, False
@@ -282,7 +280,7 @@ class Tail:
         self._files.append(file)
 
     def _opened(self, one: Rotated) -> _File | None:
-        """Return a file that has gone, open; None if it can't be."""
+        """Open a renamed file; return None if that is impossible."""
         if not one.readable:
             return None
         try:
@@ -290,16 +288,16 @@ class Tail:
         except (OSError, PublicError):
             return None
         if file.identity != _identity(one.status):
-            file.close()  # it has been renamed once more
+            file.close()  # it has been renamed again
             return None
         return file
 
     def _drop(self, index: int) -> None:
-        """Close all files but those before `index`."""
+        """Close all files from `index` on."""
         while len(self._files) > index:
             self._files.pop().close()
 
-    # -- what is in them -------------------------------------------------------------------
+    # -- reading files ---------------------------------------------------------------------
 
     def _read(self) -> Piece:
         if not self._files:
@@ -312,14 +310,14 @@ class Tail:
             file.rewind()
             return Piece(begins=file.cursor(), lost=True, more=True)
         if not data and self._is_left():
-            # Its writer wrote to the next one before this, and so not to this one behind it.
+            # The writer wrote to the next file before this read, and writes to this one no more.
             data = file.read()
             if not data:
                 return self._go_on()
         return Piece(data or b"", more=bool(data))
 
     def _is_left(self) -> bool:
-        """Return whether its writer has gone on to the next file."""
+        """Return whether the writer has gone on to the next file."""
         waiting = len(self._files) - 1
         return waiting > 1 or (waiting == 1 and self._files[1].size > 0)
 
@@ -332,7 +330,7 @@ class Tail:
         return Piece(begins=file.cursor(), lost=file.is_after_hole, more=True)
 
     def _begin(self, file: _File) -> Piece:
-        """Go where the client is to begin."""
+        """Go to the place where the client begins."""
         resumed = self._after is not None and self._resume(file, self._after)
         if self._after is None and not self._absent_at and self._last is not None:
             file.go_to_last_lines(self._last, self._replay)
@@ -340,7 +338,7 @@ class Tail:
         return Piece(begins=file.cursor(), lost=self._after is not None and not resumed, more=True)
 
     def _resume(self, file: _File, after: str) -> bool:
-        """Go where the client left off, and return True; or to what it may have of the rest."""
+        """Go where the client left off, and return True; or else to the part that it may have."""
         place = FilePosition.parse(after)
         size = file.size
         found = place is not None and file.go_to_place(place)
@@ -348,7 +346,7 @@ class Tail:
             return True
         if place is not None and not found and self._resume_in_gone(place):
             return True
-        # If it is another file than the one that it had a part of, all of it is new to it.
+        # If the client had a part of another file, all of this one is new to it.
         new = place is not None and not found and size <= self._replay
         if new or self._absent_at or self._last is None:
             file.rewind()
@@ -357,8 +355,8 @@ class Tail:
         return False
 
     def _resume_in_gone(self, place: FilePosition) -> bool:
-        """Go to `place` in a file that has been renamed since, if there is such a one."""
-        self._drop(1)  # what else there is will be found again
+        """Go to `place` in a file that was renamed since, if there is one."""
+        self._drop(1)  # the other files will be found again
         current = self._files[0]
         gone = rotated(self._path)
         for index, one in enumerate(gone):

@@ -1,4 +1,4 @@
-"""A Postgres connection that is used in threads: how it is made, interrupted, and what it tells.
+"""A Postgres connection for use in threads: open it, interrupt it, translate its errors.
 
 Everything here needs psycopg, which is an extra, and is imported with it.
 """
@@ -20,7 +20,7 @@ from flowstream._errors import UpstreamError
 
 logger = logging.getLogger("flowstream")
 
-# Where the app's DSN says nothing else: libpq waits two minutes for a server that is not
+# Used unless the app's DSN says otherwise: libpq would wait two minutes for a server that is not
 # there, and two hours for one that has vanished.
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": "10",
@@ -36,10 +36,10 @@ _CANCEL_ATTEMPTS = 20
 
 
 def check_dsn(dsn: str) -> str:
-    """Return `dsn` with what it leaves open.
+    """Return `dsn` with our defaults for what it leaves open.
 
     Raises:
-        ValueError: it can't be read. The message has nothing of it: a password may be in it.
+        ValueError: it can't be parsed. The message does not quote it, since it may hold a password.
     """
     try:
         return make_conninfo(dsn, **{**_DEFAULTS, **conninfo_to_dict(dsn)})
@@ -54,7 +54,7 @@ def connect(dsn: str, *, read_only: bool = False, autocommit: bool = False) -> C
     """Return a connection; **blocks**.
 
     Raises:
-        UpstreamError: the server is not there, or refuses us.
+        UpstreamError: the server can't be reached, or refuses us.
     """
     with told_to_the_client():
         connection = Connection.connect(dsn, autocommit=autocommit)
@@ -64,10 +64,10 @@ def connect(dsn: str, *, read_only: bool = False, autocommit: bool = False) -> C
 
 @contextlib.contextmanager
 def told_to_the_client() -> Iterator[None]:
-    """Make of what is the server's trouble, and not the query's, an error for the client.
+    """Turn an error of the server, which is not the query's, into an error for the client.
 
-    That is what psycopg calls an OperationalError: no connection, too many of them, shutting
-    down, out of space, cancelled by a timeout of the server's, a deadlock.
+    psycopg calls it an OperationalError: no connection, too many connections, a shutdown, no space
+    left, a timeout of the server, a deadlock.
     """
     try:
         yield
@@ -78,10 +78,10 @@ def told_to_the_client() -> Iterator[None]:
 
 
 def interrupt(connection: Connection[Any], attempt: int) -> None:
-    """Have the call that another thread makes on `connection` fail soon; **blocks** a little.
+    """Make another thread's call on `connection` fail soon; **blocks** a little.
 
-    The server is asked to cancel what it does. If it can't be asked, or goes on for all
-    that, the connection is cut: the thread gets out, and the server will find out.
+    It asks the server to cancel. If the server can't be asked, or goes on, the connection is cut:
+    the thread returns at once, and the server will notice.
     """
     try:
         connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
@@ -95,7 +95,7 @@ def interrupt(connection: Connection[Any], attempt: int) -> None:
 
 def _cut(connection: Connection[Any]) -> None:
     with contextlib.suppress(OSError, psycopg.Error):
-        # A duplicate: the descriptor itself is libpq's, and is closed by it.
+        # Use a duplicate: the descriptor belongs to libpq, which closes it.
         duplicate = socket.socket(fileno=os.dup(connection.fileno()))
         with duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""A query of Postgres that is read through a cursor on the server, a batch at a time."""
+"""A query of Postgres, read in batches through a cursor on the server."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flowstream.sources.rows._rows import BATCH_BYTES, Batch, Params, QueryCurso
 
 _numbers = count(1)
 
-# The server answers a FETCH when it has all of its rows. So the first asks for one; the next
-# for more while the answers come quickly, and for fewer when they don't. A distant server is
-# no slow query: its answers take as long for one row as for hundreds.
+# The server answers a FETCH when it has all of its rows. So the first FETCH asks for one row, the
+# next ones for more while answers come quickly, and for fewer when they don't. A distant server is
+# not a slow query: its answers take as long for one row as for hundreds.
 _GROWTH = 8
 _QUICK = 0.5
 _SLOW = 1.0
@@ -29,7 +29,7 @@ class PostgresCursor(QueryCursor):
     """A query that runs.
 
     Args:
-        database: where it runs: a DSN, for a connection of its own, or one of the app's.
+        database: a DSN, for a connection of its own, or a connection of the app.
         sql: the query.
         params: its parameters.
     """
@@ -37,7 +37,7 @@ class PostgresCursor(QueryCursor):
     def __init__(self, database: str | Connection[Any], sql: str, params: Params) -> None:
         self._dsn = database if isinstance(database, str) else None
         self._connection = None if isinstance(database, str) else database
-        self._sql: Any = sql  # psycopg wants a literal; whether it is one, is the app's
+        self._sql: Any = sql  # psycopg's type wants a literal; that is up to the app
         self._params = params
         self._cursor: ServerCursor[TupleRow] | None = None
         self._transaction = contextlib.ExitStack()
@@ -51,7 +51,7 @@ class PostgresCursor(QueryCursor):
         assert connection is not None
         with told_to_the_client():
             if self._dsn is None:
-                # One of its own, or a part of the app's: that is usable again in either case.
+                # A transaction, or a savepoint in the app's: the connection stays usable.
                 self._transaction.enter_context(connection.transaction())
             name = f"flowstream_{next(_numbers)}"
             cursor = self._cursor = connection.cursor(name, row_factory=tuple_row)
@@ -81,19 +81,19 @@ class PostgresCursor(QueryCursor):
         self._size = max(1, self._size)
 
     def interrupt(self, attempt: int) -> None:
-        """Cancel what the server does for us."""
+        """Ask the server to cancel our query."""
         if self._connection is not None:
             interrupt(self._connection, attempt)
 
     def close(self, *, complete: bool) -> None:
-        """End the transaction, or the connection if it is ours."""
+        """End the transaction; if the connection is ours, close it."""
         if self._dsn is None:
             with told_to_the_client(), self._transaction:
                 self._close_cursor()
                 if not complete:
                     raise Rollback
         elif self._connection is not None:
-            self._connection.close()  # and the server drops the rest
+            self._connection.close()  # the server drops the rest
             self._close_cursor()
 
     def _close_cursor(self) -> None:
@@ -103,7 +103,7 @@ class PostgresCursor(QueryCursor):
 
 
 def _fetch_into(rows: list[TupleRow], cursor: ServerCursor[TupleRow], size: int) -> None:
-    """Add the next rows to `rows`: those before a failure, too."""
+    """Add the next rows to `rows`, also those from before a failure."""
     before = cursor.pgresult
     try:
         rows += cursor.fetchmany(size)

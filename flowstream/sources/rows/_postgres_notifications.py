@@ -1,7 +1,7 @@
-"""What is notified on a channel of Postgres, as it comes.
+"""The notifications on a channel of Postgres, as they come.
 
-The connection is made and closed in a thread; in between the task sleeps until its socket is
-readable, and reads without waiting.
+A thread opens and closes the connection. In between the task sleeps until the socket is readable,
+and reads without waiting.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from flowstream.sources.threads._visits import Visited, Visits
 
 
 class Notifications(Source):
-    """The payloads of one channel; each run makes a connection of its own.
+    """The payloads of one channel. Each run opens its own connection.
 
     Args:
-        dsn: of the database.
-        channel: its name.
-        load: what makes an item of a payload.
+        dsn: the database.
+        channel: the channel's name.
+        load: turns a payload into an item.
     """
 
     repeatable = True
@@ -35,7 +35,7 @@ class Notifications(Source):
         self._load = load
 
     async def run(self, out: Outlet) -> None:
-        """Send what is notified, for as long as the connection lasts."""
+        """Send the notifications as long as the connection lasts."""
         listening = _Listening(self._dsn, self._channel)
         visits = Visits(listening)
         try:
@@ -54,7 +54,7 @@ class Notifications(Source):
 
 
 def _arrived(connection: Connection[Any]) -> list[str]:
-    """Return what has come, without waiting."""
+    """Return the notifications that have come, without waiting."""
     with told_to_the_client():
         return [notification.payload for notification in connection.notifies(timeout=0)]
 
@@ -67,7 +67,7 @@ class _Listening(Visited):
 
     def open(self) -> Connection[Any]:
         """Connect and listen."""
-        # Without transactions: what is notified is delivered between two of them.
+        # Without a transaction: notifications are delivered only between transactions.
         connection = self._connection = connect(self._dsn, autocommit=True)
         with told_to_the_client():
             connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))

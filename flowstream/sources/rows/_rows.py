@@ -1,12 +1,12 @@
-"""Rows: a query's result is read in worker threads, in batches, and sent row by row.
+"""Rows: read a query's result in worker threads, in batches, and send it row by row.
 
-A hop to a thread and back costs some 100 µs, so rows come hundreds at a time. A batch is
-sent before the next is fetched: the thread and the event loop would otherwise take the
-interpreter's lock from each other at every row, which costs more than the two gain by running
-side by side; and one batch is all that is held.
+A hop to a thread and back costs some 100 µs, so rows come hundreds at a time. A batch is sent
+before the next one is fetched, so only one batch is held. Otherwise the thread and the event loop
+would take the interpreter's lock from each other at every row, which costs more than running side
+by side gains.
 
-A row that is there does not wait for one that is not: what a thread has found after a few
-milliseconds is sent while it is still away, and it comes back with what it finds next.
+A ready row does not wait for the next one. After a few milliseconds the rows that a thread has
+found are sent while it is still away, and it comes back with the next one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from flowstream.sources.threads._visits import Visited, Visits
 
 _BATCH_SECONDS = 0.005
 
-# More are no faster, and a driver that makes them in one piece holds the interpreter's lock
-# for some 5 µs a row: the event loop would stand still.
+# More rows are no faster, and a driver that makes them in one piece holds the interpreter's lock
+# for some 5 µs a row, in which the event loop can't run.
 MAX_BATCH = 5000
 
-# Bytes in a batch, by the look of one row of those before: 500 rows may have a picture each.
+# Bytes in a batch, estimated from a row of the last batch: 500 rows may have a picture each.
 BATCH_BYTES = 1 << 20
 
 Params = Sequence[Any] | Mapping[str, Any]
@@ -36,13 +36,13 @@ _Shape = Callable[[Sequence[Any]], Any]
 
 
 class Batch:
-    """What one visit brings back, some of it while the thread is still away.
+    """The rows of one visit. Some may be sent while the thread is still away.
 
     Attributes:
-        rows: what was fetched and not yet sent, as the driver gives it.
-        size: rows that may be fetched.
-        late: the thread is to come back with what it finds next; set by the event loop.
-        last: there are no more; set by the cursor.
+        rows: the driver's rows that were fetched and not sent yet.
+        size: how many rows may be fetched.
+        late: whether the thread should come back with its next row; set by the event loop.
+        last: whether there are no more rows; set by the cursor.
     """
 
     __slots__ = ("last", "late", "rows", "size")
@@ -55,7 +55,7 @@ class Batch:
 
 
 class QueryCursor(Visited):
-    """A query that runs. What its methods raise is for the client, or for the log."""
+    """A running query. Its methods raise errors for the client or for the log."""
 
     @abc.abstractmethod
     def open(self) -> Sequence[str]:
@@ -67,12 +67,12 @@ class QueryCursor(Visited):
 
 
 class Rows(Source):
-    """The rows of one query, which is made anew for each stream.
+    """The rows of one query, which runs again for each stream.
 
     Args:
-        cursor: makes what is read; it is not opened before the stream runs.
-        batch: rows that are fetched at once, at most.
-        tuples: whether rows are tuples; else they are dicts.
+        cursor: makes the query's cursor, which is opened when the stream runs.
+        batch: the most rows that are fetched at once.
+        tuples: whether rows are tuples; otherwise they are dicts.
     """
 
     def __init__(self, cursor: Callable[[], QueryCursor], *, batch: int, tuples: bool) -> None:
@@ -86,7 +86,7 @@ class Rows(Source):
 
 
 class _Reading:
-    """One query, as it is read for one stream."""
+    """Reads one query for one stream."""
 
     def __init__(
         self, cursor: QueryCursor, size: int, shape_of: Callable[[Sequence[str]], _Shape]
@@ -107,7 +107,7 @@ class _Reading:
                     batch.late = True
                     await self._send(batch.rows, out)
                     await visit.wait()
-                # What came before a failure is delivered before it is told.
+                # Rows from before a failure are delivered first.
                 await self._send(batch.rows, out)
                 visit.result()
                 last = batch.last
@@ -120,14 +120,14 @@ class _Reading:
             self._shape = self._shape_of(self._cursor.open())
         self._cursor.fetch(batch)
         if batch.last:
-            visits.close(complete=True)  # at once, and not when the client has taken it all
+            visits.close(complete=True)  # now, and not only when the client has read everything
 
     async def _send(self, rows: deque[tuple[Any, ...]], out: Outlet) -> None:
-        """Send what is there; the thread may be adding to it.
+        """Send the rows that are there. The thread may be adding more.
 
-        Here and not in the thread rows become what they are to be: a dict lives for a moment
-        then, and the next takes its place in memory. Made hundreds at a time, in one thread,
-        and freed in another they cost twice as much, and a third of all that a row costs.
+        Rows become dicts or tuples here and not in the thread. So a dict lives only for a moment,
+        and the next one takes its place in memory. Made hundreds at a time in one thread, and freed
+        in another, they cost twice as much, which is a third of a row's whole cost.
         """
         if not rows:
             return
@@ -146,9 +146,9 @@ def _as_dicts(names: Sequence[str]) -> _Shape:
             f"the query has two columns that are named {twice[0]!r}, of which a dict has room "
             "for one: name them with AS, or take the rows as tuples"
         )
-    # A function is written for the query, as `collections.namedtuple` does: for a row of 19
-    # columns it takes half as long as `dict(zip(names, row))`, and JSON is made of the dict
-    # in two thirds of the time. In it a name is a literal, whatever the database calls it.
+    # Generate a function for the query, as `collections.namedtuple` does. For a row of 19 columns
+    # it takes half as long as `dict(zip(names, row))`, and its dict becomes JSON in two thirds of
+    # the time. Column names are literals in it, whatever they contain.
     cells = [f"cell{number}" for number in range(len(names))]
     items = ", ".join(f"{name!r}: {cell}" for name, cell in zip(names, cells, strict=True))
     made: dict[str, _Shape] = {}
@@ -161,11 +161,11 @@ def _as_tuples(names: Sequence[str]) -> _Shape:
 
 
 def check_query(sql: object, params: object) -> None:
-    """Raise what is wrong with the arguments of a query, where they were given.
+    """Check the arguments of a query at the call.
 
     Raises:
-        TypeError: `sql` is no text, or `params` neither a sequence nor a mapping. A `str` is
-            a sequence, but one parameter that was meant as such.
+        TypeError: `sql` is not text, or `params` is neither a sequence nor a mapping. A `str` is a
+            sequence, but it was meant as one parameter.
         ValueError: `sql` is empty.
     """
     if not isinstance(sql, str):

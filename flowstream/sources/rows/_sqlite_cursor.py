@@ -1,4 +1,4 @@
-"""A query of SQLite that is stepped through in worker threads."""
+"""A query of SQLite, whose rows worker threads step through."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from flowstream.sources.rows._rows import BATCH_BYTES, Batch, Params, QueryCurso
 
 logger = logging.getLogger("flowstream")
 
-# Seconds to wait for another process that writes; Python's own default. SQLite's way to wait
-# can't be interrupted, so it is given little and asked again.
+# Seconds to wait for another process that writes; Python's own default. SQLite's own wait can't be
+# interrupted, so it gets little time, again and again.
 _BUSY_SECONDS = 5.0
 _BUSY_STEP = 0.02
-# Rows that are fetched without looking whether the thread is late, which saves a tenth of the
-# time. One, while they come slowly: the next might be long in coming.
+# Rows that are fetched before checking whether the thread is late, which saves a tenth of the time.
+# While rows come slowly it is one, since the next row might take long.
 _QUICK_STEP = 32
 
-# What `sqlite3` says of text that is not UTF-8; it has no code for it.
+# The message of `sqlite3` for text that is not UTF-8, which has no code.
 _NOT_UTF8 = "Could not decode to UTF-8"
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -35,7 +35,7 @@ class SQLiteCursor(QueryCursor):
     """A query that runs.
 
     Args:
-        database: where it runs: the path of a file, or a connection of the app's.
+        database: the path of a file, or a connection of the app.
         sql: the query.
         params: its parameters.
     """
@@ -63,7 +63,7 @@ class SQLiteCursor(QueryCursor):
             raise SourceError(
                 "a connection that is streamed from must be made with check_same_thread=False"
             ) from error
-        cursor.row_factory = None  # the app's connection may have one
+        cursor.row_factory = None  # the app's connection may have set one
         self._execute(cursor)
         if cursor.description is None:
             raise SourceError("the statement has no rows: it is no query")
@@ -93,7 +93,7 @@ class SQLiteCursor(QueryCursor):
         self._step = 1 if batch.late else _QUICK_STEP
 
     def interrupt(self, attempt: int) -> None:
-        """Have the step that is under way fail, or the wait for a lock end."""
+        """Make the running step fail, or end the wait for a lock."""
         self._interrupted = True
         if self._connection is not None:
             self._connection.interrupt()
@@ -142,14 +142,14 @@ def _bytes(row: Sequence[Any]) -> int:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    # A plain `connect` would make an empty database of a name that is not there.
+    # A plain `connect` would make an empty database if the file does not exist.
     uri = f"file:{quote(os.path.abspath(path))}?mode=ro"
     try:
         return sqlite3.connect(uri, uri=True, timeout=_BUSY_STEP, check_same_thread=False)
     except sqlite3.OperationalError as error:
         if os.path.exists(path) and not os.path.isdir(path):
             raise
-        # A wrong path is most often not the client's mistake, so somebody should know.
+        # A wrong path is usually not the client's mistake, so log it.
         logger.warning("there is no database at %s", path)
         raise NotFoundError("There is no such database.") from error
 
