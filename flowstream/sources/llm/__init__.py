@@ -1,1 +1,1 @@
-"""Language models as sources: the SDKs of those who run them, and a model in this process."""
+"""Language models as sources: by the SDKs of their servers, or in this process."""

@@ -1,4 +1,4 @@
-"""What an app hands to a token source is looked at in its view, where an error is its own."""
+"""Check an app's arguments for a token source at the call, in its view."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def check_client(client: object, kinds: tuple[type, ...], wanted: str) -> None:
     """Raise unless `client` is an asynchronous client of the right SDK.
 
     Args:
-        client: what was handed over.
-        kinds: the classes of which it must be.
-        wanted: what to call them.
+        client: what the app passed.
+        kinds: the classes that it may be of.
+        wanted: their name, for the message.
 
     Raises:
-        TypeError: it isn't.
+        TypeError: it is not such a client.
     """
     if isinstance(client, kinds):
         return
@@ -43,7 +43,7 @@ def check_params(create: Callable[..., Any], params: dict[str, Any]) -> None:
     """Raise unless `create` can be called with `params`.
 
     Raises:
-        TypeError: it can't, or they have a ``stream``.
+        TypeError: it can't, or `params` have a ``stream``.
     """
     if "stream" in params:
         raise TypeError("stream= is not yours to give: a source of tokens always streams")
@@ -54,11 +54,11 @@ def check_params(create: Callable[..., Any], params: dict[str, Any]) -> None:
 
 
 def for_one_stream(client: Any) -> Any:
-    """Return `client` as it is to make the request for a stream.
+    """Return a copy of `client` that makes the request for a stream.
 
-    Without retries of its own, which would sleep for minutes. And without compression: tokens are
-    a few bytes each and would wait in the compressor for others. Its HTTP client, which is the
-    app's, gets a hook that bounds what is answered to us (see `_llm_body`).
+    It makes no retries of its own, which would sleep for minutes. It asks for no compression:
+    tokens are a few bytes each, and would wait in the compressor for others. Its HTTP client, which
+    is the app's, gets a hook that bounds the answers to us (see `_model_body`).
     """
     bound_responses(getattr(client, "_client", None))  # the SDKs have no public name for it
     return client.with_options(max_retries=0, default_headers={"Accept-Encoding": "identity"})

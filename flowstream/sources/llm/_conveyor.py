@@ -1,13 +1,13 @@
-"""Conveyor: carries what a thread makes into Trio, while the thread goes on with the next.
+"""Conveyor: carries a thread's items into Trio, while the thread makes the next one.
 
-For a producer that is busy for milliseconds with each item, in one thread from its first item
-to its last. (`ThreadedIteration` hops to a thread and back for each batch, so that no thread
-is held by a slow client; a model that computes would stand still meanwhile, and belongs to
-one answer anyhow.) The thread is not one of a limiter's: its owner says how many there are.
+It is for a producer that takes milliseconds for each item, in one thread from its first item to
+its last. (`ThreadedIteration` hops to a thread and back for each batch, so that a slow client holds
+no thread. A model would stand still meanwhile, and it makes only one answer at a time anyway.) No
+limiter counts the thread: its owner decides how many there are.
 
-The thread is ahead of the outlet by a bounded number of items, and waits when it is. It hears
-of the end of its stream between two items; what it does in between cannot be interrupted. A
-stream waits for that as long as cleanup may take, and then leaves the thread to itself.
+The thread may be ahead of the outlet by a bounded number of items, and then waits. It notices the
+end of its stream between two items; in between it can't be interrupted. A stream waits for the
+thread as long as cleanup may take, and then goes on without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Conveyor:
     """Carries items out of one thread; `start`, then `carry`, then `stop`.
 
     Args:
-        ahead: items that the thread may be ahead of the outlet.
+        ahead: how many items the thread may be ahead of the outlet.
     """
 
     def __init__(self, ahead: int) -> None:
@@ -43,14 +43,14 @@ class Conveyor:
 
     @property
     def over(self) -> bool:
-        """Whether nobody wants more."""
+        """Whether no more items are wanted."""
         return self._over
 
     def put(self, item: Any) -> bool:
-        """Hand over an item; **waits** while the thread is as far ahead as it may be.
+        """Pass on an item; **wait** while the thread is too far ahead.
 
         Returns:
-            Whether more is wanted. If not, the item was not handed over.
+            Whether more items are wanted. If not, this one was dropped.
         """
         self._room.acquire()
         if not self._over:
@@ -66,9 +66,9 @@ class Conveyor:
         """Run `work` in a thread, in a copy of this task's context.
 
         Args:
-            work: what calls `put`; to return soon once that has returned false.
-            then: called in Trio when the thread is out of `work`, be it long after `stop`
-                was cancelled. Not called if the Trio run is over by then.
+            work: calls `put`, and returns soon after `put` has returned False.
+            then: called in Trio when `work` has returned, perhaps long after `stop` was cancelled.
+                Not called if the Trio run has ended by then.
         """
         context = contextvars.copy_context()
 
@@ -83,16 +83,16 @@ class Conveyor:
             raise
 
     async def carry(self, out: Outlet) -> None:
-        """Send each item to `out`; **ends** when the thread has."""
+        """Send each item to `out`; **ends** when the thread has ended."""
         async for item in self._receive:
             await out.send(item)
             self._room.release()
 
     async def stop(self) -> None:
-        """Tell the thread that no more is wanted, and wait until it has ended.
+        """Tell the thread that no more items are wanted, and **wait** until it has ended.
 
         Raises:
-            BaseException: what it raised.
+            BaseException: what the thread raised.
         """
         self._over = True
         self._room.release()
@@ -101,7 +101,7 @@ class Conveyor:
 
     def _arrive(self, item: Any) -> None:
         if not self._over:
-            self._send.send_nowait(item)  # `_room` has kept a place for it
+            self._send.send_nowait(item)  # `_room` has reserved a place
 
     def _end(self, result: outcome.Outcome[None], then: Callable[[], None]) -> None:
         self._result = result

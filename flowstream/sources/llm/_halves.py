@@ -1,9 +1,9 @@
-r"""Halves: characters that a server cut in two.
+r"""Halves: join characters that a server cut in two.
 
-JavaScript counts an emoji as two (UTF-16), and what cuts a text there sends each half as an escape
-of its own, ``\ud83d`` in one chunk and ``\ude00`` in the next. JSON allows it (RFC 8259, section
-8.2), UTF-8 has no bytes for it. A first half waits here for the second, which comes with the next
-piece of the same text. One that stays alone becomes U+FFFD.
+JavaScript counts an emoji as two units (UTF-16). A server that cuts a text between them sends each
+half as an escape, ``\ud83d`` in one chunk and ``\ude00`` in the next. JSON allows that (RFC 8259,
+section 8.2), but UTF-8 has no bytes for a half. So a first half waits here for the second one,
+which comes with the next piece of the same text. A half that stays alone becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ class Halves:
     """The halves that wait, in one answer.
 
     Attributes:
-        waiting: by the text that they are in: a call's number, or the type of the event.
+        waiting: each half, by its text: a call's number, or the type of the event.
     """
 
     def __init__(self) -> None:
         self.waiting: dict[object, str] = {}
 
     def mend(self, events: Iterable[ModelEvent]) -> list[ModelEvent]:
-        """Return the events without lone halves; empty ones are left out."""
+        """Return the events without lone halves. Events that become empty are left out."""
         return [mended for event in events if (mended := self._mend(event)) is not None]
 
     def rest(self) -> list[ModelEvent]:
-        """Return an event for each half that never got its other one."""
+        """Return an event for each half whose other half never came."""
         waiting, self.waiting = self.waiting, {}
         return [
             ToolCall(key, "\N{REPLACEMENT CHARACTER}")

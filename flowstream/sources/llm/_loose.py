@@ -1,9 +1,9 @@
-"""Loose reading: what servers that imitate an API send, in the shapes that the API has.
+"""Loose reading: fit what servers send that imitate an API into the shapes of that API.
 
-The usual chunk is decoded at once into a struct. What does not fit comes here: a text with a lone
-surrogate or a raw control character in it, a list where the API has one object, a number as text.
-What is needed is read if there is one way to read it; what is not needed is left out. A member
-that is needed and makes no sense is an error: text that is lost without a word is worse.
+The usual chunk is decoded directly into a struct. What does not fit comes here: a text with a lone
+surrogate or a raw control character, a list where the API has one object, a number as text. A
+needed member is read if there is only one way to read it. Other members are left out. A needed
+member that makes no sense is an error, since losing text silently would be worse.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from flowstream.llm import Usage
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
-# Numbers that a JavaScript client reads exactly; more is no count of tokens.
+# The largest number that a JavaScript client reads exactly. No count of tokens is larger.
 _LARGEST = 2**53 - 1
 
-# Characters of one event outside of its texts. What is in a text takes as much memory as it has
-# characters; what is outside may be a million objects, for which the event loop stands still.
+# Characters of one event outside of its texts. A text takes as much memory as it has characters.
+# The rest may be a million objects, and the event loop can't run while they are made.
 _MAX_STRUCTURE = 1 << 20
 _SMALL = 64 * 1024
 
-# What says that a server is alive is short, and the pattern is slow.
+# The longest keep-alive that is recognised: they are short, and the pattern is slow.
 _LONGEST_KEEP_ALIVE = 100
 _KEEP_ALIVE = re.compile(
     r"\W*(ping|pong|heartbeat|keep.?alive|(\w+ )?processing)\W*", re.IGNORECASE
@@ -39,13 +39,13 @@ _KEEP_ALIVE = re.compile(
 
 
 class UpstreamDecoder(SSEDecoder):
-    """An event stream as model servers write it, which is not always as the standard has it.
+    """Reads an event stream as model servers write it, which does not always follow the standard.
 
-    * Events before one that is too large are returned; the call after that raises. So what is
-      read does not depend on how the bytes were cut into packets.
-    * The lines of one event may be whole chunks, where a server leaves out the blank lines.
-    * ``error: {...}`` is a field of its own in older versions of llama.cpp: an event called
-      ``error``. A line that is nothing but a JSON object is an event, too.
+    * Events before one that is too large are returned; the next call raises. So the result does not
+      depend on how the bytes were cut into packets.
+    * Each line of one event may be a whole chunk, if a server leaves out the blank lines.
+    * ``error: {...}``, a field in older versions of llama.cpp, is an event called ``error``. A line
+      that is only a JSON object is an event, too.
     """
 
     def __init__(self, *, max_event: int) -> None:
@@ -56,7 +56,7 @@ class UpstreamDecoder(SSEDecoder):
         """Return the events that `data` completes.
 
         Raises:
-            DecodingError: the event after those that were returned is too large.
+            DecodingError: the event after those of the last call is too large.
         """
         if self._failed is not None:
             raise self._failed
@@ -72,7 +72,7 @@ class UpstreamDecoder(SSEDecoder):
         return events
 
     def end(self) -> list[ServerSentEvent]:
-        """Return the last event of a stream that ended in order, but without a blank line.
+        """Return the last event of a stream that ended properly, but without a blank line.
 
         Raises:
             DecodingError: it is too large.
@@ -98,7 +98,7 @@ def _is_object(line: str) -> bool:
 
 
 def is_keep_alive(event: ServerSentEvent) -> bool:
-    """Return whether an event only says that the server is alive."""
+    """Return whether an event is only a keep-alive of the server."""
     data = event.data
     return not data or data == "null" or _says_alive(event.type) or _says_alive(data)
 
@@ -108,10 +108,10 @@ def _says_alive(text: str) -> bool:
 
 
 def check_structure(data: str) -> None:
-    """Raise if a JSON text has more in it than any answer, but for the length of its texts.
+    """Raise if a JSON value has more structure than any answer. Its texts may be long.
 
     Raises:
-        msgspec.ValidationError: what is outside of its texts is longer than `_MAX_STRUCTURE`.
+        msgspec.ValidationError: it has more than `_MAX_STRUCTURE` characters outside of its texts.
     """
     if len(data) <= _SMALL:
         return
@@ -129,7 +129,7 @@ def loose_json(data: str) -> Any:
     """Return the value of a JSON text; texts in it may have lone surrogates and control characters.
 
     Raises:
-        msgspec.DecodeError: it is no JSON.
+        msgspec.DecodeError: it is not JSON.
     """
     try:
         return json.loads(data, strict=False)
@@ -138,10 +138,10 @@ def loose_json(data: str) -> Any:
 
 
 def fit(value: Any, kind: type[StructT]) -> StructT:
-    """Return `value` as a `kind`; what has another shape than its members is made to fit.
+    """Return `value` as a `kind`. Members of another shape are made to fit.
 
-    Members of the kind ``Any`` are taken as they are. One object may stand for a list of one, and
-    what is empty for nothing.
+    Members of the type ``Any`` stay unchanged. One object may stand for a list of one, and an empty
+    value for nothing.
 
     Raises:
         msgspec.ValidationError: it can't be made to fit.
@@ -168,7 +168,7 @@ def fit(value: Any, kind: type[StructT]) -> StructT:
 
 @functools.cache
 def _members(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any, bool], ...]:
-    """Return name, struct (None for anything) and whether it is a list, of each member."""
+    """Return for each member its name, its struct (None for anything), and whether it is a list."""
     members = []
     for field in msgspec.structs.fields(kind):
         inner, is_list = None, False
@@ -182,7 +182,7 @@ def _members(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any, bool], ...]:
 
 
 def number(value: Any) -> int | None:
-    """Return a whole number of 0 or more, which may be a float or a text; None for all else."""
+    """Return a whole number of 0 or more, given as int, float or text; None for anything else."""
     if type(value) is int:
         return value if 0 <= value <= _LARGEST else None
     if not isinstance(value, (str, float)):
@@ -195,7 +195,7 @@ def number(value: Any) -> int | None:
 
 
 def text_of(value: Any) -> str:
-    """Return the text in a member: itself, or that of its parts.
+    """Return the text of a member: itself, or the text of its parts.
 
     Raises:
         msgspec.ValidationError: it is of a kind that has no text.
@@ -215,14 +215,14 @@ def text_of(value: Any) -> str:
 
 
 def word_of(value: Any) -> str:
-    """Return an id or a name, which may be a number; empty if it is neither."""
+    """Return an id or a name as text, even if it is a number; empty for anything else."""
     if isinstance(value, str):
         return value
     return str(value) if type(value) in (int, float) else ""
 
 
 def arguments_of(value: Any) -> str:
-    """Return the JSON text of a call's arguments, which may come as an object."""
+    """Return a call's arguments as JSON text, even if they came as an object."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -231,7 +231,7 @@ def arguments_of(value: Any) -> str:
 
 
 def usage_in(said: Any, of_input: str, of_output: str) -> Usage | None:
-    """Return the usage that a server says, however it writes numbers; None if it is none."""
+    """Return a server's usage, however it writes numbers; None if it is not a usage."""
     if not isinstance(said, Mapping):
         return None
     counts = number(said.get(of_input)), number(said.get(of_output))

@@ -1,19 +1,18 @@
-"""A model's answer, read from the SDK of whoever runs the model.
+"""Read a model's answer through the SDK of the model's server.
 
-The SDK makes the request: address, key, proxies, tracing are its own. The stream that it
-returns is then read here, from its response, because the SDK's own iteration costs some 50 to
-100 µs for each token and leaves its generators to the garbage collector, which Trio warns of.
-Where the SDK has to read it (another format than SSE, a stream that is watched by tracing) it
-does. Closing the stream closes its connection, if that is HTTP/1.1, as it is unless the app
-made the HTTP client; over HTTP/2 httpx2 forgets the stream and sends no RST_STREAM.
+The SDK makes the request, with its own address, key, proxies and tracing. This module reads the
+response. The SDK's own iteration would cost some 50 to 100 µs for each token, and leave its
+generators to the garbage collector, of which Trio warns. If the SDK has to read the response
+(another format than SSE, a stream that tracing watches), it does. Closing the stream closes its
+connection with HTTP/1.1, which is used unless the app made the HTTP client. Over HTTP/2 httpx2
+forgets the stream and sends no RST_STREAM.
 
-Two clocks run against the upstream: until the first event for the client, and from one such
-event to the next. Neither runs while a slow client is waited for, and keep-alives wind up
-neither.
+Two clocks run for the upstream: until the first event for the client, and from one such event to
+the next. Neither runs while a slow client makes us wait, and keep-alives restart neither.
 
-The SDK's own retries are switched off, and made here instead: it would sleep for up to two
-minutes because a server says so, and by then nobody knows any more what the trouble was. A
-retry that waits for longer than a few seconds is for our client to make, who is told when.
+The SDK's own retries are switched off, and made here instead. The SDK would sleep for up to two
+minutes if a server says so, and by then nobody knows what was wrong. If a retry would wait for more
+than a few seconds, our client is told when to try again.
 """
 
 from __future__ import annotations
@@ -65,30 +64,30 @@ from flowstream.sources.llm._model_failures import (
 
 logger = logging.getLogger("flowstream")
 
-# The first wait before a retry, and the longest: those of the SDKs, where the server says none.
+# The first and the longest wait before a retry, if the server names none: as in the SDKs.
 _RETRY_DELAY, _LONGEST_RETRY_DELAY = 0.5, 8.0
 
-# Seconds for what follows the reason why a model stopped: its usage, which is known by then.
+# Seconds to wait for the usage after the reason why a model stopped. The server knows it by then.
 _AFTERWORD = 5.0
-# Seconds for the end of a response whose last word was read. The connection can then be used
-# again; it is closed otherwise, which costs no more than a new one.
+# Seconds to wait for the end of a response after its last event, so that the connection can be used
+# again. Otherwise it is closed, which costs no more than a new one.
 _END = 0.1
 
-# Bytes that are read before others run.
+# Bytes that are read before other tasks run.
 _PIECE = 16 * 1024
 
 ChunkT = TypeVar("ChunkT", bound=msgspec.Struct)
 
 
 class AnswerReader(abc.ABC, Generic[ChunkT]):
-    """Makes events out of what one API sends. Values in, values out; one for each answer.
+    """Makes events out of what one API sends. Sans-I/O; one reader for each answer.
 
     Attributes:
         reason: why the model stopped, as soon as that is known.
         usage: what the answer cost, as far as that is known.
-        over: the upstream has said that nothing follows.
-        failure: what it failed with, to be told after the events that came in the same chunk.
-        begun: there was something for our client; set by whoever sends it.
+        over: whether the upstream has said that nothing follows.
+        failure: the upstream's failure, to raise after the events of the same chunk.
+        begun: whether something was sent to our client; set by the sender.
     """
 
     def __init__(self, chunk: type[ChunkT]) -> None:
@@ -102,10 +101,10 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
         self._halves = Halves()
 
     def read(self, event: ServerSentEvent) -> Sequence[ModelEvent]:
-        """Return the events that one event of the upstream's stream holds.
+        """Return the events in one event of the upstream's stream.
 
         Raises:
-            msgspec.MsgspecError: it is not what the API sends.
+            msgspec.MsgspecError: it is not an event of this API.
             PublicError: it says that the upstream failed.
         """
         check_structure(event.data)
@@ -136,12 +135,12 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
         return self._halves.mend(self.take(fit(value, self._chunk)))
 
     def read_object(self, chunk: Any) -> Sequence[ModelEvent]:
-        """Do the same with an object of the SDK's."""
+        """Do the same for an object of the SDK."""
         as_value = getattr(chunk, "model_dump", None)
         value = chunk if as_value is None else as_value(warnings=False)
         if isinstance(value, (Mapping, list)):
             fitting = fit(value, self._chunk)
-        else:  # an object of somebody's who is in between
+        else:  # an object of something between us and the SDK
             fitting = msgspec.convert(value, self._chunk, strict=False, from_attributes=True)
         if not self.is_usual(fitting):
             return self._read_value(value)
@@ -157,11 +156,11 @@ class AnswerReader(abc.ABC, Generic[ChunkT]):
 
     @abc.abstractmethod
     def is_usual(self, chunk: ChunkT) -> bool:
-        """Return whether `chunk` is plainly one of the API's, and so no error without a mark."""
+        """Return whether `chunk` is clearly one of this API, and not an unmarked error."""
 
     @abc.abstractmethod
     def take(self, chunk: ChunkT) -> Sequence[ModelEvent]:
-        """Return the events that `chunk` holds, but `Usage` and `Done`, which are for the end."""
+        """Return the events in `chunk`, except `Usage` and `Done`, which come at the end."""
 
 
 class ModelAnswer(Source):
@@ -169,10 +168,10 @@ class ModelAnswer(Source):
 
     Args:
         sdk: the package that the request is made with.
-        request: makes it, without retries; returns the SDK's stream.
-        retries: how many times it is made again.
+        request: makes the request, without retries; returns the SDK's stream.
+        retries: how many times the request may be made again.
         reader: makes an `AnswerReader`.
-        first_timeout: seconds to the first event for the client, retries and all.
+        first_timeout: seconds to the first event for the client, retries included.
         token_timeout: seconds from one event to the next.
     """
 
@@ -193,7 +192,7 @@ class ModelAnswer(Source):
         self._token_timeout = _seconds("token_timeout", token_timeout)
 
     async def run(self, out: Outlet) -> None:
-        """Make the request, and send what it is answered with."""
+        """Make the request, and send the answer."""
         reader = self._reader()
         ration = Ration()
         stream: Any = None
@@ -219,7 +218,7 @@ class ModelAnswer(Source):
         return f"{name}: nothing for {seconds:g} s"
 
     async def _ask(self, deadline: float) -> Any:
-        """Make the request until it is answered, or is not to be made again."""
+        """Make the request until there is an answer, or until no retry is left."""
         delays = _retry_delays(self._retries)
         while True:
             try:
@@ -241,7 +240,7 @@ class ModelAnswer(Source):
     async def _read(
         self, body: _Body, reader: AnswerReader[Any], out: Outlet, patience: trio.CancelScope
     ) -> None:
-        """Send the events of the answer, until it ends or `patience` does."""
+        """Send the events of the answer, until the answer or the time of `patience` ends."""
         while not reader.over:
             try:
                 received = await body.receive()
@@ -257,7 +256,7 @@ class ModelAnswer(Source):
                     sent = True
                     wait = out._put(event)
                     if wait is not None:
-                        patience.deadline = math.inf  # what follows is up to our client
+                        patience.deadline = math.inf  # from here on our client sets the pace
                         await wait
                 if reader.failure is not None:
                     raise reader.failure
@@ -273,10 +272,10 @@ class ModelAnswer(Source):
 
 
 class _Body:
-    """What is received of an answer.
+    """Receives an answer.
 
     Attributes:
-        parts: the iterator that it is received with.
+        parts: the iterator over its parts.
     """
 
     def __init__(
@@ -286,7 +285,7 @@ class _Body:
         self._reader = reader
         self._ration = ration
         self._ended = False
-        self._left = memoryview(b"")  # of the last part
+        self._left = memoryview(b"")  # the rest of the last part
         self.parts: AsyncIterator[Any]
         self._next: Callable[[], Awaitable[Any]]
         self._unpack: Callable[[Any], Sequence[Any]]
@@ -344,7 +343,7 @@ class _Body:
         """Return the events in one piece of what was received.
 
         Raises:
-            PublicError: the upstream says that it failed, or talks nonsense.
+            PublicError: the upstream says that it failed, or sends nonsense.
         """
         if self._reader.over:
             return ()
@@ -363,15 +362,15 @@ class _Body:
 
 
 def _is_plain(response: Any) -> bool:
-    """Return whether it is SSE, and nobody but us wants to see what is in it."""
+    """Return whether we may read the response: it is SSE, and no tracing watches it."""
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # The SDK of Anthropic has its tracing watch the stream from there.
+    # The tracing of Anthropic's SDK watches the stream from there.
     watched = hasattr(response.stream, "stream_observer")
     return media_type == "text/event-stream" and not watched
 
 
 def _kind_of(stream: Any) -> str:
-    """Return what the answer says it is: a page of HTML comes of a wrong `base_url`."""
+    """Return the response's media type. A page of HTML means a wrong `base_url`."""
     headers = getattr(getattr(stream, "response", None), "headers", {})
     return f"the answer, of type {headers.get('content-type', 'unknown')}"
 
@@ -381,7 +380,7 @@ def _alone(chunk: object) -> Sequence[object]:
 
 
 def _retry_delays(retries: int) -> Iterator[float]:
-    """Give the seconds to wait before each retry, which are random in part."""
+    """Yield the seconds to wait before each retry, which are partly random."""
     delay = _RETRY_DELAY
     for _ in range(retries):
         yield delay * chance.uniform(0.75, 1)

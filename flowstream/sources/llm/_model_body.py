@@ -1,12 +1,12 @@
-"""How much of a model server's answer is held before anybody looks at it.
+"""Bound how much of a model server's answer is held before anybody reads it.
 
-The SDK owns the HTTP client, and with it what reads a response. It reads the body of an error
-whole, however long that is, and inflates what is compressed. An answer that is no event stream it
-collects until an event is complete. So each response to a request of ours is bounded where it
-comes in, by a hook of the SDK's HTTP client; its other requests are none of our business.
+The SDK owns the HTTP client, which reads the responses. It reads the body of an error whole,
+however long it is, and inflates compressed bodies. An answer that is not an event stream is
+collected until an event is complete. So a hook of the SDK's HTTP client bounds each response to a
+request of ours as it comes in. Other requests of that client are not changed.
 
 =================================  =========================================================
-of                                 is read at most
+of                                 at most this is read
 =================================  =========================================================
 an error, or a redirect            `MAX_ERROR` bytes; the rest is left, its connection closed
 what comes between two events      `MAX_EVENT` bytes; more is a failure
@@ -44,11 +44,11 @@ _current: ContextVar[Ration | None] = ContextVar("flowstream_ration", default=No
 
 
 class Ration:
-    """What may still be read of an answer.
+    """Counts what may still be read of an answer.
 
     Attributes:
-        left: bytes until the next event.
-        truncates: whether an answer that has more ends there; else it fails.
+        left: bytes that may come before the next event.
+        truncates: whether a longer answer ends there; otherwise it fails.
     """
 
     __slots__ = ("left", "truncates")
@@ -58,12 +58,12 @@ class Ration:
         self.truncates = False
 
     def renew(self) -> None:
-        """Allow as much again, since what has come was looked at."""
+        """Allow as many bytes again, since those before have been read."""
         self.left = MAX_EVENT
 
     @contextlib.contextmanager
     def for_requests(self) -> Iterator[None]:
-        """Bound the responses to the requests that this task makes meanwhile."""
+        """Bound the responses to requests that this task makes inside the block."""
         token = _current.set(self)
         try:
             yield
@@ -72,9 +72,9 @@ class Ration:
 
 
 def bound_responses(http: Any) -> None:
-    """Have the HTTP client `http` bound the responses to our requests.
+    """Make the HTTP client `http` bound the responses to our requests.
 
-    A client that knows no hooks is left as it is: the SDKs have none.
+    A client without hooks stays unchanged; the SDKs' own clients have them.
     """
     hooks = getattr(http, "event_hooks", None)
     if isinstance(hooks, dict) and _bound not in hooks.setdefault("response", []):
@@ -142,14 +142,14 @@ class _BoundedBody:
 
 
 class _Inflate:
-    """Takes gzip and deflate apart, a step at a time."""
+    """Inflates gzip and deflate, one step at a time."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(32 + zlib.MAX_WBITS)  # either, by its head
         self._begun = False
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Yield what `data` becomes, in pieces of at most `_STEP`.
+        """Inflate `data`, and yield pieces of at most `_STEP` bytes.
 
         Raises:
             PublicError: ``upstream_broken``: it is not compressed as the server says.
@@ -160,7 +160,7 @@ class _Inflate:
                 yield piece
 
     def _step(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return the next piece, and what is left of `data`."""
+        """Return the next piece, and the rest of `data`."""
         if self._inflate.eof:  # RFC 1952 § 2.2: another member may follow
             self._inflate = zlib.decompressobj(32 + zlib.MAX_WBITS)
         try:
@@ -168,7 +168,7 @@ class _Inflate:
         except zlib.error as error:
             if self._begun:
                 raise broken() from error
-            # Some servers take "deflate" by its name: RFC 1951 without the head of RFC 1950.
+            # Some servers take "deflate" literally: RFC 1951 without the head of RFC 1950.
             self._begun, self._inflate = True, zlib.decompressobj(-zlib.MAX_WBITS)
             return b"", data
         self._begun = True
@@ -176,10 +176,10 @@ class _Inflate:
 
 
 async def unwind(parts: AsyncIterator[Any]) -> None:
-    """Run an iterator to its end, so that all generators below it end, too.
+    """Run an iterator to its end, so that all generators inside it end, too.
 
-    HTTP clients leave the inner ones to the garbage collector when an outer one is closed, and
-    Trio warns of that. In a cancelled scope they read no more than what was received already.
+    When an outer generator is closed, HTTP clients leave the inner ones to the garbage collector,
+    of which Trio warns. In a cancelled scope this reads only bytes that have come already.
     """
     with trio.CancelScope() as scope, contextlib.suppress(Exception):
         scope.cancel()
@@ -189,7 +189,7 @@ async def unwind(parts: AsyncIterator[Any]) -> None:
 
 @contextlib.asynccontextmanager
 async def unwinding(parts: AsyncIterator[Any]) -> AsyncGenerator[None, None]:
-    """Run an iterator to its end at last: see `unwind`."""
+    """Run an iterator to its end when the block ends: see `unwind`."""
     try:
         yield
     finally:

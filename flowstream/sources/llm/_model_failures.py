@@ -1,9 +1,9 @@
-"""What the failures of a model's server are to our own client.
+"""Turn the failures of a model's server into errors for our own client.
 
-The client of the app can do nothing about a wrong key or an unknown model, and must not read
-what the upstream has to say about either: such texts name keys, organizations and limits. So
-each failure becomes one of a few `UpstreamError`, and the upstream's own words stay in the
-log, as its cause. What the client can do something about has a code of its own.
+The app's client can't mend a wrong key or an unknown model, and must not see the upstream's text
+about them, which names keys, organizations and limits. So each failure becomes one of a few
+`UpstreamError`, and the upstream's own words go into the log, as its cause. A failure that the
+client can do something about has its own code.
 
 =====================================  ======  ========================  =========
 upstream                               status  code                      retryable
@@ -114,14 +114,14 @@ _MEMBERS = (
 # Codes that say that all is well.
 _WELL = ("0", "200", "ok", "OK", "success")
 
-# A day: whoever says more than that is not to be believed.
+# A day. A server that names a longer wait is not believed.
 _LONGEST_RETRY_AFTER = 86_400.0
 
 
 def failure_of(error: Any, sdk: ModuleType) -> PublicError | None:
-    """Return what `error`, raised by the SDK, is to our client.
+    """Return the error for our client for an `error` that the SDK raised.
 
-    None if it is none of the upstream's: a wrong argument, credentials that are missing.
+    None if it is not the upstream's error: a wrong argument, missing credentials.
     """
     if isinstance(error, sdk.APIStatusError) and error.status_code >= 400:
         headers: Mapping[str, str] = error.response.headers
@@ -143,7 +143,7 @@ def failure_of_status(status: int, body: object, wait: float | None = None) -> P
     Args:
         status: what the upstream answered.
         body: its decoded JSON, if it was any.
-        wait: seconds after which it wants to be asked again.
+        wait: seconds after which to ask again, as the upstream says.
     """
     words = _words(body)
     if status in (400, 413, 422):
@@ -189,19 +189,19 @@ def failure_of_reason(reason: str, said: object) -> PublicError | None:
 
     Args:
         reason: why it stopped, in the words of its server.
-        said: what came with it, for the log.
+        said: the text that came with it, for the log.
     """
     status = _STATUS_OF_REASON.get(reason.lower())
     return None if status is None else _failure_with_words(status, said)
 
 
 def names_failure(event: str) -> bool:
-    """Return whether an event of this name says that its server failed, whatever is in it."""
+    """Return whether an event's name alone says that its server failed."""
     return event.endswith(("rror", "xception", "ERROR")) and event.lower().endswith(_SAYS_FAILURE)
 
 
 def error_in(value: object) -> object:
-    """Return what describes an error, in an event that is not one of the API's usual; else None.
+    """Return the description of an error in an event that is not a usual one; None without one.
 
     It looks for ``error``, ``{"object": "error"}``, ``{"type": "error"}``, FastAPI's ``detail``,
     a bare message or code, AWS's exceptions and MiniMax's ``base_resp``.
@@ -229,13 +229,13 @@ def error_in(value: object) -> object:
     message, kind = value.get("message"), value.get("type") or "error"
     if not isinstance(message, str) or not message or any(str(code) in _WELL for code in codes):
         return None
-    # An event of a type that nobody knew before may have a message, too.
+    # An event of a new, unknown type may have a message, too.
     is_failure = names_failure(str(kind)) or _plain(str(kind)) in _STATUS_OF_WORD
     return value if is_failure or any(codes) else None
 
 
 def said(data: str) -> object:
-    """Return what the body of an event says: its JSON, or else its text."""
+    """Return the body of an event as JSON, or else as text."""
     try:
         return json.loads(data, strict=False)
     except (ValueError, RecursionError):
@@ -249,7 +249,7 @@ def _failure_with_words(status: int, said: object) -> PublicError:
 
 
 def timed_out() -> UpstreamError:
-    """Return the failure of an upstream that let us wait for too long."""
+    """Return the failure of an upstream that took too long."""
     return UpstreamError(
         "upstream_timeout", "The model's server took too long to answer.", status=504
     )
@@ -262,15 +262,15 @@ def broken() -> UpstreamError:
 
 def failure_of_reading(error: Exception) -> UpstreamError:
     """Return the failure for an error of the connection while an answer was read."""
-    # By name: an SDK may run on httpx2, on httpx, or on what else was injected.
+    # By name: an SDK may use httpx2, httpx, or another client that was injected.
     names = (base.__name__ for base in type(error).__mro__)
     return timed_out() if "TimeoutException" in names else broken()
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds after which an upstream wants to be asked again; None if it says none.
+    """Return the seconds after which to ask an upstream again; None if it names none.
 
-    RFC 9110 § 10.2.3: seconds or a date; and what OpenAI has besides, milliseconds.
+    RFC 9110 § 10.2.3: seconds or a date; and OpenAI's own header, in milliseconds.
 
     Args:
         headers: those of its response, with lower-case names or in any case.
@@ -309,7 +309,7 @@ def _status(code: object) -> int | None:
 
 
 def _plain(word: str) -> str:
-    """Return a type or code in the one way in which the tables here have it."""
+    """Return a type or code in the form that the tables here use."""
     letters = "".join(filter(str.isalnum, word[:100].lower()))
     for ending in _SAYS_FAILURE:
         letters = letters.removesuffix(ending)
@@ -317,7 +317,7 @@ def _plain(word: str) -> str:
 
 
 def _words(body: object) -> list[str]:
-    """Return what an error's body says of itself: codes, types and messages that there are."""
+    """Return the codes, types and messages in the body of an error."""
     error: Any = body
     if isinstance(error, list) and error:  # Google puts the one error into a list
         error = error[0]

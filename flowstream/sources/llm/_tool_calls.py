@@ -1,16 +1,16 @@
-"""ToolCalls: which piece belongs to which of an answer's tool calls.
+"""ToolCalls: find out which piece belongs to which of an answer's tool calls.
 
 OpenAI numbers the calls, and sends id and name with the first piece of each. Servers that imitate
 it repeat id and name with each piece, give all calls the number 0 or none, no id or the same one,
-or a new id to each piece. What comes out here is as OpenAI has it: dense numbers, an id that no
-other call has, id and name in the first piece and only there.
+or a new id to each piece. The result here is like OpenAI's: numbers without gaps, an id that no
+other call has, id and name only in the first piece.
 
-What decides, from the surest to the least:
+What decides, the surest sign first:
 
-1. A known id goes on with its call, unless number and name say that another call begins.
-2. A new id begins a call; a piece without a name goes on where arguments are not at their end.
-3. A known number, or none, goes on with its call, or the latest; a name begins another one if it
-   is another name, or if the arguments so far are a whole JSON value.
+1. A known id continues its call, unless number and name say that another call begins.
+2. A new id begins a call; but a piece without a name continues a call with unfinished arguments.
+3. A known number continues its call, no number the latest one. A name begins another call if it is
+   a different name, or if the arguments so far are a complete JSON value.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import msgspec
 
 from flowstream.llm import ModelEvent, ToolCall
 
-# Characters of an answer's arguments that are looked at to find their end. No server that leaves
-# out ids and numbers sends as much.
+# Characters of an answer's arguments that are searched for their end. No server that leaves out ids
+# and numbers sends as much.
 _MOST = 1024 * 1024
 
-# Calls of one answer, and characters of the ids and names that are remembered of them: a server
-# may give each piece another id. No model calls as many tools at once.
+# Calls of one answer, and characters of their ids and names that are remembered: a server may give
+# each piece another id. No model calls as many tools at once.
 _MOST_CALLS = 1000
 _MOST_REMEMBERED = 1024 * 1024
 
@@ -54,9 +54,9 @@ class Remembered:
         """Count an id or a name.
 
         Raises:
-            msgspec.ValidationError: together they are longer than any server's.
+            msgspec.ValidationError: all together are longer than any server's.
         """
-        self._characters += len(text) + 32  # and an entry for it
+        self._characters += len(text) + 32  # 32 for the entry
         if self._characters > _MOST_REMEMBERED:
             raise msgspec.ValidationError(
                 f"the ids and names of tool calls have more than {_MOST_REMEMBERED} characters"
@@ -85,16 +85,16 @@ class ToolCalls:
         custom: bool = False,
         another: bool = False,
     ) -> ToolCall | None:
-        """Return the event for a piece of a call; None if there is nothing to tell yet.
+        """Return the event for a piece of a call; None if there is nothing to send yet.
 
         Args:
-            number: the upstream's for the call; None if it has none.
-            id: the call's; None or empty if it is not said.
-            name: the tool's; None or empty if it is not said.
-            text: of the arguments.
-            custom: the tool takes text, not JSON.
-            another: it stands in one list with the piece before; with a name and without an id
-                and a number of its own it is another call.
+            number: the upstream's number of the call; None if it has none.
+            id: the call's id; None or empty if the piece has none.
+            name: the tool's name; None or empty if the piece has none.
+            text: a piece of the arguments.
+            custom: whether the tool takes text, not JSON.
+            another: whether it is in one list with the piece before. Then a piece with a name, and
+                without its own id and number, is another call.
 
         Raises:
             msgspec.ValidationError: there are more calls, ids or names than are remembered.
@@ -124,13 +124,13 @@ class ToolCalls:
         return call.first_piece(text)
 
     def rest(self) -> list[ModelEvent]:
-        """Return the events for calls of which nothing but an id came."""
+        """Return the events for calls of which only an id came."""
         return [call.first_piece("") for call in self._calls if not call.told]
 
     def _find(
         self, number: int | None, id: str | None, name: str | None, text: str, another: bool
     ) -> _Call | None:
-        """Return the call that a piece goes on with; None if it begins one."""
+        """Return the call that a piece continues; None if it begins a new one."""
         numbered = None if number is None else self._by_number.get(number)
         if id is not None:
             same = self._by_id.get(id)
@@ -143,7 +143,7 @@ class ToolCalls:
             call = numbered if number is not None else self._latest
             if call is None or call.is_whole():
                 return None
-            if name is not None:  # a late id, of a call that had none
+            if name is not None:  # a late id for a call without one
                 return call if not call.has_id and name == call.name else None
             return call if call.has_text or not call.has_id else None
         if number is None:
@@ -175,13 +175,13 @@ class _Call:
     """A call.
 
     Attributes:
-        index: ours.
-        id: ours.
-        has_id: the upstream gave it one.
-        name: the tool's; empty if it is not known yet.
-        custom: the tool takes text.
-        told: its first piece was sent.
-        has_text: some of its arguments came.
+        index: our number for it.
+        id: our id for it.
+        has_id: whether the upstream gave it an id.
+        name: the tool's name; empty if it is not known yet.
+        custom: whether the tool takes text.
+        told: whether its first piece was sent.
+        has_text: whether some of its arguments came.
     """
 
     __slots__ = (
@@ -214,25 +214,25 @@ class _Call:
         self._over = False
 
     def first_piece(self, text: str) -> ToolCall:
-        """Return the event that tells of it."""
+        """Return the event for a piece of this call."""
         self.told = True
         return ToolCall(self.index, text, self.id, self.name, self.custom)
 
     def add(self, text: str, *, keep: bool) -> None:
-        """Add a piece of the arguments; `keep` it to be looked at."""
+        """Add a piece of the arguments; `keep` it to search for their end."""
         self.has_text = self.has_text or bool(text.strip())
         if keep:
             self._left.append(text)
 
     def is_over_at(self, name: str | None, text: str) -> bool:
-        """Return whether a piece with this name and text must be of another call."""
+        """Return whether a piece with this name and text must belong to another call."""
         if name is None or not self.name:
             return False
         return name != self.name or (bool(text.strip()) and self.is_whole())
 
     def is_whole(self) -> bool:
-        """Return whether the arguments are a JSON object or array, from beginning to end."""
-        # Looked at only when it is asked for, and each piece once.
+        """Return whether the arguments are a complete JSON object or array."""
+        # Searches only when it is called, and each piece once.
         text, self._left = "".join(self._left), []
         if not text:
             return self._over

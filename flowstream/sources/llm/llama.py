@@ -33,15 +33,16 @@ from flowstream.sources.llm.openai import ChatReader
 
 __all__ = ["local_tokens"]
 
-# Tokens that the model may be ahead of the client's buffer, which is there for more: enough
-# that it never waits for the event loop, and little that is computed for a client who has gone.
+# Tokens that the model may be ahead of the client's buffer. Enough that it never waits for the
+# event loop, and few that are computed for a client that has left.
 _AHEAD = 8
 
-# llama.cpp's own default is 512, which a chat soon fills; the model's own may be a hundred
-# thousand, which at once takes gigabytes.
+# llama.cpp's default is 512, which a chat soon fills. The model's own context may be a hundred
+# thousand, which takes gigabytes at once.
 _CONTEXT = 4096
 
-# How often a thread that finds the model in use by another Trio run asks whether to go on.
+# Seconds after which a thread that waits for a model, used by another Trio run, checks whether to
+# go on.
 _PATIENCE = 0.05
 
 
@@ -124,8 +125,8 @@ class LocalTokens(Source):
     """The answer of a model to one prompt; made by `local_tokens`.
 
     Args:
-        desk: where one takes one's turn with the model.
-        model: returns it, loaded; called in its thread.
+        desk: gives streams their turn with the model.
+        model: returns the loaded model; called in its thread.
         prompt: text or messages.
         options: further arguments of the model's function.
     """
@@ -139,7 +140,7 @@ class LocalTokens(Source):
         self._options = options
 
     async def run(self, out: Outlet) -> None:
-        """Wait for the model, and put its answer into `out`."""
+        """**Wait** for the model, and put its answer into `out`."""
         turn = self._desk.turn()
         conveyor = Conveyor(_AHEAD)
         await turn.acquire_on_behalf_of(conveyor)
@@ -153,7 +154,7 @@ class LocalTokens(Source):
             await conveyor.stop()  # noqa: ASYNC102  # see _shielding.py
 
     def _answer(self, conveyor: Conveyor) -> None:
-        """Compute. Runs in the thread."""
+        """Compute the answer. Runs in the thread."""
         with self._desk.held(conveyor) as held:
             if not held:
                 return
@@ -172,32 +173,32 @@ class LocalTokens(Source):
                         if not conveyor.put(event):
                             return
             except RuntimeError:
-                if not conveyor.over:  # else it is told that it was cut short
+                if not conveyor.over:  # otherwise the answer is reported as cut short
                     raise
             except ValueError as error:
-                if "context window" not in str(error):  # it has no type of its own for it
+                if "context window" not in str(error):  # there is no class for this error
                     raise
                 raise PublicError(
                     "context_too_long", "This is more text than the model can take.", status=413
                 ) from error
             finally:
-                _close(chunks)  # before another answer is begun
+                _close(chunks)  # before another answer begins
 
 
 class _Desk:
-    """Where streams take turns with one model."""
+    """Lets streams take turns with one model."""
 
     __slots__ = ("__weakref__", "_lock", "_model")
 
     def __init__(self) -> None:
-        # What keeps two threads out of one model. Streams of one Trio run wait for their turn
-        # without a thread; this is for other runs in the process, and for a thread that was
-        # left behind by a run that is over.
+        # Keeps two threads from using one model. Streams of one Trio run wait for their turn
+        # without a thread. This is for other runs in the process, and for a thread that an ended
+        # run has left behind.
         self._lock = threading.Lock()
         self._model: Any = None
 
     def turn(self) -> trio.CapacityLimiter:
-        """Return what is borrowed, in this Trio run, to have the model for oneself."""
+        """Return the limiter of this Trio run. To hold it is to have the model."""
         try:
             turns = _turns.get()
         except LookupError:
@@ -209,7 +210,7 @@ class _Desk:
 
     @contextmanager
     def held(self, conveyor: Conveyor) -> Iterator[bool]:
-        """Keep other threads out; false if nobody wants the answer any more."""
+        """Keep other threads out; yield False if nobody wants the answer any more."""
         while not self._lock.acquire(timeout=_PATIENCE):
             if conveyor.over:
                 yield False
@@ -220,17 +221,17 @@ class _Desk:
             self._lock.release()
 
     def load(self, path: str) -> Any:
-        """Return the model at `path`, loaded once. To be called while it is `held`."""
+        """Return the model at `path`, which is loaded once. Call it only while it is `held`."""
         if self._model is None:
-            # Not before it is needed, and not in the event loop: importing it takes a while.
+            # Only when it is needed, and not in the event loop: the import takes a while.
             llama = import_module("llama_cpp").Llama
             self._model = llama(model_path=path, n_ctx=_CONTEXT, verbose=False)
-            # It would close itself when half of Python is gone, and say what it missed.
+            # Otherwise it closes itself when half of Python is gone, and prints errors.
             atexit.register(self._unload)
         return self._model
 
     def _unload(self) -> None:
-        if self._lock.acquire(timeout=_PATIENCE):  # else a thread is in it, to the very end
+        if self._lock.acquire(timeout=_PATIENCE):  # else a thread uses it to the very end
             _close(self._model)
 
 
@@ -250,11 +251,11 @@ def _desk_for(key: Any, desks: Any) -> _Desk:
 
 @contextmanager
 def _reading(model: Any, conveyor: Conveyor) -> Iterator[Callable[[], None]]:
-    """Have the model stop where it is in reading its prompt when nobody wants the answer.
+    """Make the model stop reading its prompt when nobody wants the answer.
 
-    A prompt may take many times as long as a token. llama.cpp asks in the midst of its
-    arithmetic, hundreds of times a token, so this is for the prompt alone: what is given is
-    to be called when it has been read.
+    A prompt may take many times as long as a token. llama.cpp calls back during its arithmetic,
+    hundreds of times a token, so this is only for the prompt: call the result when the prompt has
+    been read.
     """
     llama = sys.modules.get("llama_cpp")
     context, set_callback = getattr(model, "ctx", None), None
@@ -263,7 +264,7 @@ def _reading(model: Any, conveyor: Conveyor) -> Iterator[Callable[[], None]]:
     if llama is None or set_callback is None:
         yield lambda: None
         return
-    asked = llama.ggml_abort_callback(lambda _: conveyor.over)  # to be kept: C has it, too
+    asked = llama.ggml_abort_callback(lambda _: conveyor.over)  # keep a reference, since C has it
     set_callback(context, asked, None)
     is_set = True
 
@@ -280,7 +281,7 @@ def _reading(model: Any, conveyor: Conveyor) -> Iterator[Callable[[], None]]:
 
 
 def _events(chunks: Iterable[Mapping[str, Any]], model: Any) -> Iterator[ModelEvent]:
-    """Give the events that are in llama.cpp's chunks, of a chat or of a text."""
+    """Yield the events in llama.cpp's chunks, of a chat or of a text."""
     read: int | None = None  # tokens of the prompt
     reader = ChatReader()
     for chunk in chunks:
@@ -292,13 +293,13 @@ def _events(chunks: Iterable[Mapping[str, Any]], model: Any) -> Iterator[ModelEv
     yield from reader.rest()
     known = _position(model)
     if read is not None and known is not None:
-        # At its limit it does not read any more what it has said last.
+        # At its limit it no longer reads its own last token.
         yield Usage(read, known - read + (reader.reason == "length"))
     yield Done(reader.reason or "other")
 
 
 def _position(model: Any) -> int | None:
-    """Return how many tokens the model has read of this conversation; None if it can't say."""
+    """Return how many tokens of this conversation the model has read; None if unknown."""
     position = getattr(model, "n_tokens", None)
     return position if isinstance(position, int) else None
 
