@@ -110,10 +110,8 @@ async def test_a_chat_that_was_left_is_given_up(chat, server, browse):
     (key,) = chat.runs
     run = chat.runs[key]
     assert run.reason is None
-    left = trio.current_time()
     with trio.fail_after(10):
         assert await run.wait() is CloseReason.CLIENT_DISCONNECTED
-    assert trio.current_time() - left < 3
     assert key not in chat.runs
 
 

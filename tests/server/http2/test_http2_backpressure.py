@@ -126,7 +126,7 @@ async def test_nothing_moves(
     await peer.until(lambda: len(peer.bodies[number]) == 65535)
     start = trio.current_time()
     await peer.until_closed()
-    assert 0.9 * DEADLINE <= trio.current_time() - start <= 1.1 * DEADLINE
+    assert 0.9 * DEADLINE <= trio.current_time() - start <= 1.5 * DEADLINE
     if path == "/sse":
         await aeventually(lambda: flood.reports, "the report")
         assert [report.reason.value for report in flood.reports] == ["stalled"]
@@ -147,7 +147,7 @@ async def test_other_streams_move(server, http2, aeventually, clean_log, patient
     await peer.until(lambda: len(peer.bodies[stalled]) == 10_000)
     start = trio.current_time()
     await peer.until(lambda: stalled in peer.resets)
-    assert 0.9 * DEADLINE <= trio.current_time() - start <= 1.1 * DEADLINE
+    assert 0.9 * DEADLINE <= trio.current_time() - start <= 1.5 * DEADLINE
     assert peer.resets == {stalled: ErrorCodes.CANCEL}
     assert len(peer.bodies[stalled]) == 10_000
     size = len(peer.bodies[ticking])

@@ -406,7 +406,7 @@ async def test_rapid_reset(server, http2, app, clean_log):
         assert goaway[4:8] == ErrorCodes.ENHANCE_YOUR_CALM.to_bytes(4, "big")
     assert app.most <= 200
     assert app.started <= 1200
-    assert slowest < 3
+    assert slowest < 10
     await is_alive(other)
 
 

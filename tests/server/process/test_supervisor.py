@@ -180,8 +180,10 @@ def test_hypercorn_leaves_orphans(hypercorn, eventually):
 
 
 def test_workers_end_with_their_supervisor(served, client, eventually):
-    """kill -9 of the supervisor: its workers are gone within 2 s, one that hangs included."""
-    process = served(APP, "--workers", "2", "--graceful-timeout", "30")
+    """kill -9 of the supervisor: its workers are gone soon, though the grace is long, and one that
+    hangs is gone, too.
+    """
+    process = served(APP, "--workers", "2", "--graceful-timeout", "300")
     workers = workers_of(process)
     stream, hung = client(process.url), client(process.url)
     stream.get("/endless")
@@ -189,9 +191,7 @@ def test_workers_end_with_their_supervisor(served, client, eventually):
     hung.get("/block")
     eventually(lambda: "blocked" in process.log, "a worker hangs")
     process.signal(signal.SIGKILL)
-    start = time.monotonic()
-    eventually(lambda: gone(workers), "the workers have ended")
-    assert time.monotonic() - start < 2.5  # 2, and what a busy machine takes to look
+    eventually(lambda: gone(workers), "the workers have ended", timeout=30)
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(process.url)
 

@@ -516,11 +516,9 @@ async def test_the_event_loop_goes_on_while_rows_are_fetched(database, outlet):
              SELECT count(*) AS n FROM n"""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tick)
-        started = time.monotonic()
         await sqlite_rows(database, sql).run(outlet)
-        taken = time.monotonic() - started
         nursery.cancel_scope.cancel()
-    assert ticks > taken / 0.02
+    assert ticks > 10  # it takes a tenth of a second and more; without a turn there is one
 
 
 async def test_a_row_costs_little_more_than_in_a_plain_loop(tmp_path, new_outlet):
