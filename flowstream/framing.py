@@ -13,7 +13,7 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["HTTP_CHUNKS", "Framing", "HTTPChunks"]
+__all__ = ["HTTP_CHUNKS", "UNFRAMED", "Framing", "HTTPChunks", "Unframed"]
 
 
 class Framing(abc.ABC):
@@ -38,4 +38,14 @@ class HTTPChunks(Framing):
         return b"%x\r\n%b\r\n" % (len(joined), joined) if joined else b""
 
 
+@dataclass(frozen=True, slots=True)
+class Unframed(Framing):
+    """The bytes alone: whoever writes them frames them for each client, as over HTTP/2."""
+
+    def frame(self, pieces: Sequence[bytes]) -> bytes:
+        """Return `pieces` in a row."""
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 HTTP_CHUNKS = HTTPChunks()
+UNFRAMED = Unframed()

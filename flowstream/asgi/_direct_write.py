@@ -54,7 +54,7 @@ class NotDirect(StrEnum):
     FORMAT = "its format keeps state or begins with a header of its own"
     OTHER_SERVER = "it is not served by flowstream's own server"
     ENCRYPTED = "the connection is encrypted by the server (TLS)"
-    HTTP_VERSION = "only HTTP/1.1 is written to directly"
+    HTTP_VERSION = "only HTTP/1.1 and HTTP/2 are written to directly"
     BETWEEN = "middleware that flowstream does not know may change what is sent"
     OTHER_BODY = "the body is not sent in chunks, as the stream made it"
     CHANGED = "middleware has changed, added or withheld something of what was sent"
@@ -62,7 +62,7 @@ class NotDirect(StrEnum):
 
 
 class DirectWrite(Live):
-    """The direct writes to one response on one HTTP/1.1 connection.
+    """The direct writes to one response: on an HTTP/1.1 connection, unless a subclass says else.
 
     Args:
         fd: the connection's socket.

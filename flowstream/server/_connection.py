@@ -170,6 +170,10 @@ class Connection(Live, ABC):
         """Return how long ago the client last read something, as far as was noted."""
         return trio.current_time() - self._wire.progress_at
 
+    def is_writing(self) -> bool:
+        """Return whether somebody writes to it now, or waits to."""
+        return self._outgoing.is_busy
+
     def write(self, data: bytes) -> Awaitable[bool]:
         """Write all of `data`, even if cancelled; return whether the connection can still send.
 

@@ -65,6 +65,11 @@ class Outgoing:
         self._direct_write: DirectWrite | None = None  # of the last response
         self.is_broken = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody writes now, or waits to."""
+        return self._busy
+
     async def write(self, data: bytes) -> bool:
         """**Wait** until nobody else writes, then write all of `data`, even if cancelled.
 

@@ -44,6 +44,10 @@ class ProtocolCarrier(Carrier, Asked, Protocol):
         """Whether the server is shutting down."""
         ...
 
+    def is_writing(self) -> bool:
+        """Return whether somebody writes to it now, or waits to."""
+        ...
+
     def turn(self) -> Awaitable[None]:
         """**Wait** for this client's turn, before starting what it asked for."""
         ...

@@ -427,15 +427,6 @@ async def test_http_1_0_and_tls(trial, server, connect, certificate):
     assert trial.topic.statistics().direct_deliveries == 0
 
 
-async def test_http2(trial, server, http2, certificate):
-    """Frames of HTTP/2 share the connection and its windows."""
-    peer = await http2(await server(bare(trial.make), **certificate))
-    await peer.get("/")
-    await peer.until(lambda: trial.topic.subscribers)
-    await trial.topic.publish("one")
-    assert trial.stream.statistics().why_not_direct == NotDirect.HTTP_VERSION
-
-
 async def test_under_another_server(plain_hypercorn, client, aeventually):
     """Plain Hypercorn gives no way to its connections."""
     topic, streams = Topic("t"), []

@@ -358,27 +358,17 @@ def ended(stream):
     return stream.statistics().state == "closed"
 
 
-@pytest.mark.parametrize("settings", ["TLS", "HTTP/2"])
-async def test_encrypted_and_multiplexed(settings, server, connect, http2, certificate):
-    """Over TLS and HTTP/2 nothing is written directly, and what is sent arrives."""
+async def test_encrypted(server, connect, certificate):
+    """Over TLS and HTTP/1.1 nothing is written directly, and what is sent arrives."""
     topic = Topic("t")
     url = await server(bare(lambda: ndjson(topic, **PLAIN, direct=True)), **certificate)
-    if settings == "HTTP/2":
-        peer = await http2(url)
-        number = await peer.get("/")
-        await peer.until(lambda: topic.subscribers)
-        await publish(topic)
-        await peer.finished(number)
-        data = bytes(peer.bodies[number])
-    else:
-        stream = await connect(url)
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        data = await stream.receive_some()
-        await publish(topic)
-        async for more in stream:
-            data += more
-        data = body_of(data)
-    assert data.count(b"<") == 20
+    stream = await connect(url)
+    await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    data = await stream.receive_some()
+    await publish(topic)
+    async for more in stream:
+        data += more
+    assert body_of(data).count(b"<") == 20
     assert topic.statistics().direct_deliveries == 0
 
 

@@ -192,6 +192,7 @@ class HTTP2(HTTP2Streams):
         self._links[stream_id] = link = Link(
             self._carrier,
             partial(self.task_group.spawn, self.reset, stream_id, h2.errors.ErrorCodes.CANCEL),
+            partial(self._open_direct_write, stream_id),
             has_body=request.stream_ended is None,
         )
         origin = self._carrier.origin(request.headers)

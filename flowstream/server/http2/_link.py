@@ -13,8 +13,6 @@ from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.asgi._request import Live
 from flowstream.server._stall_bound import StallBound, stall_bound
 
-_NONE = DirectWrite.impossible(NotDirect.HTTP_VERSION)  # frames share the connection
-
 
 class Link(Live):
     """One HTTP/2 stream, as the response on it sees it.
@@ -22,6 +20,7 @@ class Link(Live):
     Args:
         connection: carries all streams of the connection.
         reset: called to reset this stream.
+        open_direct: returns new direct writes to this stream.
         has_body: whether a body may follow the request's headers.
 
     Attributes:
@@ -29,10 +28,19 @@ class Link(Live):
         detail: the cause of that, for reports.
     """
 
-    def __init__(self, connection: Carrier, reset: Callable[[], None], *, has_body: bool) -> None:
+    def __init__(
+        self,
+        connection: Carrier,
+        reset: Callable[[], None],
+        open_direct: Callable[[], DirectWrite],
+        *,
+        has_body: bool,
+    ) -> None:
         self._connection = connection
         self._reset = reset
         self._has_body = has_body
+        self._open_direct = open_direct
+        self._direct_write: DirectWrite | None = None
         self._carried: tuple[Carried, ...] = ()
         self.reason: CloseReason | None = None
         self.detail = ""
@@ -79,13 +87,18 @@ class Link(Live):
         return self._has_body
 
     def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
-        """Return one that never writes: responses share the connection and its windows."""
-        return _NONE
+        """Return the direct writes to the response on this stream."""
+        if self.reason is not None or scope["method"] == "HEAD":
+            return DirectWrite.impossible(NotDirect.ENDED)
+        self._direct_write = self._open_direct()
+        return self._direct_write
 
     def end(self, reason: CloseReason, detail: str = "") -> None:
         """Tell the response that the stream has ended."""
         if self.reason is None:
             self.reason, self.detail = reason, detail
+        if self._direct_write is not None:
+            self._direct_write.end()
         for stream in self._carried:
             self.detach(stream)
             stream.abort(self.reason, self.detail)

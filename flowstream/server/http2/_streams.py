@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import h2.errors
@@ -27,6 +28,7 @@ import trio
 from hyperframe.frame import GoAwayFrame
 
 from flowstream._closing import CloseReason
+from flowstream.asgi._direct_write import DirectWrite, NotDirect
 from flowstream.asgi._head import HEAD_KEY, HeldHead
 from flowstream.server._hypercorn import (
     ASGIWebsocketState,
@@ -44,6 +46,7 @@ from flowstream.server._hypercorn import (
 from flowstream.server._inbox import inbox_of
 from flowstream.server._protocol_carrier import CLOSED, ProtocolCarrier
 from flowstream.server._settings import ServerConfig
+from flowstream.server.http2._direct_frames import DirectFrames, StreamDirectWrite
 from flowstream.server.http2._link import Link
 from flowstream.server.http2._round_robin import RoundRobin
 from flowstream.server.http2._stream_buffer import LOW_WATER, BoundedStreamBuffer
@@ -69,6 +72,9 @@ class HTTP2Streams(H2Protocol):
         self._carrier = carrier
         self.priority = RoundRobin()  # type: ignore[assignment]  # no tree
         self._links: dict[int, Link] = {}
+        self._direct_frames = DirectFrames(
+            self.connection, carrier.is_writing, partial(self.task_group.spawn, self._flush)
+        )
         self._uploads = Uploads(self.connection)
         self._holding = False  # whether h2's bytes wait, so that more can follow in one write
         self._held: dict[int, HeldHead] = {}  # held heads, by their streams
@@ -115,14 +121,30 @@ class HTTP2Streams(H2Protocol):
         finally:
             self._holding = False
 
+    def _open_direct_write(self, stream_id: int) -> DirectWrite:
+        """Return the direct writes to the response on a stream."""
+        stream = self.connection.streams.get(stream_id)
+        buffer = self.stream_buffers.get(stream_id)
+        if stream is None or buffer is None:
+            return DirectWrite.impossible(NotDirect.ENDED)
+        return StreamDirectWrite(self._direct_frames, stream, buffer)
+
     def _take_along(self, stream_id: int) -> None:
         """Stop holding a stream's head: the sending task will send it with what follows."""
         if head := self._held.pop(stream_id, None):
             head.is_held = False
 
     async def _flush(self) -> None:
-        """Write h2's bytes, even if cancelled, since HPACK counts them as sent."""
-        if self._holding or not (data := self.connection.data_to_send()):
+        """Write publishers' frames, then h2's bytes, even if cancelled.
+
+        Windows and HPACK count them as sent.
+        """
+        if self._holding:
+            return
+        if data := self._direct_frames.take():
+            self._carrier.note_progress()
+        data += self.connection.data_to_send()
+        if not data:
             return
         if not await self._carrier.write(data):
             with trio.CancelScope(shield=True):
