@@ -238,7 +238,7 @@ def test_nothing_to_the_left_matters(left, right):
             "forwarded_allow_ips: 'nginx' is not a proxy to trust: expected an IP",
         ),
         ("10.0.0.1/8", ValueError, "forwarded_allow_ips: '10.0.0.1/8' is not a proxy to trust"),
-        ("10.0.0.0/99", ValueError, "'10.0.0.0/99' is no proxy"),
+        ("10.0.0.0/99", ValueError, "'10.0.0.0/99' is not a proxy"),
         ("127.0.0.1,*", ValueError, r"'\*' trusts anybody: write it alone"),
         (7, TypeError, "as a string with commas or as a list of strings, not 7"),
         ([b"::1"], TypeError, "as a list of strings, not"),

@@ -82,7 +82,7 @@ def test_every_setting_reaches_the_worker():
 )
 def test_a_setting_that_cannot_travel(name, value, kind):
     """It is a TypeError that names it, before anything is started."""
-    with pytest.raises(TypeError, match=f"setting '{name}' cannot be .* a {kind}; what can are"):
+    with pytest.raises(TypeError, match=f"setting '{name}' cannot be .* a {kind}; write strings"):
         Supervisor("a", streaming_config(**{name: value}))
 
 
