@@ -26,8 +26,8 @@ from time import perf_counter
 
 import trio
 
-# Twice as long as a producer may hold the event loop (`flowstream.tasks._pace`). With one millisecond
-# a server that is asked without a pause makes so many more passes that a request costs 9 % more.
+# Twice as long as a producer may hold the event loop (`flowstream.tasks._pace`). With half of it a
+# server that is asked without a pause makes so many more passes that a request costs 5 % more.
 _SECONDS = 0.002
 # The most turns that the queues get in one pass, if turns turn out to be short.
 _MOST = 64

@@ -29,7 +29,7 @@ from flowstream.server._hypercorn import (
 from flowstream.server._inbox import Inbox
 from flowstream.server._protocol_carrier import PlainCarrier
 from flowstream.server.http1._plain_request import PlainRequest
-from flowstream.server.http1._plain_response import Chunked, FramedByH11, ServerFields
+from flowstream.server.http1._plain_response import Chunked, FramedByH11, ServerFields, Sized, begin
 from flowstream.server.log._access_entry import Logged
 
 _STREAM_ID = 1
@@ -72,7 +72,7 @@ class PlainExchange:
         self._kind = kind
         self._last = last
         self._begun = False  # something has been written
-        self._framing: Chunked | FramedByH11 | None = None
+        self._framing: Chunked | Sized | FramedByH11 | None = None
         self._head = HeldHead(self._write_head)
         self._held = b""
         self._inbox: Inbox | None = None  # of the application, once there is one
@@ -141,7 +141,9 @@ class PlainExchange:
                 self._head.is_held = True
         elif isinstance(event, EndBody):
             assert self._framing is not None
-            await self._write(self._framing.end())
+            end = self._framing.end()
+            if end or self._held:
+                await self._write(end)
         elif isinstance(event, StreamClosed):
             await self._stream.handle(event)
             await self._connection.answered(self._framing is not None and self._framing.keeps)
@@ -149,9 +151,9 @@ class PlainExchange:
     def _begin(self, event: Response) -> bytes:
         """Choose the framing, and return the head."""
         if self._framing is None and not self._last:
-            head = Chunked.head(event.status_code, event.headers, self._fields)
-            if head is not None:
-                self._framing = Chunked()
+            plain = begin(event.status_code, event.headers, self._fields)
+            if plain is not None:
+                self._framing, head = plain
                 return head
         if not isinstance(self._framing, FramedByH11):
             self._framing = FramedByH11()

@@ -1,10 +1,11 @@
 """Frame the response to a plain request: without h11 if the response is plain too, else with it.
 
-A response is plain if the server cuts its body into chunks and keeps the connection. Its head
-is then the status, the app's fields, the server's own, and one more. h11 would check and copy the
-fields three times.
+A response is plain if the server keeps the connection, and either cuts the body into chunks or is
+told its length. Its head is then the status, the app's fields and the server's own. h11 would check
+and copy the fields three times.
 
-Both ways give the same bytes: ``tests/server/http1/test_plain_requests.py`` compares them.
+Both ways give the same bytes and refuse the same bodies:
+``tests/server/http1/test_plain_requests.py`` compares them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ Fields = list[tuple[bytes, bytes]]
 # RFC 9110 § 5.1 and § 5.5. If one does not match, h11 decides.
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _VALUES = re.compile(rb"[\t -~\x80-\xff]*+")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+_LENGTH = b"content-length"
 
 # With one of these the body is framed in another way, the connection may not be kept, or h11
-# writes the field in another place.
-_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host"})
+# writes the field in another place. A length is plain where the app gives one, once.
+_NOT_PLAIN = frozenset({_LENGTH, b"transfer-encoding", b"connection", b"host"})
 
 # The request that h11 is shown, whatever the plain request was: its response is the same.
 _REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -75,23 +79,41 @@ def _is_plain_name(name: bytes) -> bool:
     return name.lower() not in _NOT_PLAIN and _NAME.fullmatch(name) is not None
 
 
+def begin(
+    status: int, fields: Fields, server: ServerFields
+) -> tuple[Chunked | Sized, bytes] | None:
+    """Return the framing of a plain response, and its head; None if the response is not plain."""
+    if not 200 <= status <= 599 or status in (204, 304):
+        return None
+    lengths = [field for field in fields if field[0].lower() == _LENGTH]
+    if not lengths:
+        framing: Chunked | Sized = Chunked()
+        last = b"Transfer-Encoding: chunked\r\n"
+        own = block(fields)
+    elif len(lengths) == 1 and _DIGITS.fullmatch(lengths[0][1]):
+        framing, last = Sized(int(lengths[0][1])), b""
+        # The length stays where the app has put it.
+        at = fields.index(lengths[0])
+        before, behind = block(fields[:at]), block(fields[at + 1 :])
+        if before is None or behind is None:
+            return None
+        own = b"%b%b: %b\r\n%b" % (before, *lengths[0], behind)
+    else:
+        return None
+    theirs = server.block()
+    if own is None or theirs is None:
+        return None
+    return framing, b"HTTP/1.1 %d \r\n%b%b%b\r\n" % (status, own, theirs, last)
+
+
 class Chunked:
     """A body in chunks (RFC 9112 § 7.1)."""
 
-    __slots__ = ("_ended",)
+    __slots__ = ("keeps",)
 
     def __init__(self) -> None:
-        self._ended = False
-
-    @staticmethod
-    def head(status: int, fields: Fields, server: ServerFields) -> bytes | None:
-        """Return the head; None if the response is not plain."""
-        if not 200 <= status <= 599 or status in (204, 304):
-            return None
-        own, theirs = block(fields), server.block()
-        if own is None or theirs is None:
-            return None
-        return b"HTTP/1.1 %d \r\n%b%bTransfer-Encoding: chunked\r\n\r\n" % (status, own, theirs)
+        self.keeps = False
+        """Whether the connection can be used again: the body has ended."""
 
     def body(self, data: bytes) -> bytes:
         """Return a piece of the body as it is sent."""
@@ -99,13 +121,41 @@ class Chunked:
 
     def end(self) -> bytes:
         """Return the bytes that end the body."""
-        self._ended = True
+        self.keeps = True
         return b"0\r\n\r\n"
 
-    @property
-    def keeps(self) -> bool:
-        """Whether the connection can be used again."""
-        return self._ended
+
+class Sized:
+    """A body of a known length (RFC 9112 § 6.2).
+
+    Args:
+        length: bytes of the body.
+
+    Raises:
+        h11.LocalProtocolError: from both methods: the body has another length. It is what h11
+            raises.
+    """
+
+    __slots__ = ("_left", "keeps")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.keeps = False
+        """Whether the connection can be used again: the body has ended."""
+
+    def body(self, data: bytes) -> bytes:
+        """Return a piece of the body as it is sent."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise h11.LocalProtocolError("Too much data for declared Content-Length")
+        return data
+
+    def end(self) -> bytes:
+        """Return the bytes that end the body: none."""
+        if self._left:
+            raise h11.LocalProtocolError("Too little data for declared Content-Length")
+        self.keeps = True
+        return b""
 
 
 class FramedByH11:

@@ -9,13 +9,15 @@ import pytest
 import trio
 import trio.testing
 from _homes import HOMES
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowstream import Topic, sse
 from flowstream.server import _listening, streaming_config
 from flowstream.server._connections import Connections
 from flowstream.server._request_rules import RequestHead, judge_http1
 from flowstream.server.http1._plain_request import read_plain
-from flowstream.server.http1._plain_response import Chunked, FramedByH11, ServerFields
+from flowstream.server.http1._plain_response import FramedByH11, ServerFields, begin
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BROWSER = (
@@ -121,6 +123,8 @@ RESPONSES = [
     (200, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-a", b"")]),
     (404, [(b"X-Mixed-Case", b"a\tb \xe9"), (b"set-cookie", b"a"), (b"set-cookie", b"b")]),
     (599, [(b"vary", b"accept")]),
+    (200, [(b"content-type", b"text/plain"), (b"content-length", b"5001"), (b"x-a", b"b")]),
+    (500, [(b"Content-Length", b"05001")]),
 ]
 
 
@@ -128,8 +132,9 @@ RESPONSES = [
 def test_it_is_framed_as_h11_frames_it(status, fields):
     """Head, pieces of the body and end have the same bytes."""
     server = ServerFields(streaming_config(include_date_header=False))
-    ours, theirs = Chunked(), FramedByH11()
-    assert ours.head(status, fields, server) == theirs.head(status, [*fields, *server.fields()])
+    theirs = FramedByH11()
+    ours, head = begin(status, fields, server)
+    assert head == theirs.head(status, [*fields, *server.fields()])
     for body in (b"x", b"y" * 5000):
         assert ours.body(body) == theirs.body(body)
     assert not ours.keeps
@@ -144,7 +149,11 @@ def test_it_is_framed_as_h11_frames_it(status, fields):
         (204, (b"a", b"b")),
         (304, (b"a", b"b")),
         (103, (b"link", b"</a>")),
-        (200, (b"Content-Length", b"3")),
+        (200, (b"Content-Length", b"+3")),
+        (200, (b"Content-Length", b"3, 3")),
+        (200, (b"Content-Length", b"")),
+        (200, (b"Content-Length", b"9" * 19)),
+        (204, (b"Content-Length", b"3")),
         (200, (b"transfer-encoding", b"chunked")),
         (200, (b"connection", b"close")),
         (200, (b"a", b"b\r\nc: d")),
@@ -157,7 +166,41 @@ def test_it_is_framed_as_h11_frames_it(status, fields):
 )
 def test_what_h11_frames(status, field):
     """A response with anything to it is left to h11, which refuses what can't be sent."""
-    assert Chunked.head(status, [field], ServerFields(streaming_config())) is None
+    assert begin(status, [field], ServerFields(streaming_config())) is None
+
+
+def test_two_lengths_are_left_to_h11():
+    """So are a length beside another framing, and one beside a field that can't be sent."""
+    server = ServerFields(streaming_config())
+    length = (b"content-length", b"3")
+    for other in (length, (b"transfer-encoding", b"chunked"), (b"a", b"b\r\n"), (b"host", b"a")):
+        assert begin(200, [length, other], server) is None
+        assert begin(200, [other, length], server) is None
+
+
+SAID = st.lists(st.sampled_from([b"", b"a", b"bc", b"def"]), max_size=4)
+
+
+@given(length=st.integers(0, 7), said=SAID)
+def test_a_length_is_kept_as_h11_keeps_it(length, said):
+    """A body that is longer or shorter than its length is refused at the same moment."""
+    server = ServerFields(streaming_config())
+    fields = [(b"content-length", b"%d" % length)]
+    theirs = FramedByH11()
+    ours, _ = begin(200, fields, server)
+    theirs.head(200, fields)
+
+    def outcome(framing):
+        found = []
+        try:
+            for data in said:
+                found.append(framing.body(data))
+            found.append(framing.end())
+        except h11.LocalProtocolError as error:
+            found.append(str(error))
+        return found, framing.keeps
+
+    assert outcome(ours) == outcome(theirs)
 
 
 def test_the_date_goes_on(monkeypatch):
