@@ -193,8 +193,7 @@ def test_a_length_is_kept_as_h11_keeps_it(length, said):
     def outcome(framing):
         found = []
         try:
-            for data in said:
-                found.append(framing.body(data))
+            found.extend(framing.body(data) for data in said)
             found.append(framing.end())
         except h11.LocalProtocolError as error:
             found.append(str(error))
