@@ -1,9 +1,9 @@
 """flowstream: backpressure-aware streaming over HTTP, on Trio.
 
-Hand `sse`, `ndjson`, `csv` or `raw` a producer; return what they give from a view.
+Give a producer to `sse`, `ndjson`, `csv` or `raw`, and return the result from a view.
 """
 
-# Annotations of public classes name these, and are looked up here: see _lazy.py.
+# Annotations of public classes use these names, and are looked up here: see _lazy.py.
 from collections.abc import Callable, Hashable, Mapping  # noqa: F401
 from typing import TYPE_CHECKING, Any, ClassVar, Literal  # noqa: F401
 
@@ -170,7 +170,7 @@ __all__ = [
     "SourceLike",
     "StreamOptions",
     "Where",
-    # what producers use
+    # for producers
     "Event",
     "Outlet",
     "SharedReceive",

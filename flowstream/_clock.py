@@ -1,12 +1,12 @@
-"""Time and chance: the one place that flowstream takes them from.
+"""Time and chance: the one place where flowstream gets them.
 
-What a stream writes depends on its source and its client, on the time, and on chance: the ids of
-its events, and the jitter of heartbeats, retries and reconnects. Everything outside the server and
-the demo asks `clock` for the one and `chance` for the other. So a test can put a simulation in
-their place, and the same seed gives the same bytes (`flowstream.testing.simulated`).
+The bytes of a stream depend on its source and its client, on the time, and on chance: the ids of
+its events, and the jitter of heartbeats, retries and reconnects. All code outside the server and
+the demo asks `clock` for the time and `chance` for random numbers. So a test can replace both by a
+simulation, and the same seed gives the same bytes (`flowstream.testing.simulated`).
 
-Trio's clock is handed to `trio.run` and is asked for here only. Trio itself is imported when it
-is asked for the first time: encoders, which have no I/O, want a date and an id at the most.
+Only this module asks for Trio's clock, which `trio.run` is given. It imports Trio when that clock
+is first needed, because encoders have no I/O and need a date and an id at most.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 
 class Clock:
-    """The clocks. Each is a function without arguments, and is looked up when it is needed."""
+    """The clocks. Each is a function without arguments. Look it up at each use."""
 
     __slots__ = ("current_time", "file_time_ns", "monotonic", "perf_counter", "wall_time")
 
     current_time: Callable[[], float]
     """Seconds on the clock of the Trio run: for deadlines and durations."""
     perf_counter: Callable[[], float]
-    """Seconds of real time: for how long our own code keeps the event loop."""
+    """Seconds of real time: to measure how long our own code keeps the event loop."""
     monotonic: Callable[[], float]
-    """Seconds of real time: for a thread that waits for a database. A simulation leaves it
-    as it is, for the thread would never end."""
+    """Seconds of real time: for a thread that waits for a database. A simulation does not replace
+    it, because the thread would never end."""
     wall_time: Callable[[], float]
     """Seconds since 1970 (UTC): for dates that people read."""
     file_time_ns: Callable[[], int]
-    """Nanoseconds since 1970, to be compared with the times of files. A simulation leaves it
-    as it is, for the files have the machine's."""
+    """Nanoseconds since 1970: to compare with the times of files. A simulation does not replace
+    it, because files have the machine's time."""
 
     def __init__(self) -> None:
         self.perf_counter = time.perf_counter
@@ -47,7 +47,7 @@ class Clock:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            # Called for what is not set: once, for Trio's clock.
+            # Python calls this for an attribute that is not set: once, for Trio's clock.
             if name != "current_time":
                 raise AttributeError(f"there is no clock {name!r}", name=name, obj=self)
             import trio
@@ -57,21 +57,21 @@ class Clock:
 
 
 class Chance:
-    """What is left to chance. Each is a function, and is looked up when it is needed."""
+    """Random values. Each attribute is a function. Look it up at each use."""
 
     __slots__ = ("token_bytes", "uniform")
 
     uniform: Callable[[float, float], float]
     """Draws a number between two others, evenly."""
     token_bytes: Callable[[int], bytes]
-    """Draws so many bytes; nobody can guess them."""
+    """Draws that many bytes, which nobody can guess."""
 
     def __init__(self) -> None:
         self.uniform = random.uniform
         self.token_bytes = os.urandom
 
     def token_hex(self, size: int) -> str:
-        """Draw so many bytes, written in twice as many hexadecimal digits."""
+        """Draw `size` bytes, written as twice as many hexadecimal digits."""
         return self.token_bytes(size).hex()
 
     def uuid4(self) -> uuid.UUID:
@@ -87,11 +87,11 @@ _SIMULATED_DAY = 946684800.0  # 2000-01-01T00:00:00Z
 
 @contextmanager
 def simulation(seed: int) -> Iterator[None]:
-    """Put a simulation in the place of `clock` and `chance`, in this process, and take it away.
+    """Replace `clock` and `chance` by a simulation, in this process, while the context is open.
 
-    All that is left to chance follows from `seed`. Our own code takes no time, and Trio's clock,
-    which `trio.run` is handed, counts from the first day of 2000. What is made in the simulation
-    is to be used in it.
+    All random values follow from `seed`. Our own code takes no time. Dates begin on the first day
+    of 2000 and follow the clock that `trio.run` is given. Use what you make in the simulation only
+    there.
     """
     dice = random.Random(seed)
     machine = clock.perf_counter, clock.wall_time, chance.uniform, chance.token_bytes

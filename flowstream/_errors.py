@@ -17,7 +17,7 @@
     └── DecodingError (ValueError)     the peer's: bytes that are not the format they claim to be
 
 A wrong argument raises the built-in ``ValueError`` or ``TypeError``, at the call. Nothing that a
-*client* does raises in your code, except that its producer is cancelled when it leaves.
+*client* does raises an error in your code. When a client leaves, its producer is cancelled.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def missing_extra(what: str, extra: str) -> MissingExtraError:
 
 
 def other_event_loop() -> RuntimeError:
-    """Return the error for what needs Trio and is called where it does not run."""
+    """Return the error for a call that needs Trio, made where Trio does not run."""
     return RuntimeError(
         "flowstream runs on Trio, and here runs another event loop, or none: serve the app with "
         "`flowstream serve module:app` or `hypercorn --worker-class trio module:app`, and call "
@@ -92,10 +92,10 @@ def asyncio_runs() -> bool:
 
 
 def outside_event_loop(topic: str, *, used: bool) -> RuntimeError:
-    """Return the error for a topic that is published to where Trio does not run.
+    """Return the error for publishing to a topic where Trio does not run.
 
     Args:
-        topic: what it is called.
+        topic: its name.
         used: whether an event loop has used it already; then this is most likely a thread.
     """
     if asyncio_runs():
@@ -113,19 +113,19 @@ def outside_event_loop(topic: str, *, used: bool) -> RuntimeError:
 class PublicError(FlowstreamError):
     """Raise this in a producer to tell the client why the stream failed.
 
-    For any other exception the client gets ``{"code": "internal", ...}`` without its text,
-    because that may hold secrets.
+    For any other exception the client gets ``{"code": "internal", ...}`` without the exception's
+    text, which may hold secrets.
 
-    Once the stream has begun, the client gets a ``failed`` event. Before that (``prime=``, or
-    a source that fails when it is made), it gets a response with `status`, and the code and
-    the message as JSON.
+    Once the stream has begun, the client gets a ``failed`` event. Before that (``prime=``, or a
+    source that fails when it is made), it gets a response with `status`, and with the code and the
+    message as JSON.
 
     Args:
         code: a short machine-readable word, e.g. ``"quota_exceeded"``.
         message: one sentence for the person at the other end.
-        retryable: whether the client may connect and try again. When false (the
-            default) the ``failed`` event carries an id that makes a reconnecting
-            EventSource get a 204, which stops it.
+        retryable: whether the client may connect and try again. If false, the default, the
+            ``failed`` event carries an id that gets a reconnecting EventSource a 204, which stops
+            it.
         status: the HTTP status if nothing was sent yet, 400 to 599.
         retry_after: seconds after which to try again (``Retry-After``, RFC 9110 § 10.2.3).
 

@@ -1,8 +1,8 @@
 """Event: one item with its envelope.
 
-A producer may yield plain values. It wraps one in an `Event` to give it an id, a type or a
-key, or to say that it must not be dropped. This is a class with slots and not a frozen dataclass,
-because one is made for each item, and a dataclass takes three times as long to make.
+A producer may yield plain values. It wraps a value in an `Event` to give it an id, a type or a
+key, or to say that it must not be dropped. `Event` is a class with slots and not a frozen
+dataclass, because one is made for each item, and a dataclass takes three times as long to make.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Event:
 
 
 def copied(event: Event, *, id: str | None) -> Event:
-    """Return a new event that is `event` in all but its id."""
+    """Return a copy of `event` with another id."""
     return Event(
         event.data,
         id=id,
@@ -113,4 +113,4 @@ def check_retry(retry: int) -> int:
 
 
 Where: TypeAlias = Callable[[Event], object]
-"""Says whether one client of a topic gets an event: it does if this returns something true."""
+"""Decides whether one client of a topic gets an event: it does if this returns something true."""

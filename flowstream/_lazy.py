@@ -1,17 +1,17 @@
-"""Names of a package that are imported when they are first asked for.
+"""Lazy names: import a name of a package when it is first used.
 
-A program that imports flowstream pays for what it uses: a server, which takes longer to import
-than all of Trio, is imported by who serves. The package imports these names under
-``TYPE_CHECKING`` too, so that type checkers and editors see them.
+A program that imports flowstream pays only for what it uses. The server, for example, takes longer
+to import than all of Trio, and is imported only by programs that serve. The package also imports
+these names under ``TYPE_CHECKING``, so that type checkers and editors see them.
 
-What is public says where: `__module__` of a public name is the package that it is imported from,
-in tracebacks, in a repr, and to tools that make documentation. Annotations of a class are then
-looked up in that package. So what is asked for brings in all lazy names whose modules are loaded
-by then, which those in its annotations are.
+A public name's `__module__` is the package that programs import it from. Tracebacks, a repr and
+tools that make documentation show that package. But then the annotations of a class are looked up
+in that package, too. So when a name is used, all lazy names whose modules are loaded by then are
+set as well; those in its annotations are among them.
 
-A name must not be that of a submodule: importing the submodule would put it in the name's place.
+A lazy name must not be the name of a submodule, because importing the submodule would replace it.
 
-A name that has moved is no longer there, and the error says what to write instead.
+A name that has moved raises an error that says what to write instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 
 def name_publicly(package: str, namespace: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Have each of `names` in `namespace` that a module below `package` defines say `package`."""
+    """Set `__module__` to `package` for each of `names` that a module below `package` defines."""
     for name in names:
         value = namespace.get(name)
         if getattr(value, "__module__", "").startswith(f"{package}."):
@@ -41,9 +41,9 @@ def lazy_names(
 
     Args:
         package: the module's ``__name__``.
-        places: the module that has each name.
-        submodules: those that are there without being imported by name.
-        moved: for each name that was here once, what to write instead.
+        places: for each name, the module that has it.
+        submodules: the submodules that are imported when they are first used.
+        moved: for each name that has moved, what to write instead.
     """
 
     def __getattr__(name: str) -> Any:  # noqa: N807
@@ -57,7 +57,7 @@ def lazy_names(
             raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name)
         value = getattr(import_module(places[name]), name)
         namespace = vars(sys.modules[package])
-        for other, place in places.items():  # from now on found without this function
+        for other, place in places.items():  # from now on, Python finds them without this function
             module = sys.modules.get(place)
             if module is not None and other in vars(module):
                 namespace[other] = vars(module)[other]

@@ -1,8 +1,8 @@
-"""How a stream is doing: its statistics, and the view of it that anybody may have.
+"""How a stream is doing: its statistics, and a read-only view of it.
 
-The values are frozen. The view is what lists and instruments get: it can be asked how the stream
-does, and can do nothing to it. Of the request it knows the path alone, without the query: what else
-a client has sent may be secret.
+The statistics are frozen values. The view is for lists and instruments: it returns the statistics,
+and changes nothing. It knows only the path of the request, without the query, because the rest of
+what a client sent may be secret.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flowstream._closing import CloseReason
 
 @dataclass(frozen=True, slots=True)
 class BufferStatistics:
-    """A moment of one client's buffer."""
+    """One client's buffer at one moment."""
 
     items: int
     """Items queued now."""
@@ -29,57 +29,57 @@ class BufferStatistics:
     offered: int
     """Items offered since the start."""
     dropped: int
-    """Items that the policy dropped, or that were left at the end."""
+    """Items that the policy dropped, or that were left over at the end."""
     gaps: int
     """Runs of dropped items that the writer has met."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStatistics:
-    """A moment of one stream."""
+    """One stream at one moment."""
 
     state: Literal["new", "open", "closed"]
     """``new`` before the response is called, ``closed`` once the report is made."""
     reason: CloseReason | None
     """Why it ended or is ending; None while it runs."""
     items: int
-    """Events handed to the server; flowstream's own not counted."""
+    """Events handed to the server, without flowstream's own."""
     bytes: int
     """Body bytes handed to the server."""
     dropped: int
-    """Events dropped by the policy, or left over at the end."""
+    """Events that the policy dropped, or that were left over at the end."""
     gaps: int
     """Runs of dropped events that the writer has met."""
     heartbeats: int
     """Heartbeats written."""
     duration: float
-    """Seconds since the response was called; in all, once it is closed."""
+    """Seconds since the response was called; once the stream is closed, until its end."""
     longest_wait: float
     """Seconds of the longest write so far."""
     sending_for: float
-    """Seconds that the write under way has lasted; 0.0 if there is none."""
+    """Seconds that the current write has lasted; 0.0 if there is none."""
     buffer: BufferStatistics
-    """What is between the producer and the writer now."""
+    """The buffer between the producer and the writer."""
     direct_items: int
-    """Those of `items` that a publisher wrote to the client's connection directly."""
+    """The part of `items` that publishers wrote to the client's connection directly."""
     why_not_direct: str | None
-    """Why publishers do not write to the client's connection directly, in one of a few
-    sentences; None if they do, whenever its writer waits."""
+    """Why publishers do not write to the client's connection directly: one of a fixed set of
+    sentences. None if they do so whenever the writer waits."""
 
 
 class Measured(Protocol):
-    """What a view asks."""
+    """A stream, as its view knows it."""
 
     def statistics(self) -> StreamStatistics:
-        """Return what it has done so far."""
+        """Return what the stream has done so far."""
         ...
 
 
 class LiveStream:
-    """A view of one stream: how it is doing, and nothing that changes it.
+    """A read-only view of one stream, which says how the stream is doing.
 
-    `flowstream.live_streams` and instruments (`flowstream.abc.Instrument`) give them. A stream has
-    one view, the same each time, so it may be a key. One that is kept after the stream has ended
+    `flowstream.live_streams` returns views, and instruments (`flowstream.abc.Instrument`) get them.
+    A stream always has the same view, so a view may be a key. After the stream has ended, its view
     holds the last statistics, and nothing else of the stream.
     """
 
@@ -94,13 +94,13 @@ class LiveStream:
     def path(self) -> str:
         """The path of the request, on one line and without its query.
 
-        Clients choose it: as a label of a metric it makes a series for each.
+        Clients choose it, so do not make it the label of a metric: each path would be a series.
         """
         return self._path
 
     @property
     def since(self) -> datetime.datetime:
-        """When it began, in UTC."""
+        """When the stream began, in UTC."""
         return datetime.datetime.fromtimestamp(self._since, datetime.UTC)
 
     def statistics(self) -> StreamStatistics:
@@ -112,7 +112,7 @@ class LiveStream:
         return asked if isinstance(asked, StreamStatistics) else asked.statistics()
 
     def _end(self, final: StreamStatistics) -> None:
-        """Let go of the stream, which has ended."""
+        """Keep the last statistics, and let go of the stream, which has ended."""
         self._asked = final
 
     def __repr__(self) -> str:

@@ -1,9 +1,9 @@
-"""The registry: which streams run, how those before them ended, and who is told of both.
+"""The registry: which streams run, how the earlier ones ended, and which instruments are told.
 
-There is one for each Trio run, made when its first stream or instrument comes. It ends with the
-run, so two servers in two threads have one each, and nothing outlives them. A stream enters when it
-is made for a request and leaves with its report, whoever serves it: an ASGI server, Quart,
-Starlette, the test kit.
+Each Trio run has one, made with its first stream or instrument. It ends with the run, so two
+servers in two threads have one each, and nothing outlives them. A stream enters when it is made for
+a request, and leaves with its report, whether an ASGI server, Quart, Starlette or the test kit
+serves it.
 
 Entering and leaving cost a few dictionary entries. An instrument is called only if there is one.
 """
@@ -30,7 +30,7 @@ logger = logging.getLogger("flowstream")
 
 @dataclass(frozen=True, slots=True)
 class StreamsStatistics:
-    """A moment of all streams of a Trio run."""
+    """The streams of a Trio run at one moment."""
 
     open: int
     """Streams that run now."""
@@ -39,10 +39,10 @@ class StreamsStatistics:
 
 
 class Tally:
-    """Streams, counted: those of a run, or of one app.
+    """Counts the streams of one app.
 
     Attributes:
-        open: how many run.
+        open: how many run now.
         closed: how many have ended, by close reason.
     """
 
@@ -61,7 +61,7 @@ class Registry:
 
     @property
     def live(self) -> tuple[LiveStream, ...]:
-        """The streams that run, the oldest first."""
+        """The streams that run now, the oldest first."""
         return tuple(self._live)
 
     def enter(
@@ -70,10 +70,10 @@ class Registry:
         """Enter a stream that was made for a request; return the view of it.
 
         Args:
-            stream: what the view asks.
-            path: of the request, on one line.
-            context: what instruments are called in.
-            tally: counts the stream, too.
+            stream: the stream, which the view asks for its statistics.
+            path: the request's, on one line.
+            context: instruments are called in this context.
+            tally: the app's, which counts the stream, too; or None.
         """
         live = LiveStream(stream, path, clock.wall_time())
         self._live[live] = tally
@@ -88,9 +88,9 @@ class Registry:
         return live
 
     def leave(self, live: LiveStream, final: StreamStatistics, report: StreamReport) -> None:
-        """Have a stream leave that has ended, in its context; once."""
+        """Remove a stream that has ended. Call this once, in the stream's context."""
         tally, reason = self._remove(live), report.reason.value
-        live._end(final)  # the view's other side
+        live._end(final)  # from now on the view has the last statistics
         self.closed[reason] += 1
         if tally is not None:
             tally.closed[reason] += 1
@@ -98,12 +98,12 @@ class Registry:
             self._tell("stream_ended", live, report)
 
     def add(self, instrument: Instrument) -> None:
-        """Tell `instrument` from now on, if it is not told already."""
+        """Tell `instrument` of streams from now on. Adding it again changes nothing."""
         if not any(known is instrument for known in self._instruments):
             self._instruments = (*self._instruments, instrument)
 
     def remove(self, instrument: Instrument) -> None:
-        """Tell `instrument` nothing more."""
+        """Tell `instrument` nothing any more."""
         self._instruments = tuple(one for one in self._instruments if one is not instrument)
 
     def _remove(self, live: LiveStream) -> Tally | None:
@@ -150,7 +150,7 @@ def live_streams() -> tuple[LiveStream, ...]:
 
 
 def streams_statistics() -> StreamsStatistics:
-    """Return how many streams run in this Trio run, and how those before them ended.
+    """Return how many streams run in this Trio run, and how the earlier ones ended.
 
     Raises:
         RuntimeError: it is called outside a Trio run, in a worker thread for instance.
@@ -160,25 +160,25 @@ def streams_statistics() -> StreamsStatistics:
 
 
 def add_instrument(instrument: Instrument) -> None:
-    """Have `instrument` told of each stream that starts or ends, until this Trio run ends.
+    """Tell `instrument` of each stream that starts or ends, until this Trio run ends.
 
     Call it where the app starts, so that no stream is missed: in an ``async def`` function of
     Quart's ``before_serving``, or in a lifespan. Quart-Trio runs a plain function in a worker
-    thread, where this raises. It is told of the end of streams that run already, too. Adding one
-    again changes nothing. An instrument that raises leaves a line in the log, is told nothing more,
-    and does no harm to the stream.
+    thread, where this raises. The instrument is also told of the end of streams that run already.
+    To add it again changes nothing. If the instrument raises, the error is logged, the instrument
+    is told nothing more, and the stream goes on unharmed.
 
     Raises:
-        TypeError: `instrument` is no instance of `flowstream.abc.Instrument`, or a method of it
-            is ``async``: it is called from the event loop, which does not wait.
-        RuntimeError: it is called outside a Trio run, where a module is imported for instance.
+        TypeError: `instrument` is no instance of `flowstream.abc.Instrument`, or one of its methods
+            is ``async``: the event loop calls them, and does not wait.
+        RuntimeError: it is called outside a Trio run, for instance while a module is imported.
     """
     _check(instrument)
     _registry_for("add_instrument").add(instrument)
 
 
 def remove_instrument(instrument: Instrument) -> None:
-    """Tell `instrument` nothing more; do nothing if it is not told anything.
+    """Tell `instrument` nothing any more. Does nothing if it was not added.
 
     Raises:
         RuntimeError: it is called outside a Trio run.

@@ -141,8 +141,8 @@ class Judge(abc.ABC):
                 an item only when it does not fit.
         """
 
-    def drained(self, level: float) -> None:  # noqa: B027  # most judges need not hear
-        """Called after the writer took from the buffer: how full it is now, from 0 to 1."""
+    def drained(self, level: float) -> None:  # noqa: B027  # most judges do not need it
+        """Called after the writer took from the buffer; `level` is how full it is, from 0 to 1."""
 
 
 class Policy(abc.ABC):
@@ -172,21 +172,21 @@ class Policy(abc.ABC):
 
 
 class Instrument:
-    """Is told what happens to the streams of a Trio run: `flowstream.add_instrument`.
+    """Is told when streams of a Trio run start and end: `flowstream.add_instrument`.
 
-    Derive from it and write the methods you want; those here do nothing. They are called in the
-    event loop with the context variables of the view, so they must not block. One that raises
-    does no harm to the stream: the log says so, and the instrument is told nothing more.
+    Derive from it and write the methods you want; those here do nothing. The event loop calls them
+    with the context variables of the view, so they must not block. If one raises, the error is
+    logged, the instrument is told nothing more, and the stream goes on unharmed.
     """
 
     def stream_started(self, stream: LiveStream) -> None:
-        """Hear that a stream was made for a request; no byte of it has gone out.
+        """Called when a stream was made for a request, before its first byte goes out.
 
-        A stream that is refused at once, by a HEAD for instance, starts and ends, too.
+        A stream that is refused at once, for instance for a HEAD, starts and ends, too.
         """
 
     def stream_ended(self, stream: LiveStream, report: StreamReport) -> None:
-        """Hear that a stream has ended, once, after its line in the log.
+        """Called once when a stream has ended, after its line in the log.
 
         Args:
             stream: the view that `stream_started` was given.

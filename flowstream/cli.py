@@ -41,7 +41,7 @@ logger: logging.Logger = logging.getLogger("flowstream.server")
 _BAD_ADDRESS = (OSError, ValueError, OverflowError)
 
 
-# Options of other servers, and what to write here.
+# Options of other servers, and what to write instead.
 _FOREIGN = {
     "--host": "write --bind HOST:PORT",
     "--port": "write --bind HOST:PORT",
@@ -62,7 +62,7 @@ _FOREIGN = {
 
 
 class _Command(click.Command):
-    """A command that knows what users of other servers mean."""
+    """A command that answers an option of another server with the option to write instead."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -163,7 +163,7 @@ def serve_command(app: str, config_file: str | None, **options: Any) -> None:
     MODULE is a module, found in the current directory first, or a file; APP the name of the
     app in it, "app" if it is left out, or of a function that makes it: "create_app()".
     """
-    own_output()  # before a logging configuration takes it
+    own_output()  # before a logging configuration takes standard output and error
     config, supervised = _make_config(config_file, options)
     with ProcessLog(config) as log:
         try:
@@ -196,7 +196,7 @@ def _load_and_run(app: str, config: ServerConfig, log: ProcessLog) -> None:
 
 
 class _NotServedError(click.ClickException):
-    """The app's module has failed; its traceback is shown first."""
+    """The app's module has failed. Show its traceback first."""
 
     def __init__(self, reason: str, trace: str) -> None:
         super().__init__(reason)
@@ -244,7 +244,7 @@ def demo(bind: tuple[str, ...], hosts: tuple[str, ...], model_file: str | None) 
     model = None if model_file is None else _load_model(model_file)
     app = create_app(model=model, hosts=hosts)
     config = streaming_config(bind=list(bind))
-    with ProcessLog(config):  # which is not told to begin: a page of the demo has many streams
+    with ProcessLog(config):  # without begin(): a page of the demo has many streams
         with contextlib.suppress(OSError):  # nobody reads it
             click.echo(f"flowstream demo: open http://{bind[0]}/ in a browser (Ctrl-C to stop)")
         _run(app, config)
@@ -261,10 +261,10 @@ def _load_model(file: str) -> Any:
 
 
 def _make_config(file: str | None, options: dict[str, Any]) -> tuple[ServerConfig, bool]:
-    """Return the configuration of a file and of options, and whether a supervisor is asked for.
+    """Return the configuration of a file and of options, and whether there is a supervisor.
 
-    `--workers` asks for one, with a single worker too: that is replaced on SIGHUP by one that is
-    ready.
+    `--workers` asks for a supervisor, also with a single worker: on SIGHUP the supervisor starts a
+    new worker, and replaces the old one when the new one is ready.
     """
     given = {name: value for name, value in options.items() if value is not None}
     given["bind"] = list(options["bind"])
@@ -338,12 +338,12 @@ def _run(app: Any, config: ServerConfig) -> None:
         if isinstance(cause, (LifespanFailureError, LifespanTimeoutError)):
             raise click.ClickException(str(cause)) from error
         if not listening.is_set() and isinstance(cause, _BAD_ADDRESS):
-            # Hypercorn makes its sockets of what it is given; nothing else of the kind can
-            # come out of it before it listens, since it keeps the app's own errors to itself.
+            # This can only be about an address: before it listens, Hypercorn lets no error of the
+            # app through.
             raise _cannot_listen(config, cause) from error
         raise
     finally:
-        # Python waits for the app's own threads before it exits: under the deadline, too.
+        # Python waits for the app's own threads before it exits. The deadline bounds that, too.
         if all(thread.daemon for thread in set(threading.enumerate()) - threads):
             deadline.met()
 
@@ -353,7 +353,7 @@ async def _serve_until_signal(
 ) -> None:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)  # unless nohup(1) says that it does not matter
+        numbers.append(signal.SIGHUP)  # unless nohup(1) has made us ignore it
     with StopSignals(numbers, deadline, final=True) as stop:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait))

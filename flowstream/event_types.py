@@ -58,7 +58,7 @@ class EventTypes:
     Args:
         types: Struct classes, each with its own tag, a `str`, and all with the same tag field:
             ``class Token(msgspec.Struct, tag="token")``.
-        snapshot: the type of a topic's snapshots, any type that msgspec knows; they are
+        snapshot: the type of a topic's snapshots, any type that msgspec knows. Snapshots are then
             checked, too. None allows anything.
 
     Raises:
@@ -81,8 +81,8 @@ class EventTypes:
     def check(self, data: _Data, *, encode: Encode | None = None) -> _Data:
         """Return `data` if it is one of these events, else raise.
 
-        For a publisher, which otherwise hears of a wrong event only if somebody listens:
-        ``await topic.publish(prices.check(Price("EUR", 1.1)))``.
+        Use it in a publisher, which otherwise learns of a wrong event only if the topic has
+        subscribers: ``await topic.publish(prices.check(Price("EUR", 1.1)))``.
 
         Args:
             data: one of the Structs, or a `dict` of the same shape, tag included; or an
@@ -101,12 +101,12 @@ class EventTypes:
         return data
 
     def _tag_of(self, data: Any, type: str | None = None, writer: JSONWriter | None = None) -> str:
-        """Return the tag of an event, checked.
+        """Check an event, and return its tag.
 
         Args:
             data: the event's data.
-            type: what the app calls it, if it does.
-            writer: makes the JSON that is checked; left out, one that has no hook.
+            type: the type that the app gave it, or None.
+            writer: makes the JSON that is checked; None for one without a function of the app's.
 
         Raises:
             TypeError: it is none of the types, or JSON cannot carry it.
@@ -125,11 +125,11 @@ class EventTypes:
         return tag
 
     def _check_snapshot(self, data: Any, writer: JSONWriter | None = None) -> None:
-        """Raise unless `data` is what a snapshot may be; `writer` as `_tag_of` takes it.
+        """Raise unless `data` is a snapshot of the right type; `writer` is that of `_tag_of`.
 
         Raises:
             TypeError: JSON cannot carry it.
-            ValueError: it is something else.
+            ValueError: it has another type.
         """
         if self._read_snapshot is not None:
             try:
@@ -140,8 +140,8 @@ class EventTypes:
     def encoder(self, inner: Encoder) -> Encoder:
         """Return `inner` as an encoder that writes these events and no others.
 
-        In SSE an event's ``event:`` field is its tag; where other formats make an envelope,
-        that has the tag for ``"type"``. An `Event` that the app gave another type is refused.
+        In SSE an event's ``event:`` field is its tag. An envelope of another format has the tag as
+        its ``"type"``. An `Event` to which the app gave another type is refused.
 
         Raises:
             TypeError: `inner` is not an encoder.
@@ -159,7 +159,7 @@ class EventTypes:
                 )
         return _Typed(self, inner)
 
-    # -- what clients are told --------------------------------------------------------------
+    # -- descriptions for clients -----------------------------------------------------------
 
     def json_schema(self, encoder: Encoder | None = None, *, controls: bool = True) -> Schema:
         """Return the JSON Schema (draft 2020-12) of one item of the stream.
@@ -184,10 +184,10 @@ class EventTypes:
         controls: bool = True,
         version: Literal["3.1", "3.2"] = "3.1",
     ) -> Schema:
-        """Return what an OpenAPI document says of the stream: ``content`` and ``components``.
+        """Return the parts of an OpenAPI document about the stream: ``content``, ``components``.
 
-        ``content`` is that of the response, by media type. ``components`` has the ``schemas`` that
-        it refers to; merge them into those of your document. OpenAPI 3.2 describes a stream with
+        ``content`` is the response's, by media type. ``components`` has the ``schemas`` that it
+        refers to; merge them into those of your document. OpenAPI 3.2 describes a stream with
         ``itemSchema``. In 3.1 the schema is that of one item, as generators of clients expect.
 
         Args:
@@ -217,13 +217,13 @@ class EventTypes:
     def asyncapi(
         self, name: str, address: str, *, encoder: Encoder | None = None, controls: bool = True
     ) -> Schema:
-        """Return what an AsyncAPI 3 document says of it: channels, operations, components.
+        """Return the parts of an AsyncAPI 3 document about it: channels, operations, components.
 
-        One channel with a message for each type, also flowstream's own, and the operation that
-        sends them. Merge each part into your document.
+        There is one channel with a message for each type, also flowstream's own, and the operation
+        that sends them. Merge each part into your document.
 
         Args:
-            name: of the channel: letters, digits, ``_`` and ``-``.
+            name: the channel's: letters, digits, ``_`` and ``-``.
             address: where a client gets it, e.g. ``"/answer"``.
             encoder: the format, by default `NDJSON`. The payload of a message is an item; in SSE
                 it is the JSON in an event's ``data``.
@@ -280,7 +280,7 @@ class EventTypes:
 
 
 class _Typed(Encoder):
-    """An encoder that writes the events of `events`, by `inner`, and refuses all others."""
+    """An encoder that writes the events of `events` with `inner`, and refuses all others."""
 
     def __init__(self, events: EventTypes, inner: Encoder) -> None:
         self._events = events
@@ -290,11 +290,12 @@ class _Typed(Encoder):
         self.headers = inner.headers
         self.in_band = inner.in_band
         self.automatic_ids = inner.automatic_ids
-        # In SSE an event's name has a place of its own; where it takes an envelope to say it,
-        # an event without one says it by its tag field.
+        # SSE has a field for an event's name. Other formats need an envelope for it, and an event
+        # without an envelope is recognised by its tag field.
         self._names = isinstance(inner, SSE)
         self._envelopes = isinstance(inner, (NDJSON, Frames))
-        # With the app's hook; large numbers are checked as the numbers that they are.
+        # With the app's function for its own types, but without `big_integers`: large numbers are
+        # checked as numbers.
         self._writer = (
             JSONWriter(inner._json.encode) if isinstance(inner, ControlEncoder) else _USUAL
         )
@@ -313,10 +314,10 @@ class _Typed(Encoder):
         key: object = None,
         retry: int | None = None,
     ) -> bytes:
-        """Return what `inner` makes of it, if it is one of the events.
+        """Check an event, and encode it with `inner`.
 
         Raises:
-            TypeError, ValueError: it is not, or `inner` cannot write it.
+            TypeError, ValueError: it is none of the events, or `inner` cannot write it.
         """
         tag = self._events._tag_of(data, type, self._writer)
         if self._names or (self._envelopes and not (id is None and key is None)):
@@ -324,28 +325,28 @@ class _Typed(Encoder):
         return self._inner.encode(data, id=id, type=type, key=key, retry=retry)
 
     def join(self, items: Iterable[bytes]) -> bytes:
-        """Return what `inner` makes of them."""
+        """Join items with `inner`."""
         return self._inner.join(items)
 
     def opening(self, retry: int | None) -> bytes:
-        """Return that of `inner`."""
+        """Return the opening of `inner`."""
         return self._inner.opening(retry)
 
     def header(self) -> bytes:
-        """Return that of `inner`."""
+        """Return the header of `inner`."""
         return self._inner.header()
 
     def heartbeat(self) -> bytes:
-        """Return that of `inner`."""
+        """Return the heartbeat of `inner`."""
         return self._inner.heartbeat()
 
     def control(
         self, name: str, body: Any, *, id: str | None = None, retry: int | None = None
     ) -> bytes:
-        """Return what `inner` makes of it; of a snapshot, if it is one.
+        """Return a control event of `inner`; check it first if it is a snapshot.
 
         Raises:
-            TypeError, ValueError: it is not, or `inner` cannot write it.
+            TypeError, ValueError: the snapshot has another type, or `inner` cannot write it.
         """
         if name == "snapshot":
             self._events._check_snapshot(body, self._writer)
@@ -364,7 +365,7 @@ class _Typed(Encoder):
 
 
 def _tags(types: tuple[Any, ...]) -> dict[type, str]:
-    """Return the tag of each type, checked."""
+    """Check the types, and return the tag of each."""
     if not types:
         raise ValueError("EventTypes() takes at least one Struct")
     tags: dict[type, str] = {}
@@ -387,6 +388,6 @@ def _tags(types: tuple[Any, ...]) -> dict[type, str]:
 
 
 def _plain(schema: Schema) -> Schema:
-    """Return it as it will be read again: lists for tuples, text for dates."""
+    """Return `schema` as its JSON will be read: lists for tuples, text for dates."""
     plain: Schema = msgspec.json.decode(_USUAL.dumps(schema))
     return plain

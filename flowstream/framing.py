@@ -1,9 +1,9 @@
-"""Framing: how a stream's bytes are cut on the wire.
+"""Framing: how a stream's bytes are framed on the wire.
 
-A server frames what a stream sends through it. A direct write goes past the server, so whoever
-publishes frames the bytes: once for all clients that get the same format in the same framing.
+The server frames what a stream sends through it. A direct write goes past the server, so the
+publisher frames the bytes: once for all clients that get the same format in the same framing.
 
-A framing is a value, like an encoder: it has no state, and compares and hashes by what it makes.
+A framing is a value, like an encoder: it has no state, and two that make the same bytes are equal.
 A new way to carry streams, such as WebSocket frames, is one more class here.
 """
 
@@ -21,10 +21,10 @@ class Framing(abc.ABC):
 
     @abc.abstractmethod
     def frame(self, pieces: Sequence[bytes]) -> bytes:
-        """Return what is written for `pieces`, one for each event, in this order.
+        """Return the bytes to write for `pieces`, one for each event, in this order.
 
-        A piece without bytes is an event that this client does not get. If all are so, there is
-        nothing to write, and nothing is returned.
+        An empty piece is an event that this client does not get. If all are empty, return ``b""``:
+        there is nothing to write.
         """
 
 
@@ -33,17 +33,17 @@ class HTTPChunks(Framing):
     """The chunks of an HTTP/1.1 body (RFC 9112 § 7.1): one chunk for all pieces."""
 
     def frame(self, pieces: Sequence[bytes]) -> bytes:
-        """Return `pieces` as one chunk; nothing for no bytes, since that chunk ends the body."""
+        """Return `pieces` as one chunk; ``b""`` if all are empty: an empty chunk ends the body."""
         joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return b"%x\r\n%b\r\n" % (len(joined), joined) if joined else b""
 
 
 @dataclass(frozen=True, slots=True)
 class Unframed(Framing):
-    """The bytes alone: whoever writes them frames them for each client, as over HTTP/2."""
+    """The bytes without framing: it is added for each client when they are written (HTTP/2)."""
 
     def frame(self, pieces: Sequence[bytes]) -> bytes:
-        """Return `pieces` in a row."""
+        """Return `pieces` joined."""
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -1,7 +1,7 @@
 """Bounds: how much a buffer may hold, how long a stream may last, how much it may send.
 
-Small frozen values. They are checked when they are made, so that a bad value fails where you wrote
-it, and not in the first stream that uses it.
+They are small frozen values, checked when they are made. So a bad value fails where you wrote it,
+and not in the first stream that uses it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_count(name: str, value: int, *, unit: str) -> None:
 
 
 class Default(float):
-    """The default of a bound: a number that can be told from the same number set by the app."""
+    """The default of a bound. It differs from the same number that the app has set."""
 
     __slots__ = ()
 
@@ -57,7 +57,8 @@ class Buffer:
     """
 
     items: int = 256
-    """Most items held. 256 is four turns of the scheduler for a flooding producer."""
+    """Most items held. A producer that floods makes 64 in one pass of the event loop, so 256 is
+    four passes."""
     bytes: int = 1 << 20
     """Most bytes held, after encoding. A larger item is let in alone."""
     warn_at: float | None = None
@@ -103,8 +104,8 @@ class Limits:
     than a Wi-Fi hand-over; nginx's ``send_timeout``, which does the same, is 60 s by default. Under
     flowstream's server a value that you set replaces the server's ``write_timeout`` for this
     stream, longer or shorter. If you set none, the shorter of 30 s and ``write_timeout`` holds.
-    `math.inf` for no bound: the stream then ends when the client leaves, at a shutdown, or
-    after `max_duration`."""
+    `math.inf` sets no bound: the stream then ends when the client leaves, at a shutdown, or after
+    `max_duration`."""
     cleanup_timeout: float = 5.0
     """Seconds that a cancelled producer's cleanup may take, shielded from cancellation."""
 

@@ -3,7 +3,7 @@
 They are Structs with a ``"type"``: `NDJSON` and `SSE` write a token as
 ``{"type": "token", "data": "Hel"}``, which a page reads without a library. The encoders for
 front ends (`OpenAIChunks`, `UIMessages`, `AGUI`) turn the same events into what a front end
-expects, so one producer serves all of them. An answer is any number of `Token`, `Reasoning` and
+expects. So one producer serves all of them. An answer is any number of `Token`, `Reasoning` and
 `ToolCall`, then at most one `Usage`, then one `Done`.
 """
 
@@ -16,8 +16,8 @@ import msgspec
 __all__ = ["Done", "FinishReason", "ModelEvent", "Reasoning", "Token", "ToolCall", "Usage"]
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
-"""Why a model stopped: it was finished, it reached its limit of tokens, it wants the app to call
-tools, a filter stopped it, or another reason."""
+"""Why a model stopped, in this order: it was finished, it reached its limit of tokens, it wants the
+app to call tools, a filter stopped it, or another reason."""
 
 
 class Token(msgspec.Struct, frozen=True, tag_field="type", tag="token"):
@@ -33,7 +33,7 @@ class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag_field="type", tag="tool_call", omit_defaults=True):
-    """A piece of a call that the model wants to be made."""
+    """A piece of a tool call that the model asks for."""
 
     index: int
     """The number of the call that this piece belongs to, from 0."""

@@ -160,7 +160,7 @@ class Sample(Policy):
 
     Args:
         every: keep one arrival in this many; 2 or more.
-        interval: or keep the newest of each so many seconds.
+        interval: or keep the newest arrival of each interval of this many seconds.
         max_age: seconds after which a queued item is dropped instead of written.
 
     Raises:

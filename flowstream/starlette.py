@@ -39,7 +39,7 @@ __all__ = ["SharedBody", "lifespan", "public_error", "response"]
 class _Wrapped(Response):
     """A Starlette response that is served by a `StreamResponse`.
 
-    Status, headers, cookies and background tasks may be set on it as on any other.
+    An app may set its status, headers, cookies and background tasks, as on any other response.
     """
 
     def __init__(self, stream_response: StreamResponse) -> None:
@@ -51,7 +51,7 @@ class _Wrapped(Response):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if gzip_headers(self.raw_headers) is None:
-            # The app says itself how the body is encoded, so the stream is not to be.
+            # The app encodes the body itself, so the stream must not.
             scope = {**scope, "headers": _without_accept_encoding(scope["headers"])}
 
         async def send_ours(message: Message) -> None:
@@ -88,8 +88,8 @@ def response(stream_response: StreamResponse) -> Response:
 async def public_error(request: Request, error: Exception) -> Response:
     """Answer a `PublicError` that a view raised, with its status, code and message.
 
-    For ``app.add_exception_handler(PublicError, public_error)``. What a primed producer
-    raises needs no handler.
+    Register it with ``app.add_exception_handler(PublicError, public_error)``. An error of a primed
+    producer needs no handler.
     """
     assert isinstance(error, PublicError)
     status, headers, body = answer_to(error, request.url.path)
@@ -98,19 +98,19 @@ async def public_error(request: Request, error: Exception) -> Response:
 
 @asynccontextmanager
 async def lifespan(app: Any) -> AsyncIterator[None]:
-    """Keep open the nursery of `Runs`: ``Starlette(lifespan=lifespan)``, or inside your own."""
+    """Keep the nursery of `Runs` open: ``Starlette(lifespan=lifespan)``, or inside your own."""
     async with SupervisedNursery():
         yield
 
 
 class SharedBody:
-    """ASGI middleware: a producer may read the request's body while it streams.
+    """ASGI middleware that lets a producer read the request's body while it streams.
 
     Add it as the outermost middleware: ``app.add_middleware(SharedBody)``. It shares each
     request's ``receive`` between the view and the stream (see `SharedReceive`).
 
     Args:
-        app: the application around which it is put.
+        app: the application that it wraps.
     """
 
     def __init__(self, app: Any) -> None:

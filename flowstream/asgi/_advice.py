@@ -1,12 +1,12 @@
-"""A word, once in a process, to whoever serves streams in a way that loses something.
+"""Warn about two ways to serve streams that lose something, each once in a process.
 
-* With Hypercorn itself: streams work there, but for promises that only the server can keep.
-  flowstream's server marks its Trio run, so it is known whatever middleware makes of a request's
-  scope and ``send``. In a run without that mark the tasks are looked at: Hypercorn starts one for
-  each request, and whatever an app starts for its response is below that one.
-* A topic from several processes: it is in the memory of one. Under ``--workers`` each process has
-  its own, and a client gets what is published in the one that happens to serve it. Nothing fails,
-  and most of it is missing.
+* **Plain Hypercorn.** Streams work there, but it does not keep the promises that only a server can
+  keep. flowstream's server marks its Trio run, so it is recognised even if middleware replaces a
+  request's scope and ``send``. In a run without the mark, look at the tasks: Hypercorn starts one
+  for each request, and every task that an app starts for its response is below that one.
+* **A topic in several processes.** A topic is in the memory of one process. Under ``--workers``
+  each process has its own, and a client gets only what is published in the process that serves it.
+  Nothing fails, but the client misses most events.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ours: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("flowstream's own serve
 
 
 def mark_run() -> None:
-    """Note that flowstream's server serves in this Trio run."""
+    """Record that flowstream's server serves in this Trio run."""
     _ours.set(True)
 
 
 def warn_on_plain_hypercorn() -> None:
-    """Warn, once in a process, if the request at hand came by Hypercorn itself."""
+    """Warn, once in a process, if plain Hypercorn serves the current request."""
     if not _plain_hypercorn.cache_info().currsize and not _ours.get() and _is_below_hypercorn():
         _plain_hypercorn()
 
@@ -47,7 +47,7 @@ def _plain_hypercorn() -> None:
 
 
 def _is_below_hypercorn() -> bool:
-    """Return whether this task, or one that it descends from, is Hypercorn's."""
+    """Return whether this task, or one above it, is Hypercorn's."""
     task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
     while task is not None:
         if task.name.startswith("hypercorn."):
@@ -58,7 +58,7 @@ def _is_below_hypercorn() -> bool:
 
 
 def warn_of_workers(scope: Mapping[str, Any]) -> None:
-    """Warn, once in a process, if it is one of several that serve the app."""
+    """Warn, once in a process, if several processes serve the app."""
     count = in_state(scope, WORKERS_KEY)
     if count is not None and count > 1:
         _several_workers(count)

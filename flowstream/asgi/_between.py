@@ -1,13 +1,14 @@
-"""What stands between a stream and the server: the functions that were put around ``send``.
+"""Check what stands between a stream and the server: the functions that wrap ``send``.
 
-A direct write does not go through them. That is right only if each is known to pass bodies on
-unchanged, or to change all of them, which the connection notices (`flowstream.asgi._direct_write`).
-A function that changes only some, for example to remove secrets, looks there as if it did nothing.
-So this module checks the functions one by one, from the stream to the server. If one is not in the
-table below, there are no direct writes, until the app says ``direct=True``.
+A direct write skips these functions. That is safe if a function passes every body on unchanged. It
+is also safe if it changes every body, because the connection notices that
+(`flowstream.asgi._direct_write`). But a function that changes only some bodies, for example to
+remove secrets, looks harmless there. So this module checks each function, from the stream to the
+server. If one is not in the table below, there are no direct writes, unless the app says
+``direct=True``.
 
-A function is known by its code and the module that it was made in. Its ``__name__`` and
-``__module__`` can be anything: `functools.wraps` copies those of the function inside.
+A function is recognised by its code and by the module that defines it. Its ``__name__`` and
+``__module__`` prove nothing: `functools.wraps` copies them from the wrapped function.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from flowstream.asgi._direct_write import DirectWrite
 
 logger = logging.getLogger("flowstream")
 
-# What is known, by module and qualified name: functions of a request, and methods (with the
-# class that they have to be of, since a subclass may do anything).
-# {(module, name): name of the variable, attribute or keyword that is the `send` inside}
+# Known functions and methods. A method also needs an owner of exactly one of the classes in
+# `_KNOWN_OWNERS`, because a subclass may do anything.
+# {(module, qualified name): name of the variable, attribute or keyword that holds the inner `send`}
 _KNOWN = {
     ("flowstream.quart._connection_class", "_raising_oserror.<locals>.send_or_oserror"): "send",
     ("flowstream.starlette", "_Wrapped.__call__.<locals>.send_ours"): "send",
-    # Notes that the response has begun.
+    # Records that the response has begun.
     ("starlette.middleware.errors", "ServerErrorMiddleware.__call__.<locals>._send"): "send",
     (
         "starlette._exception_handler",
@@ -37,7 +38,7 @@ _KNOWN = {
     # Add headers.
     ("starlette.middleware.sessions", "SessionMiddleware.__call__.<locals>.send_wrapper"): "send",
     ("starlette.middleware.cors", "CORSMiddleware.send"): "send",
-    # Compress all of a body, or nothing of it.
+    # Compress the whole body, or nothing.
     ("starlette.middleware.gzip", "GZipResponder.send_with_gzip"): "send",
     ("starlette.middleware.gzip", "IdentityResponder.send_with_compression"): "send",
 }
@@ -48,16 +49,16 @@ _KNOWN_OWNERS = {
 }
 _SERVER = ("flowstream.server._applications", "_Send")
 
-# Frameworks wrap `send` two or three times; what is deeper is not worth the looking.
+# Layers to look at. Frameworks wrap `send` two or three times.
 _AT_MOST = 32
 
 
 def is_known(send: Any, direct_write: DirectWrite) -> bool:
-    """Return whether nothing unknown stands between `send` and the server's own.
+    """Return whether every function between `send` and the server's own ``send`` is known.
 
     Args:
-        send: what the stream was given.
-        direct_write: that of its request, to which the server's own has to belong.
+        send: the ``send`` that the stream was given.
+        direct_write: the request's; the server's own ``send`` must belong to it.
     """
     for _ in range(_AT_MOST):
         if _class_of(send) == _SERVER:
@@ -69,7 +70,7 @@ def is_known(send: Any, direct_write: DirectWrite) -> bool:
 
 
 def _inside(send: Any) -> Any:
-    """Return the `send` that a known function was put around; None if it is not known."""
+    """Return the `send` that a known function wraps; None if the function is not known."""
     keywords: dict[str, Any] = {}
     if type(send) is partial:
         if send.args:
@@ -98,7 +99,7 @@ def _class_of(value: Any) -> tuple[str, str]:
 
 
 def _variables(function: FunctionType) -> dict[str, Any]:
-    """Return what a function uses of the functions around it."""
+    """Return the variables that a function uses from the functions around it."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
 
@@ -111,11 +112,11 @@ def _is_filled(cell: CellType) -> bool:
     return True
 
 
-# -- for people to read ----------------------------------------------------------------------
+# -- names for the log -----------------------------------------------------------------------
 
 
 def layers(send: Any) -> Iterator[Any]:
-    """Yield `send` and what it seems to be put around, the outermost first, known or not."""
+    """Yield `send` and what it seems to wrap, known or not, the outermost first."""
     found = [send]
     for outer in found:
         yield outer
@@ -135,11 +136,11 @@ def _parts(outer: Any) -> Iterable[tuple[str, Any]]:
 
 
 def name_unknown(send: Any, app: Any) -> str:
-    """Return the names of what stands between and is not known, as far as they can be found.
+    """Return the names of the unknown functions around the server's ``send``.
 
     Args:
-        send: what the stream was given.
-        app: the framework's app, if its name is in the scope.
+        send: the ``send`` that the stream was given.
+        app: the framework's app, if the scope has it.
     """
     names: dict[str, None] = {}
     for layer in layers(send):
@@ -159,13 +160,13 @@ def _names_of(layer: Any, app: Any) -> list[str]:
         return [".".join(_class_of(layer))]
     module, name = _code_of(layer)
     if module == "starlette.middleware.base":
-        # It has a queue there, in which its own name is lost.
+        # This middleware passes messages through a queue, which hides what wraps what.
         return _dispatching(app) or [f"{module}.BaseHTTPMiddleware"]
     return [f"{module}.{name.partition('.<locals>')[0].removesuffix('.__call__')}"]
 
 
 def _dispatching(app: Any) -> list[str]:
-    """Return the names of a Starlette app's middleware that are functions of a request."""
+    """Return the names of a Starlette app's middleware that is built on `BaseHTTPMiddleware`."""
     names = []
     for middleware in getattr(app, "user_middleware", ()):
         options = getattr(middleware, "kwargs", None) or getattr(middleware, "options", {})
@@ -177,7 +178,7 @@ def _dispatching(app: Any) -> list[str]:
 
 @lru_cache(maxsize=256)  # once for each
 def tell(names: str) -> None:
-    """Say in the log what keeps publishers from writing directly, and what to do about it."""
+    """Log what keeps publishers from writing directly, and what to do about it."""
     logger.info(
         "publishers do not write to clients directly, and each event costs ten times the CPU: %s "
         "stands between the stream and the server, and may change what is sent. If it passes the "

@@ -1,9 +1,9 @@
 """What a stream and its connection know of each other.
 
 flowstream's own server puts its connection into the request's state. A stream that finds it there
-needs no task that waits on ``receive()``: the connection calls it when the client leaves or the
-server shuts down. And it can ask the connection to close the socket of a client that reads nothing.
-Under other servers there is no such entry, and streams work without it.
+needs no task that waits on ``receive()``: the connection calls the stream when the client leaves or
+the server shuts down. The stream can also ask the connection to close the socket of a client that
+reads nothing. Other servers have no such entry, and streams work without it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ STATE_KEY = "flowstream.connection"
 ENTRY_KEY = "flowstream.access_entry"
 
 WORKERS_KEY = "flowstream.workers"
-"""Where the lifespan's and each request's state say how many processes serve the app: what it
-keeps in memory is split between them."""
+"""The key in the state of the lifespan and of each request: how many processes serve the app.
+
+Each of them has its own memory.
+"""
 
 
 class Carried(Protocol):
@@ -33,63 +35,64 @@ class Carried(Protocol):
     def stall_timeout(self) -> float | None:
         """Seconds that a write may make no progress; None if its app leaves that to the server.
 
-        It may change: a stream that was ended leaves what is still on its way to the server.
+        It becomes None when the stream has ended: the server then decides about the bytes that are
+        still on their way.
         """
 
     def close(self, reason: CloseReason, detail: str = "") -> None:
-        """End gracefully, for this reason and cause (`StreamReport.detail`)."""
+        """End gracefully; `detail` is the cause (`StreamReport.detail`)."""
 
     def abort(self, reason: CloseReason, detail: str = "") -> None:
         """End at once."""
 
 
 class Carrier(Protocol):
-    """A connection, or one HTTP/2 stream of it, as the response on it knows it."""
+    """A connection, or one HTTP/2 stream of it, as the stream that answers on it knows it."""
 
     reason: CloseReason | None
     """Why it ended, or None."""
     detail: str
-    """The cause of that: see `StreamReport.detail`."""
+    """The cause of the reason: see `StreamReport.detail`."""
 
     @property
     def write_timeout(self) -> float:
-        """Seconds that a write may make no progress where no stream says otherwise."""
+        """Seconds that a write may make no progress, unless a stream sets its own."""
         ...
 
     @property
     def nursery(self) -> trio.Nursery:
-        """The nursery that outlives whatever it carries: for tasks that their stream waits for."""
+        """A nursery that outlives every stream it carries, for tasks that a stream waits for."""
         ...
 
     def attach(self, stream: Carried) -> None:
-        """Tell `stream` when the client leaves or takes nothing, and of a shutdown.
+        """Tell `stream` when the client leaves or takes nothing, and when the server shuts down.
 
-        If that has happened already it is told before this returns.
+        If that has happened already, tell it before this returns.
         """
 
     def detach(self, stream: Carried) -> None:
-        """Tell `stream` nothing more."""
+        """Tell `stream` nothing any more."""
 
     def abort(self, reason: CloseReason, detail: str = "") -> None:
-        """Reset it, dropping what the client has not taken."""
+        """Reset the connection, and drop what the client has not taken."""
 
     def may_bring_more(self, scope: Mapping[str, Any]) -> bool:
-        """Return whether ``receive()`` may bring a body, which somebody must then drain."""
+        """Return whether ``receive()`` may bring a body. Somebody must read that."""
         ...
 
     def open_direct_write(self, scope: Mapping[str, Any]) -> DirectWrite:
-        """Return the direct writes to the response to this request, possible or not."""
+        """Return the `DirectWrite` of the response to this request, usable or not."""
         ...
 
 
 class Entry(Protocol):
-    """The line of a request in the access log, as the stream that answers it knows it."""
+    """A request's line in the access log, as the stream that answers the request knows it."""
 
     def begin_stream(self) -> None:
-        """Hear that a stream answers the request."""
+        """Record that a stream answers the request."""
 
     def end_stream(self, report: StreamReport, direct_bytes: int) -> None:
-        """Hear how it ended, and what publishers have written to its connection directly."""
+        """Record how the stream ended, and how many bytes publishers wrote to it directly."""
 
 
 def entry_of(scope: Mapping[str, Any]) -> Entry | None:
@@ -98,5 +101,5 @@ def entry_of(scope: Mapping[str, Any]) -> Entry | None:
 
 
 def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:
-    """Return what carries this request, if flowstream's own server serves it."""
+    """Return the connection of this request, if flowstream's own server serves it."""
     return cast("Carrier | None", in_state(scope, STATE_KEY))

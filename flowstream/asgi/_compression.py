@@ -1,8 +1,8 @@
-"""Compression: gzip for clients that ask for it. Each write can be read at once.
+"""Compress with gzip for clients that ask for it, so that each write can be read at once.
 
 The compressor is flushed at every write (a "sync flush" of zlib). Without that, the last rows would
-wait for the next ones. It costs five bytes for each write, and when there is much data, writes are
-large.
+wait for the next ones. A flush costs five bytes; when there is much data, writes are large and
+flushes few.
 
 A gzip stream ends with its length and a checksum. A stream that is cut has no such end. So a client
 that only unpacks what it got also sees that something is missing.
@@ -19,7 +19,8 @@ __all__ = ["Gzip", "accepts_gzip", "gzip_headers", "is_gzip"]
 
 Headers = list[tuple[bytes, bytes]]
 
-# As the gzip program. A level of 1 takes half the time, and makes a third more of a table.
+# The level of the gzip program. Level 1 takes half the time, but its output for a table is a third
+# larger.
 _LEVEL = 6
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -36,18 +37,18 @@ class Gzip:
         self._deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
 
     def compress(self, data: bytes) -> bytes:
-        """Return bytes with which the client has all of `data`."""
+        """Return bytes from which the client can read all of `data` at once."""
         return self._deflate.compress(data) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
 
     def finish(self) -> bytes:
-        """Return the end of the stream, by which the client knows that it has all of it."""
+        """Return the end of the stream, which proves to the client that it is complete."""
         return self._deflate.flush()
 
 
 def accepts_gzip(scope: Mapping[str, Any]) -> bool:
     """Return whether the client asks for gzip (RFC 9110 § 12.5.3).
 
-    One that says nothing of encodings gets none, nor one that would rather have it plain.
+    A client that names no encoding, or that prefers the plain body, gets the plain body.
     """
     weights: dict[str, float] = {}
     for name, value in scope.get("headers", ()):
@@ -60,7 +61,7 @@ def accepts_gzip(scope: Mapping[str, Any]) -> bool:
 
 
 def _weight(parameter: str) -> float:
-    """Return how much a coding is wanted; not at all if that can't be read."""
+    """Return the weight of a coding, from 0 to 1; 0 if it can't be parsed."""
     if not parameter.strip():
         return 1.0
     name, _, value = parameter.partition("=")
@@ -69,10 +70,10 @@ def _weight(parameter: str) -> float:
 
 
 def gzip_headers(headers: Headers) -> Headers | None:
-    """Return `headers` for the same response in gzip; None if it can't be that.
+    """Return `headers` for the same response in gzip; None if the response can't be compressed.
 
-    It can't if it is encoded already, or if it is a part of something: a range counts the bytes of
-    the whole as they are.
+    It can't be compressed if it is encoded already. Nor can a range be: it counts the bytes of the
+    plain file.
     """
     if any(name in (b"content-encoding", b"content-range") for name, _ in headers):
         return None
@@ -90,5 +91,5 @@ def is_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _weak(etag: bytes) -> bytes:
-    """Return `etag` as one that does not promise the same bytes (RFC 9110 § 8.8.1)."""
+    """Return `etag` as a weak one, which does not promise the same bytes (RFC 9110 § 8.8.1)."""
     return etag if etag.startswith(b"W/") else b"W/" + etag

@@ -1,8 +1,8 @@
-"""When a stream has to be looked at next, and what for: a decision without I/O.
+"""Decide when to look at a stream next, and what is due then. No I/O.
 
-One task per stream sleeps until the earliest of three deadlines. None of them costs the
-hot path anything: the writer notes when a write begins and ends, and the deadlines are
-read off those notes when they come due.
+A stream has three deadlines (heartbeat, stall, longest duration) and is looked at when the earliest
+comes. They cost the hot path nothing: the writer records when a write begins and ends, and the
+deadlines are computed from that when one comes due.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flowstream.limits import Limits
 
 
 class Due(enum.Enum):
-    """What has come due."""
+    """What is due."""
 
     NOTHING = enum.auto()
     HEARTBEAT = enum.auto()
@@ -26,12 +26,12 @@ class Due(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What the writer has noted down, all in seconds on one clock."""
+    """What the writer has recorded, in seconds on one clock."""
 
     sending_since: float | None
-    """When the write that is under way began."""
+    """When the current write began; None if there is none."""
     last_write: float
-    """When the last one ended."""
+    """When the last write ended."""
 
 
 class Deadlines:
@@ -54,16 +54,16 @@ class Deadlines:
     def check(self, now: float, activity: Activity) -> tuple[Due, float]:
         """Return what is due now, and the time at which to look again.
 
-        Each thing is returned once per occasion, but `STALLED` for as long as it lasts.
+        `STALLED` is returned for as long as it lasts, anything else once per occasion.
         """
         due = Due.NOTHING
         if activity.sending_since is not None:
             stalled_at = activity.sending_since + self._limits.stall_timeout
             if now >= stalled_at:
                 return Due.STALLED, math.inf
-            beat_at = now + self._pause  # a write is under way: there is no silence
+            beat_at = now + self._pause  # during a write there is no silence
         else:
-            # A write that begins right after this look is looked at in time to end it.
+            # If a write begins right after this look, the next look comes in time to end it.
             stalled_at = now + self._limits.stall_timeout
             beat_at = activity.last_write + self._pause
             if now >= beat_at:
@@ -73,26 +73,25 @@ class Deadlines:
         if now >= self._end:
             if self._ending:
                 return Due.STALLED, math.inf
-            # What is queued is still written, but a reader that is steady and very slow must
-            # not make an hour of it.
+            # What is queued is still written, but a steady and very slow reader must not take an
+            # hour for it.
             self._ending = True
             self._end = now + self._limits.stall_timeout
             due = Due.MAX_DURATION
         return due, min(stalled_at, beat_at, self._end)
 
     def bound(self, due: Due) -> str:
-        """Return which bound it is that has come due, for the report."""
+        """Return the name and value of the bound that is due, for the report."""
         if due is Due.MAX_DURATION:
             return f"max_duration {self._limits.max_duration:g} s"
         stall = f"stall_timeout {self._limits.stall_timeout:g} s"
         return f"{stall} after max_duration" if self._ending else stall
 
     def _draw(self) -> None:
-        """Draw the length of the next silence.
+        """Draw the length of the next silence: as asked for, or up to a fifth shorter.
 
-        Never longer than asked for, because it was chosen to stay below some proxy's idle
-        timeout; up to a fifth shorter, so that a thousand streams which fell silent
-        together do not beat together.
+        Shorter, so that a thousand streams that fell silent together do not send their heartbeats
+        together. Never longer, because it was chosen to stay below some proxy's idle timeout.
         """
         if self._heartbeat is not None:
             self._pause = self._heartbeat * chance.uniform(0.8, 1.0)

@@ -1,15 +1,14 @@
-"""Direct write: a publisher's write to the socket of a client that waits, without waking a task.
+"""Direct write: a publisher writes to the socket of a client that waits, and wakes no task.
 
 Between a stream and its connection stand the functions that frameworks and middleware put
-around ``send``. A direct write does not go through them. So two things must be sure, for each
+around ``send``. A direct write skips them. So it is allowed only while two things are certain of a
 response:
 
-* **Nothing of the response is on its way.** What arrives at the connection decides that. The
-  stream says what it hands to ``send``, and the server says what comes out. While all of it has
-  come out, as the very same objects, in order, in a body that is sent in chunks, and nothing
-  else has come out, then nothing is held back, and a direct write is in order. Whatever changes
-  a message, adds one, swallows one or takes its place ends direct writes for good; whatever
-  delays one ends them until it has arrived.
+* **Nothing of the response is on its way.** The stream reports each body that it hands to ``send``,
+  and the server reports each message that comes out. A direct write is allowed while everything
+  has come out: the very same objects, in order, in a body that is sent in chunks, and nothing
+  else. If something changes, adds, swallows or replaces a message, direct writes end for good. If
+  something delays a message, they wait until it has arrived.
 * **Nobody writes to the socket right now.** The connection says so, with `block` and `free`.
 
 A publisher asks ten thousand connections in a row. To look at several objects would cost more than
@@ -31,16 +30,16 @@ from flowstream.asgi._request import Live, in_state
 from flowstream.framing import HTTP_CHUNKS, Framing
 
 DIRECT_WRITE_KEY = "flowstream.direct_write"
-"""Where a request's state has its `DirectWrite`."""
+"""The key of a request's `DirectWrite` in its state."""
 
-# So many messages may be on their way at once. A middleware with a queue has two of them, and
-# several such may stand one behind the other.
+# How many messages may be on their way at once. One middleware with a queue holds two, and several
+# of those may stand one behind the other.
 _ON_THE_WAY = 16
 
-# A header of these says that the body is not sent in chunks, or not as the stream made it.
+# Each of these headers says that the body is not sent in chunks, or not as the stream made it.
 _OTHER_BODY = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 
-_HEAD = object()  # stands for the status line and headers among what is on its way
+_HEAD = object()  # stands for the status line and headers in `_due`
 
 
 class NotDirect(StrEnum):
@@ -62,16 +61,16 @@ class NotDirect(StrEnum):
 
 
 class DirectWrite(Live):
-    """The direct writes to one response: on an HTTP/1.1 connection, unless a subclass says else.
+    """The direct writes to one response on an HTTP/1.1 connection. Subclasses are for others.
 
     Args:
         fd: the connection's socket.
-        keep: called with what is left over when the kernel takes a part of a write. It has to
-            write that before anything else, and call `block` until then.
+        keep: called with the rest when the kernel takes only a part of a write. It must call
+            `block`, and write the rest before anything else.
 
     Attributes:
-        framing: what `write` takes is framed so; None if there are no direct writes at all.
-        why_not: why there will be none any more; None while there may be some.
+        framing: how the bytes for `write` are framed; None if there are no direct writes at all.
+        why_not: why direct writes have ended for good; None while there may be some.
     """
 
     __slots__ = (
@@ -89,7 +88,7 @@ class DirectWrite(Live):
     def __init__(self, fd: int, keep: Callable[[bytes], None]) -> None:
         self._socket = fd
         self._keep = keep
-        self._fd = -1  # `_socket`, while a direct write is in order
+        self._fd = -1  # `_socket`, while a direct write is allowed
         self._free = False  # nobody else writes to the socket
         self._whole = False  # all of the response that was sent has arrived, with some body
         self._due: tuple[object, ...] = (_HEAD,)  # what is on its way, in order
@@ -99,33 +98,33 @@ class DirectWrite(Live):
 
     @classmethod
     def impossible(cls, why_not: NotDirect) -> DirectWrite:
-        """Return one for a connection on which there are none."""
+        """Return one that never writes, for a connection without direct writes."""
         none = cls(-1, _keep_nothing)
         none.framing = None
         none.end(why_not)
         return none
 
     def write(self, data: bytes) -> bool:
-        """Write framed bytes, as far as the kernel takes them; return whether it did.
+        """Write framed bytes, and return True; return False if nothing was written.
 
-        False means that nothing was written: it would not be in order, the kernel takes
-        nothing, or the connection has ended.
+        If the kernel takes only a part, the rest goes to `keep`. Nothing is written while a direct
+        write is not allowed, when the kernel takes nothing, or when the connection has ended.
         """
         fd = self._fd
         if fd < 0:
             return False
         try:
             sent = os.write(fd, data)
-        except OSError:  # nothing fits; or the peer is gone, of which the reader hears, too
+        except OSError:  # nothing fits, or the peer is gone, which the connection's reader notices
             return False
         if sent < len(data):
             self._keep(data[sent:])
         return True
 
-    # -- what the stream says --------------------------------------------------------------
+    # -- what the stream calls -------------------------------------------------------------
 
     def hand_over(self, body: bytes) -> None:
-        """Hear what the stream is about to send."""
+        """Record a body that the stream is about to send."""
         self._set(whole=False)
         if self.why_not is not None:
             return
@@ -134,10 +133,10 @@ class DirectWrite(Live):
         else:
             self.end(NotDirect.CHANGED)
 
-    # -- what the server says --------------------------------------------------------------
+    # -- what the server calls -------------------------------------------------------------
 
     def arrive(self, message: Mapping[str, Any]) -> None:
-        """Hear what is about to be written to the connection, whoever has sent it."""
+        """Record a message that the server is about to write, whoever sent it."""
         self._set(whole=False)
         self._arriving += 1
         if self.why_not is not None:
@@ -158,29 +157,30 @@ class DirectWrite(Live):
             self.end(NotDirect.CHANGED)
 
     def arrived(self, message: Mapping[str, Any]) -> None:
-        """Hear that it was written."""
+        """Record that the server has written the message."""
         self._arriving -= 1
         # After the head alone the server may not have written anything yet.
         self._set(whole=not self._due and not self._arriving and "body" in message)
 
     def end(self, why_not: NotDirect = NotDirect.ENDED) -> None:
-        """Write nothing any more. To be called before the socket is closed: its number is used
-        again.
+        """End direct writes for good.
+
+        Call this before the socket is closed, because the system gives its number to another.
         """
         self._fd = self._socket = -1
         self._due = ()
         if self.why_not is None:
             self.why_not = why_not
 
-    # -- what the connection says ----------------------------------------------------------
+    # -- what the connection calls ---------------------------------------------------------
 
     def block(self) -> None:
-        """Write nothing while somebody else writes to the socket, or is about to."""
+        """Allow no direct write: somebody else writes to the socket, or is about to."""
         self._free = False
         self._fd = -1
 
     def free(self) -> None:
-        """Write again: nobody else does."""
+        """Allow direct writes again: nobody else writes to the socket."""
         self._free = True
         if self._whole:
             self._fd = self._socket
@@ -191,7 +191,7 @@ class DirectWrite(Live):
 
 
 def direct_write_of(scope: Mapping[str, Any]) -> DirectWrite:
-    """Return the direct writes to this request's response, possible or not."""
+    """Return the `DirectWrite` of this request's response, usable or not."""
     found = cast("DirectWrite | None", in_state(scope, DIRECT_WRITE_KEY))
     return _NOT_OURS if found is None else found
 

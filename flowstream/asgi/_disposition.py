@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 __all__ = ["attachment"]
 
-# RFC 8187 § 3.2.1, attr-char, but for letters and digits.
+# RFC 8187 § 3.2.1, attr-char, without letters and digits.
 _PLAIN = "!#$&+-.^_`|~"
 
-# Path separators, and what Windows does not have in a name. The colon would begin a stream of it.
+# Path separators, and what Windows allows in no name. (A colon there begins an alternate stream.)
 _REPLACED = dict.fromkeys(map(ord, '/\\:*?"<>|'), "_")
 
 # Most file systems bound a name to 255 bytes.
@@ -28,11 +28,11 @@ _NAMELESS = "download"
 
 
 def attachment(filename: str) -> str:
-    """Return the value of a Content-Disposition that has a browser save a response.
+    """Return the value of a Content-Disposition header that makes a browser save a response.
 
-    In place of path separators, quotes and what else no name may have there is an underscore;
-    control characters, and those that change the direction of text, are left out. A name of more
-    than 240 bytes loses the end of its stem, and one of which nothing is left is ``download``.
+    An underscore replaces path separators, quotes and other characters that no name may have.
+    Control characters, and those that change the direction of text, are left out. A name of more
+    than 240 bytes loses the end of its stem. If nothing is left, the name is ``download``.
 
     Args:
         filename: the name, of any characters.
@@ -51,23 +51,25 @@ def attachment(filename: str) -> str:
 
 
 def _clean(filename: str) -> str:
-    """Return `filename` without what is not for names."""
+    """Return `filename` without characters that a name may not have."""
     text = str.__str__(filename).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    # Cc are control characters, Zl and Zp ends of lines, Cf what formats: behind an RLO "fdp.exe"
-    # is shown as "exe.pdf".
-    # Joiners make one emoji of two, and letters of some scripts; they change no direction.
+    # Cc are control characters, Zl and Zp line ends. Cf are formatting characters: after an RLO,
+    # "fdp.exe" is shown as "exe.pdf".
+    # Joiners are Cf, too, but are kept: emoji and some scripts need them, and they change no
+    # direction.
     kept = "".join(
         character
         for character in text
         if character in "\u200c\u200d"
         or unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp")
     )
-    # Windows drops blanks and dots at the end; dots at the beginning hide a file, or lead upwards.
+    # Windows drops blanks and dots at the end. Dots at the beginning hide a file, or name the
+    # folder above.
     return kept.translate(_REPLACED).strip().lstrip(".").rstrip(". ")
 
 
 def _bounded(name: str) -> str:
-    """Return `name`, with the end of its stem cut if it is too long."""
+    """Return `name`, without the end of its stem if it is too long."""
     if len(name.encode()) <= _MAX_BYTES:
         return name
     stem, dot, ending = name.rpartition(".")
@@ -78,7 +80,7 @@ def _bounded(name: str) -> str:
 
 
 def _ascii(name: str) -> str:
-    """Return `name` in ASCII: letters without their marks, an underscore for other characters."""
+    """Return `name` in ASCII: letters lose their accents, other characters become underscores."""
     letters = (
         character
         for character in unicodedata.normalize("NFKD", name)

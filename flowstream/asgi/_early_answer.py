@@ -1,8 +1,8 @@
-"""What a client is answered that gets no stream: above all where one failed before it began.
+"""Answer a client that gets no stream, above all because the stream failed before it began.
 
-Until the status line is out a failure is an ordinary HTTP error. A `PublicError` knows its
-status, so it is answered wherever the app has no handler of its own for it; all else is the
-framework's to answer, as any exception of a view is.
+Until the status line is out, a failure is an ordinary HTTP error. A `PublicError` knows its status,
+so flowstream answers it, unless the app has a handler of its own for it. Any other exception is the
+framework's to answer, like an exception from a view.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger("flowstream")
 
 
 class Answer(NamedTuple):
-    """A whole response."""
+    """A complete response."""
 
     status: int
     headers: Mapping[str, str]
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 def answer_to(error: PublicError, path: str) -> Answer:
     """Return the answer to a request whose stream failed with `error`, and log why."""
-    # What is the client's own fault is its own affair; of the rest somebody should know.
+    # A client's own fault is no warning for those who run the server.
     level = logging.INFO if error.status < 500 else logging.WARNING
     cause = error.__cause__ or error.__context__
     logger.log(level, "%s: %d %s", printable(path), error.status, error, exc_info=cause)
@@ -47,7 +47,7 @@ def answer_to(error: PublicError, path: str) -> Answer:
 def is_handled(error: PublicError, scope: Mapping[str, Any]) -> bool:
     """Return whether the app around a stream has a handler of its own for `error`.
 
-    Starlette's says in the scope which it has. One for `Exception` does not count: that is
+    A Starlette app lists its handlers in the scope. A handler for `Exception` does not count: it is
     the app's last resort, and answers 500.
     """
     by_type, _ = scope.get("starlette.exception_handlers") or ((), ())
@@ -58,7 +58,7 @@ def is_handled(error: PublicError, scope: Mapping[str, Any]) -> bool:
 async def send_whole(
     send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b""
 ) -> None:
-    """Send a whole response. Of a client that has gone nobody hears: nothing is left to end."""
+    """Send a complete response. Ignore that the client has gone: there is no stream to end."""
     with contextlib.suppress(OSError):
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,24 +1,25 @@
 """How a stream ends: a table of states, the first reason, and one report.
 
-A stream has two questions to answer about its end, each with a state of its own:
+Two states describe a stream's end:
 
 * What may its writer still write? `WriterState`; the table is `WRITER`.
 * What does its report wait for? `ReportState`; the table is `REPORT`.
 
-`Ending` holds both states and the reason. The stream tells it what has happened, by a method for
-each kind of `Trigger`, and does the actions that come back, in their order. What a table does not
-list changes nothing: a second abort, or an end that comes late.
+`Ending` holds both states and the reason. The stream reports what has happened, through a method
+for each kind of `Trigger`, and does the actions that come back, in their order. A trigger that a
+table does not list changes nothing, such as a second abort, or an end that comes late.
 
-There are two ways to end. A graceful one (`CLOSED`, `OVERFULL`, `PRODUCER_ENDED`) lets the writer
+There are two ways to end. A graceful end (`CLOSED`, `OVERFULL`, `PRODUCER_ENDED`) lets the writer
 write what is queued and say why. An abort (`LEFT`, `GIVEN_UP`, `STALLED`, `BROKEN_OFF`) cuts the
-writer off. Three writes are not cut off, because cutting them would tell the client something
-false, or would lose the count:
+writer off. Three writes are not cut off, because a cut would tell the client something false, or
+lose the count:
 
-* A client that its policy gave up before it was answered gets the status line (`HEAD_ALONE`).
-* A client that leaves at the last chunk did not leave early. Servers report a disconnect there,
+* The policy gives a client up before it was answered: the client still gets the status line
+  (`HEAD_ALONE`).
+* The client leaves at the last chunk. It did not leave early: servers report a disconnect there,
   too, while they get the connection ready for its next request (`LAST_CHUNK_ALONE`).
 * A client that knows the length leaves with the last byte, before `send` has returned. It has
-  everything, so the reason is `completed`; the write is let finish, to be counted (`TAKEN`).
+  everything, so the reason is `completed`. The write may finish, so that it is counted (`TAKEN`).
 
 There is no I/O here. docs/explanation/pipeline.md has the drawing, made from the tables.
 """
@@ -107,7 +108,7 @@ WRITER: WriterTable = {
         Trigger.OVERFULL: (WriterState.BODY, _DROP),
         Trigger.LEFT: (WriterState.CUT, _DROP + _CUT),
         Trigger.LEFT_WITH_ALL: (WriterState.TAKEN, _DROP),
-        # Not by the end of the response, which would wait behind what the client does not take.
+        # Reset it: an ordinary end of the response would wait behind what the client does not take.
         Trigger.GIVEN_UP: (WriterState.RESET, _DROP + _CUT + _RESET),
         Trigger.STALLED: (WriterState.RESET, _DROP + _CUT + _RESET),
         Trigger.BROKEN_OFF: (WriterState.CUT, _DROP + _CUT),
@@ -162,10 +163,10 @@ GOES_ON = (WriterState.HEAD, WriterState.BODY, WriterState.LAST_CHUNK)
 """Nothing was aborted."""
 
 CUT_OFF = (WriterState.UNANSWERED, WriterState.CUT, WriterState.RESET)
-"""The writer is to do nothing more."""
+"""The writer does nothing more."""
 
 OVER = (*CUT_OFF, WriterState.HEAD_ALONE, WriterState.LAST_CHUNK_ALONE)
-"""Nothing more is written that the report would count: here `WRITER_OVER` follows by itself."""
+"""Nothing more is written that the report counts, so `WRITER_OVER` follows at once."""
 
 _ABORTS = {
     CloseReason.CLIENT_DISCONNECTED: Trigger.LEFT,
@@ -177,13 +178,13 @@ _ABORTS = {
 class Ending:
     """How one stream ends.
 
-    Each method but `note` and `fail` returns the actions that the stream is to do now.
+    Each method except `note` and `fail` returns the actions for the stream to do now.
 
     Attributes:
         writer: what the writer may still write.
         report: what the report waits for.
-        reason: why the stream ended or is ending, or None. The first reason stands.
-        detail: the cause of it: see `StreamReport.detail`.
+        reason: why the stream ended or is ending, or None. The first reason stays.
+        detail: the cause of the reason: see `StreamReport.detail`.
         error: what the producer failed with, or None.
         logged_elsewhere: somebody else logs that error.
     """
@@ -205,34 +206,34 @@ class Ending:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the writer is to do nothing more."""
+        """Whether the writer does nothing more."""
         return self.writer in CUT_OFF
 
     @property
     def unanswered(self) -> bool:
-        """Whether it is cut off and the status line is not out: somebody else may answer."""
+        """Whether it is cut off before the status line, so that somebody else may answer."""
         return self.writer is WriterState.UNANSWERED
 
     def note(self, reason: CloseReason, detail: str = "") -> bool:
-        """Note why the stream ends; return False if there is a reason already."""
+        """Record why the stream ends; return False if there is a reason already."""
         if self.reason is not None:
             return False
         self.reason, self.detail = reason, detail
         return True
 
     def fail(self, error: BaseException, detail: str) -> bool:
-        """Note that the stream fails with `error`; return False if it ends already."""
+        """Record that the stream fails with `error`; return False if it is ending already."""
         if not self.note(CloseReason.ERROR, detail):
             return False
         self.error = error
         return True
 
     def answered(self) -> tuple[Action, ...]:
-        """Hear that the status line is out."""
+        """The status line is out."""
         return self._turn(Trigger.ANSWERED)
 
     def all_written(self) -> tuple[Action, ...]:
-        """Hear that all bytes are handed over, and the end of the body comes next."""
+        """All bytes are handed over; the end of the body comes next."""
         self.note(CloseReason.COMPLETED)
         return self._turn(Trigger.ALL_WRITTEN)
 
@@ -242,22 +243,22 @@ class Ending:
         error: BaseException | None = None,
         detail: str = "",
     ) -> tuple[Action, ...]:
-        """Hear that no more events will come, and why; an `error` was logged elsewhere.
+        """No more events will come. If there is an `error`, it was logged elsewhere.
 
-        `completed` is not noted yet: what was made has to be written first.
+        The reason `completed` is not recorded yet: what was made must be written first.
         """
         if reason is not CloseReason.COMPLETED and self.note(reason, detail):
             self.error, self.logged_elsewhere = error, True
         return self._turn(Trigger.PRODUCER_ENDED)
 
     def close(self, reason: CloseReason, detail: str = "") -> tuple[Action, ...]:
-        """End gracefully. A producer that has ended by itself is complete, and stays it."""
+        """End gracefully. If the producer has ended by itself, the stream still completes."""
         if self.report is ReportState.AWAITS_PRODUCER:
             self.note(reason, detail)
         return self._turn(Trigger.CLOSED)
 
     def overfull(self, detail: str) -> tuple[Action, ...]:
-        """End, with what is queued left out: the next event would pass the bound in bytes."""
+        """End without what is queued: the next event would pass the bound in bytes."""
         self.note(CloseReason.MAX_BYTES, detail)
         return self._turn(Trigger.OVERFULL)
 
@@ -268,8 +269,8 @@ class Ending:
 
         Args:
             reason: why.
-            detail: the cause of it.
-            has_all: the client has been given every byte it was promised, or is being given it.
+            detail: the cause of the reason.
+            has_all: every byte that the client was promised is written, or being written.
         """
         trigger = _ABORTS.get(reason, Trigger.BROKEN_OFF)
         if trigger is Trigger.LEFT and has_all and self.note(CloseReason.COMPLETED):
@@ -278,7 +279,7 @@ class Ending:
         return self._turn(trigger)
 
     def finish(self) -> tuple[Action, ...]:
-        """Hear that the host has waited for the producer. The report is made by now, or now."""
+        """The host has waited for the producer. Make the report, unless it is made."""
         return self._turn(Trigger.FINISHED)
 
     def _turn(self, trigger: Trigger) -> tuple[Action, ...]:

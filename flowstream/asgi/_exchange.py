@@ -1,13 +1,13 @@
 """StreamExchange: one request, and the stream that answers it, step by step.
 
-A home of streams takes these steps (a bare ASGI app and Starlette through `StreamResponse`, Quart
-through its extension):
+Each host of streams takes these steps: a bare ASGI app and Starlette through `StreamResponse`,
+Quart through its extension.
 
 * `open` makes the stream, if this client gets one.
-* `transport` makes what it is delivered to: the response, as the home's app has left it.
-* `empty_answer` says what a client gets for which there is no stream.
+* `transport` makes the HTTP response that carries it, with the status and headers of the app.
+* `empty_answer` says what a client gets that gets no stream.
 
-They are no methods of the `StreamResponse` that apps hold: they are for homes alone.
+Apps hold a `StreamResponse`. It does not have these methods, because they are for hosts alone.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class StreamExchange:
 
     Args:
         plan: what is delivered.
-        response_plan: what the response is to be.
+        response_plan: the response that carries it.
 
     Attributes:
-        stream: the stream, once it was opened.
+        stream: the stream, once it is opened.
     """
 
     __slots__ = ("_used", "plan", "response_plan", "stream")
@@ -51,10 +51,10 @@ class StreamExchange:
         self.stream: Stream | None = None
 
     async def open(self, scope: Scope, tally: Tally | None = None) -> Stream | None:
-        """Return the stream for this request, not begun; or None if it gets no body.
+        """Return the stream for this request, not begun; or None if the client gets no body.
 
-        No body goes to a HEAD, and to a client that comes back to what cannot go on (see
-        ``on_reconnect``). The source is released then, unopened, and the report made.
+        A HEAD request gets no body, nor does a client that comes back to a source that can't go on
+        (see ``on_reconnect``). Then the source is released, unopened, and the report made.
 
         Args:
             scope: the request's.
@@ -89,34 +89,34 @@ class StreamExchange:
         *,
         direct: bool | None = None,
     ) -> HTTPTransport:
-        """Return what the stream is delivered to: the response with this status and headers.
+        """Return the response that carries the stream, with this status and these headers.
 
-        `direct` is what the app says of all its streams; what the stream's own plan says wins.
+        `direct` is the app's setting for all its streams; the stream's own setting wins.
         """
         compress = self.response_plan.compress
         return HTTPTransport(scope, send, status, headers, compress=compress, direct=direct)
 
     def empty_answer(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Return the status and headers that go with `open` returning None."""
+        """Return the status and headers for a client for which `open` returned None."""
         plan = self.response_plan
         if scope.get("method") == "HEAD":
             return plan.status, self.headers_for(scope, list(plan.headers))
-        # WHATWG HTML § 9.2.3: 204 is what makes an EventSource stop reconnecting; from another
-        # origin only with the CORS headers, so the app's own headers go with it.
+        # WHATWG HTML § 9.2.3: 204 makes an EventSource stop reconnecting. On another origin it
+        # does so only with the CORS headers, so the app's own headers go along.
         own = [pair for pair in plan.headers if pair[0] not in STREAM_HEADER_NAMES]
         return 204, [*own, (b"cache-control", b"no-store")]
 
     def headers_for(
         self, scope: Scope, headers: list[tuple[bytes, bytes]]
     ) -> list[tuple[bytes, bytes]]:
-        """Return `headers` as a client with this request gets them: it may ask for gzip."""
+        """Return `headers` as they are for this request: with gzip, if the client asks for it."""
         coded = None
         if self.response_plan.compress == "gzip" and accepts_gzip(scope):
             coded = gzip_headers(headers)
         return headers if coded is None else coded
 
     def _returns_in_vain(self, seen: str | None) -> str:
-        """Return why a client that comes back gets nothing; "" if it gets something."""
+        """Return why a client that comes back gets no stream; "" if it gets one."""
         if seen is None or not self.plan.encoder.in_band:
             return ""
         if is_final(seen):

@@ -1,8 +1,8 @@
-"""HTTPTransport: one HTTP response, as what carries a stream.
+"""HTTPTransport: carries a stream in one HTTP response.
 
-Whatever HTTP is about a stream's bytes is here: the messages of ASGI, the head that waits for the
-first bytes, the content coding, the direct writes past what stands between, and the cut of a
-response that is not whole.
+Everything about HTTP that a stream's bytes meet is here: the messages of ASGI, the head that waits
+for the first bytes, the content coding, the direct writes past middleware, and the cut of an
+incomplete response.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from flowstream.asgi.receive import Send
 
 
 class HTTPTransport:
-    """One HTTP response, as what carries a stream; a `Transport`.
+    """One HTTP response that carries a stream; a `Transport`.
 
     Args:
         scope: the request's.
-        send: the server's, with what was put around it.
-        status: of the response.
-        headers: of the response, as it is without a content coding.
+        send: the server's ``send``, with everything that wraps it.
+        status: the response's.
+        headers: the response's, as they are without a content coding.
         compress: the content coding for clients that ask for it; None for none.
-        direct: what the app says of direct writes to all its streams; None if it says nothing.
+        direct: the app's setting for direct writes to all its streams; None if it has none.
     """
 
     takes_pieces = True
-    """A body is one row of bytes."""
+    """The client sees the body as one sequence of bytes."""
 
     __slots__ = (
         "_cut",
@@ -74,7 +74,7 @@ class HTTPTransport:
 
     @property
     def direct(self) -> Callable[[bytes], bool] | None:
-        """Writes chunks to the connection; None if publishers may not."""
+        """A function that writes chunks to the connection; None if publishers may not write."""
         return self._direct_write.write if self._refused is None else None
 
     @property
@@ -103,14 +103,14 @@ class HTTPTransport:
         return None
 
     async def begin(self) -> None:
-        """Send the status line and the headers, which may wait for the first of the body."""
+        """Send the status line and the headers. They may wait for the first bytes of the body."""
         self._head.hold()
         await self._send(
             {"type": "http.response.start", "status": self._status, "headers": self._headers}
         )
 
     async def write(self, data: bytes) -> int:
-        """Send a piece of the body, compressed if the client has asked for that."""
+        """Send a piece of the body, compressed if the client asked for gzip."""
         body = data if self._gzip is None else self._gzip.compress(data)
         if self._refused is None:
             self._direct_write.hand_over(body)
@@ -118,7 +118,7 @@ class HTTPTransport:
         return len(body)
 
     async def flush(self) -> None:
-        """Have the head written, if it still waits."""
+        """Write the head, if it still waits."""
         await self._head.release()
 
     async def end(self) -> int:
@@ -129,10 +129,10 @@ class HTTPTransport:
         return len(rest)
 
     def cut(self) -> None:
-        """Tell the server that the body is not whole, unless its end was sent."""
+        """Tell the server that the body is incomplete, unless its end was sent."""
         if self._cut is not None:
             self._cut.say(self._status)
 
     def withdraw(self) -> None:
-        """Leave the answer to the framework, which has an error to tell."""
+        """Leave the answer to the framework, which has an error to report."""
         self._cut = None

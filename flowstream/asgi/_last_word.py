@@ -1,7 +1,7 @@
-"""The last word: what a client is told when its stream ends, and whether it has all of it.
+"""The last word: tell a client why its stream ends, and check that it got everything.
 
-A stream that ends gracefully says why in a control event of its own, behind what is queued. A
-format without such events says it by the end of its body, which then only a whole one gets.
+A stream that ends gracefully says why in a last control event, after what is queued. A format
+without control events says it by the end of its body: only a complete body gets one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LAST_WORDS: dict[CloseReason, Literal["end", "reconnect", "failed"]] = {
     CloseReason.SHUTDOWN: "reconnect",
     CloseReason.MAX_BYTES: "failed",
     CloseReason.ERROR: "failed",
-    # A stream that is aborted says nothing. These are said where an app closes a topic for such a
+    # An aborted stream says nothing. These words are for an app that closes a topic for such a
     # reason: Topic.aclose(CloseReason.CANCELLED).
     CloseReason.CLIENT_DISCONNECTED: "failed",
     CloseReason.SLOW_CONSUMER: "failed",
@@ -31,7 +31,7 @@ LAST_WORDS: dict[CloseReason, Literal["end", "reconnect", "failed"]] = {
     CloseReason.REFUSED: "failed",
     CloseReason.CANCELLED: "failed",
 }
-"""The control event that ends a stream, by the reason why."""
+"""The control event that ends a stream, by its close reason."""
 
 
 async def say_last_word(
@@ -50,13 +50,14 @@ async def say_last_word(
         plan: the stream's.
         reason: why it ends.
         error: what it failed with, or None.
-        lacking: events that the client was still to be given from the past; None if their number
-            is not known.
-        epoch: the stream's, for the id of an end that is for good.
+        lacking: how many events of the past the client has not been given yet; None if that is not
+            known.
+        epoch: the stream's, for the id of a final end.
     """
     word = LAST_WORDS[reason]
     if lacking != 0 and word != "reconnect":
-        # It was catching up; who comes back goes on with that, and this one will not.
+        # It was catching up. A client that reconnects goes on with that; this one will not
+        # reconnect.
         await writer.announce(lacking)
     if word == "end":
         await writer.say(word, {"reason": reason.value}, id=f"{epoch}.end")
@@ -69,15 +70,15 @@ async def say_last_word(
 
 
 def has_all(plan: Plan, writer: Writer | None) -> bool:
-    """Return whether the client was given as many bytes as it was promised, or is being given."""
+    """Return whether every byte that the client was promised is written, or being written."""
     return writer is not None and writer.bytes + writer.sending == plan.length
 
 
 def shortfall(plan: Plan, writer: Writer, buffer: EventBuffer) -> tuple[Exception, str] | None:
-    """Return what a stream whose source has ended fails with, and who failed; None if it is whole.
+    """Return the error of a stream whose source has ended too early, and who failed; else None.
 
-    A client counts the bytes it was promised: there is no other end of such a body than the last of
-    them. And a format without control events can't say that something is missing.
+    A body whose length was promised must have exactly that many bytes: the client counts them, and
+    knows no other end. And a format without control events can't say that something is missing.
     """
     if plan.length is not None and not has_all(plan, writer):
         made = f"the source made {writer.bytes} bytes, and its length was {plan.length}"

@@ -1,4 +1,4 @@
-"""Who is told of a stream's end: the log, by one line, and the app, by ``on_close``."""
+"""Report a stream's end: one line in the log, and a call of the app's ``on_close``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowstream.tasks._failure import passes
 
 logger = logging.getLogger("flowstream")
 
-# Reasons that are nobody's fault are for those who ask; the others are worth a look.
+# Reasons that need a look. All others are logged as INFO.
 _LEVELS = {
     CloseReason.ERROR: logging.ERROR,
     CloseReason.SLOW_CONSUMER: logging.WARNING,
@@ -22,14 +22,14 @@ _LEVELS = {
 
 
 def log_report(report: StreamReport, path: str, *, answered_elsewhere: bool) -> None:
-    """Write the line.
+    """Write one line about a stream's end.
 
     Args:
-        report: each of its fields is an attribute of the log record, but the error, whose
+        report: each of its fields is an attribute of the log record, except the error: its
             traceback follows the line.
-        path: the request's path, as `printable` gives it.
-        answered_elsewhere: the error was raised to the framework, which logs it as it does
-            any other of the app's.
+        path: the request's path, as `printable` returns it.
+        answered_elsewhere: the error was raised to the framework, which logs it like any other
+            error of the app.
     """
     extra = {field.name: getattr(report, field.name) for field in fields(report)}
     del extra["error"]
@@ -52,7 +52,7 @@ def log_report(report: StreamReport, path: str, *, answered_elsewhere: bool) -> 
 def call_on_close(
     on_close: Callable[[StreamReport], object], report: StreamReport, path: str
 ) -> None:
-    """Give the report to the app; write into the log what that raises."""
+    """Call the app's `on_close` with the report. Log what it raises."""
     try:
         on_close(report)
     except BaseException as error:  # noqa: ASYNC103  # see `passes`
@@ -62,9 +62,9 @@ def call_on_close(
 
 
 def printable(path: str) -> str:
-    """Return `path` as it may stand on one line of a log.
+    """Return `path` in a form that fits on one line of a log.
 
-    Servers hand it over decoded, so a client that asks for ``/a%0Ab`` would otherwise write
-    lines of its own.
+    Servers decode the path, so a client that asks for ``/a%0Ab`` would otherwise write lines of its
+    own into the log.
     """
     return path if path.isprintable() else quote(path, errors="replace")

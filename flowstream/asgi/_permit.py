@@ -1,8 +1,8 @@
-"""Whether publishers may write one stream's bytes past its writer, and if not, why.
+"""Decide whether publishers may write one stream's bytes past its writer; if not, say why.
 
-The kind of stream decides first: with a filter, a bound in bytes or a format that keeps state, each
-event must go through the writer. Then its transport decides, which knows what stands between the
-stream and its client, and may change its mind while the stream runs.
+The stream decides first: with a filter, a bound in bytes or a format that keeps state, each event
+must go through the writer. Then its transport decides. It knows what stands between the stream and
+its client, and its decision may change while the stream runs.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Permit:
         self._transport: Transport | None = None
         self._parted = False
         self._refused: NotDirect | None = NotDirect.NOT_BEGUN
-        self._told: NotDirect | None = NotDirect.NOT_BEGUN  # as the log has it
+        self._told: NotDirect | None = NotDirect.NOT_BEGUN  # what was logged last
 
     def decide(self, plan: Plan, encoder: Encoder, transport: Transport) -> None:
-        """Decide, and let `transport` decide unless the stream is not of that kind.
+        """Decide by the kind of stream. If that allows direct writes, let `transport` decide.
 
         Args:
             plan: what is delivered.
             encoder: the stream's own.
-            transport: what carries its bytes.
+            transport: carries the stream's bytes.
         """
         self._transport = transport
         self._refused = _refusal(plan, encoder)
@@ -48,7 +48,7 @@ class Permit:
             transport.open_direct(plan.direct, self._app)
 
     def part(self) -> None:
-        """Hear that the stream has nothing more to write: its end is no refusal from now on."""
+        """The stream writes its last word: from now on, its end is no reason to report."""
         self._parted = True
 
     @property
@@ -60,7 +60,7 @@ class Permit:
         return None if why_not is NotDirect.ENDED and self._parted else why_not
 
     def tell(self, path: str) -> None:
-        """Write into the log whether there are direct writes, when that has changed."""
+        """Log whether there are direct writes, if that has changed."""
         why_not = self.why_not
         if why_not is self._told or why_not is NotDirect.ENDED:
             return
@@ -76,7 +76,7 @@ class Permit:
 
 
 def _refusal(plan: Plan, encoder: Encoder) -> NotDirect | None:
-    """Return why each event of such a stream must go through its writer; None if it need not."""
+    """Return why each event of such a stream must go through its writer; None if none must."""
     if not plan.is_feed:
         return NotDirect.NO_PUBLISHER
     if plan.direct is False:
@@ -85,7 +85,7 @@ def _refusal(plan: Plan, encoder: Encoder) -> NotDirect | None:
         return NotDirect.FILTER
     if plan.limits.max_bytes is not None:
         return NotDirect.MAX_BYTES
-    # What goes in front of the first item is perhaps known only when that is encoded.
+    # The header in front of the first item may be known only when that item is encoded.
     if encoder is not plan.encoder or encoder.header():
         return NotDirect.FORMAT
     return None

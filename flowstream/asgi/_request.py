@@ -1,7 +1,7 @@
-"""What a stream reads from its request's scope: the client's last id, and objects of ours. No I/O.
+"""Read a request's scope: the id that the client saw last, and objects of ours. No I/O.
 
-flowstream's server puts objects into a request's scope for the streams that answer it. Middleware
-copies scopes, so each of them is a `Live`: the same one in every copy.
+flowstream's server puts objects into a request's scope for the stream that answers it. Middleware
+copies scopes, so each of these objects is a `Live`: every copy of the scope has the same object.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from urllib.parse import parse_qsl
 
 from flowstream._closing import FINAL_ID
 
-# A client may send an id of any length; what no server of ours ever gave out is not kept.
+# A client may send an id of any length. None of ours is longer than this, so the rest is not kept.
 _MAX_ID_LENGTH = 1024
 
 
 def last_event_id(scope: Mapping[str, Any]) -> str | None:
-    """Return the id that the client saw last, or None if it says nothing of one.
+    """Return the id of the event that the client saw last, or None if it sent none.
 
-    The ``Last-Event-ID`` header (WHATWG HTML § 9.2.4) wins over ``?lastEventId=``, which
-    stands in the page's URL and goes stale with the first reconnect. An id that is too
-    long or not UTF-8 is returned cut or with replacement characters: it will match nothing,
-    but it says that the client was here before.
+    The ``Last-Event-ID`` header (WHATWG HTML § 9.2.4) wins over ``?lastEventId=``, which is part of
+    the page's URL and goes stale with the first reconnect. An id that is too long is cut, and bytes
+    that are not UTF-8 become replacement characters: it matches nothing, but shows that the client
+    was here before.
     """
     for name, value in scope.get("headers", ()):
         if bytes(name).lower() == b"last-event-id":
@@ -33,25 +33,25 @@ def last_event_id(scope: Mapping[str, Any]) -> str | None:
     try:
         pairs = parse_qsl(query, errors="replace", max_num_fields=100)
     except ValueError:
-        return None  # more fields than any page of ours sends
+        return None  # too many fields
     return next((_bounded(value) for name, value in pairs if name == "lastEventId"), None)
 
 
 def _bounded(id: str) -> str:
-    # With a mark at its end: what is left of a number would be another number.
+    # Mark the cut: without a mark, a shortened number would be another valid number.
     return id if len(id) <= _MAX_ID_LENGTH else f"{id[: _MAX_ID_LENGTH - 1]}\ufffd"
 
 
 def is_final(event_id: str) -> bool:
-    """Return whether `event_id` is that of an ``end``, or of a ``failed`` to stay away from."""
+    """Return whether `event_id` is that of a final ``end`` or ``failed``: there is no more."""
     return FINAL_ID.match(event_id) is not None
 
 
 class Live:
-    """An object of ours in a request's scope: a copy of the scope, deep or not, has the same one.
+    """An object of ours in a request's scope. Copies of the scope, also deep ones, share it.
 
-    A second connection makes no sense. One that is pickled is None on the other side, where streams
-    do without, as under any other server.
+    A copy would make no sense, for there is one connection. If it is pickled, it is None after
+    unpickling; streams then do without it, as under any other server.
     """
 
     __slots__ = ()
@@ -67,11 +67,11 @@ class Live:
 
 
 def in_state(scope: Mapping[str, Any], key: str) -> Any:
-    """Return what the request's state has under `key`, or None.
+    """Return the value of `key` in the request's state, or None.
 
-    Under another server the state is whatever that server, or some middleware, made of it.
+    Under another server, the state may be anything that the server or some middleware made.
     """
     state = scope.get("state")
-    if type(state) is dict or isinstance(state, Mapping):  # which to ask costs more than the rest
+    if type(state) is dict or isinstance(state, Mapping):  # isinstance is slow: ask it last
         return state.get(key)
     return None

@@ -1,7 +1,7 @@
-"""ResponsePlan: what the HTTP response around a stream is to be, checked before there is a client.
+"""ResponsePlan: the HTTP response around a stream, checked before there is a client.
 
-It says what only HTTP has: the status, the headers, the content coding, and what a client is
-answered before there is a body. What is delivered in that body is the `Plan`.
+It has what only HTTP has: the status, the headers, the content coding, and the answer to a client
+that gets no body. The `Plan` says what is delivered in the body.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Compression = Literal["gzip"]
 
 _STREAM_HEADERS = (
     # no-transform: RFC 9111 § 5.2.2.6; proxies that compress a stream also buffer it.
-    # no-store: a response that Chromium might cache, "no-cache" or not, it takes into memory
-    # as fast as it comes, whatever the page reads: no server would ever feel a slow reader.
+    # no-store: Chromium reads a response that it might cache (also with "no-cache") into memory as
+    # fast as it comes, however slowly the page reads. The server would never notice a slow reader.
     (b"cache-control", b"no-cache, no-transform, no-store"),
     # nginx buffers a proxied response unless this says no.
     (b"x-accel-buffering", b"no"),
@@ -35,10 +35,10 @@ _STREAM_HEADERS = (
 STREAM_HEADER_NAMES = frozenset(
     {b"content-type", b"content-disposition", *(name for name, _ in _STREAM_HEADERS)}
 )
-"""The names of the headers that streams have, and that make no sense without a body."""
+"""The names of headers that every stream has, and that make no sense without a body."""
 
-# The server frames the body and owns the connection (RFC 9110 § 7.6.1, RFC 9113 § 8.2.2);
-# a length or a framing from the app would break it.
+# The server frames the body and owns the connection (RFC 9110 § 7.6.1, RFC 9113 § 8.2.2).
+# A length or a framing from the app would break the response.
 _FORBIDDEN_HEADERS = (
     b"content-length",
     b"transfer-encoding",
@@ -48,14 +48,14 @@ _FORBIDDEN_HEADERS = (
     b"upgrade",
 )
 
-# RFC 9110 § 5.1 and § 5.5: a token; and text without control characters, TAB apart. What a
-# server's own check refuses would be refused too late: when the response is under way.
+# RFC 9110 § 5.1 and § 5.5: a name is a token; a value is text without control characters, except
+# TAB. The server's own check would come too late, when the response is under way.
 _HEADER_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class ResponseOptions(TypedDict, total=False):
-    """The keywords of `stream` that say what the HTTP response is to be."""
+    """The keywords of `stream` that are about the HTTP response."""
 
     status: int
     headers: Headers
@@ -67,17 +67,17 @@ class ResponseOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ResponsePlan:
-    """What the HTTP response around a stream is to be."""
+    """The HTTP response around a stream."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
-    """All of them, names in lower case, as they are without a content coding."""
+    """All headers, names in lower case, as they are without a content coding."""
     compress: Compression | None
     """The content coding for the clients that ask for it."""
     prime: float | None
     """Seconds to wait for the first item before the head goes out; None to wait for nothing."""
     on_reconnect: OnReconnect
-    """What a client gets that comes back, if the source can't go on for it."""
+    """What a client gets that comes back to a source that can't go on where it was."""
 
 
 def make_response_plan(
@@ -90,7 +90,7 @@ def make_response_plan(
     prime: float | None = None,
     on_reconnect: OnReconnect = "refuse",
 ) -> ResponsePlan:
-    """Return what the response around `plan` is to be; `stream` says what the arguments mean.
+    """Return the plan of the response around `plan`; `stream` says what the arguments mean.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be.
@@ -131,7 +131,7 @@ def _own_status(source: Source | Feed) -> int:
 def _own_headers(
     given: Headers, filename: str | None, compress: Compression | None
 ) -> list[tuple[bytes, bytes]]:
-    """Return the app's headers: those that it gave, and those of its other arguments."""
+    """Return the app's headers: those it gave, and those that its other arguments add."""
     if given == () and filename is None and compress is None:
         return []
     own = [_check_header(pair) for pair in _pairs(given)]
@@ -140,7 +140,7 @@ def _own_headers(
             raise ValueError("give filename= or the header Content-Disposition, not both")
         own.append((b"content-disposition", attachment(filename).encode()))
     if compress is not None:
-        # Caches, too, have to know that not every client gets the same bytes.
+        # Tell caches that not every client gets the same bytes.
         own.append((b"vary", b"accept-encoding"))
     return own
 
@@ -148,7 +148,7 @@ def _own_headers(
 def _merge_headers(
     plan: Plan, own: list[tuple[bytes, bytes]], length: int | None
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """Return all headers: the app's, then of the others' those that it does not set itself."""
+    """Return all headers: the app's, and the defaults of those that it does not set."""
     theirs = plan.source.headers if isinstance(plan.source, Source) else ()
     base = _headers_of(plan.encoder.media_type, plan.encoder.headers)
     if theirs:
@@ -160,11 +160,11 @@ def _merge_headers(
     return merged if length is None else (*merged, (b"content-length", b"%d" % length))
 
 
-@lru_cache(maxsize=64)  # nearly all streams of an app have the same
+@lru_cache(maxsize=64)  # nearly all streams of an app have the same headers
 def _headers_of(
     media_type: str, further: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers of a stream in a format that is of this type, and has these `further`."""
+    """Return the headers of a stream in a format with this media type and `further` headers."""
     media = (b"content-type", media_type.encode("latin-1"))
     return (media, *_STREAM_HEADERS, *map(_check_header, further))
 
@@ -198,7 +198,7 @@ def _raw(text: Any) -> bytes:
     if not isinstance(text, str):
         raise TypeError(f"header names and values must be str or bytes, not {described(text)}")
     try:
-        return text.encode("latin-1")  # as HTTP/1.1 header values are; ASGI wants bytes
+        return text.encode("latin-1")  # the encoding of HTTP/1.1 headers; ASGI wants bytes
     except UnicodeEncodeError:
         raise ValueError(
             f"a header must be Latin-1 text, or bytes, not {text!r}; for a file's name there is "

@@ -1,4 +1,4 @@
-"""What a stream has done: the statistics that can be asked for at any time, and the report."""
+"""Make a stream's statistics, which can be asked for at any time, and its report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def new_statistics(bounds: Buffer) -> StreamStatistics:
 def measured(
     ending: Ending, writer: Writer | None, buffer: EventBuffer, permit: Permit, *, start: float
 ) -> StreamStatistics:
-    """Return the statistics, at this moment, of a stream that began at `start` and is open."""
+    """Return the present statistics of an open stream that began at `start`."""
     now = clock.current_time()
     queued, why_not = buffer.statistics(), permit.why_not
     since = None if writer is None else writer.sending_since
@@ -61,7 +61,7 @@ def measured(
 
 
 def closed(moment: StreamStatistics, writer: Writer | None) -> StreamStatistics:
-    """Return the last statistics of a stream: `moment`, with what was left over as dropped."""
+    """Return the last statistics of a stream: `moment`, with unsent items counted as dropped."""
     unsent = 0 if writer is None else writer.unsent
     return replace(moment, state="closed", dropped=moment.dropped + unsent, sending_for=0.0)
 

@@ -1,4 +1,4 @@
-"""One running stream: the tasks, and how it ends.
+"""One running stream: its tasks, and how it ends.
 
 ::
 
@@ -7,17 +7,19 @@
        │ client gone        │ heartbeats
        └────── watch ───────┘
 
-The host's own task is the writer. The supply is a task that runs a producer, or a place in a
-topic, which needs none. The watch looks at deadlines: a task, or under flowstream's server,
-which tells a stream of its end by itself, one for all streams. Whoever hosts the stream
-(`StreamResponse` as an ASGI application, the Quart extension) else tells it when the client
-has gone.
+* The writer runs in the host's own task. The host is the code that serves the stream:
+  `StreamResponse` as an ASGI application, or the Quart extension.
+* The supply is a task that runs a producer, or a subscription to a topic, which needs no task.
+* The watch looks at deadlines. It is a task; under flowstream's server, one task watches all
+  streams.
+* Under flowstream's server the connection tells the stream that the client has gone. Under other
+  servers the host does.
 
-There are two ways to end it. `close` is graceful: the producer is cancelled, what is
-queued is still written, and a last event says why. `abort` is for a client that is gone or
-takes nothing: the producer is cancelled, the buffer dropped, the writer cancelled. In both
-the first reason stands, and in both the one report is made when the producer has cleaned
-up, even if the writer is still stuck in a ``send`` that the server does not let go of.
+There are two ways to end a stream. `close` is graceful: cancel the producer, still write what is
+queued, and say why in a last event. `abort` is for a client that is gone or takes nothing: cancel
+the producer and the writer, and drop the buffer. In both the first reason stays. In both the one
+report is made when the producer has cleaned up, even if the writer is still stuck in a ``send``
+that does not return.
 """
 
 from __future__ import annotations
@@ -54,9 +56,9 @@ from flowstream.tasks._failure import is_refusal, kind_of, passes, public_of
 
 logger = logging.getLogger("flowstream")
 
-# How a `send` says that the connection is closed, where it says so at all: ASGI leaves it
-# to the server, and middleware that puts a Trio channel in between has errors of its own.
-# Busy is what Hypercorn lets through while it closes a connection that broke off an upload.
+# What `send` raises when the connection is closed, if it raises at all. ASGI leaves that to the
+# server, and middleware that puts a Trio channel in between has errors of its own. Hypercorn raises
+# BusyResourceError while it closes a connection that broke off an upload.
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 
 
@@ -64,12 +66,12 @@ class Stream:
     """A stream at work for one client.
 
     Args:
-        plan: what it is to be.
-        scope: the request's. Of its path the log has no query, which may hold a token.
-        tally: that of the app, if it counts its streams.
+        plan: what is delivered.
+        scope: the request's. The log gets its path without the query, which may hold a token.
+        tally: the app's, if it counts its streams.
 
     Attributes:
-        seen: the id that its client saw last, or None.
+        seen: the id of the event that the client saw last, or None.
     """
 
     def __init__(self, plan: Plan, scope: Mapping[str, Any], tally: Tally | None = None) -> None:
@@ -102,10 +104,10 @@ class Stream:
         deadlines = Deadlines(plan.limits, plan.heartbeat if beats else None, self._start)
         self._watch = Watch(self, deadlines)
         self._writer: Writer | None = None
-        self._writing: trio.CancelScope | None = None  # what the writer does now
+        self._writing: trio.CancelScope | None = None  # around what the writer does now
         self._ending = Ending()
         self._final: StreamStatistics | None = None
-        # Last: an instrument may ask at once how it is doing.
+        # Do this last: an instrument may ask for the statistics at once.
         self._registry = registry_of_run()
         self._view = self._registry.enter(self, self._path, plan.context, tally)
 
@@ -118,29 +120,34 @@ class Stream:
 
     @property
     def has_tasks(self) -> bool:
-        """Whether it runs tasks beside the host's own."""
+        """Whether it runs tasks besides the host's own."""
         return self.needs_nursery or self._supply.has_task
 
     @property
     def needs_nursery(self) -> bool:
-        """Whether it needs a nursery of the host's: a task has to watch it.
+        """Whether it needs a nursery of the host's, for a task that watches it.
 
-        The carrier tells it of its end, but not of a cancellation while a write is stuck for longer
-        than the carrier itself allows. A producer takes the carrier's nursery.
+        Without a carrier it does. A carrier tells it of its end, but does not notice a cancellation
+        while a write is stuck: so a stream needs the task, too, if it lets a write be stuck for
+        longer than the carrier does. A producer never needs the host's nursery: it can run in the
+        carrier's.
         """
         own = self.stall_timeout
         return self._carrier is None or (own is not None and own > self._carrier.write_timeout)
 
     @property
     def stall_timeout(self) -> float | None:
-        """Seconds that a write may make no progress, if its app has set that and it goes on."""
+        """Seconds that a write may make no progress; None if the server decides that.
+
+        The server decides if the app has set nothing, or once the stream is aborted.
+        """
         return chosen(self._plan.limits.stall_timeout) if self._ending.goes_on else None
 
     def begin(self, nursery: trio.Nursery | None) -> None:
-        """Start the producer and the watch over it in `nursery`, the host's own.
+        """Start the producer and the watch in `nursery`, the host's own.
 
-        It may be None for a stream that needs none. Its producer then is a task of the server,
-        for which `finish` waits.
+        `nursery` may be None if `needs_nursery` is false. Then the producer is a task of the
+        server, and `finish` waits for it.
         """
         self._supply.start(self._carrier.nursery if nursery is None and self._carrier else nursery)
         if self.needs_nursery:
@@ -156,8 +163,8 @@ class Stream:
         """Wait for the first item, for the end of the source, or for `seconds`.
 
         Raises:
-            Exception: what the producer raised before its first item, unchanged; but a
-                `PublicError` out of the group that a nursery made of it.
+            Exception: what the producer raised before its first item, unchanged. Only a
+                `PublicError` inside an exception group is raised alone.
         """
         with trio.move_on_after(seconds):
             if not self._buffer.queue.offered and not self._buffer.finished:
@@ -172,10 +179,11 @@ class Stream:
         """Write the stream to its client, from the answer to the last byte.
 
         Args:
-            transport: what carries the bytes, not begun.
+            transport: carries the bytes; not begun.
 
         Raises:
-            Exception: what `transport` raised for the answer, if not that the client has gone.
+            Exception: what `transport` raised before the status line was out. An error that says
+                that the client has gone is not raised.
         """
         if self._ending.is_cut_off:
             return
@@ -199,11 +207,11 @@ class Stream:
                 if not self._ending.goes_on:
                     return
                 writer.open(self._plan.retry)
-                await self._supply.run_up()  # what it has made by then goes out with the head
+                await self._supply.run_up()  # the items that it makes now go out with the head
                 more = await self._write(writer)
             self._permit.tell(self._path)
             while more and not self._ending.is_cut_off:
-                # An idle stream is here, without a scope, which would take 0.8 KB.
+                # An idle stream waits here, without a cancel scope, which would take 0.8 KB.
                 self._writing = None
                 await self._buffer.filled.wait()
                 if not self._ending.is_cut_off:
@@ -222,20 +230,20 @@ class Stream:
                 transport.withdraw()  # the framework answers in our place
                 raise
         finally:
-            transport.cut()  # before the host hears that we have ended
-            await transport.flush()  # noqa: ASYNC102  # what is written is shielded
+            transport.cut()  # before this returns to the host
+            await transport.flush()  # noqa: ASYNC102  # the write is shielded
 
     async def finish(self) -> None:
         """Wait until the producer has cleaned up, then make the report.
 
-        Whatever state the stream is in: a host calls this in a ``finally``.
+        The stream may be in any state: a host calls this in a ``finally``.
         """
         if self.reason is None:
             self.abort(CloseReason.CANCELLED, "never sent" if self._writer is None else "")
         if self._supply.started:
             with trio.CancelScope(shield=True):
                 await self._supply.ended.wait()  # bounded by cleanup_timeout
-            self._supply.stop()  # to be no longer in a topic that has ended
+            self._supply.stop()  # leaves a topic that has ended
         if self._carrier is not None:
             self._carrier.detach(self)
         self._watch.stop()
@@ -246,7 +254,7 @@ class Stream:
     def close(self, reason: CloseReason, detail: str = "") -> None:
         """End it gracefully: cancel the producer, write what is queued, say why.
 
-        A source that has ended by itself is complete, however long its last items take.
+        A source that has ended by itself stays complete, however long its last items take.
         """
         self._do(self._ending.close(reason, detail))
 
@@ -258,11 +266,11 @@ class Stream:
     def _do(
         self, actions: tuple[Action, ...], reason: CloseReason | None = None, detail: str = ""
     ) -> None:
-        """Do what the table of endings says; a client is reset for `reason` and `detail`."""
+        """Do these actions; `reason` and `detail` say why a client is reset."""
         for action in actions:
             match action:
                 case Action.STOP_PRODUCER:
-                    self._supply.stop()  # before the bell, which would wake a producer in vain
+                    self._supply.stop()  # before the buffer rings, which would wake the producer
                 case Action.FINISH_QUEUE:
                     self._buffer.finish()
                 case Action.DROP_QUEUE:
@@ -272,14 +280,14 @@ class Stream:
                         self._writing.cancel()
                 case Action.RESET_CLIENT:
                     if self._carrier is not None and reason is not None:
-                        self._carrier.abort(reason, detail)  # it tells us of it again
+                        self._carrier.abort(reason, detail)  # it calls our `abort` again
                 case Action.REPORT:
                     self._report()
         if self._supply.ended.is_set() and self._ending.report is ReportState.AWAITS_PRODUCER:
-            self._do(self._ending.producer_ended())  # a feed is left at once, and says nothing
+            self._do(self._ending.producer_ended())  # a stopped feed does not report its end
 
     async def refuse(self, detail: str) -> None:
-        """End it before it begins: the source is released, the report made."""
+        """End it before it begins: release the source, make the report."""
         self._ending.note(CloseReason.REFUSED, detail)
         await self._supply.discard()
         self._do(self._ending.finish())
@@ -298,7 +306,7 @@ class Stream:
         self.abort(CloseReason.SLOW_CONSUMER, detail or _in_words(self._plan.policy))
 
     def failed(self, error: BaseException, who: str) -> None:
-        """Note why there will be no more events; the client is told at the end of those."""
+        """Record why no more events will come. The client is told after those that are queued."""
         noted = self._ending.fail(error, f"{who}: {kind_of(error)}")
         if not noted and not is_refusal(error):
             what = f"the {who} of %s failed while it was ended (%s)"
@@ -310,13 +318,13 @@ class Stream:
         error: BaseException | None = None,
         detail: str = "",
     ) -> None:
-        """Write what there is, and end for this reason; an `error` was logged elsewhere."""
+        """Write what is queued, and end. If there is an `error`, it was logged elsewhere."""
         self._do(self._ending.producer_ended(reason, error, detail))
 
     # -- what the watch calls --------------------------------------------------------------
 
     def activity(self, now: float) -> Activity:
-        """Return what the writer has noted down by `now`."""
+        """Return what the writer has recorded until `now`."""
         self._supply.tally()
         writer = self._writer
         if writer is None:
@@ -324,26 +332,26 @@ class Stream:
         return Activity(writer.sending_since, writer.last_write)
 
     def beat(self) -> None:
-        """Have a heartbeat written."""
+        """Let the writer send a heartbeat."""
         if self._writer is not None:
             self._writer.beat()
 
     def watch_ended(self) -> None:
-        """End at once, unless it has ended: what watched it was cancelled from outside."""
+        """End at once, unless it has ended: the task that watched it was cancelled."""
         if self._ending.report is not ReportState.MADE:
             self.abort(CloseReason.CANCELLED)
 
     # -- the end ---------------------------------------------------------------------------
 
     def _until_cut_off(self) -> trio.CancelScope:
-        """Return a scope for what the writer does next."""
+        """Return a cancel scope for what the writer does next; it ends when the writer is cut."""
         self._writing = scope = trio.CancelScope()
         if self._ending.is_cut_off:
             scope.cancel()
         return scope
 
     async def _write(self, writer: Writer) -> bool:
-        """Write what there is, and part if no more will come; return whether more may come."""
+        """Write what is queued; write the end if no more will come. Return whether more may."""
         if not await writer.run():
             self._do(self._ending.overfull(f"max_bytes {self._plan.limits.max_bytes}"))
             await writer.announce_rest()
@@ -353,9 +361,9 @@ class Stream:
         return False
 
     async def _part(self, writer: Writer) -> None:
-        """Say why the stream ends, and end the body if what was sent is whole."""
+        """Say why the stream ends; end the body if it is complete, or if it said so."""
         self._permit.part()
-        await self._supply.ended.wait()  # its failure decides what is said
+        await self._supply.ended.wait()  # it may still fail, which changes what is said
         reason = self.reason or CloseReason.COMPLETED
         if reason is CloseReason.COMPLETED:
             fault = shortfall(self._plan, writer, self._buffer)
@@ -365,17 +373,17 @@ class Stream:
         error, lacking = self._ending.error, self._supply.lacking
         await say_last_word(writer, self._plan, reason, error, lacking=lacking, epoch=self._epoch)
         if self._plan.controls or reason is CloseReason.COMPLETED:
-            # Otherwise the application returns without the final chunk, which HTTP/1.1
-            # servers answer by closing the connection: the client sees that it is cut. What
-            # stands between may add that chunk; our server hears of the cut (`Cut`).
+            # Otherwise the application returns without the final chunk. An HTTP/1.1 server then
+            # closes the connection, and the client sees that the body is cut. Middleware may add
+            # that chunk, so our server is told of the cut (`Cut`).
             self._do(self._ending.all_written())
             await writer.end()
 
     def _report(self) -> None:
-        """Make the one report: to the log, and to `on_close`."""
+        """Make the one report, for the log and `on_close`."""
         self._final = final = closed(self.statistics(), self._writer)
         report = report_of(final, self._ending, self._writer, start=self._start)
-        # Whichever task it is that comes here, log and app find the variables of the view.
+        # Any task may come here; the log and the app get the context variables of the view.
         self._plan.context.run(self._tell, report)
 
     def _tell(self, report: StreamReport) -> None:
@@ -391,6 +399,6 @@ class Stream:
 
 
 def _in_words(policy: Policy) -> str:
-    """Return which policy gave the client up, for the report."""
+    """Return the policy that gave the client up, in words for the report."""
     name = f"policy {type(policy).__name__}"
     return name if policy.timeout is None else f"{name}, timeout {policy.timeout:g} s"

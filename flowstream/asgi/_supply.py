@@ -1,8 +1,9 @@
 """Where a stream's events come from: a producer of its own, or a feed that it shares.
 
 A `SourceSupply` runs a source in a task, for this client only. A `FeedSupply` has no task: the
-publisher puts events into the buffer, or writes them to the client's connection at once. For the
-stream both are the same: it starts them once, may stop them at any time, and hears when they end.
+publisher puts events into the buffer, or writes them to the client's connection directly. The
+stream treats both alike: it starts its supply once, may stop it at any time, and is told when it
+has ended.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ class Consumer(Protocol):
         """End gracefully."""
 
     def give_up(self, detail: str = "") -> None:
-        """End at once: the client is too slow, by the stream's policy or by what is said."""
+        """End at once: the client is too slow. `detail` says why; "" means the stream's policy."""
 
     def failed(self, error: BaseException, who: str) -> None:
-        """Hear that there will be no more events because of `error`."""
+        """No more events will come, because `who` failed with `error`."""
 
     def supply_ended(
         self,
@@ -50,21 +51,21 @@ class Consumer(Protocol):
         error: BaseException | None = None,
         detail: str = "",
     ) -> None:
-        """Hear that there will be no more events, and why; `error` was logged elsewhere."""
+        """No more events will come. If there is an `error`, it was logged elsewhere."""
 
 
 class Supply(Protocol):
     """Where a stream's events come from."""
 
     ended: Flag
-    """No more events will come, and what they came from is released."""
+    """Set when no more events will come and their source is released."""
 
     started: bool
     has_task: bool
-    """It is run by a task, for which `start` needs a nursery."""
+    """A task runs it, so `start` needs a nursery."""
 
     lacking: int | None
-    """Events that were yet to be pulled when it was stopped; None if that is not known."""
+    """Events that were not pulled yet when it was stopped; None if that is not known."""
 
     @property
     def behind(self) -> bool:
@@ -73,42 +74,46 @@ class Supply(Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether `pull` would wait for what the app makes."""
+        """Whether `pull` would wait for something that the app makes."""
         ...
 
     async def prepare(self) -> None:
-        """**Wait** until `pull` need not, or until the stream has been told that it failed."""
+        """**Wait** until `pull` would not wait, or until the stream was told of a failure."""
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
-        """Return what is to be written next, while nothing is queued and `behind` is true."""
+        """Return what to write next. Call it while `behind` is true and nothing is queued."""
         ...
 
     def tally(self) -> None:
-        """Count what was written directly: to be called before counts are looked at."""
+        """Count what was written directly. Call this before you read the counts."""
 
     def start(self, nursery: trio.Nursery | None) -> None:
         """Begin to fill the buffer."""
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
-        """Hear that the response has begun, and what writes to its connection directly."""
+        """The response has begun; `direct` writes to its connection, past `writer`."""
 
     async def run_up(self) -> None:
-        """Let a task that has just started run to where it waits for the first time."""
+        """**Wait** until a task that has just started waits for the first time."""
 
     def stop(self) -> None:
         """Fill the buffer no more."""
 
     async def discard(self) -> None:
-        """Release what was never started."""
+        """Release a source that was never started."""
 
 
 class SourceSupply:
     """A source that runs in a task, for one client.
 
     Args:
-        source: what is run.
+        source: what it runs.
+        buffer: where its items go.
+        encoder: the stream's own.
+        plan: the stream's; its ``cleanup_timeout`` bounds how long the source may take to end once
+            it is stopped.
+        consumer: the stream.
         path: the request's, for the log.
-        cleanup_timeout: seconds that it may take to end once it is stopped.
     """
 
     behind = False
@@ -147,16 +152,16 @@ class SourceSupply:
         assert nursery is not None
         self.started = True
         name = f"flowstream producer of {self._path}"
-        # Not in the host's: a span that the view had open is no longer open there.
+        # Not in the host's context: a span that the view had open is no longer open there.
         self._context.run(partial(nursery.start_soon, self._run, name=name))
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
-        """Do nothing: what is produced goes through the buffer."""
+        """Do nothing: a producer's items go through the buffer."""
 
     async def run_up(self) -> None:
-        """Let the source run to where it waits for the first time, if it has made nothing yet.
+        """**Wait** two passes of the event loop, so that the source can make its first items.
 
-        Two passes: in the first of them the event loop may take the two tasks in either order.
+        Two, because in the first pass the event loop may run the two tasks in either order.
         """
         buffer = self._buffer
         for _ in range(2):
@@ -164,7 +169,7 @@ class SourceSupply:
                 await trio.lowlevel.checkpoint()
 
     def stop(self) -> None:
-        """Cancel the source; it may clean up."""
+        """Cancel the source. It may clean up."""
         self._outlet.close()
         self._scope.cancel()
 
@@ -176,7 +181,7 @@ class SourceSupply:
         return []
 
     def tally(self) -> None:
-        """Do nothing: it writes nothing directly."""
+        """Do nothing: a producer writes nothing directly."""
 
     async def discard(self) -> None:
         """Release what the source holds."""
@@ -189,7 +194,7 @@ class SourceSupply:
                 logger.exception("the source of %s failed while it was closed", self._path)
 
     async def _run(self) -> None:
-        """Run the producer to its end, whatever it does, and tell the stream how it ended."""
+        """Run the producer to its end, and tell the stream how it ended."""
         try:
             await run_to_end(
                 self._source,
@@ -216,8 +221,8 @@ class FeedSupply:
 
     Attributes:
         buffer: where the feed puts events.
-        framing: how bytes are framed for `direct`; None if that can't be.
-        direct: writes to the client's connection past the buffer; None if that can't be.
+        framing: how bytes are framed for `direct`; None if there are no direct writes.
+        direct: writes to the client's connection past the buffer; None if nothing may.
     """
 
     has_task = False
@@ -266,17 +271,17 @@ class FeedSupply:
 
     @property
     def behind(self) -> bool:
-        """Whether the client has not got everything yet that it missed."""
+        """Whether the client still lacks events that it missed."""
         cursor = self._cursor
         return cursor is not None and cursor.behind and not self._stopped
 
     @property
     def waits(self) -> bool:
-        """Whether the client waits for a snapshot that the app has to make."""
+        """Whether the client waits for a snapshot that the app makes."""
         return self._cursor is not None and self._cursor.waits
 
     def start(self, nursery: trio.Nursery | None) -> None:
-        """Subscribe. There is no task to run in `nursery`."""
+        """Subscribe. No task runs in `nursery`."""
         self.started = True
         if not self._stopped:
             self._join()
@@ -296,7 +301,7 @@ class FeedSupply:
             cursor.leave()  # it was ended while it joined
 
     def connect(self, writer: Writer, direct: Callable[[bytes], bool] | None) -> None:
-        """Have what the feed writes directly counted with the rest."""
+        """Let the feed write directly; `writer` counts that, too."""
         self._writer = writer
         self.direct = direct
 
@@ -322,7 +327,7 @@ class FeedSupply:
             self.fail(error)
 
     async def pull(self, limit: int) -> list[bytes | Gap]:
-        """Return what the client missed, a part at a time; nothing if that can't be made."""
+        """Return a part of what the client missed; nothing if that fails."""
         assert self._cursor is not None
         try:
             return await self._cursor.pull(limit)
@@ -338,12 +343,12 @@ class FeedSupply:
             self._cursor.tally()
 
     async def discard(self) -> None:
-        """Do nothing: nothing was begun."""
+        """Do nothing: it holds nothing before it is started."""
 
     # -- what the feed calls ---------------------------------------------------------------
 
     def wrote(self, size: int, items: int, at: float) -> None:
-        """Count what was written past the buffer."""
+        """Count what the feed wrote past the buffer."""
         assert self._writer is not None
         self._writer.wrote(size, items, at)
 
@@ -352,7 +357,7 @@ class FeedSupply:
         self._consumer.give_up()
 
     def fail(self, error: BaseException) -> None:
-        """End the stream: its events can't be made."""
+        """End the stream: the feed can't make its events."""
         self._consumer.failed(error, "topic")
         self._consumer.close(CloseReason.ERROR)
 
@@ -366,7 +371,7 @@ class FeedSupply:
         error: BaseException | None = None,
         detail: str = "",
     ) -> None:
-        """End the stream when its client was given all there is."""
+        """End the stream once its client has everything."""
         if not self.ended.is_set():
             self.ended.set()
             self._consumer.supply_ended(reason, error, detail)
@@ -385,13 +390,13 @@ def open_supply(
     """Return the supply for one stream, not started.
 
     Args:
-        plan: what the stream is to be.
+        plan: what is delivered.
         buffer: the stream's own.
         encoder: the stream's own.
         consumer: the stream.
         path: the request's, for the log.
-        after: the id that the client saw last, or None.
-        framing: how the client's connection wants what is written directly; None if nothing is.
+        after: the id of the event that the client saw last, or None.
+        framing: how bytes are framed for direct writes; None if there are none.
     """
     if isinstance(plan.source, Feed):
         return FeedSupply(plan.source, buffer, encoder, plan, consumer, after, framing)

@@ -1,12 +1,17 @@
 """Transport: what carries one stream's bytes to its client.
 
-The writer knows no more of a connection than this, and its stream not much more. So a stream can
-go over whatever has these methods: an HTTP response (`HTTPTransport`) is the first.
+The writer knows a connection only through this interface. So anything with these methods can carry
+a stream; an HTTP response (`HTTPTransport`) is the first.
 
-The methods are called in this order: `open_direct` if publishers may write past the writer, as far
-as the stream knows; `begin`; any number of `write` and `flush`; `end` if all of the stream was
-written; `cut` and `flush` in any case. After `withdraw` nothing is called but `cut` and `flush`,
-and they then do nothing that the client could see.
+The methods are called in this order:
+
+1. `open_direct`, if the stream lets publishers write past the writer
+2. `begin`
+3. `write` and `flush`, any number of times
+4. `end`, if the whole stream was written
+5. `cut` and `flush`, always
+
+After `withdraw` only `cut` and `flush` are called, and the client sees nothing of them.
 """
 
 from __future__ import annotations
@@ -22,22 +27,22 @@ class Transport(Protocol):
 
     @property
     def takes_pieces(self) -> bool:
-        """Whether a `write` may end inside an event, because the client sees one row of bytes.
+        """Whether a `write` may end inside an event: the client sees one sequence of bytes.
 
-        A transport of messages says no: each of its messages has whole events.
+        A transport of messages says no, because each message holds whole events.
         """
         ...
 
     @property
     def holds_back(self) -> bool:
-        """Whether what was begun may wait for the first bytes, until `flush` is called."""
+        """Whether the answer of `begin` may still wait for the first bytes, or for `flush`."""
         ...
 
     @property
     def direct(self) -> Callable[[bytes], bool] | None:
-        """Writes framed bytes past the writer, without waiting; None if publishers may not.
+        """A function that writes framed bytes past the writer; None if publishers may not write.
 
-        Returns whether it wrote them.
+        It does not wait, and returns whether it wrote them.
         """
         ...
 
@@ -47,10 +52,10 @@ class Transport(Protocol):
         ...
 
     def open_direct(self, given: bool | None, app: Any) -> None:
-        """Decide whether there is `direct`.
+        """Decide whether publishers may write past the writer (`direct`).
 
         Args:
-            given: what the stream says of it (``direct=``); None if it says nothing.
+            given: the stream's setting (``direct=``); None if it has none.
             app: the framework's app, if it is known; for the log.
         """
 
@@ -58,11 +63,11 @@ class Transport(Protocol):
         """**Wait** until the client is answered.
 
         Raises:
-            Exception: the client has gone, or what stands between does not take the answer.
+            Exception: the client has gone, or middleware refused the answer.
         """
 
     async def write(self, data: bytes) -> int:
-        """**Wait** until `data` is handed over; return how many bytes it was, as they are sent.
+        """**Wait** until `data` is handed over; return its size as it is sent (compressed).
 
         Raises:
             Exception: as `begin`.
@@ -70,10 +75,10 @@ class Transport(Protocol):
         ...
 
     async def flush(self) -> None:
-        """**Wait** until what is held back is written, and hold nothing back any more."""
+        """**Wait** until held bytes are written. Hold nothing back from now on."""
 
     async def end(self) -> int:
-        """**Wait** until the end is written: all of the stream is there. Return its bytes.
+        """**Wait** until the end of the complete stream is written. Return the size of the end.
 
         Raises:
             Exception: as `begin`.
@@ -81,7 +86,7 @@ class Transport(Protocol):
         ...
 
     def cut(self) -> None:
-        """Say that no more comes: unless `end` was called, what the client got is not whole."""
+        """Say that no more comes. Unless `end` was called, the client's stream is incomplete."""
 
     def withdraw(self) -> None:
-        """Leave the answer to somebody else: none of this one has gone out."""
+        """Leave the answer to somebody else. Nothing of this one has gone out."""

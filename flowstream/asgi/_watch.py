@@ -1,9 +1,9 @@
-"""The watch: looks at a stream's deadlines, each when it comes due.
+"""The watch: look at a stream's deadlines, each when it comes due.
 
-Under flowstream's own server, which tells a stream of its end by a call, it is an entry among the
-timers that all streams share. Elsewhere it is a task. A task also hears that something around the
-stream is cancelled, while the writer may be stuck in a shielded ``send`` and the producer is
-shielded by the stream: nobody else would tell them.
+Under flowstream's own server the watch is a timer, one of those that all streams share. Under other
+servers it is a task, because a task also notices that something around the stream is cancelled.
+Nothing else would: the writer may be stuck in a shielded ``send``, and the stream shields its
+producer. flowstream's server calls the stream instead.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Watched(Protocol):
     """A stream, as its watch knows it."""
 
     def activity(self, now: float) -> Activity:
-        """Return what the writer has noted down by `now`."""
+        """Return what the writer has recorded until `now`."""
         ...
 
     def beat(self) -> None:
-        """Have a heartbeat written."""
+        """Let the writer send a heartbeat."""
 
     def close(self, reason: CloseReason, detail: str = "") -> None:
         """End gracefully."""
@@ -36,14 +36,14 @@ class Watched(Protocol):
         """End at once."""
 
     def watch_ended(self) -> None:
-        """Hear that the task that watched was cancelled, with the stream or by its end."""
+        """The task that watched was cancelled: from outside, or because the stream has ended."""
 
 
 class Watch:
     """Watches one stream.
 
     Args:
-        stream: what is told of what comes due.
+        stream: is told what is due.
         deadlines: the stream's.
     """
 
@@ -55,7 +55,7 @@ class Watch:
         self._timer: Timer | None = None
 
     def start(self, now: float) -> None:
-        """Look now, and whenever something comes due, without a task."""
+        """Look now, and whenever something comes due, with a shared timer."""
         again = self._look(now)
         if again < math.inf:
             self._timer = start_timer(again, self._look)
@@ -71,12 +71,12 @@ class Watch:
             self._stream.watch_ended()
 
     def stop(self) -> None:
-        """Look no more. A task is cancelled by whoever started it."""
+        """Stop the timer. A task is cancelled by the code that started it."""
         if self._timer is not None:
             self._timer.stop()
 
     def _look(self, now: float) -> float:
-        """Do what has come due; return when to look again."""
+        """Do what is due; return when to look again."""
         due, again = self._deadlines.check(now, self._stream.activity(now))
         if due is Due.HEARTBEAT:
             self._stream.beat()

@@ -1,8 +1,8 @@
 """The writer: the one task that writes to one client.
 
-It takes everything that is queued and makes one ``send`` of it, up to 16 KiB, or to 64 while
-the client takes that at once: a send through a server costs as much as twenty events. There
-is no timer; a lone event leaves at once, and batches come from load.
+It takes everything that is queued and makes one ``send`` of it, because a send through a server
+costs as much as twenty events. One send has up to 16 KiB, or up to 64 KiB while the client takes
+that at once. There is no timer: a lone event leaves at once, and batches come from load.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from flowstream.buffer._queue import Gap
 from flowstream.sources._nurseries import run_with_tasks
 from flowstream.tasks._flag import Flag
 
-# Trio sets TCP_NOTSENT_LOWAT to 16 KiB: with more than that unsent in the kernel a write
-# waits. A larger item goes in pieces of this size, so that a slow but steady reader is seen
-# to make progress.
+# Trio sets TCP_NOTSENT_LOWAT to 16 KiB: a write waits while more than that is unsent in the kernel.
+# A larger item is written in pieces of this size, so that a slow but steady reader makes visible
+# progress.
 WRITE_SIZE = 16 * 1024
 
-# For a client that takes whole pieces without making us wait, that rule has no use, and a write
-# of four times the size costs little more: a file goes out twice as fast. A write that takes
-# longer is one that waited for the client, and the next ones are small again.
+# A client that takes whole pieces at once needs no small ones, and a write of four times the size
+# costs little more: a file goes out twice as fast. A write that takes longer than this has waited
+# for the client, and the next ones are small again.
 _QUICK_WRITE_SIZE = 64 * 1024
 _QUICK_SECONDS = 0.005
 
 _DEFAULT_RETRY = 2000
 
-# What is waited for in no pause: it may be set, and nobody hears of it.
+# The flag to set while the writer is in no pause: nobody waits for it.
 _AWAKE = Flag()
 
-# For so long what is waited for may still come with the head and the opening, in one write.
+# Seconds to wait for the app's snapshot, so that it goes out in one write with the head.
 _TOGETHER = 0.05
 
 
@@ -57,19 +57,19 @@ class Writer:
     Args:
         transport: where it writes to.
         buffer: where the items come from.
-        encoder: writes flowstream's own events.
-        supply: has what is to be written while nothing is queued.
-        controls: whether they are written.
-        max_bytes: body bytes that may be written, as they are before they are compressed.
+        encoder: encodes flowstream's own events.
+        supply: what to write while nothing is queued comes from here.
+        controls: whether flowstream's own events are written.
+        max_bytes: body bytes that may be written, counted before compression; None for no bound.
 
     Attributes:
         items, bytes, heartbeats: what was handed to the server.
-        direct_items, direct_bytes: those of them that publishers wrote directly.
-        sending: bytes that are being handed over, as they are before they are compressed.
-        unsent: items that were taken from the buffer and not (yet) handed over.
-        first_item: time at which the first item was handed over, or None.
-        last_write: time at which the last write ended.
-        sending_since: time at which the write that is under way began, or None.
+        direct_items, direct_bytes: the part of it that publishers wrote directly.
+        sending: bytes that are being handed over, counted before compression.
+        unsent: items that were taken from the buffer and are not handed over (yet).
+        first_item: when the first item was handed over, or None.
+        last_write: when the last write ended.
+        sending_since: when the current write began, or None.
         longest_wait: seconds of the longest write.
     """
 
@@ -89,12 +89,12 @@ class Writer:
         self._supply = supply
         self._controls = controls
         self._max_bytes = max_bytes
-        self._plain_bytes = 0  # written, before they were compressed
+        self._plain_bytes = 0  # written, counted before compression
         self._gaps = 0
-        self._announced = 0  # dropped items that the gaps written so far speak of
+        self._announced = 0  # dropped items that gaps have announced so far
         self._heartbeat_due = False
         self._waking = _AWAKE  # set when there is something to write in a pause
-        self._opening = b""  # what goes out in front of the next bytes
+        self._opening = b""  # goes out in front of the next bytes
         self._size = WRITE_SIZE
         self.items = 0
         self.direct_items = 0
@@ -115,14 +115,14 @@ class Writer:
         self._end_write(started)
 
     def open(self, retry: int | None) -> None:
-        """Have `run` write what the format begins with, so that client and proxies see bytes."""
+        """Let `run` write the opening of the format, so that client and proxies see bytes."""
         self._opening = self._encoder.opening(retry)
 
     async def run(self) -> bool:
-        """Write what there is, until the buffer is empty.
+        """Write everything there is, until the buffer is empty.
 
         Returns:
-            False if what comes next would have passed `max_bytes`, else True.
+            False if the next bytes would pass `max_bytes`, else True.
         """
         buffer = self._buffer
         self._supply.tally()
@@ -135,7 +135,7 @@ class Writer:
                 if not await self._write_pieces(pieces, warning):
                     return False
             elif self._supply.behind and not self._heartbeat_due:
-                if self._supply.waits:  # and look again: it may have failed
+                if self._supply.waits:  # then look again, because it may have failed
                     if not await self._fill_the_wait():
                         return False
                 else:
@@ -152,10 +152,10 @@ class Writer:
         return await self._write_within_bound(self._encoder.header())
 
     async def _fill_the_wait(self) -> bool:
-        """Wait for what the app makes, while the client hears that the stream lives.
+        """Wait for the app's snapshot, and write heartbeats meanwhile.
 
         Returns:
-            False if what it is to hear would pass `max_bytes`, else True.
+            False if the next bytes would pass `max_bytes`, else True.
         """
         made = Flag()
         is_within = True
@@ -182,11 +182,11 @@ class Writer:
 
     @property
     def _is_quiet(self) -> bool:
-        """Whether nothing is to be written besides events."""
+        """Whether there is nothing to write besides events."""
         return not (self._heartbeat_due or self._opening or self._transport.holds_back)
 
     async def _fill_pause(self) -> bool:
-        """Write what there is besides events; return False if that would pass `max_bytes`."""
+        """Write what is due besides events; return False if that would pass `max_bytes`."""
         if self._heartbeat_due:
             self._heartbeat_due = False
             if not await self._write_within_bound(self._encoder.heartbeat()):
@@ -195,28 +195,28 @@ class Writer:
             return True
         if self._opening:
             return await self._write_within_bound(b"")
-        await self._transport.flush()  # others run meanwhile, and may have filled the buffer
+        await self._transport.flush()  # meanwhile the buffer may have been filled
         return True
 
     async def announce_rest(self) -> None:
-        """Announce, in one gap, all that was dropped and that no gap has spoken of yet."""
+        """Announce, in one gap, all dropped items that no gap has announced yet."""
         missed = self._buffer.queue.offered - self.items - self._announced
         if missed:
-            # Not behind the last that was taken: that may be what passed the bound.
+            # Without the id of the last item taken: that may be the one that passed the bound.
             await self.say("gap", Gap(missed, None, None)._asdict())
 
     async def announce(self, missed: int | None) -> None:
-        """Announce so many events that are left out at the end; None for an unknown number."""
+        """Announce that `missed` events are left out at the end; None for an unknown number."""
         await self.say("gap", Gap(missed, self._buffer.queue.last_id, None)._asdict())
 
     async def end(self) -> None:
-        """End what the client gets: all of it is there."""
+        """Write the end of a complete stream."""
         started = self._begin_write()
         self.bytes += await self._transport.end()
         self._end_write(started)
 
     def wrote(self, size: int, items: int, at: float) -> None:
-        """Count what was written directly, past this writer, the last at time `at`."""
+        """Count what was written directly, past this writer; the last of it at time `at`."""
         self.items += items
         self.direct_items += items
         self.direct_bytes += size
@@ -226,7 +226,7 @@ class Writer:
             self.first_item = at
 
     def beat(self) -> None:
-        """Have a heartbeat written, if nothing else is written first."""
+        """Write a heartbeat soon, unless something else is written first."""
         self._heartbeat_due = True
         self._waking.set()
         self._buffer.filled.ring()
@@ -234,7 +234,7 @@ class Writer:
     async def say(
         self, name: str, body: dict[str, Any], *, id: str | None = None, retry: int | None = None
     ) -> None:
-        """Write one of flowstream's own events, if they are wanted and the format has them."""
+        """Write one of flowstream's own events, unless the stream has none."""
         if self._controls:
             await self._write(self._encoder.control(name, body, id=id, retry=retry))
 
@@ -300,7 +300,7 @@ class Writer:
         start = 0
         while start < len(data):
             size = self._size if self._transport.takes_pieces else len(data)
-            piece = data[start : start + size]  # the same object, if it is all of it
+            piece = data[start : start + size]  # `data` itself if that is all of it
             self.sending = len(piece)
             try:
                 started = self._begin_write()
@@ -316,12 +316,12 @@ class Writer:
                 self._size *= 2
 
     def _begin_write(self) -> float:
-        """Note that a write begins now, and return when that is."""
+        """Record that a write begins now; return the time."""
         self.sending_since = started = clock.current_time()
         return started
 
     def _end_write(self, started: float) -> float:
-        """Note that the write ends now that began at `started`; return how many seconds it took."""
+        """Record that the write that began at `started` ends now; return its seconds."""
         self.sending_since = None
         self.last_write = now = clock.current_time()
         waited = now - started
@@ -330,10 +330,10 @@ class Writer:
 
 
 def jittered(retry: int | None) -> int:
-    """Return milliseconds to wait before a reconnect, from half to one and a half `retry`.
+    """Return milliseconds to wait before a reconnect: half to one and a half times `retry`.
 
-    All clients of a server that goes down are told at once; without jitter they come back
-    at once, too.
+    A server that goes down tells all its clients at the same time. Without jitter they would also
+    come back at the same time.
     """
     base = _DEFAULT_RETRY if retry is None else retry
     return round(base * chance.uniform(0.5, 1.5))

@@ -1,7 +1,7 @@
 """The functions that make a stream: `stream` for any format, and one for each usual format.
 
-They check everything that can be checked and start nothing. What they return is a
-`StreamResponse`; the stream starts when that is called.
+They check everything that can be checked, and start nothing. They return a `StreamResponse`; the
+stream starts when that is called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flowstream.encoders import CSV, NDJSON, SSE, Raw
 from flowstream.encoders._json import BigIntegers, Encode
 from flowstream.sources import SourceLike
 
-# They have no state: one will do for all streams.
+# These have no state, so all streams can share one.
 _SSE = SSE()
 _NDJSON = NDJSON()
 _JSON_KEYWORDS = ("encode", "big_integers")
@@ -45,20 +45,20 @@ def stream(
         buffer: how much may wait between the producer and the client: items, or a `Buffer`
             with bounds in items and bytes. 256 items and 1 MiB by default.
         policy: what happens when that buffer is full. `Block`, the default, makes the
-            producer wait; for a topic the default is `DropOldest`, and a `Block` has to have
-            a timeout. A subscription has its own.
+            producer wait. For a topic the default is `DropOldest`, and a `Block` must have a
+            timeout. A subscription has its own policy.
         heartbeat: seconds of silence after which a heartbeat is sent, or up to a fifth
             earlier; None sends none. 15 s, the default, is what WHATWG HTML § 9.2.7 suggests,
             and less than the 60 s after which nginx closes an idle upstream.
         limits: how long the stream may last, and how much it may send.
         status: the HTTP status, 200 to 599; 204, 205 and 304 have no body and are refused. With
             200, the default, the source may choose another (a part of a file is a 206).
-        headers: further headers; one that flowstream sets itself is replaced.
+        headers: further headers. They replace those that flowstream sets itself.
         filename: let a browser save the response under this name. Any text will do; characters
             that a file name may not have are replaced (RFC 6266, RFC 8187).
         compress: ``"gzip"`` compresses for clients that ask for it, and flushes with every write.
-            It is meant for exports: it takes some 270 KB for each stream, and events of a topic
-            are not written directly.
+            It is meant for exports: it takes some 270 KB of memory for each stream, and events of
+            a topic are not written directly.
         prime: seconds to wait for the first item before the status line goes out. If the
             producer fails within that time, the app's error handlers answer.
         controls: whether flowstream's own events (gap, failed, end, ...) and heartbeats
@@ -71,15 +71,15 @@ def stream(
             that it leaves out are not announced as a gap.
         events: the `EventTypes` that the stream may send; another item is an `EncodingError`.
         direct: for a topic or a run: whether publishers may write to the client's connection
-            directly, which costs a tenth. By default they do if only middleware that is known
-            to pass bodies on unchanged stands between the stream and flowstream's server. True
-            says that the app's own middleware does so too; with False every byte goes through
-            the middleware.
+            directly, past middleware, which costs a tenth. By default they do if only middleware
+            that is known to pass bodies on unchanged stands between the stream and flowstream's
+            server. True says that the app's own middleware passes them on unchanged, too. With
+            False every byte goes through the middleware.
         on_close: called once with the `StreamReport`, in the event loop: it must not block.
 
     Raises:
         SourceError: `source` is not a source of items.
-        TypeError, ValueError: another argument is not what is said above.
+        TypeError, ValueError: another argument is not as described above.
     """
     return _response("stream", source, encoder, options)
 
@@ -115,12 +115,12 @@ def sse(
         retry: milliseconds that an EventSource waits before it reconnects.
         where: for a topic: ``where(event)`` says whether this client gets an event.
         events: an `EventTypes`: the types that the stream may send.
-        direct: whether publishers may write past middleware; None decides by itself.
+        direct: whether publishers may write past middleware; None, the default, checks it first.
         on_close: called once with the `StreamReport`.
 
     Raises:
         SourceError: `source` is not a source of items.
-        TypeError, ValueError: another argument is not what is said above.
+        TypeError, ValueError: another argument is not as described above.
     """
     usual = encode is None and big_integers == "number"
     encoder = _SSE if usual else SSE(encode=encode, big_integers=big_integers)
@@ -158,8 +158,8 @@ def csv(
 
     `CSV` says what its own keywords mean; the others are those of `sse`.
 
-    A stream that does not end with `completed` is cut without its final chunk, so that half
-    an export never looks complete.
+    A stream that ends for any other reason than `completed` gets no final chunk, so that half an
+    export never looks complete.
     """
     encoder = CSV(
         columns,
@@ -181,8 +181,8 @@ def raw(
 ) -> StreamResponse:
     """Return a response that streams bytes as they are; takes the keywords of `sse`, too.
 
-    A stream that does not end with `completed` is cut without its final chunk, so that half
-    a file never looks complete.
+    A stream that ends for any other reason than `completed` gets no final chunk, so that half a
+    file never looks complete.
     """
     return _response("raw", source, Raw(media_type), options, ("media_type",))
 
@@ -194,7 +194,7 @@ def _response(
     options: StreamOptions,
     own: Iterable[str] = (),
 ) -> StreamResponse:
-    """Return the response that `function` was called for; `own` are keywords of its own."""
+    """Return the response that `function` promises; `own` are keywords that only it has."""
     _check_keywords(function, options, own)
     _check_quart_app()
     given = options.items()
@@ -203,20 +203,20 @@ def _response(
     plan = make_plan(source, encoder, **cast(DeliveryOptions, of_delivery))
     response_plan = make_response_plan(plan, **cast(ResponseOptions, of_response))
     if response_plan.compress is not None:
-        plan = replace(plan, length=None)  # nobody knows how many bytes they will be
+        plan = replace(plan, length=None)  # the compressed size is not known
     return StreamResponse(plan, response_plan)
 
 
 def _check_keywords(function: str, options: Mapping[str, object], own: Iterable[str] = ()) -> None:
-    """Refuse a keyword that streams do not have, in the name of the function that was called.
+    """Refuse a keyword that streams do not have.
 
     Args:
-        function: what the app called, such as ``"sse"``.
-        options: the keywords that it gave for `StreamOptions`.
-        own: further keywords of that function, which may be what was meant.
+        function: the function that the app called, such as ``"sse"``; the error names it.
+        options: the keywords that the app gave for `StreamOptions`.
+        own: further keywords of that function, which the app may have meant.
 
     Raises:
-        TypeError: one of `options` is unknown; says which keyword is most like it.
+        TypeError: one of `options` is unknown; the error names the most similar keyword.
     """
     for name in options:
         if name not in _KEYWORDS:
@@ -228,7 +228,7 @@ def _check_keywords(function: str, options: Mapping[str, object], own: Iterable[
 def _check_quart_app() -> None:
     """Refuse to make a stream in a view of a Quart app that can't send it.
 
-    Quart would only say that the value's type is not valid.
+    Quart's own error would only say that the type of the value is not valid.
 
     Raises:
         RuntimeError: the app has no `flowstream.quart.Flowstream`.

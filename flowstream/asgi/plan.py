@@ -1,10 +1,10 @@
-"""Plan: what is delivered, and how: checked as a whole before there is a client.
+"""Plan: what is delivered, and how; checked as a whole before there is a client.
 
-A plan says nothing of what carries the stream. The status and the headers of an HTTP response are
-in a value of their own (`ResponsePlan`).
+A plan says nothing about the transport. `ResponsePlan` has the status and the headers of an HTTP
+response.
 
-Whatever is wrong with an argument of `stream()` is found at the call, in the view that made it.
-There it is still an ordinary error of the app.
+A wrong argument of `stream()` is found at the call, in the view. There it is still an ordinary
+error of the app.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flowstream.topics._subscription import Subscription, SubscriptionManager, c
 
 OnClose = Callable[[StreamReport], object]
 
-# What a buffer holds unless it is said.
+# The bounds of a buffer by default.
 _ITEMS = 256
 _BUFFER = Buffer(_ITEMS)
 
@@ -49,7 +49,7 @@ class DeliveryOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is delivered, and how: all that was decided before there is a client."""
+    """What is delivered, and how."""
 
     source: Source | Feed
     encoder: Encoder
@@ -62,17 +62,17 @@ class Plan:
     on_close: OnClose | None
     where: Where | None
     direct: bool | None
-    """Whether publishers may write directly past what stands between; None to find out."""
+    """Whether publishers may write past middleware; None to check the middleware first."""
     after: str | None
-    """The id to begin after, for a client that does not say what it saw last."""
+    """The event id to begin after, for a client that does not say what it saw last."""
     length: int | None
-    """The bytes of its body, where that is promised; see `Source.length`."""
+    """The size of the body in bytes, if it is promised; see `Source.length`."""
     is_feed: bool
-    """Whether its source is a topic or a run."""
+    """Whether the source is a topic or a run."""
     resumes: bool
-    """Whether a client that comes back gets what it lacks, and not all of it again."""
+    """Whether a client that comes back gets only what it missed, and not everything again."""
     context: contextvars.Context
-    """What the context variables were where the plan was made: in the view, inside its spans."""
+    """The context variables where the plan was made: in the view, inside its spans."""
 
 
 def make_plan(
@@ -158,7 +158,7 @@ def make_plan(
         after=after,
         length=_length(found, encoder, policy),
         is_feed=is_feed,
-        # Who made a subscription has said from where on.
+        # A subscription was made with the position to begin at.
         resumes=is_feed or isinstance(found, Resumable) or isinstance(source, Subscription),
         context=contextvars.copy_context(),
     )
@@ -180,5 +180,5 @@ def _length(source: Source | Feed, encoder: Encoder, policy: Policy) -> int | No
 
 
 def described(value: object) -> str:
-    """Return what `value` is, for an error that says what else was expected."""
+    """Return in words what `value` is, for an error that names what was expected."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -1,9 +1,9 @@
-"""A request's ``receive`` that a producer and the stream can both use.
+"""SharedReceive: a request's ``receive`` that a producer and the stream can both use.
 
-While a stream runs it must keep calling ``receive()``, because that is how it hears that the client
-left. A server whose queue of messages is full stops reading its socket, and never sees the client
-leave. But ``receive()`` also returns the request's body, which the producer may want to read. A
-stream throws the body away; so a producer that reads it shares the callable::
+While a stream runs it must keep calling ``receive()``, for two reasons: the call says when the
+client has left, and a server whose queue of messages is full stops reading its socket. But
+``receive()`` also returns the request's body, which the producer may want to read, and the stream
+throws it away. So share the callable::
 
     async def app(scope, receive, send):
         receive = SharedReceive(receive)
@@ -17,7 +17,7 @@ stream throws the body away; so a producer that reads it shares the callable::
 
         await raw(upper)(scope, receive, send)
 
-In Quart you need not do anything: it keeps the body apart.
+In Quart you need nothing of this, because it keeps the body separately.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Send = Callable[[Message], Awaitable[None]]
 
 _BACKLOG_BYTES = 1 << 16
 
-# What a message costs beside its body. Without it a client that uploads byte by byte (or in
-# HTTP/2 DATA frames of none) would fill the memory far below 64 KiB.
+# What a message costs besides its body. Without this, a client that uploads byte by byte (or in
+# empty HTTP/2 DATA frames) would fill the memory long before it has sent 64 KiB.
 _MESSAGE_BYTES = 256
 
 
 class SharedReceive:
-    """An ASGI ``receive`` for one reader of the body beside the stream that serves it.
+    """An ASGI ``receive`` for one reader of the body besides the stream.
 
     It keeps up to 64 KiB of the body for the reader. When that is full, the upload waits, as it
-    would without a stream. If the reader has not read anything by then, the body is thrown away,
-    so that the disconnect after it is seen.
+    would without a stream. If the reader has read nothing by then, the body is thrown away, so that
+    a disconnect after it is noticed.
 
     Args:
         receive: the server's ``receive``.
@@ -57,15 +57,15 @@ class SharedReceive:
         self._was_read = False
         self._discarded = False
         self._gone = False
-        self._watched = False  # `disconnected` receives; else the reader does it itself
-        self._turn = trio.Lock()  # at the server's receive: a disconnect is given only once
+        self._watched = False  # `disconnected` receives, so that the reader need not
+        self._turn = trio.Lock()  # around the server's receive, which returns a disconnect once
         self._changed = trio.Event()
 
     async def __call__(self) -> Message:
         """Return the next message of the body; ``http.disconnect`` once the client is gone.
 
         Raises:
-            RuntimeError: the body was thrown away, because it was not read in time.
+            RuntimeError: the body was thrown away because it was not read in time.
         """
         self._was_read = True
         while not self._backlog:
@@ -93,7 +93,7 @@ class SharedReceive:
                     await self._receive_one()
         finally:
             self._watched = False
-            self._change()  # the reader may be the next to receive
+            self._change()  # from now on the reader receives itself
 
     async def _receive_one(self) -> None:
         async with self._turn:

@@ -30,13 +30,13 @@ class StreamResponse:
     It is an ASGI application: ``await response(scope, receive, send)``. A Quart-Trio view
     and a Starlette route on Trio return it as it is. It can be called once.
 
-    Calling it **waits** until the last byte was written, or until the stream has ended in another
-    way: the client left, a deadline passed, or it was cancelled from outside. It returns
-    after the producer has cleaned up. It raises nothing once the status line is out.
+    A call **waits** until the last byte is written, or until the stream ends in another way: the
+    client left, a deadline passed, or it was cancelled from outside. It returns after the producer
+    has cleaned up. It raises nothing once the status line is out.
 
     Raises:
-        StreamUsedError: when it is called a second time.
-        RuntimeError: when it is called outside Trio, or for something that is not HTTP.
+        StreamUsedError: it is called a second time.
+        RuntimeError: it is called outside Trio, or for something that is not HTTP.
         Exception: with ``prime=``, what the producer raised before its first item. A
             `PublicError` is answered with its status, unless the app has a handler for it.
     """
@@ -48,12 +48,12 @@ class StreamResponse:
 
     @property
     def status(self) -> int:
-        """The HTTP status it was given."""
+        """The HTTP status that it will send."""
         return self._exchange.response_plan.status
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers it will send, names in lower case: a new list at each call."""
+        """The headers that it will send, names in lower case; a new list each time."""
         return list(self._exchange.response_plan.headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,8 +75,8 @@ class StreamResponse:
                 finally:
                     nursery.cancel_scope.cancel()
         if failure is not None:
-            # Not in the nursery, which would put it into a group: it is for the framework's
-            # error handlers, which look for the exception itself.
+            # Raise it outside the nursery, which would put it into a group: the framework's error
+            # handlers look for the exception itself.
             if not isinstance(failure, PublicError) or is_handled(failure, scope):
                 raise failure
             await self._answer(failure, scope, send)
@@ -84,7 +84,7 @@ class StreamResponse:
     async def _deliver(
         self, stream: Stream, scope: Scope, send: Send, nursery: trio.Nursery | None
     ) -> BaseException | None:
-        """Serve `stream`, and return what the framework is to hear of it."""
+        """Serve `stream`; return the exception that the framework must get, or None."""
         plan = self._exchange.response_plan
         try:
             stream.begin(nursery)
@@ -102,21 +102,21 @@ class StreamResponse:
         return None
 
     async def _answer(self, error: PublicError, scope: Scope, send: Send) -> None:
-        """Answer with what the stream would have failed with, had it begun."""
+        """Send `error` as an ordinary response: the stream failed before it began."""
         status, fields, body = answer_to(error, scope["path"])
         head = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in fields.items()
         ]
-        # Without CORS's headers a page of another origin could not read the answer.
+        # Without the CORS headers a page of another origin could not read the answer.
         head += [pair for pair in self.headers if pair[0].startswith(b"access-control-")]
         await send_whole(send, status, head, body)
 
     def stop(self) -> None:
         """End the stream for good: write what is queued, then ``end`` with `stopped`.
 
-        Does nothing before the response was called, or after the stream has ended. The browser
-        does not come back after it, as it would after a disconnect.
+        After that a browser does not reconnect, as it would after a disconnect. Does nothing before
+        the response is called, or after the stream has ended.
         """
         if self._exchange.stream is not None:
             self._exchange.stream.close(CloseReason.STOPPED, "StreamResponse.stop()")
@@ -126,10 +126,9 @@ class StreamResponse:
         stream = self._exchange.stream
         return new_statistics(self._exchange.plan.buffer) if stream is None else stream.statistics()
 
-    # Quart's type of what a view may return has room for an iterator of text, and for nothing
-    # else that a class of ours could be: with these two methods a view that returns a stream
-    # type-checks. They also make FastAPI, which would turn a return value that it does not
-    # know into `{}`, raise instead.
+    # These two methods let a Quart view that returns a stream pass the type checker: among the
+    # types that Quart lets a view return, an iterator of text is the only one that a class of ours
+    # can be. They also make FastAPI raise, which turns a value of an unknown type into `{}`.
 
     def __iter__(self) -> StreamResponse:
         raise self._is_no_data()
@@ -139,7 +138,7 @@ class StreamResponse:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> NoReturn:
-        """Refuse to be a model's field: FastAPI makes one of a view's return annotation."""
+        """Refuse to be a model's field, which FastAPI makes of a view's return annotation."""
         raise TypeError(
             "a StreamResponse is no data that FastAPI could describe: annotate the view with "
             "`-> Response` (from fastapi import Response) and return "
@@ -154,7 +153,7 @@ class StreamResponse:
 
 
 def exchange_of(response: StreamResponse) -> StreamExchange:
-    """Return what a home of streams does with `response`, step by step."""
+    """Return the exchange of `response`, which hosts of streams use step by step."""
     return response._exchange
 
 

@@ -1,12 +1,15 @@
-"""One request to a Quart-Trio app: Quart-Trio's connection class, with streams in it.
+"""Quart-Trio's connection class, which serves one request, extended for streams.
 
-It tells a stream of its client's end instead of cancelling around it, runs the request in the
-task that it is called in, and has a task beside it only where one is of use: Quart-Trio's waits
-on ``receive()`` for the body and for the client's end. A request without a body needs none under
-flowstream's own server, where the connection tells of the client's end by a call.
+It differs from Quart-Trio's own in three ways:
 
-There a stream without a producer is delivered when Quart is done with its request, and holds on to
-nothing of Quart's (`flowstream.quart._late_context`).
+* When the client leaves, it tells the stream, and does not cancel the request around it.
+* It runs the request in the task that it is called in.
+* It has a second task only if that is needed. Quart-Trio's second task waits on ``receive()`` for
+  the body and for the disconnect. Under flowstream's own server a request without a body does not
+  need it, because the connection reports a disconnect by a call.
+
+There a stream without a producer is delivered after Quart has finished its request, and keeps
+nothing of Quart's alive (`flowstream.quart._late_context`).
 """
 
 from __future__ import annotations
@@ -52,15 +55,14 @@ def connection_class(
     *,
     direct: bool | None,
 ) -> type[Any]:
-    """Return Quart-Trio's connection class with streams in it.
+    """Return a subclass of Quart-Trio's connection class that serves streams.
 
     Args:
-        base: the class that the app chose.
-        patched: the app's functions that have a part in the delivery of a stream, as they are
-            to be found on the app.
+        base: the connection class that the app chose.
+        patched: the functions that flowstream has put on the app to deliver streams, by name.
         tally: counts the streams of the app.
-        nursery_of_app: returns what is open while the app is served.
-        direct: what the app says of all its streams.
+        nursery_of_app: returns the nursery that is open while the app is served.
+        direct: the app's setting for direct writes to all its streams.
     """
 
     def has_quarts(*names: str) -> bool:
@@ -71,7 +73,7 @@ def connection_class(
 
     requests = Requests(copies=has_quarts("_create_request_from_scope", "_send_push_promise"))
 
-    class FlowstreamHTTPConnection(base):  # type: ignore[misc]  # whatever the app chose
+    class FlowstreamHTTPConnection(base):  # type: ignore[misc]  # the app chose the base
         _listening: Listening | None = None
 
         async def handle_messages(
@@ -85,8 +87,8 @@ def connection_class(
                 message = await receive()
                 host = cast("Host | None", self.scope.get(HOST))
                 if message["type"] == "http.disconnect" and host and host.disconnected():
-                    # Quart's answer to a disconnect is to cancel the request at once; the
-                    # stream ends it by itself, once its producer has cleaned up.
+                    # Quart would cancel the request at once. The stream ends it itself, once its
+                    # producer has cleaned up.
                     await trio.sleep_forever()
                 listening.note(message)
                 return message
@@ -116,8 +118,8 @@ def connection_class(
                     await self._deliver(late, send)
 
         async def _listen_and_serve(self, receive: Receive, send: Send) -> None:
-            # Quart-Trio's, but that it runs the request in a task of its own, which for as long
-            # as a stream lasts would take 3 KB.
+            # Like Quart-Trio's method, which runs the request in a task of its own, though: that
+            # would take 3 KB for as long as a stream lasts.
             self._listening = Listening()
             request = self._create_request_from_scope(send)
             async with trio.open_nursery() as nursery:
@@ -125,7 +127,7 @@ def connection_class(
                 await self.handle_request(nursery, request, send)
 
         async def _serve(self, carrier: Carrier, send: Send) -> LateStream | None:
-            """Do the same without a task; return a stream that is still to be delivered."""
+            """Serve the request without a second task; return a stream to deliver after it."""
             request = requests.make(self, send)
             try:
                 async with trio.open_nursery() as nursery:
@@ -149,11 +151,11 @@ def connection_class(
                     await late.stream.deliver(late.transport)
                 finally:
                     await late.finish()  # noqa: ASYNC102  # shields itself
-            except Exception as error:  # noqa: BLE001  # for the app to answer
+            except Exception as error:  # noqa: BLE001  # the app answers it
                 await self._answer(error, send)
 
         async def _answer(self, error: Exception, send: Send) -> None:
-            """Answer as the app does where a stream fails before its head, behind the context."""
+            """Let the app answer `error`: a stream failed before its head, after the context."""
             request = requests.make(self, send)
             timeout = self.app.config["RESPONSE_TIMEOUT"]
             async with trio.open_nursery() as nursery:
@@ -165,7 +167,7 @@ def connection_class(
                 nursery.cancel_scope.cancel()
 
         def _leave(self, request: Request, send: Send) -> LateContext | None:
-            """Return what stands for the request's context, if that may end before its stream."""
+            """Return a stand-in for the request's context; None if that must outlast the stream."""
             why_not = why_seen(self.app, request)
             if any(vars(self.app).get(name) is not ours for name, ours in patched.items()):
                 why_not = "a function of the app's was replaced"
@@ -176,8 +178,8 @@ def connection_class(
 
         async def _send_response(self, send: Send, response: Any) -> None:
             if getattr(self, "_disconnected", False):
-                # The request was cancelled with it. Quart would raise, which nobody catches, where
-                # nothing has waited since.
+                # The client has gone, and the request was cancelled. If nothing has waited since,
+                # Quart would raise here, and nobody would catch that.
                 await trio.lowlevel.checkpoint()
             if not self.scope[HOST].delivered:
                 await super()._send_response(send, response)

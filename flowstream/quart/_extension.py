@@ -5,24 +5,25 @@ Quart sends a response after it has left the request's context, stops any respon
 of that suits a stream. `Flowstream(app)` replaces some of Quart's functions. Each does something
 only if the app answers with a `StreamResponse`:
 
-* ``preprocess_request`` and ``dispatch_request``: a stream with ``prime=`` is begun here,
-  where what its producer raises goes through the app's error handlers;
-* ``make_response``: the stream becomes a Quart response, which ``after_request`` functions
-  may change: status, headers, cookies;
-* ``finalize_request``: the stream is delivered here, after these functions and still inside
-  the request's context, so that ``request``, ``session`` and ``g`` work in a producer and
-  teardown functions run after the last byte. Quart comes by here with a view's answer and
-  with that of a handler of unhandled exceptions;
-* ``full_dispatch_request``: a primed stream ends here if the app sends another response;
-* ``json.loads``: a body that is nested too deep is the client's fault;
-* ``create_url_adapter``: what it makes is shared by requests with the same first line and host.
+* ``preprocess_request`` and ``dispatch_request``: a stream with ``prime=`` begins here, where an
+  error of its producer goes through the app's error handlers.
+* ``make_response``: the stream becomes a Quart response. ``after_request`` functions may change
+  its status, headers and cookies.
+* ``finalize_request``: the stream is delivered here, after these functions and still inside the
+  request's context. So ``request``, ``session`` and ``g`` work in a producer, and teardown
+  functions run after the last byte. Quart calls this for a view's answer, and for that of a handler
+  of unhandled exceptions.
+* ``full_dispatch_request``: a primed stream ends here if the app sends another response.
 
-It replaces the lifespan class by one that refuses to start under asyncio, with a clear sentence.
+It also replaces:
 
-It replaces the connection class by one that tells the stream of a disconnect instead of
-cancelling around it, and that lets a stream outlive its request where nobody can notice.
+* ``json.loads``: a body that is nested too deep is the client's fault.
+* ``create_url_adapter``: requests with the same first line and host share an adapter.
+* the lifespan class: refuses to start under asyncio, with a clear sentence.
+* the connection class: tells the stream of a disconnect and does not cancel around it. It lets a
+  stream outlive its request's context if nobody can notice.
 
-Quart 0.23 gives these functions other arguments than 0.22; they are passed on as they come.
+Quart 0.23 gives these functions other arguments than 0.22. They are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ __all__ = ["Flowstream", "FlowstreamStatistics"]
 
 @dataclass(frozen=True, slots=True)
 class FlowstreamStatistics:
-    """A moment of one app's streams."""
+    """One app's streams at one moment."""
 
     open: int
     """Streams that run now."""
     closed: Mapping[str, int]
     """Streams that have ended since the app was made, by close reason."""
     left: int = 0
-    """How many of the open ones have outlived their request's context, and take 8 KB less."""
+    """Open streams that have outlived their request's context. Each takes 8 KB less."""
 
 
 class Flowstream:
@@ -74,7 +75,7 @@ class Flowstream:
         direct: the default of `stream(direct=...)` for all streams of the app.
 
     Raises:
-        TypeError: `app` is a Quart app that does not run on Trio, or `direct` is no bool.
+        TypeError: `app` is not a Quart-Trio app, or `direct` is not a bool.
     """
 
     def __init__(self, app: QuartTrio | None = None, *, direct: bool | None = None) -> None:
@@ -88,10 +89,10 @@ class Flowstream:
             self.init_app(app)
 
     def init_app(self, app: QuartTrio) -> None:
-        """Set up `app`; an app factory calls this.
+        """Set up `app`. For an app factory.
 
         Raises:
-            TypeError: `app` does not run on Trio.
+            TypeError: `app` is not a Quart-Trio app.
             RuntimeError: `app` was set up before.
         """
         if not isinstance(app, QuartTrio):
@@ -99,8 +100,8 @@ class Flowstream:
         if "flowstream" in app.extensions:
             raise RuntimeError("this app has a Flowstream already")
         app.extensions["flowstream"] = self
-        # Quart calls these by name on the app, so an attribute of the instance is enough;
-        # what the app's own class does in them is kept.
+        # Quart calls these by name on the app, so it is enough to set them on the instance. They
+        # call those of the app's own class.
         patched = cast(Any, app)
         patched.preprocess_request = _priming(app.preprocess_request)
         patched.dispatch_request = _priming(app.dispatch_request)
@@ -124,7 +125,7 @@ class Flowstream:
         handlers.setdefault(PublicError, _answer_publicly)
 
     async def __aenter__(self) -> Flowstream:
-        """Open the nursery that runs need, where no Quart app's lifespan does."""
+        """Open the nursery that runs need, where there is no lifespan of a Quart app."""
         if self._outside is not None:
             raise RuntimeError("this Flowstream is open already")
         self._outside = SupervisedNursery()
@@ -132,22 +133,22 @@ class Flowstream:
         return self
 
     async def __aexit__(self, *raised: Any) -> bool | None:
-        """End what runs in it, and **wait** for that."""
+        """Tell its tasks to stop, and **wait** for them."""
         nursery, self._outside = self._outside, None
         assert nursery is not None
         return await nursery.__aexit__(*raised)  # noqa: ASYNC102  # it is bounded
 
     def statistics(self) -> FlowstreamStatistics:
-        """Return how many streams run, and how those before them ended."""
+        """Return how many streams run, and how the earlier ones ended."""
         tally = self._tally
         return FlowstreamStatistics(tally.open, dict(tally.closed), tally.left)
 
     def _keep_open_while_serving(self, app: QuartTrio) -> None:
-        """Have a supervised nursery be open from the startup of `app` to its shutdown."""
+        """Keep a supervised nursery open from the startup of `app` to its shutdown."""
         closing: trio.Event
         closed: trio.Event
 
-        # ASYNC114 wants to know names of functions that are started; this one's only use is below.
+        # ASYNC114 wants functions with a task_status to be listed; this one is used only below.
         async def keep_open(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
             try:
                 async with SupervisedNursery() as self._inside:
@@ -157,8 +158,8 @@ class Flowstream:
                 self._inside = None
                 closed.set()
 
-        # In a task of its own, and not around a `yield` of `while_serving`: such generators are
-        # not ended in the order that nurseries need.
+        # In a task of its own, and not around a `yield` of `while_serving`: Quart does not end such
+        # generators in the order that nurseries need.
         @app.before_serving
         async def open_nursery() -> None:
             nonlocal closing, closed
@@ -172,10 +173,10 @@ class Flowstream:
 
 
 def _refusing_depth(loads: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `loads` with a `ValueError` for what is nested deeper than Python reads.
+    """Wrap `loads`, so that it raises `ValueError` for JSON nested deeper than Python can read.
 
-    Python's parser raises `RecursionError`, a few kilobytes of ``[`` are enough, and Quart takes
-    only a `ValueError` for the client's fault: a 400 instead of a 500 with a traceback.
+    Python's parser raises `RecursionError` for that; a few kilobytes of ``[`` are enough. Quart
+    answers a `ValueError` with 400, and any other exception with 500 and a traceback in the log.
     """
 
     def loads_or_refuses(text: str | bytes, **options: Any) -> Any:
@@ -188,9 +189,9 @@ def _refusing_depth(loads: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _lifespan_class(base: type[Any]) -> type[Any]:
-    """Return Quart-Trio's lifespan class, which under asyncio says what is wrong."""
+    """Return a subclass of the app's lifespan class that refuses to start under asyncio."""
 
-    class FlowstreamLifespan(base):  # type: ignore[misc]  # whatever the app chose
+    class FlowstreamLifespan(base):  # type: ignore[misc]  # the app chose the base
         async def __call__(self, receive: Receive, send: Send) -> None:
             if not trio.lowlevel.in_trio_run():
                 await receive()
@@ -203,10 +204,10 @@ def _lifespan_class(base: type[Any]) -> type[Any]:
 
 
 def _contained(app: QuartTrio) -> Callable[..., None]:
-    """Return `app.add_background_task`, for tasks whose failure may be no Exception.
+    """Wrap `app.add_background_task`, so that every failure of a task is an `Exception`.
 
-    Quart gives an Exception to `handle_background_exception`. Anything else would end the
-    app's nursery, and with it the app.
+    Quart gives an `Exception` to `handle_background_exception`. Any other would end the app's
+    nursery, and with it the app.
     """
     add = app.add_background_task
 
@@ -232,7 +233,7 @@ _STATUS: dict[type[Exception], type[HTTPException]] = {
 
 
 def _answering(app: QuartTrio, status: type[HTTPException]) -> Callable[[Any], Awaitable[Any]]:
-    """Return an error handler that answers as the app answers that status elsewhere."""
+    """Return an error handler that gives the app's own answer for an HTTP status."""
 
     async def answer(error: Exception) -> Any:
         return await handle_http_exception(app, status())
@@ -242,7 +243,7 @@ def _answering(app: QuartTrio, status: type[HTTPException]) -> Callable[[Any], A
 
 async def _answer_publicly(error: Exception) -> QuartResponse:
     assert isinstance(error, PublicError)
-    # A WebSocket that is not accepted yet is answered, too, where the server can do that.
+    # A WebSocket that is not accepted yet gets this answer, too, if the server can send one.
     path = request.path if has_request_context() else websocket.path
     status, headers, body = answer_to(error, path)
     return QuartResponse(body, status, dict(headers))

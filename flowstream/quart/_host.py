@@ -1,8 +1,8 @@
-"""One request's streams in Quart: the response that stands for one, and what delivers it.
+"""Deliver one request's streams in Quart.
 
-A stream on its way through an app is a Quart response without a body, so that the app's own
-functions may change its status, headers and cookies. Behind these it is delivered, from
-within the request's context, by the host that the request's connection has.
+On its way through an app a stream is a Quart response without a body (`Hosted`), so that the app's
+own functions may change its status, headers and cookies. After these the `Host`, which each
+request's connection has, delivers the stream inside the request's context.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from flowstream.quart._requests import headers_of
 HOST = "flowstream.quart"
 """The key of a request's host in its scope."""
 
-# What the `receive` of flowstream's own server is a method of.
+# The class that has the `receive` of flowstream's own server.
 _INBOX = ("flowstream.server._inbox", "Inbox")
 
-# Quart writes headers in UTF-8; a stream's own, which may be in Latin-1, come through as they are.
+# Quart writes headers in UTF-8. This passes a stream's own, which may be Latin-1, on unchanged.
 _CODEC = ("utf-8", "surrogateescape")
 
 
 class AppTally(Tally):
-    """The streams of one app, counted.
+    """Counts the streams of one app.
 
     Attributes:
-        left: how many of the open ones have outlived their request's context.
+        left: how many open streams have outlived their request's context.
     """
 
     def __init__(self) -> None:
@@ -56,30 +56,30 @@ class Hosted(QuartResponse):
     """The Quart response that stands for a stream on its way through the app."""
 
     def __init__(self, stream_response: StreamResponse) -> None:
-        # One that Quart made, copied: to make each would cost as much as to open the stream.
+        # Copy one that Quart made: to make each would cost as much as to open the stream.
         self.__dict__.update(_empty(stream_response.status).__dict__)
         self.response = self.data_body_class(b"")
-        # Quart's own 60 s would cut it; Limits.max_duration is the stream's.
+        # Quart's own timeout of 60 s would cut the stream, which has Limits.max_duration.
         self.timeout = None
         self.stream_response = stream_response
         self._given = _as_text(tuple(stream_response.headers))
         self.headers = headers_of(self._given.copy())
 
     async def get_data(self, as_text: bool = True) -> NoReturn:
-        """Raise: an ``after_request`` function that hashes or rewrites data cannot have it."""
+        """Raise: a stream has no data that an ``after_request`` function could hash or rewrite."""
         raise RuntimeError("a stream has no data to get: its producer has yet to run")
 
     def set_data(self, data: str | bytes) -> None:
-        """Raise, but for the nothing that a new response is given."""
+        """Raise, unless `data` is empty: Quart sets that on a new response."""
         if data:
             raise RuntimeError("a stream cannot be given data: return another response instead")
         super().set_data(data)
 
     def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Return the status and headers, as the app has left them.
+        """Return the status and headers, with the app's changes.
 
         Raises:
-            ValueError: no stream can have them.
+            ValueError: a stream cannot have them.
         """
         if self.status_code < 200 or self.status_code in (204, 205, 304):
             raise ValueError(f"a stream has a body, and the status {self.status_code} has none")
@@ -89,7 +89,7 @@ class Hosted(QuartResponse):
         for name in ("Content-Length", "Transfer-Encoding"):
             given = self.headers.get(name)
             own = given is None or (name.lower().encode(), given.encode()) in stream_headers
-            if not own:  # nor one of our own that the app has changed
+            if not own:  # the app has added it, or changed ours
                 raise ValueError(
                     f"the header {name!r} is the server's: a stream has no length of an app's"
                 )
@@ -110,25 +110,25 @@ def _as_text(headers: tuple[tuple[bytes, bytes], ...]) -> list[tuple[str, str]]:
 
 
 class Listening:
-    """The task that hears of a request's body and of its client's end, until nobody needs it.
+    """Ends the task that receives a request's body and the disconnect, when it is not needed.
 
     Attributes:
-        scope: what the task runs in.
+        scope: the cancel scope that the task runs in.
     """
 
     __slots__ = ("_complete", "_needed", "scope")
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
-        self._complete = False  # the body has come
+        self._complete = False  # the whole body has come
         self._needed = True
 
     def note(self, message: Mapping[str, Any]) -> None:
-        """Take note of a message that has come."""
+        """Record a message that has come."""
         self._complete = not message.get("more_body", False)
 
     def stop(self) -> None:
-        """Hear no more than the rest of the body: the connection tells of the client's end."""
+        """Receive only the rest of the body: the connection reports the disconnect by a call."""
         self._needed = False
         self.check()
 
@@ -139,19 +139,19 @@ class Listening:
 
 
 class Host(Live):
-    """What one request's connection knows of the stream it serves.
+    """Serves the streams of one request.
 
     Args:
         tally: counts the streams of the app.
-        nursery: for what the stream runs.
-        send: the server's, with what was put around it.
-        listening: the task that hears of the client's end, if there is one.
-        direct: what the app says of all its streams.
-        leave: returns what stands for the request's context, if that may end before a stream
-            without a task does; called within the context.
+        nursery: for the tasks of the stream.
+        send: the server's ``send``, with everything that wraps it.
+        listening: ends the task that receives the disconnect; None if there is no such task.
+        direct: the app's setting for direct writes to all its streams.
+        leave: returns a stand-in for the request's context, or None if the context must outlast
+            the stream. It is called inside the context, for a stream without tasks.
 
     Attributes:
-        late: the stream that is to be delivered behind its request's context, if any.
+        late: the stream to deliver after its request's context, or None.
     """
 
     __slots__ = (
@@ -188,7 +188,7 @@ class Host(Live):
         self._streams: dict[StreamResponse, Stream | None] = {}
 
     async def begin(self, response: StreamResponse, scope: Mapping[str, Any]) -> None:
-        """Open the stream and, if it is to be primed, wait for its first item.
+        """Open the stream. If it has ``prime=``, **wait** for its first item.
 
         Raises:
             Exception: what a primed producer raised before its first item.
@@ -207,7 +207,7 @@ class Host(Live):
             await stream.prime(prime)
 
     async def deliver(self, hosted: Hosted, scope: Mapping[str, Any]) -> None:
-        """Send the response that the app has made of the stream, and its body."""
+        """Send the stream's response, with the app's changes, and its body."""
         response = hosted.stream_response
         exchange = exchange_of(response)
         status, headers = hosted.head()
@@ -215,7 +215,7 @@ class Host(Live):
         stream = self._streams[response]
         self.delivered = True
         if self.listening is not None and carrier_of(scope) is not None:
-            self.listening.stop()  # the connection itself reports its end: a task less
+            self.listening.stop()  # the connection reports the disconnect: one task less
         if stream is not None:
             transport = exchange.transport(scope, self.send, status, headers, direct=self.direct)
             context = None
@@ -229,8 +229,8 @@ class Host(Live):
         elif scope["method"] == "HEAD":
             await send_whole(self.send, status, exchange.headers_for(scope, headers))
         else:
-            # With the app's own headers: without CORS's, a page of another origin would see
-            # a network error, after which an EventSource may come back (WHATWG HTML § 9.2.3).
+            # Add the app's own headers. Without the CORS headers a page of another origin would see
+            # a network error, after which an EventSource may reconnect (WHATWG HTML § 9.2.3).
             status, own = exchange.empty_answer(scope)
             replaced = {b"content-type", *(name for name, _ in own)}
             own.extend(pair for pair in headers if pair[0] not in replaced)
@@ -239,9 +239,9 @@ class Host(Live):
     def disconnected(
         self, reason: CloseReason = CloseReason.CLIENT_DISCONNECTED, detail: str = "http.disconnect"
     ) -> bool:
-        """Tell the streams that the client has gone; return whether one is the answer.
+        """Tell the streams that the client has gone; return whether a stream is the answer.
 
-        It still is when it has been delivered and the app's teardown functions run.
+        It still is after its delivery, while the app's teardown functions run.
         """
         self.gone = True
         for stream in self._streams.values():
@@ -250,25 +250,25 @@ class Host(Live):
         return self.delivered or bool(self._streams)
 
     async def finish(self) -> None:
-        """End what still runs, e.g. a primed stream that an error took the place of."""
+        """End streams that still run, e.g. a primed one that an error page has replaced."""
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             if stream is not None:
                 await stream.finish()
         if streams and self.gone and not self.delivered:
-            # What has taken its place is no stream of ours: a disconnect cancels it.
+            # The response that replaced it is no stream, so the disconnect cancels it.
             self.nursery.cancel_scope.cancel()
 
 
 class LateStream:
-    """A stream that is delivered behind the end of its request's context.
+    """A stream that is delivered after the end of its request's context.
 
     Args:
-        host: that of the request.
+        host: the request's.
         variables: the context variables of the view.
         stream: the stream, begun.
-        transport: what it is to be delivered to.
-        context: what stands for the request's.
+        transport: carries the stream.
+        context: stands in for the request's context.
     """
 
     __slots__ = ("_context", "_tally", "_tokens", "_variables", "stream", "transport")
@@ -290,12 +290,12 @@ class LateStream:
         self._tally.left += 1
 
     def enter(self) -> None:
-        """Have what runs for the stream find `request` and its kin."""
+        """Let code that is called for the stream find `request`, `session`, `g` and the app."""
         self._context.replace_in(self._variables)
         self._tokens = self._context.enter()
 
     async def finish(self) -> None:
-        """Wait until the stream has ended."""
+        """**Wait** until the stream has ended."""
         try:
             await self.stream.finish()
         finally:
@@ -305,14 +305,14 @@ class LateStream:
 
 
 class Departure:
-    """Ends the request when its client leaves, where the connection tells of that by a call.
+    """Ends the request when its client leaves, if the connection reports that by a call.
 
-    Quart's own way is a task for each request that waits on ``receive()``. It costs a quarter of
-    what opening a stream does.
+    Quart itself uses a task for each request, which waits on ``receive()``. That costs a quarter of
+    opening a stream.
 
     Args:
         connection: Quart-Trio's.
-        nursery: what the request runs in.
+        nursery: the nursery that the request runs in.
         request: Quart's.
     """
 
@@ -325,14 +325,14 @@ class Departure:
 
     @property
     def stall_timeout(self) -> float | None:
-        """None: the streams of the request say how long a write may make no progress."""
+        """None, because the streams of the request set their own."""
         return None
 
     def close(self, reason: CloseReason, detail: str = "") -> None:
         """Do nothing: at a shutdown a request may still be answered."""
 
     def abort(self, reason: CloseReason, detail: str = "") -> None:
-        """Tell the stream, or cancel what is no stream, as Quart does."""
+        """Tell the stream. If the answer is no stream, cancel the request, as Quart does."""
         host = cast("Host | None", self._connection.scope.get(HOST))
         if host is None or not host.disconnected(reason, detail):
             note_departure(self._connection, self._request)
@@ -340,10 +340,11 @@ class Departure:
 
 
 def is_silent(receive: Receive, scope: Mapping[str, Any], carrier: Carrier) -> bool:
-    """Return whether ``receive()`` has nothing to bring that the connection does not tell by a
-    call: it is the server's own, and no body follows the request.
+    """Return whether nobody needs to call ``receive()``.
 
-    Not over HTTP/2, where a connection counts who it tells as streams.
+    That is so if it is flowstream's own, so that the connection reports a disconnect by a call, and
+    if no body follows the request. It is not so over HTTP/2, where a connection counts everything
+    that it calls as a stream.
     """
     owner = type(getattr(receive, "__self__", None))
     return (

@@ -1,10 +1,10 @@
-"""Every part of Quart and Quart-Trio that is not documented as public, in one place.
+"""All undocumented parts of Quart and Quart-Trio that flowstream uses, in one place.
 
 Quart-Trio 0.12 runs on Quart 0.22; Quart-Trio 0.13, which needs Python 3.13, on Quart 0.23. The
-two differ in some of these parts. All are named here and checked when this module is imported: a
-release that changes one is a clear error then, not a failed request later. The functions of an
-app that flowstream wraps pass their arguments on as they come, so only what flowstream itself
-calls is checked by its arguments.
+two differ in some of these parts. All parts are named here, and checked when this module is
+imported. So a release that changes one gives a clear error then, and not a failed request later.
+The wrappers around an app's functions pass their arguments on unchanged, so arguments are checked
+only for functions that flowstream itself calls.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 TRIED = ("Quart 0.22.0 with Quart-Trio 0.12.0", "Quart 0.23.1 with Quart-Trio 0.13.0")
-"""The versions that the tests have passed with."""
+"""The versions with which the tests have passed."""
 
 WRAPPED = (
     "preprocess_request",
@@ -47,10 +47,10 @@ WRAPPED = (
     "asgi_http_class",
     "asgi_lifespan_class",
 )
-"""What flowstream replaces on an app."""
+"""The attributes of an app that flowstream replaces."""
 
 ClientGone: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", OSError)
-"""What Quart makes of the OSError of a server whose `send` fails after a disconnect."""
+"""What Quart raises when a server's `send` raises OSError after a disconnect."""
 
 _CALLED = {
     "handle_messages": ("self", "nursery", "request", "receive"),
@@ -85,10 +85,10 @@ def check_parameters(owner: type[Any], name: str, *expected: tuple[str, ...]) ->
 def choose_shape(
     owner: type[Any], name: str = "handle_http_exception"
 ) -> Callable[[Any, Any], Awaitable[Any]]:
-    """Return a function that answers an error by the method `name` of an app.
+    """Return a function that answers an error with the method `name` of an app.
 
     Raises:
-        RuntimeError: that of the class `owner` takes an error in neither of the two known ways.
+        RuntimeError: the method of class `owner` has neither of the two known lists of parameters.
     """
     with_context = ("self", "ctx", "error")
     parameters = check_parameters(owner, name, ("self", "error"), with_context)
@@ -106,7 +106,7 @@ def choose_shape(
 def note_departure(connection: Any, request: Any) -> None:
     """Do what `handle_messages` does at a disconnect before it cancels the request.
 
-    Quart 0.22 does nothing; 0.23 has what then sends or reads the body raise.
+    Quart 0.22 does nothing. In 0.23, sending and reading the body raise from then on.
     """
     connection._disconnected = True
     if hasattr(request.body, "disconnect"):
@@ -120,18 +120,20 @@ for _name, _parameters in _CALLED.items():
     check_parameters(TrioASGIHTTPConnection, _name, _parameters)
 
 handle_http_exception = choose_shape(Quart)
-"""``await handle_http_exception(app, error)`` answers an HTTP error as `app` does elsewhere."""
+"""``await handle_http_exception(app, error)`` returns the answer of `app` for an HTTP error."""
 
 handle_exception = choose_shape(QuartTrio, "handle_exception")
-"""``await handle_exception(app, error)`` answers what a view has raised and no handler took."""
+"""``await handle_exception(app, error)`` returns the answer of `app` for an unhandled error."""
 
 CONTEXT_VARIABLES: tuple[ContextVar[Any], ...] = tuple(
     getattr(quart.globals, name)
     for name in ("_cv_app", "_cv_request")
     if hasattr(quart.globals, name)
 )
-"""The variables that `current_app`, `g`, `request` and `session` are looked up in: one, or that
-of the app's context and that of the request's."""
+"""The context variables behind `current_app`, `g`, `request` and `session`.
+
+There is one; in Quart 0.22 one is for the app's context, and another for the request's.
+"""
 
 
 def current_context() -> Any:
@@ -140,11 +142,11 @@ def current_context() -> Any:
 
 
 SESSION = "session" if len(CONTEXT_VARIABLES) == 2 else "_session"
-"""The attribute of a request's context that has the session, without noting an access to it."""
+"""The attribute of a request's context that has the session, and does not count as an access."""
 
 
 def _check_contexts() -> None:
-    """Try what `flowstream.quart._late_context` does with a request's context."""
+    """Check the parts of a request's context that `flowstream.quart._late_context` uses."""
     app = QuartTrio(__name__, static_folder=None)
     scope = {
         **{"type": "http", "method": "GET", "scheme": "http", "path": "/", "root_path": ""},

@@ -1,13 +1,14 @@
-"""The end of a request's context in Quart, and what stands for the context after it.
+"""End a request's context in Quart before its stream, and stand in for it afterwards.
 
 A stream is delivered inside its request's context, which takes 8 KB for as long as the stream
-lasts: Quart's request with its headers and body, two contexts, and the calls that they are in.
-Where a topic or a run feeds the stream, no producer of the app's runs there. Then the context
-ends before the stream does, if nobody has asked to be told of its end.
+lasts: Quart's request with its headers and body, two contexts, and the calls that they are in. If a
+topic or a run feeds the stream, no producer of the app runs there. Then the context ends before the
+stream does, unless something in the app is told of that end.
 
-What is still called for the stream (``on_close``, ``where``, a snapshot, a filter of the log)
-finds `request`, `session`, `g` and `current_app` as before. What holds something of the app's is
-kept. The rest is made again from the request's scope, when it is first asked for.
+Functions of the app that are still called for the stream (``on_close``, ``where``, a snapshot, a
+filter of the log) find `request`, `session`, `g` and `current_app` as before. Objects that hold
+something of the app's are kept. The others are made again from the request's scope, when they are
+first used.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from flowstream.quart._requests import Requests
 
 _ENDS = (request_tearing_down, appcontext_tearing_down, appcontext_popped)
 
-# What an app's own class may do more in than Quart, at the end of a context or around it.
+# Methods around a context or at its end. An app's own class may have extended them.
 _AROUND = (
     "app_context",
     "do_teardown_appcontext",
@@ -34,12 +35,12 @@ _AROUND = (
     "request_context",
 )
 
-# Sessions of these classes with nothing in them are as good as new ones.
+# An empty session of one of these classes can be replaced by a new one.
 _PLAIN_SESSIONS = (NullSession, SecureCookieSession)
 
 
 def why_seen(app: Any, request: Any) -> str | None:
-    """Return who can tell when a request's context ends, in words for the log, or None."""
+    """Return what would notice when a request's context ends, in words for the log; or None."""
     if app.teardown_appcontext_funcs or any(app.teardown_request_funcs.values()):
         return "the app has teardown functions"
     if any(signal.has_receivers_for(app) for signal in _ENDS):
@@ -57,16 +58,16 @@ def why_seen(app: Any, request: Any) -> str | None:
 
 
 class LateContext:
-    """Stands for a request's context that has ended, and is one when it is asked for anything.
+    """Stands in for a request's context that has ended; makes it again when it is first used.
 
     Args:
-        context: the one that is about to end.
-        requests: makes its request again.
-        connection: Quart-Trio's, for that.
-        send: the server's, for that.
+        context: the request's context, which is about to end.
+        requests: makes the request again.
+        connection: Quart-Trio's; `requests` needs it.
+        send: the server's; `requests` needs it.
 
     Attributes:
-        app: Quart's.
+        app: the Quart app.
     """
 
     __slots__ = (
@@ -117,15 +118,15 @@ class LateContext:
         return context
 
     def enter(self) -> list[Any]:
-        """Become the current task's context; return what `leave` takes."""
+        """Become the current task's context; return the tokens for `leave`."""
         return [variable.set(self) for variable in CONTEXT_VARIABLES]
 
     def leave(self, tokens: list[Any]) -> None:
-        """Be it no longer."""
+        """Restore the task's former context."""
         for variable, token in zip(CONTEXT_VARIABLES, tokens, strict=True):
             variable.reset(token)
 
     def replace_in(self, context: Context) -> None:
-        """Take the place of the one that has ended in this copy of the task's variables."""
+        """Replace the ended context in this copy of the task's context variables."""
         for variable in CONTEXT_VARIABLES:
             context.run(variable.set, self)

@@ -1,14 +1,15 @@
-"""Quart's request and its place in the URL map, made for a third of what Quart takes.
+"""Make Quart's request and URL adapter at a third of Quart's cost.
 
-After a restart thousands of browsers come back at once, each with the same path and much the same
-headers. What Quart makes for a request costs more than to open its stream, and most of it comes
-out as it did for the request before.
+After a restart thousands of browsers come back at once, each with the same path and almost the same
+headers. To make Quart's objects for a request costs more than to open its stream, and most of them
+are the same as for the request before.
 
-* A request is a copy of one that Quart made, but for what differs: the scope and what is read of
-  it, the headers, a body, a lock. A copy is compared with what Quart makes of the same scope,
-  once for each class of requests. Where they differ, and for a class with a constructor of its own,
-  Quart goes on making them.
-* The URL adapter, which only depends on the request's first line and host, is shared.
+* A request is a copy of one that Quart made. Only what differs is new: the scope and the values
+  from it, the headers, the body, the lock. Once for each class of requests, a copy is compared with
+  the request that Quart makes of the same scope. If they differ, or if the class has a constructor
+  of its own, Quart makes all requests of that class.
+* Requests with the same first line and host share a URL adapter, because it depends on nothing
+  else.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from werkzeug.datastructures import Headers
 
 logger = logging.getLogger("flowstream")
 
-# Values of these may be shared by requests.
+# Requests may share values of these types.
 _IMMUTABLE = (type(None), bool, int, float, str, bytes, tuple)
 
-# A client may send a path of any length, and another one each time: neither is kept.
+# A client may send paths of any length, and a new one each time: bound how many are kept, and how
+# long they may be.
 _ADAPTERS = 128
 _LONGEST = 1024
 
 
 class Requests:
-    """The requests of one app that have no body.
+    """Makes the requests of one app that have no body.
 
     Args:
-        copies: whether they may be copies.
+        copies: whether requests may be copies.
 
     Attributes:
-        copied: how many were copies.
-        made: how many Quart has made.
+        copied: how many requests were copies.
+        made: how many requests Quart has made.
     """
 
     def __init__(self, *, copies: bool = True) -> None:
@@ -66,7 +68,7 @@ class Requests:
         return request
 
     def usual(self, kind: type[Any]) -> frozenset[str]:
-        """Return the names of the attributes that a request of class `kind` is made with."""
+        """Return the names of the attributes of a new request of class `kind`."""
         return self._usual[kind]
 
     def _try(
@@ -77,7 +79,7 @@ class Requests:
             pattern = dict(vars(request))
             try:
                 difference = _difference(request, _copy(kind, pattern, connection, send))
-            except Exception as error:  # noqa: BLE001  # whatever a new version does
+            except Exception as error:  # noqa: BLE001  # a new version may raise anything
                 difference = repr(error)
             if difference is None:
                 return pattern
@@ -91,7 +93,7 @@ def _is_made_as_quarts(kind: Any) -> bool:
 
 
 def _is_plain(scope: Mapping[str, Any]) -> bool:
-    """Return whether nothing of the scope has to be put right before a request has it."""
+    """Return whether a request can use the values of the scope unchanged."""
     return (
         not scope.get("root_path", "")
         and scope["path"][:1] == "/"
@@ -132,14 +134,14 @@ def _copy(kind: type[Any], pattern: Mapping[str, Any], connection: Any, send: An
 
 
 def headers_of(fields: list[tuple[str, str]]) -> Headers:
-    """Return headers of these fields, which were looked at for line breaks before."""
+    """Return headers of these fields, which have been checked for line breaks already."""
     headers = Headers()
     headers._list = fields
     return headers
 
 
 def _difference(request: Any, copy: Any) -> str | None:
-    """Return the name of an attribute that two requests of one scope differ in, or None."""
+    """Return the name of an attribute in which two requests of one scope differ, or None."""
     ours: dict[str, Any] = vars(copy)
     quarts: dict[str, Any] = vars(request)
     for name in sorted(ours.keys() | quarts.keys()):
@@ -177,7 +179,7 @@ _Create = Callable[[Any], Any]
 
 
 def sharing_adapters(app: Any, create: _Create) -> _Create:
-    """Return `create`, the app's `create_url_adapter`, with a memory of what it has made."""
+    """Wrap the app's `create_url_adapter` (`create`), so that it keeps and shares its adapters."""
     adapters: dict[tuple[Any, ...], Any] = {}
 
     def create_url_adapter(request: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Tasks: what starts them, wakes them, times them, tries them again and tells how they failed."""
+"""Tasks: start, wake, time and retry them, and explain how they failed."""

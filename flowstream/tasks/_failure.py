@@ -1,14 +1,13 @@
-"""What kind of exception the app raised, and what the client may know of it.
+"""Sort the exceptions that the app raises, and decide what the client may know of them.
 
-Under Trio one exception is often several: a nursery raises a group, and a producer that is
-cancelled while it fails raises both in one.
+Under Trio one exception is often several. A nursery raises a group, and a producer that is
+cancelled while it fails raises both in one group.
 
-Three exceptions go through whatever is around them: `trio.Cancelled`, which its cancel scope
-takes, and KeyboardInterrupt and SystemExit, which end the program. Any other is a failure of
-the code that raised it, also one that does not derive from Exception:
-`asyncio.CancelledError` from a library that uses asyncio in a thread, a GeneratorExit, the
-PanicException of an extension written in Rust. If these went on, they would end
-the server, and with it all other streams.
+Three exceptions must always go on: `trio.Cancelled`, which its cancel scope catches, and
+KeyboardInterrupt and SystemExit, which end the program. Any other exception is a failure of the
+code that raised it, also if it does not derive from Exception: `asyncio.CancelledError` from a
+library that uses asyncio in a thread, a GeneratorExit, the PanicException of an extension written
+in Rust. If these went on, they would end the server, and with it all other streams.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ _ENDS_THE_PROGRAM = (KeyboardInterrupt, SystemExit)
 def split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """Split what a producer raised into its cancellation and its failure.
 
-    If KeyboardInterrupt or SystemExit is in it, both parts are None: it is to be raised again
-    as it is.
+    If it contains KeyboardInterrupt or SystemExit, both parts are None: raise it again as it is.
     """
     if isinstance(error, Exception):
         return None, error
@@ -41,24 +39,23 @@ def split(error: BaseException) -> tuple[BaseException | None, BaseException | N
 
 
 def passes(error: BaseException) -> bool:
-    """Return whether `error` is to be raised again: there is more in it than a failure.
+    """Return whether `error` must be raised again, because it is more than a failure.
 
-    For ``except BaseException`` around a call of the app's code.
+    Use it in an ``except BaseException`` around a call of the app's code.
     """
     cancelled, failure = split(error)
     return cancelled is not None or failure is None
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether `error` is only what the outlet of an ended stream raises."""
+    """Return whether `error` is only the refusal that the outlet of an ended stream raises."""
     return all(isinstance(leaf, trio.BrokenResourceError) for leaf in _leaves(error))
 
 
 def public(reason: CloseReason, error: BaseException | None) -> tuple[str, str, bool]:
     """Return the code and message that the client may see, and whether it may try again.
 
-    A `PublicError` that comes in a group, because it was raised in a nursery, is as public
-    as one that comes alone.
+    A `PublicError` counts also inside a group, which a nursery makes.
     """
     if error is not None:
         told = public_of(error)
@@ -72,14 +69,14 @@ def public(reason: CloseReason, error: BaseException | None) -> tuple[str, str, 
 
 
 def public_of(error: BaseException) -> PublicError | None:
-    """Return what is for the client in `error`, which may be a group."""
+    """Return the first `PublicError` in `error`, which may be a group; None if it has none."""
     return next((leaf for leaf in _leaves(error) if isinstance(leaf, PublicError)), None)
 
 
 def kind_of(error: BaseException) -> str:
-    """Return what kind of failure it is, in words for a log: its type, never its text.
+    """Return the kind of a failure, in words for a log: its type, never its text.
 
-    Of a `PublicError`, which an app makes for many things, with its code.
+    A `PublicError` stands for many things, so its code is added.
     """
     told = public_of(error)
     if told is not None:
@@ -88,18 +85,18 @@ def kind_of(error: BaseException) -> str:
 
 
 def first_of(error: BaseException) -> BaseException:
-    """Return the first error of a group, or the one that is in none."""
+    """Return the first error of a group, or `error` itself if it is no group."""
     return next(_leaves(error))
 
 
 def only(error: BaseException) -> BaseException:
-    """Return the one error inside groups of one, or the group where there are more."""
+    """Return `error` without groups that hold a single error."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-# How asyncio says that its event loop does not run, and anyio or sniffio that none does.
+# What the errors of asyncio, anyio and sniffio say if asyncio's event loop does not run.
 _WANTS_ASYNCIO = ("no running event loop", "no current event loop")
 
 ASYNCIO_HINT = (
@@ -116,7 +113,7 @@ def wants_asyncio(text: str) -> bool:
 
 
 def explain_asyncio(error: BaseException) -> None:
-    """Add a note to what a library for asyncio raises under Trio, which says what to use."""
+    """If a library for asyncio raised `error` under Trio, add a note that says what to use."""
     for leaf in _leaves(error):
         noted = ASYNCIO_HINT in getattr(leaf, "__notes__", ())
         if isinstance(leaf, RuntimeError) and wants_asyncio(str(leaf)) and not noted:

@@ -1,7 +1,7 @@
 """Flag: a `trio.Event` that takes next to no memory until somebody waits for it.
 
-Each stream and each connection has some that are only ever asked whether they are set. An
-event takes 300 bytes, most of them for the set of its waiters.
+Each stream and each connection has several flags that are only asked whether they are set. A
+`trio.Event` takes 300 bytes, most of them for the set of its waiters.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import trio
 
 
 class Flag:
-    """Something that has happened, or has not yet."""
+    """Says whether something has happened."""
 
     __slots__ = ("_event", "_happened")
 
@@ -23,14 +23,14 @@ class Flag:
         return self._happened
 
     def set(self) -> None:
-        """Note that it has happened, and wake whoever waits."""
+        """Record that it has happened, and wake all tasks that wait."""
         self._happened = True
         event, self._event = self._event, None
         if event is not None:
             event.set()
 
     async def wait(self) -> None:
-        """Wait until it has happened; a checkpoint if it has."""
+        """**Wait** until it has happened. If it has already, only pass a checkpoint."""
         if self._happened:
             await trio.lowlevel.checkpoint()
             return

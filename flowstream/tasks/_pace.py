@@ -1,11 +1,10 @@
-"""Pace: when a producer that never waits has to let the other tasks run.
+"""Pace: decide when a producer that never waits must let other tasks run.
 
-After 64 items or 1 ms, whichever is first. 64 items take some 50 µs; 1 ms is what a slow
-producer may hold the loop for, a twentieth of what a person notices.
+It must after 64 items or 1 ms, whichever comes first. 64 items take some 50 µs. A slow producer may
+hold the event loop for 1 ms, a twentieth of what a person notices.
 
-The clock is not looked at for each item: that costs 40 to 90 ns, a tenth of what an item
-costs in all. While items come quickly it is looked at for every sixteenth, so that many may
-pass before it is noticed that they have become slow.
+A look at the clock costs 40 to 90 ns, a tenth of what an item costs in all. So while items come
+quickly, look only after every sixteenth. If they then become slow, up to sixteen pass unnoticed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from flowstream._clock import clock
 _BURST_ITEMS = 64
 _BURST_SECONDS = 0.001
 _STRIDE = 16
-# Quick: a stride of such items, each as long as this, still fits into a burst.
+# Items are quick if a stride of them, each this long, still fits into a burst.
 _QUICK_SECONDS = _BURST_SECONDS / (_STRIDE + 2)
 
 
@@ -46,7 +45,7 @@ class Pace:
         return min(count + _STRIDE, _BURST_ITEMS) if self._quick else count + 1
 
     def resume(self) -> int:
-        """Begin a burst after a pause; return the count at which to look first."""
+        """Begin a burst after a pause; return the count at which to look at the clock first."""
         self._last = clock.perf_counter()
         self._until = self._last + _BURST_SECONDS
         return _STRIDE if self._quick else 1

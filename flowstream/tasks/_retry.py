@@ -1,8 +1,8 @@
 """Retry: how long to wait before something that failed is tried again.
 
-Exponential back-off with full jitter: each wait is drawn evenly from 0 to a ceiling, which
+Exponential back-off with full jitter: each wait is a random number between 0 and a ceiling, which
 doubles with each failure in a row. Without the jitter, servers that lost the same database at the
-same moment would all come back to it at the same moment, again and again.
+same moment would all come back at the same moment, again and again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class Retry:
     """How long to wait before each new try.
 
     Raises:
-        TypeError, ValueError: a value is not what is said below.
+        TypeError, ValueError: a value is not as described below.
     """
 
     first: float = 1.0
-    """Longest first wait, in seconds. Each wait is a random part of its maximum, which doubles
+    """Longest first wait, in seconds. Each wait is a random part of its longest, which doubles
     with each failure in a row."""
     longest: float = 60.0
-    """Longest wait, in seconds. A try that lasted at least this long has worked: the failure
-    after it counts as the first."""
+    """Longest wait of all, in seconds. A try that lasted at least this long counts as a success:
+    the next failure counts as the first."""
 
     def __post_init__(self) -> None:
         for name in ("first", "longest"):
@@ -44,7 +44,7 @@ class Backoff:
     """The failures in a row of one thing, and the waits between them.
 
     Attributes:
-        failures: how many there were in a row.
+        failures: the number of failures in a row.
     """
 
     def __init__(self, retry: Retry) -> None:
@@ -53,7 +53,7 @@ class Backoff:
         self.failures = 0
 
     def fail(self, lasted: float) -> float:
-        """Count a failure of a try that lasted so many seconds; return the seconds to wait."""
+        """Count a failed try that `lasted` some seconds; return the seconds to wait."""
         if lasted >= self._retry.longest:
             self.failures, self._ceiling = 0, self._retry.first
         wait = chance.uniform(0, self._ceiling)

@@ -1,4 +1,4 @@
-"""The supervised nursery: where tasks live that outlive the request that started them.
+"""The supervised nursery: for tasks that outlive the request that started them.
 
 The nursery of a request ends with the request, and a plain Trio nursery cancels all its tasks when
 one fails. In this nursery each task fails alone: the failure is logged, and the others go on. The
@@ -25,24 +25,24 @@ logger = logging.getLogger("flowstream")
 
 
 class Job(Protocol):
-    """What runs in a supervised nursery."""
+    """One task of a supervised nursery."""
 
     name: str
-    """For the log."""
+    """The job's name in the log."""
 
     async def run(self) -> None:
-        """Do the work; return soon after `shut_down` was called."""
+        """Do the work; return soon after `shut_down` is called."""
 
     def shut_down(self) -> None:
-        """Hear that the app is going down."""
+        """Stop soon: the app is shutting down."""
 
 
 class SupervisedNursery:
     """Runs jobs, each of which fails alone: an async context manager.
 
-    Leaving it tells all jobs to stop and **waits** for them, also if it is left by an
-    exception or a cancellation. While it is open, `supervised_nursery` finds it; first of all
-    in its own body.
+    To leave it tells all jobs to stop, and **waits** for them, also if an exception or a
+    cancellation leaves it. While it is open, `supervised_nursery` finds it, and inside its own body
+    before any other.
     """
 
     def __init__(self) -> None:
@@ -74,11 +74,11 @@ class SupervisedNursery:
         _open.set(tuple(nursery for nursery in _open.get() if nursery is not self))
         for job in list(self._jobs):
             job.shut_down()
-        # Bounded by what each job bounds for itself.
+        # Each job bounds how long it takes to stop.
         return await self._manager.__aexit__(kind, error, traceback)  # noqa: ASYNC102
 
     def start(self, job: Job) -> None:
-        """Run `job` in a task of its own, in the contextvars of the caller.
+        """Run `job` in a task of its own, with the context variables of the caller.
 
         Raises:
             RuntimeError: the nursery is not open.
@@ -101,7 +101,7 @@ class SupervisedNursery:
 
 
 def before_startup(what: str) -> RuntimeError:
-    """Return the error for `what`, which needs a nursery and is called where Trio does not run."""
+    """Return the error for `what`, which needs a nursery but was called outside Trio."""
     if asyncio_runs():
         return other_event_loop()
     return RuntimeError(
@@ -111,16 +111,16 @@ def before_startup(what: str) -> RuntimeError:
 
 
 def prefer(nursery: SupervisedNursery | None) -> None:
-    """Have what follows in this context find `nursery`, or the one opened last if it is None.
+    """Let this context use `nursery` from now on; None means the one opened last.
 
-    Several apps may be served in one Trio run, and end at different times: what a request
-    starts belongs to the app that it came to.
+    One Trio run may serve several apps that end at different times. A task that a request starts
+    belongs to the app that answers the request.
     """
     _own.set(nursery)
 
 
 def supervised_nursery() -> SupervisedNursery:
-    """Return the nursery of this context, else the one opened last that is open in this Trio run.
+    """Return the nursery of this context; else the newest one that is open in this Trio run.
 
     Raises:
         RuntimeError: there is none.

@@ -1,7 +1,7 @@
 """Timers: one task that looks at everything that has a deadline.
 
-A stream must be checked now and then: is a heartbeat due, does its client still read? One task for
-each stream would cost some 2 KB for each idle stream. So one system task looks at all of them. It
+Each stream must be checked now and then: is a heartbeat due, does the client still read? A task for
+each stream would cost some 2 KB for each idle stream. So one system task checks all of them. It
 starts with the first timer and ends with the last.
 """
 
@@ -22,12 +22,12 @@ logger = logging.getLogger("flowstream")
 
 Look = Callable[[float], float]
 
-# Others run after so many looks; each may end a stream.
+# After this many looks other tasks run, because each look may end a stream.
 _BURST = 64
 
 
 class Timer:
-    """One thing that is looked at again and again; made by `start_timer`."""
+    """One thing that is looked at again and again. `start_timer` makes it."""
 
     __slots__ = ("_timers", "look")
 
@@ -36,7 +36,7 @@ class Timer:
         self.look: Look | None = look
 
     def stop(self) -> None:
-        """Look at it no more. Can be called again."""
+        """Look at it no more. Does nothing if it is called again."""
         if self.look is not None:
             self.look = None  # the entry stays until it is due, but holds nothing
             self._timers.stopped += 1
@@ -44,10 +44,10 @@ class Timer:
 
 
 def start_timer(at: float, look: Look) -> Timer:
-    """Have `look(now)` called at time `at`, and then at each time that it returns.
+    """Call `look(now)` at time `at`, and then at each time that it returns.
 
-    It must not wait. When it returns infinity it is not called again; an exception is
-    logged, and it is not called again either. Called in a Trio run, and for that run.
+    `look` must not wait. It is not called again after it returned infinity, or raised; what it
+    raised is logged. Call this in a Trio run. The timer ends with that run.
     """
     timers = _of_this_run.get()
     if timers is None:
@@ -62,7 +62,7 @@ class _Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._number = count()
-        self._scope: trio.CancelScope | None = None  # what the task sleeps in
+        self._scope: trio.CancelScope | None = None  # around the task's sleep
         self._running = False
         self.stopped = 0
 
@@ -78,7 +78,7 @@ class _Timers:
         return timer
 
     def tidy(self) -> None:
-        """Drop stopped timers once they are most of what there is; end the task with the last."""
+        """Drop stopped timers once most are stopped. End the task with the last timer."""
         most = self.stopped > 64 and self.stopped * 2 > len(self._heap)
         if most or self.stopped >= len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].look is not None]
@@ -117,7 +117,7 @@ class _Timers:
                 logger.exception("a timer failed")
                 again = math.inf
             if again < math.inf:
-                self._push(again, timer)  # if it stopped itself, for what that counts
+                self._push(again, timer)  # also if it stopped itself, because `stopped` counts it
             else:
                 timer.look = None
             looks += 1

@@ -1,4 +1,4 @@
-"""The client of one response: it reads as much as it is told, and takes what the app sends."""
+"""The client of one response: reads as much as the test says, and plays the app's server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flowstream.testing._scope import ASGIApp
 
 
 class EndOfBody(EOFError):  # noqa: N818 - an ending, not a fault: like trio.EndOfChannel
-    """The body ended before what was asked for had arrived.
+    """The body ended before the wanted part had arrived.
 
     `StreamClient.complete` says whether the app ended it, or it was cut.
     """
@@ -27,7 +27,7 @@ class EndOfBody(EOFError):  # noqa: N818 - an ending, not a fault: like trio.End
     def __init__(self, message: str, partial: bytes = b"") -> None:
         super().__init__(message)
         self.partial = partial
-        """The bytes that did arrive; they count as read."""
+        """The bytes that arrived. They count as read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +37,23 @@ class ClientStatistics:
     received: int
     """Body bytes that reached the client."""
     unread: int
-    """How many of these no `read` or `next_event` has returned yet."""
+    """Body bytes that reached the client and that no reading method has returned yet."""
     window: int | None
     """Bytes that the app may still send before it blocks; None for any number."""
     sends: int
-    """Body messages that reached the client to their last byte, empty ones included."""
+    """Body messages that reached the client completely, empty ones included."""
     largest_send: int
     """Bytes of the largest body message that the app has sent."""
     sends_pending: int
     """Calls of ``send`` that are blocked now."""
     bytes_pending: int
-    """Bytes of these calls that wait for window."""
+    """Bytes of these calls that wait for room in the window."""
     swallowed: int
-    """Body bytes that were sent to a client that had gone, or was gone before they fit."""
+    """Body bytes that were lost because the client had gone, or left before they fitted."""
 
 
 class StreamClient:
-    """The client at the other end of one response; made by `open_stream`.
+    """The client at the other end of one response. `open_stream` makes it.
 
     A client reads as many bytes as its window allows. Its reading methods open the window as far
     as they need, and not a byte more. Only one task may read at a time.
@@ -70,7 +70,7 @@ class StreamClient:
         self.headers: Headers = Headers()
         """The response's headers; empty until it has started."""
         self.error: Exception | None = None
-        """What the app raised, if it has."""
+        """The exception that the app raised, or None."""
         self._contract = Contract(method)
         self._cut = Cut()
         self._window: float = math.inf if window is None else window
@@ -79,7 +79,7 @@ class StreamClient:
         self._fault: AssertionError | None = None
         self._received = bytearray()
         self._read_to = 0
-        self._demand: float = 0  # what a reader waits for now; its own credit
+        self._demand: float = 0  # bytes that a reader waits for now: its own credit
         self._reading = False
         self._events = SSEDecoder()
         self._values = NDJSONDecoder()
@@ -95,16 +95,16 @@ class StreamClient:
     # What the client does
 
     def grant(self, n: int) -> None:
-        """Open the window by `n` more bytes; 1 at least.
+        """Open the window by `n` more bytes; `n` is 1 or more.
 
-        Of no effect while the client reads everything.
+        Has no effect while the client reads everything.
         """
         check_count("n", n, least=1)
         self._window += n
         self._pump()
 
     def stall(self) -> None:
-        """Read nothing from now on: the window is 0, whatever it was."""
+        """Read nothing from now on: set the window to 0."""
         self._window = 0
 
     def resume(self) -> None:
@@ -128,20 +128,20 @@ class StreamClient:
         self._request.leave()
 
     async def started(self) -> None:
-        """Wait until the head of the response is there; it needs no window.
+        """**Wait** until the head of the response has arrived. It needs no window.
 
         Raises:
-            EndOfBody: if the client has gone or the app has ended without a response.
+            EndOfBody: the client has gone, or the app has ended without a response.
         """
         await self._until(lambda: self.status is not None or self._over)
         if self.status is None:
             raise EndOfBody("the response never started")
 
     async def read(self, n: int) -> bytes:
-        """Return exactly the next `n` bytes of the body; 1 at least.
+        """**Wait** for the next `n` bytes of the body, 1 or more, and return them.
 
         Raises:
-            EndOfBody: if the body ends before them; `EndOfBody.partial` has what came.
+            EndOfBody: the body ends before; `EndOfBody.partial` has the bytes that came.
         """
         check_count("n", n, least=1)
         with self._as_reader():
@@ -152,33 +152,35 @@ class StreamClient:
         return data
 
     async def read_all(self) -> bytes:
-        """Return the rest of the body, when it is over; `complete` says whether it was cut."""
+        """**Wait** for the end of the body, and return the rest. `complete` says if it was cut."""
         with self._as_reader():
             await self._need(math.inf)
             return self._take(self._unread)
 
     async def next_event(self) -> ServerSentEvent:
-        """Return the next event of a Server-Sent Events body.
+        """**Wait** for the next event of a Server-Sent Events body, and return it.
 
-        Takes the bytes to the end of the event's last line; comments and blank lines in
-        front of it are skipped.
+        Takes the bytes to the end of the event's last line. Skips comments and blank lines before
+        it.
 
         Raises:
-            EndOfBody: if there is none. An event that was cut is none (WHATWG HTML § 9.2.6).
-            DecodingError: if the event is larger than 1 Mi characters.
+            EndOfBody: there is none. An event that was cut does not count (WHATWG HTML § 9.2.6).
+            DecodingError: the event is larger than 1 Mi characters.
         """
         with self._as_reader():
             while True:
-                # One line ends one event at the most, so that none can be left over.
+                # One line ends at most one event, so none can be left over.
                 for event in self._events.feed(await self._next_line("an event")):
                     return event
 
     async def next_value(self) -> Any:
-        """Return the next value of an NDJSON body; empty lines (heartbeats) are skipped.
+        """**Wait** for the next value of an NDJSON body, and return it.
+
+        Skips empty lines, which are heartbeats.
 
         Raises:
-            EndOfBody: if there is none. A last line without its line break is none.
-            DecodingError: if a line is not JSON, or longer than 1 MiB.
+            EndOfBody: there is none. A last line without a line break does not count.
+            DecodingError: a line is not JSON, or longer than 1 MiB.
         """
         with self._as_reader():
             while True:
@@ -189,27 +191,27 @@ class StreamClient:
         return self
 
     async def __anext__(self) -> ServerSentEvent:
-        """Give the next event; ``async for`` ends with the body, cut or not."""
+        """Return the next event. ``async for`` ends with the body, also if that was cut."""
         try:
             return await self.next_event()
         except EndOfBody:
             raise StopAsyncIteration from None
 
     async def wait_blocked(self) -> None:
-        """Wait until a ``send`` of the app is blocked for want of window.
+        """**Wait** until a ``send`` of the app is blocked because the window is used up.
 
         Raises:
-            EndOfBody: if the body is over, so that this cannot happen any more.
+            EndOfBody: the body is over, so that this cannot happen any more.
         """
         await self._until(lambda: bool(self._pending) or self._over)
         if not self._pending:
             raise EndOfBody("the body ended without a blocked send")
 
     async def wait_finished(self) -> None:
-        """Wait until the app has returned, or has raised."""
+        """**Wait** until the app has returned or raised."""
         await self._until(lambda: self._finished)
 
-    # What is known of it
+    # What the client has got
 
     @property
     def received(self) -> bytes:
@@ -218,7 +220,7 @@ class StreamClient:
 
     @property
     def complete(self) -> bool:
-        """Whether the body came to its last byte and its final chunk arrived."""
+        """Whether the whole body and its final chunk have arrived."""
         return self._complete
 
     @property
@@ -253,11 +255,11 @@ class StreamClient:
         try:
             yield
         finally:
-            # A reader that is cancelled takes its credit with it: the app cannot use it later.
+            # A cancelled reader takes its credit back: the app must not use it later.
             self._reading, self._demand = False, 0
 
     async def _need(self, n: float) -> None:
-        """Wait until `n` unread bytes are there or the body is over."""
+        """**Wait** until there are `n` unread bytes, or the body is over."""
         await trio.lowlevel.checkpoint()
         while True:
             self._demand = max(0, n - self._unread)
@@ -277,7 +279,7 @@ class StreamClient:
         return bytes(self._received[start : self._read_to])
 
     async def _next_line(self, wanted: str) -> bytes:
-        """Take what has arrived, to the end of its first line at the most."""
+        """Take what has arrived, but at most to the end of its first line."""
         await self._need(1)
         start = self._read_to
         end = self._received.find(b"\n", start) + 1 or len(self._received)
@@ -290,12 +292,12 @@ class StreamClient:
     # The connection
 
     def _pump(self) -> None:
-        """Move bytes from blocked sends to the client, as far as the credit goes."""
+        """Move bytes from blocked sends to the client, as far as the credit allows."""
         moved = False
         while self._pending:
             chunk = self._pending[0]
-            # A reader's demand is a floor under the window, not added to it: what is
-            # granted already is used first.
+            # A reader's demand is not added to the window. The larger of the two counts, so
+            # bytes that were granted already are used first.
             n = int(min(len(chunk.rest), max(self._window, self._demand)))
             if chunk.rest and not n:
                 break
@@ -329,8 +331,8 @@ class StreamClient:
         except Exception as error:
             self.error = error
             if self._raises:
-                # Nobody is woken: readers are cancelled by the nursery instead, so that
-                # the app's error is not hidden by theirs about a body that ended early.
+                # Wake nobody. The nursery cancels the readers, so that the app's error is not
+                # hidden by theirs about a body that ended early.
                 raise
         finally:
             self._finished = True
@@ -358,7 +360,7 @@ class StreamClient:
             await self._accept(message)
 
     async def _send_cut(self, message: Any) -> None:
-        """Send what there is of a response that is to have no end."""
+        """Deliver a message of a response that was cut: all but its end."""
         rest = self._cut.pass_on(message, self._contract.status)
         if rest is not None:
             await self._accept(rest)
@@ -371,7 +373,7 @@ class StreamClient:
         try:
             part = self._contract.accept(message)
         except AssertionError as fault:
-            self._fault = self._fault or fault  # kept, for an app that swallows it
+            self._fault = self._fault or fault  # kept, because the app may swallow it
             raise
         if isinstance(part, ResponseHead):
             if not self._closed:
@@ -396,8 +398,8 @@ class StreamClient:
                 while not (chunk.delivered or self._closed):
                     await self._moved.park()
         except trio.Cancelled:
-            # The bytes that were not delivered leave a hole that nothing can fill. A server
-            # has to close such a connection, or the client would take a mangled body for whole.
+            # The bytes that were not delivered leave a hole. A server must close such a
+            # connection, or the client would take a broken body for a complete one.
             if not chunk.delivered:
                 self._close()
             raise

@@ -1,4 +1,4 @@
-"""The ASGI rules of one response, as a server has to see them kept: values in, values out."""
+"""Check that an app keeps the ASGI rules for one response: values in, values out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _NO_BODY = frozenset({204, 304})
 class Headers(Mapping[str, str]):
     """The headers of a response: names in any case, values as text.
 
-    A header that was sent more than once reads as its values joined with ``", "`` (RFC
-    9110 § 5.3); `raw` has them apart, in the order in which the app gave them.
+    The values of a header that was sent more than once are joined with ``", "`` (RFC 9110 § 5.3).
+    `raw` has them separately, in the order of the app.
     """
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -58,10 +58,10 @@ class BodyChunk:
 class Contract:
     """The ASGI rules of one response: messages in, checked values out, no `await`.
 
-    Three states, in this order: nothing sent, head sent, final chunk sent.
+    It has three states, in this order: nothing sent, head sent, final chunk sent.
 
     Attributes:
-        status: that of the head, or None.
+        status: the status of the head; None before.
     """
 
     def __init__(self, method: str) -> None:
@@ -78,7 +78,7 @@ class Contract:
         return self._state == "after the final chunk"
 
     def accept(self, message: Any) -> ResponseHead | BodyChunk:
-        """Return what the message says, or raise `AssertionError` if it must not be sent."""
+        """Return the content of a message; raise `AssertionError` if it must not be sent."""
         if not isinstance(message, MutableMapping):
             raise AssertionError(f"an ASGI message is a dict, not {type(message).__name__}")
         kind = message.get("type")
@@ -109,8 +109,8 @@ class Contract:
             raise AssertionError(f"body must be bytes, not {type(data).__name__}")
         if not isinstance(more, bool):
             raise AssertionError(f"more_body must be a bool, not {type(more).__name__}")
-        # As servers do: to a HEAD an app may send a body, nobody gets it. And a copy, since
-        # the app may use its bytearray again.
+        # Drop the body of an answer to HEAD, as servers do. Copy any other, because the app may
+        # use its bytearray again.
         data = b"" if self._bodiless else bytes(data)
         self._sent += len(data)
         if self._promised is not None and (

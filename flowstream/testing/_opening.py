@@ -1,4 +1,4 @@
-"""Open a stream of an app, in process: the request, the client, and the end of both."""
+"""Open a stream of an app, in process: send the request, make the client, and end both."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from flowstream.testing._scope import ASGIApp, HeaderPairs, http_scope
 
 @dataclass(frozen=True, slots=True)
 class CollectedResponse:
-    """A whole response."""
+    """A complete response."""
 
     status: int
     """The status code."""
     headers: Headers
     """The headers; names in any case."""
     body: bytes
-    """The body, as far as it came."""
+    """The body, as far as it arrived."""
     complete: bool
-    """Whether its final chunk came. A body without one was cut, on purpose or not."""
+    """Whether its final chunk arrived. A body without one was cut, on purpose or not."""
 
 
 @asynccontextmanager
@@ -46,34 +46,34 @@ async def open_stream(
     raise_app_exceptions: bool = True,
     exit_timeout: float = 60.0,
 ) -> AsyncGenerator[StreamClient, None]:
-    """Call `app` with one HTTP request and give the `StreamClient` that made it.
+    """Send one HTTP request to `app`, and yield the `StreamClient` that gets the response.
 
-    When the block ends, a client that is still there aborts, and the app has `exit_timeout`
-    seconds to end. When the block fails, the app is cancelled. Exceptions come out as they
-    are; only where there are several, in an `ExceptionGroup`.
+    When the block ends, the client aborts unless it has left already, and the app has
+    `exit_timeout` seconds to end. When the block fails, the app is cancelled. A single exception
+    is raised as it is, several in an `ExceptionGroup`.
 
     Args:
         app: an ASGI application that runs on Trio.
-        path: the target as on the wire, ``?`` and a query included if need be.
-        method: in upper case.
+        path: the request's target as on the wire; it may have ``?`` and a query.
+        method: the request's, in upper case.
         headers: a mapping, or pairs; text or bytes. ``host`` is added if it is missing.
         query_string: without the ``?``.
-        body: the request's, whole or in pieces; of the latter ten wait for the app at most.
-        window: body bytes that the client reads before it is told to read more; None
+        body: the request's, complete or in pieces. At most ten pieces wait for the app.
+        window: body bytes that the client reads until the test lets it read more; None
             reads everything at once.
-        http_version: what the scope says; the client behaves alike for all.
+        http_version: the value in the scope. It does not change how the client behaves.
         stuck_sends: a blocked ``send`` cannot be cancelled, as on plain Hypercorn, whose
-            socket writes are shielded. Otherwise cancelling one cuts the connection.
-        state: what the lifespan put into ``scope["state"]``; each request has a shallow copy.
-        raise_app_exceptions: false keeps what the app raises in `StreamClient.error`; the
-            body then ends without its final chunk.
+            socket writes are shielded. Otherwise a cancelled ``send`` cuts the connection.
+        state: what the lifespan put into ``scope["state"]``; each request gets a shallow copy.
+        raise_app_exceptions: if false, an exception of the app is kept in `StreamClient.error`,
+            and the body ends without its final chunk.
         exit_timeout: seconds on Trio's clock.
 
     Raises:
-        AssertionError: if the app broke the ASGI specification, or has not ended
-            `exit_timeout` seconds after its client had gone.
-        ValueError, TypeError: if `window` is not a whole number of 0 or more, or there is
-            a query both in `path` and in `query_string`.
+        AssertionError: the app broke the ASGI specification, or has not ended `exit_timeout`
+            seconds after its client had gone.
+        ValueError, TypeError: `window` is not a whole number of 0 or more, or both `path` and
+            `query_string` have a query.
     """
     if window is not None:
         check_count("window", window, least=0)
@@ -91,7 +91,7 @@ async def open_stream(
         stuck_sends=stuck_sends,
         raise_app_exceptions=raise_app_exceptions,
     )
-    if method != "HEAD":  # which has no body to be cut
+    if method != "HEAD":  # its answer has no body to cut
         scope["extensions"][CUT_KEY] = client._cut
     failure: BaseException | None = None
     try:
@@ -127,12 +127,14 @@ async def collect(
     raise_app_exceptions: bool = True,
     timeout: float = 60.0,
 ) -> CollectedResponse:
-    """Return the whole response of `app` to one request; the arguments of `open_stream`.
+    """**Wait** for the complete response of `app` to one request, and return it.
+
+    Takes the arguments of `open_stream`.
 
     Raises:
-        trio.TooSlowError: if the body is not over after `timeout` seconds.
-        EndOfBody: if the app raised before it started a response and `raise_app_exceptions`
-            is false.
+        trio.TooSlowError: the body is not over after `timeout` seconds.
+        EndOfBody: the app raised before it started a response, and `raise_app_exceptions` is
+            false.
         Exception: whatever `open_stream` raises.
     """
     async with open_stream(
@@ -150,5 +152,5 @@ async def collect(
         with trio.fail_after(timeout):
             await client.started()
             data = await client.read_all()
-    assert client.status is not None  # else `started` had raised
+    assert client.status is not None  # else `started` would have raised
     return CollectedResponse(client.status, client.headers, data, client.complete)

@@ -1,4 +1,4 @@
-"""What an app receives of one request: the messages of its body, then its client's leaving."""
+"""The messages that an app receives of one request: its body, then the client's disconnect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-# Hypercorn's `max_app_queue_size`: so many messages of a request's body wait for the app.
+# As Hypercorn's `max_app_queue_size`: how many messages of a request's body may wait for the app.
 _MAX_WAITING = 10
 
 
@@ -33,7 +33,7 @@ class RequestMessages:
         self._waiting.append({"type": "http.request", "body": b"", "more_body": False})
 
     async def feed(self, body: AsyncIterable[bytes]) -> None:
-        """Give the app the body in pieces, a few messages ahead of it at the most.
+        """Give the app the body in pieces, at most a few messages ahead of it.
 
         **Waits** until the app has taken enough. **Ends** with the body, or when the client leaves.
         """
@@ -45,7 +45,7 @@ class RequestMessages:
                 await self._put({"type": "http.request", "body": b"", "more_body": False})
 
     def leave(self) -> None:
-        """Give the app its one ``http.disconnect``, behind what it has not taken yet."""
+        """Give the app its one ``http.disconnect``, after the messages that it has not taken."""
         if not self.left:
             self.left = True
             self._feeding.cancel()

@@ -1,4 +1,4 @@
-"""The scope of a request: what an app is told of it before it answers."""
+"""Make the ASGI scope of a request."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def http_scope(
         raw_headers.insert(0, (b"host", b"localhost"))
     return {
         "type": "http",
-        # What Hypercorn says. From 2.4 on a server would raise OSError from `send` after a
-        # disconnect, and frameworks look at this number to know.
+        # As Hypercorn. From 2.4 on, a server raises OSError from `send` after a disconnect, and
+        # frameworks look at this number to know whether it does.
         "asgi": {"version": "3.0", "spec_version": "2.1"},
         "http_version": http_version,
         "method": method,

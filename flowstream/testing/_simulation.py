@@ -1,8 +1,8 @@
 """Simulated time and chance: the same seed, the same bytes.
 
-Event ids, jitter and the order in which Trio runs its tasks differ from run to run. `simulated`
-has them follow from a seed, so that a test can compare a whole response, or try an order again
-that has once failed.
+Event ids, jitter and the order in which Trio runs its tasks differ from run to run. Inside
+`simulated` they follow from a seed. So a test can compare a complete response, or repeat an order
+of tasks that has failed.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import trio
 
 from flowstream._clock import simulation
 
-# Trio shuffles the tasks that are ready, so that nobody relies on their order. It has no public
-# way to say how; pytest-trio sets the same two names for Hypothesis.
+# Trio shuffles the tasks that are ready, so that nobody relies on their order. There is no public
+# way to choose the order; pytest-trio sets the same two names for Hypothesis.
 _DICE = "_r"
 _IN_ORDER = "_ALLOW_DETERMINISTIC_SCHEDULING"
 
 
 @contextmanager
 def simulated(seed: int) -> Iterator[None]:
-    """Have what flowstream does depend on `seed` and on Trio's clock alone.
+    """Make flowstream depend only on `seed` and on Trio's clock while the context is open.
 
-    Inside, ids, the jitter of heartbeats, retries and reconnects, and the order in which Trio runs
-    tasks follow from `seed`; code takes no time; and dates count from the first day of 2000. With
+    Ids, the jitter of heartbeats, retries and reconnects, and the order in which Trio runs tasks
+    follow from `seed`. Code takes no time. Dates count from the first day of 2000. With
     `trio.testing.MockClock` two runs with the same seed write the same bytes. Make topics and
-    responses inside, too. What threads, sockets, files and the app's own `random` do is not
+    responses inside the context, too. Threads, sockets, files and the app's own `random` are not
     simulated.
 
-    It is for the whole process: one at a time, and not while a server runs in another thread.
+    It changes the whole process: use one at a time, and not while a server runs in another thread.
 
     Args:
         seed: any whole number.
 
     Raises:
-        TypeError: `seed` is no whole number.
+        TypeError: `seed` is not a whole number.
         RuntimeError: this version of Trio cannot be told how to order its tasks.
     """
     if not isinstance(seed, int) or isinstance(seed, bool):

@@ -1,4 +1,4 @@
-"""The server's side of the lifespan protocol."""
+"""Run an app's lifespan in a test: the server's side of the lifespan protocol."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Lifespan:
         self._moved.unpark_all()
 
     async def ask(self, phase: str, timeout: float) -> None:
-        """Tell the app to start up or shut down, and wait for its answer."""
+        """Tell the app to start up or shut down, and **wait** for its answer."""
         with trio.move_on_after(timeout):
             await self._to_app.send({"type": f"lifespan.{phase}"})
             while phase not in self._answers and not self._returned:
@@ -70,16 +70,16 @@ async def open_lifespan(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Run the lifespan of `app`: startup before the block, shutdown after it.
 
-    Gives the state that the app filled; hand it to `open_stream`. When the block fails the
-    app is cancelled instead of being shut down.
+    Yields the state that the app filled; pass it to `open_stream`. When the block fails, the app
+    is cancelled and not shut down.
 
     Args:
         app: an ASGI application that runs on Trio.
         timeout: seconds on Trio's clock for each: the startup, the shutdown, the return.
 
     Raises:
-        RuntimeError: if the app answers that its startup or its shutdown failed.
-        AssertionError: if it gives no answer or two, or does not return after the last one.
+        RuntimeError: the app answers that its startup or its shutdown failed.
+        AssertionError: it gives no answer or two, or does not return after the last one.
     """
     lifespan = _Lifespan()
     state: dict[str, Any] = {}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["anthropic_tokens"]
 
-# Those that don't derive from AsyncAnthropic; not every version of the SDK has all of them.
+# Clients that don't derive from AsyncAnthropic. Not every version of the SDK has all of them.
 _CLIENTS = (
     "AsyncAnthropic",
     "AsyncAnthropicBedrock",
@@ -113,7 +113,7 @@ class _AnthropicMessage(msgspec.Struct):
 
 
 class MessageEvent(msgspec.Struct):
-    """One event of a message; only what is used here, and all of it may be missing."""
+    """One event of a message: only the fields used here. Any may be missing."""
 
     type: Any = None
     index: Any = None
@@ -151,7 +151,7 @@ class MessageReader(AnswerReader[MessageEvent]):
 
     def __init__(self) -> None:
         super().__init__(MessageEvent)
-        self._calls: dict[int | None, int] = {}  # ours by the block's number
+        self._calls: dict[int | None, int] = {}  # {number of a block: our number of its call}
         self._count_of_calls = 0
         self._ids: set[str] = set()
         self._remembered = Remembered()
@@ -159,11 +159,11 @@ class MessageReader(AnswerReader[MessageEvent]):
         self._input = self._created = self._read_from_cache = self._output = 0
 
     def is_usual(self, chunk: MessageEvent) -> bool:
-        """Return whether it is of a type that this API has, and no error."""
+        """Return whether the event has a type of this API, and is no error."""
         return isinstance(chunk.type, str) and chunk.type in _TYPES and not chunk.error
 
     def take(self, chunk: MessageEvent) -> Sequence[ModelEvent]:
-        """Return the events in one event of the upstream's."""
+        """Return our events for one event of the upstream."""
         match chunk.type:
             case "content_block_delta" if chunk.delta is not None:
                 return self._take_delta(number(chunk.index), chunk.delta)
@@ -172,7 +172,7 @@ class MessageReader(AnswerReader[MessageEvent]):
             case "content_block_stop" if number(chunk.index) in self._without_arguments:
                 place = number(chunk.index)
                 self._without_arguments.discard(place)
-                # No piece came, or empty ones: a tool without arguments. "" is no JSON.
+                # No piece came, or only empty ones: the tool has no arguments. "" is no JSON.
                 return (ToolCall(self._calls[place], "{}"),)
             case "message_start" if chunk.message is not None:
                 self._count(chunk.message.usage)
@@ -212,12 +212,12 @@ class MessageReader(AnswerReader[MessageEvent]):
                 self._count_of_calls += 1
                 self._calls[place] = index
                 arguments = ""
-                if block.input:  # where it does not come in pieces
+                if block.input:  # the arguments do not come in pieces
                     arguments = arguments_of(block.input)
                 else:
                     self._without_arguments.add(place)
                 id = word_of(block.id) or f"call_{index}"
-                while id in self._ids:  # a result belongs to one call
+                while id in self._ids:  # each call needs an id of its own, for its result
                     id = f"{id}_{index}"
                 self._remembered.text(id)
                 self._ids.add(id)
@@ -225,7 +225,7 @@ class MessageReader(AnswerReader[MessageEvent]):
         return ()
 
     def _count(self, usage: Any) -> None:
-        """Note the usage so far; each figure is a sum, and of what is missing the last stands."""
+        """Record the usage so far. Each figure is a total; one that is missing has not changed."""
         if not isinstance(usage, Mapping):
             return
         self._input = _latest(usage.get("input_tokens"), self._input)

@@ -1,7 +1,7 @@
 """OpenAI's Chat Completions: the API that most servers of other models have, too.
 
-vLLM, llama.cpp, Ollama, OpenRouter and many more are reached by the client's ``base_url``.
-OpenAI's own later API has a file of its own, `openai_responses`.
+Set the client's ``base_url`` to use vLLM, llama.cpp, Ollama, OpenRouter and many more. The module
+`openai_responses` is for OpenAI's own later API.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def openai_tokens(
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if "stream_options" not in str(error):
                 raise
-        return await create(stream=True, **params)  # it knows nothing of them
+        return await create(stream=True, **params)  # the server does not know stream_options
 
     return ModelAnswer(
         openai, request, client.max_retries, ChatReader, first_timeout, token_timeout
@@ -105,7 +105,7 @@ def _without_none(params: dict[str, Any]) -> dict[str, Any]:
 class _Function(msgspec.Struct):
     name: Any = None
     arguments: Any = None
-    input: Any = None  # in the place of arguments, of a custom tool
+    input: Any = None  # a custom tool has this in place of arguments
 
 
 class _ChatCall(msgspec.Struct):
@@ -130,14 +130,14 @@ class _ChatDelta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     index: Any = None
     delta: _ChatDelta | None = None
-    message: _ChatDelta | None = None  # the whole answer in one piece
-    text: Any = None  # in the API before this one
+    message: _ChatDelta | None = None  # the complete answer in one piece
+    text: Any = None  # the older Completions API has this
     finish_reason: Any = None
     error: Any = None
 
 
 class ChatChunk(msgspec.Struct):
-    """One event of a chat completion; only what is used here, and all of it may be missing."""
+    """One event of a chat completion: only the fields used here. Any may be missing."""
 
     choices: list[_Choice] | None = None
     usage: Any = None
@@ -171,22 +171,22 @@ class ChatReader(AnswerReader[ChatChunk]):
         self._has_answer = False
 
     def done(self) -> None:
-        """Note that the upstream said ``[DONE]``, with or without a reason before it."""
+        """Record that the upstream sent ``[DONE]``, with or without a reason before it."""
         super().done()
         if self.reason is None:
-            self.reason: FinishReason | None = "other"  # a server that does not say why
+            self.reason: FinishReason | None = "other"  # the server did not say why
 
     def is_usual(self, chunk: ChatChunk) -> bool:
-        """Return whether it has a choice and no error."""
+        """Return whether the chunk has a choice and no error."""
         return bool(chunk.choices) and not chunk.error and chunk.object != "error"
 
     def rest(self) -> Sequence[ModelEvent]:
-        """Return the events that were held back, at the end of an answer."""
+        """Return the events that were held back, when the answer has ended."""
         return (*super().rest(), *self._halves.mend(self._calls.rest()))
 
     def take(self, chunk: ChatChunk) -> Sequence[ModelEvent]:
         """Return the events in one chunk."""
-        if chunk.usage is not None:  # some servers send it with each chunk; the last is right
+        if chunk.usage is not None:  # some servers send it with each chunk; the last one counts
             self.usage: Usage | None = (
                 usage_in(chunk.usage, "prompt_tokens", "completion_tokens") or self.usage
             )
@@ -211,8 +211,8 @@ class ChatReader(AnswerReader[ChatChunk]):
         return events
 
     def _end(self, reason: Any, error: Any) -> None:
-        """Note why the answer ends; what failed after its end takes nothing away from it."""
-        if isinstance(reason, dict):  # SGLang's own
+        """Record why the answer ends. A failure after its end changes nothing."""
+        if isinstance(reason, dict):  # as SGLang sends it
             reason, error = reason.get("type"), error or reason
         reason = str(reason or "").lower()
         if reason == "null":
@@ -240,7 +240,7 @@ class ChatReader(AnswerReader[ChatChunk]):
         if delta.tool_calls:
             for place, call in enumerate(delta.tool_calls):
                 self._take_call(call, place > 0, events)
-        # Some servers send a call in both ways, for older clients.
+        # For older clients, some servers send a call in both ways.
         elif delta.function_call is not None:
             self._take_call(_ChatCall(function=delta.function_call), False, events)
 

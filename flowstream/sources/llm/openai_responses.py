@@ -1,4 +1,4 @@
-"""OpenAI's Responses: its own API after Chat Completions."""
+"""OpenAI's Responses: the API with which OpenAI follows up Chat Completions."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def openai_responses(
 ) -> Source:
     """Stream the answer of OpenAI's Responses API: `Token`, ..., `Usage`, `Done`.
 
-    As `openai_tokens`, but for `params`, which are those of ``client.responses.create``:
-    ``model``, ``input``, ... Summaries of what the model thinks are `Reasoning`; of the tools
-    only functions are `ToolCall`: OpenAI calls its own by itself.
+    Works like `openai_tokens`, but takes the `params` of ``client.responses.create``: ``model``,
+    ``input``, ... Summaries of what the model thinks are `Reasoning`. Calls of the app's tools are
+    `ToolCall`; calls of OpenAI's own tools are left out, because OpenAI makes them itself.
 
     Raises:
         TypeError, ValueError, MissingExtraError: as `openai_tokens`.
@@ -59,7 +59,7 @@ class _Item(msgspec.Struct):
     call_id: Any = None
     name: Any = None
     arguments: Any = None
-    input: Any = None  # in the place of arguments, of a custom tool
+    input: Any = None  # a custom tool has this in place of arguments
 
 
 class _Incomplete(msgspec.Struct):
@@ -73,7 +73,7 @@ class _Response(msgspec.Struct):
 
 
 class ResponseEvent(msgspec.Struct):
-    """One event of a response; only what is used here, and all of it may be missing."""
+    """One event of a response: only the fields used here. Any may be missing."""
 
     type: Any = None
     delta: Any = None
@@ -87,7 +87,7 @@ class ResponseEvent(msgspec.Struct):
     error: Any = None
 
 
-# Items that are calls of the app's tools, and whether they take text.
+# The types of items that are calls of the app's tools, and whether the tool takes text.
 _CALLS = {"function_call": False, "custom_tool_call": True}
 
 _INCOMPLETE: dict[str | None, FinishReason] = {
@@ -102,20 +102,20 @@ class ResponseReader(AnswerReader[ResponseEvent]):
     def __init__(self) -> None:
         super().__init__(ResponseEvent)
         self._calls = ToolCalls()
-        self._kinds: dict[int | None, bool] = {}  # by the call's number: it is a custom tool's
+        self._kinds: dict[int | None, bool] = {}  # {number of a call: its tool is a custom one}
         self._without_arguments: set[int | None] = set()
         self._reason: FinishReason = "stop"
 
     def is_usual(self, chunk: ResponseEvent) -> bool:
-        """Return whether it is of a type that this API has, or says itself that it failed."""
+        """Return whether the event has a type of this API, or says that the answer failed."""
         return isinstance(chunk.type, str) and chunk.type.startswith("response.")
 
     def rest(self) -> Sequence[ModelEvent]:
-        """Return the events that were held back, at the end of an answer."""
+        """Return the events that were held back, when the answer has ended."""
         return (*super().rest(), *self._halves.mend(self._calls.rest()))
 
     def take(self, chunk: ResponseEvent) -> Sequence[ModelEvent]:
-        """Return the events in one event of the upstream's."""
+        """Return our events for one event of the upstream."""
         text = chunk.delta if isinstance(chunk.delta, str) else ""
         place = number(chunk.output_index)
         match chunk.type:
@@ -132,7 +132,7 @@ class ResponseReader(AnswerReader[ResponseEvent]):
                 return self._go_on(place, text)
             case "response.function_call_arguments.done" | "response.custom_tool_call_input.done":
                 whole = arguments_of(chunk.arguments or chunk.input)
-                if whole and place in self._without_arguments:  # they did not come in pieces
+                if whole and place in self._without_arguments:  # they came in no pieces
                     return self._go_on(place, whole)
             case "response.output_item.added" if chunk.item and chunk.item.type in _CALLS:
                 return self._begin(place, chunk.item)

@@ -1,16 +1,16 @@
-"""Values of Postgres that Python has no type for: as the text that Postgres itself writes.
+"""Keep Postgres values that Python has no type for as the text that Postgres itself writes.
 
-A date may be ``infinity``, or of a year before Christ or after 9999; a time may be ``24:00:00``;
+A date may be ``infinity``, or have a year before Christ or after 9999; a time may be ``24:00:00``;
 an interval may be longer than a `timedelta`. psycopg refuses such a value, and with it all rows
-that were fetched together. But the server has sent them, as text. So they are read once more, with
-what can't be loaded left as it came; that costs something only where there is such a value.
+that were fetched together. But the server has sent them, as text. So these rows are read again, and
+a value that can't be loaded stays text. That costs nothing unless there is such a value.
 
-Some types psycopg does load, but into objects of its own, or into ones of which not every version
-of Python makes the same text: ranges, and addresses of networks. They are left as text from the
-start. What an app has registered for itself, on its connection or for all, is left alone.
+psycopg loads ranges into objects of its own, and network addresses into objects whose text differs
+between versions of Python. So both stay text from the start. A loader that the app has registered,
+on its connection or globally, is not replaced.
 
-A number in a `json` value may be larger than any float. It becomes a `Decimal`, where Python's
-parser would make an infinity of it, for which clients would get ``null``.
+A number in a `json` value may be larger than any float. It becomes a `Decimal`. Python's parser
+would make it an infinity, for which clients would get ``null``.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ __all__ = ["is_loading_failure", "keep_as_text", "rows_as_sent"]
 
 _TEXT = pq.Format.TEXT
 
-# They may stand in an array, of which the result tells only the type of the whole.
+# These values may be inside an array; the result has only the type of the array.
 _MOMENTS = ("date", "time", "timetz", "timestamp", "timestamptz", "interval")
 
-_DEPTH = 256  # brackets in each other that each Python reads, and each encoder of ours writes
+_DEPTH = 256  # nested brackets that every Python reads, and every encoder of ours writes
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# What a number beyond the floats looks like, and some that are not.
+# Matches every number that is too large for a float, and some that are not.
 _LARGE = re.compile(rb"\d{309}|[eE]\+?\d{3}")
 
 
 def keep_as_text(adapters: AdaptersMap) -> None:
-    """Have ranges and addresses left as text, unless the app has a loader of its own for them.
+    """Leave ranges and addresses as text, and keep large numbers in JSON.
 
-    Large numbers in JSON are kept as well, on the same condition.
+    A type for which the app has a loader of its own is not changed.
     """
     types: list[TypeInfo] = [adapters.types["inet"], adapters.types["cidr"]]
     types += [info for info in adapters.types if isinstance(info, (RangeInfo, MultirangeInfo))]
@@ -66,21 +66,21 @@ def keep_as_text(adapters: AdaptersMap) -> None:
 
 
 def is_loading_failure(cursor: psycopg.Cursor[Any], before: object) -> bool:
-    """Return whether `cursor` has failed only when it loaded the rows that the server had sent.
+    """Return whether the server has sent the rows, and `cursor` has only failed to load them.
 
     Args:
-        cursor: the one that raised.
-        before: its `pgresult` before that.
+        cursor: the cursor that raised.
+        before: its `pgresult` before the call that raised.
     """
     result = cursor.pgresult
     return result is not None and result is not before and result.status == pq.ExecStatus.TUPLES_OK
 
 
 def rows_as_sent(cursor: psycopg.Cursor[Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows that `cursor` has fetched, with text for the values that can't be loaded.
+    """Yield the rows that `cursor` has fetched, with text for values that can't be loaded.
 
     Raises:
-        Exception: what a loader of the app's own raised, behind the rows before that.
+        Exception: what a loader of the app's own raised, after the rows before that.
     """
     result = cursor.pgresult
     assert result is not None
@@ -99,7 +99,7 @@ def rows_as_sent(cursor: psycopg.Cursor[Any]) -> Iterator[tuple[Any, ...]]:
 
 
 class _Context:
-    """What loaders ask of where they are used."""
+    """The connection or cursor, as a loader knows it."""
 
     def __init__(self, adapters: AdaptersMap, connection: Any) -> None:
         self.adapters = adapters
@@ -113,7 +113,7 @@ class _AsSent(Loader):
         super().__init__(oid, context)
         connection = None if context is None else context.connection
         encoding = "utf-8" if connection is None else connection.info.encoding
-        # With no encoding of its own the server sends whatever bytes it was given.
+        # A database without an encoding sends any bytes that it was given.
         self._encoding = "utf-8" if encoding == "ascii" else encoding
 
     def load(self, data: Buffer) -> Any:
@@ -121,10 +121,10 @@ class _AsSent(Loader):
 
 
 class _WholeNumbers(_AsSent):
-    """Loads JSON; a number that no float can hold as a `Decimal`.
+    """Loads JSON. A number that no float can hold becomes a `Decimal`.
 
-    What can't be read, or not be written again, is left as text: an exponent beyond any `Decimal`,
-    or more than `_DEPTH` brackets in each other, of which Pythons read from 900 to 90,000.
+    A value that can't be read, or not be written again, stays text: one with an exponent beyond any
+    `Decimal`, or with more than `_DEPTH` nested brackets. (Versions of Python read 900 to 90,000.)
     """
 
     def load(self, data: Buffer) -> Any:
@@ -140,12 +140,12 @@ class _WholeNumbers(_AsSent):
 
 
 def _is_deep(text: bytes) -> bool:
-    """Return whether JSON has more than `_DEPTH` brackets in each other."""
+    """Return whether JSON has more than `_DEPTH` nested brackets."""
     if text.count(b"[") + text.count(b"{") <= _DEPTH:
         return False
     rest = _STRING.sub(b"", text).translate(_SQUARE, _NO_BRACKETS)
     for _ in range(_DEPTH):
-        rest = rest.replace(b"[]", b"")  # the innermost ones
+        rest = rest.replace(b"[]", b"")  # remove the innermost pairs
         if not rest:
             return False
     return True
@@ -158,7 +158,7 @@ def _float_or_decimal(text: str) -> float | decimal.Decimal:
 
 @cache
 def _careful(inner: type[AnyLoader]) -> type[Loader]:
-    """Return a loader that does what `inner` does, and leaves as text what that refuses."""
+    """Return a loader like `inner`, which leaves a value as text if `inner` refuses it."""
 
     class Careful(_AsSent):
         def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
@@ -168,7 +168,7 @@ def _careful(inner: type[AnyLoader]) -> type[Loader]:
         def load(self, data: Buffer) -> Any:
             try:
                 return self._load(data)
-            except Exception:  # noqa: BLE001  # of many kinds; none is for the client
+            except Exception:  # noqa: BLE001  # of any kind: the value stays text
                 return super().load(data)
 
     return Careful

@@ -1,4 +1,4 @@
-"""Wrapper: a source that runs another one, to slow down, group, time or count its items."""
+"""Wrapper: a source that runs another one, and slows down, groups, times or counts its items."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Wrapper(Source):
     """A source that runs another one.
 
     Args:
-        inner: the other one.
+        inner: the source that it runs.
         alike: whether it sends the same items as the inner source, so that the response has the
             same status, headers and length.
     """

@@ -1,8 +1,8 @@
-"""batched: several items as one, for clients that redraw, and where each event has a cost.
+"""batched: send several items as one, for clients that redraw, or where each event has a cost.
 
-A batch is sent when it is full, or when its first item has waited long enough. A separate task does
-the latter, because the producer may be waiting for something. While a batch waits for a slow client
-the next one fills up; then the producer waits. So at most two batches are held.
+A batch is sent when it is full, or when its first item has waited long enough. A separate task
+watches that time, because the producer may be waiting for something. While a batch waits for a slow
+client, the next one fills up; then the producer waits. So at most two batches are held.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BURST_ITEMS = 64
 
 
 def batched(source: SourceLike, max_items: int, max_wait: float | None) -> Source:
-    """Return `source`, its items in lists.
+    """Return `source` with its items in lists.
 
     A batch of plain values is a plain list. A batch with events in it is an `Event`. Its data is
     the list of their data, and its id is the last one, so that a client resumes after the batch.
@@ -38,8 +38,8 @@ def batched(source: SourceLike, max_items: int, max_wait: float | None) -> Sourc
     of them is. An event of another type begins a new batch.
 
     **Emits** a list when it is full, when its first item came `max_wait` seconds ago, when
-    `source` ends, and before it fails. **Waits** where the stream does. **Ends** with
-    `source`; what `source` raises comes out as it is.
+    `source` ends, and before it fails. **Waits** where the stream does. **Ends** with `source`, and
+    raises what `source` raises, unchanged.
 
     Args:
         source: what `stream` takes, except a topic or a run.
@@ -63,7 +63,7 @@ class _Batched(Wrapper):
         self._max_wait = max_wait
 
     async def run(self, out: Outlet) -> None:
-        """Run the inner source, and send what it sends in lists."""
+        """Run the inner source, and send its items in lists."""
         batcher = _Batcher(out, self._max_items)
         relay = Relay(batcher.add, out.statistics, batcher.add_nowait, out.reject)
         work = partial(self._run, relay, batcher)
@@ -78,7 +78,7 @@ class _Batched(Wrapper):
             if passes(error):
                 raise
             failure = error  # raised below
-        # What came before a failure is delivered before it is told.
+        # Deliver the items before a failure before the failure is raised.
         try:
             await batcher.flush()
         except Exception as error:
@@ -97,13 +97,13 @@ class _Batcher:
         self._max_items = max_items
         self._items: list[Any] = []
         self._type: str | None = None
-        self._number = 0  # of the batch that is being filled
-        self._since = 0.0  # when it was begun
+        self._number = 0  # the number of the batch that is being filled
+        self._since = 0.0  # when that batch was begun
         self._begun = trio.Event()
         self._sending = trio.StrictFIFOLock()
 
     async def add(self, item: Any) -> None:
-        """Add one item; **wait** while there is no room for it, and until a full batch is sent."""
+        """Add one item. **Wait** until there is room, and until a batch that is full is sent."""
         while self._is_closed_to(item):
             await self.flush(self._number)
         self._append(item)
@@ -125,13 +125,13 @@ class _Batcher:
             self._append(item)
 
     async def flush(self, number: int | None = None) -> None:
-        """Send what there is, behind what is being sent; only of batch `number`, if given."""
+        """Send the current batch after the one that is being sent; only batch `number`, if given."""
         async with self._sending:
             if self._items and number in (None, self._number):
                 await self._out.send(_batch(self._take()))
 
     async def flush_late(self, max_wait: float) -> None:
-        """Send each batch that is not sent `max_wait` seconds after it was begun."""
+        """Send each batch that was begun `max_wait` seconds ago and is not sent yet."""
         while True:
             await self._begun.wait()
             number = self._number

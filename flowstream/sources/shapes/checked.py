@@ -1,4 +1,4 @@
-"""checked: every item of a source is one of the events that it may send.
+"""checked: check that a source sends only the events that it may send.
 
 ``events=`` checks an item when it is written in the stream's format. The items of a run have no
 format until somebody reads them, so it would depend on the readers whether a wrong item is found.
@@ -44,7 +44,7 @@ class _Checked(Wrapper):
         self._events = events
 
     async def run(self, out: Outlet) -> None:
-        """Run the inner source, and look at each of its items."""
+        """Run the inner source, and check each of its items."""
         check = self._events.check
 
         async def send(item: Any) -> None:

@@ -1,8 +1,8 @@
-"""merge: several sources in one stream, each in a task of its own.
+"""merge: run several sources in one stream, each in a task of its own.
 
-There is no queue in between: all sources send into one outlet. When the outlet is full, it lets
-them in by turns; when it is not, each lets the others run after some items. So a source that
-floods can't keep the others out. The items of one source stay in order.
+There is no queue in between: all sources send into one outlet. When the outlet is full, it admits
+them in turn; when it is not, each lets the others run after some items. So a source that floods
+can't keep the others out. The items of one source stay in order.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class _Merged(Source):
         self._sources = sources
 
     async def run(self, out: Outlet) -> None:
-        """Run them all."""
+        """Run all sources."""
         await run_together([partial(source.run, out) for source in self._sources])
 
     async def discard(self) -> None:
-        """Release what each of them holds, also when another one fails at that.
+        """Release what each source holds, even if another one fails at it.
 
         Raises:
-            Exception: what the first one raised; that of others is logged.
+            Exception: what the first source raised; what others raised is logged.
         """
         failure: BaseException | None = None
         for source in self._sources:

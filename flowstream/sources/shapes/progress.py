@@ -1,6 +1,6 @@
-"""progress: how far a source is, as events between its items.
+"""progress: send how far a source is, as events between its items.
 
-It looks at the clock when an item passes. While no item passes there is nothing new to tell, and
+It looks at the clock when an item passes. While no item passes there is nothing new to report, and
 the stream's heartbeats show that it is alive. So it needs no task and no timer, and its events are
 in the right order.
 """
@@ -27,7 +27,7 @@ __all__ = ["Progress", "progress"]
 
 
 class Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
-    """How far a source is. Among the `EventTypes` of a stream it is a type like the app's own."""
+    """How far a source is. `EventTypes` takes it like a type of the app's own."""
 
     items: int
     """Items sent."""
@@ -106,7 +106,7 @@ class _Progress(Wrapper):
         self._key = key
 
     async def run(self, out: Outlet) -> None:
-        """Run the inner source, and tell of it."""
+        """Run the inner source, and send its progress."""
         meter = _Meter(self._total, self._key)
         every = self._every
 
@@ -125,14 +125,14 @@ class _Progress(Wrapper):
 
         def send_nowait(item: Any) -> None:
             out.send_nowait(item)
-            meter.count(item)  # told of behind the next item that can wait
+            meter.count(item)  # reported after the next item that can wait
 
         await self._inner.run(Relay(send, out.statistics, send_nowait, out.reject))
         await tell_how_far(essential=True)
 
 
 class _Meter:
-    """What has passed, and when it was last told."""
+    """Counts what has passed, and remembers when that was last reported."""
 
     def __init__(self, total: float | None, key: Hashable) -> None:
         self._total = total
@@ -148,11 +148,11 @@ class _Meter:
             self._id = item.id
 
     def is_due(self, every: float) -> bool:
-        """Return whether it is time to tell."""
+        """Return whether it is time for a report."""
         return clock.current_time() - self._told >= every
 
     def event(self, *, essential: bool = False) -> Event:
-        """Return what is to be told now."""
+        """Return the report of this moment."""
         self._told = now = clock.current_time()
         items, total, seconds = self._items, self._total, now - self._start
         rate = items / seconds if seconds else None
@@ -173,7 +173,7 @@ def _fraction(items: int, total: float) -> float:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Round to four digits: a client shows it."""
+    """Round to four digits, because a client shows the number."""
     if value is None or not value:
         return value
     return round(value, max(3 - math.floor(math.log10(abs(value))), 0))

@@ -1,8 +1,8 @@
-"""throttle: a limit of items per second. Nothing is dropped: the producer waits.
+"""throttle: limit the items per second. Nothing is dropped: the producer waits.
 
-The generic cell rate algorithm (GCRA; ITU-T I.371): one number, the time at which the bucket
-would be empty again, instead of a bucket that must be filled. Each item takes its turn when it
-arrives, so tasks that send at the same time go in that order.
+It uses the generic cell rate algorithm (GCRA; ITU-T I.371). That keeps one number, the time at
+which the bucket would be empty again, and no bucket that must be filled. Each item gets its turn
+when it arrives, so tasks that send at the same time go in the order of arrival.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["throttle"]
 
 
 def throttle(source: SourceLike, *, per_second: float, burst: int = 1) -> Source:
-    """Return `source`, its items at most `per_second` on average.
+    """Return `source`, limited to `per_second` items a second on average.
 
-    **Emits** each item when its turn has come. **Waits** until then, and so does the producer in
-    its ``send``. **Ends** with `source`; and raises what `source` raises.
+    **Emits** each item when its turn has come. Until then the producer **waits** in its ``send``.
+    **Ends** with `source`, and raises what `source` raises.
 
     Args:
         source: what `stream` takes, except a topic or a run.
@@ -50,7 +50,7 @@ class _Throttled(Wrapper):
         self._tolerance = (burst - 1) * interval
 
     async def run(self, out: Outlet) -> None:
-        """Run the inner source, and hold each of its items until its turn."""
+        """Run the inner source, and hold each item until its turn."""
         turns = _Turns(self._interval, self._tolerance)
 
         async def send(item: Any) -> None:
@@ -74,7 +74,7 @@ class _Turns:
     def __init__(self, interval: float, tolerance: float) -> None:
         self._interval = interval
         self._tolerance = tolerance
-        self._empty_at = -math.inf  # the theoretical arrival time: no debts are left then
+        self._empty_at = -math.inf  # GCRA's theoretical arrival time: the bucket is empty then
 
     def is_free(self, now: float) -> bool:
         """Return whether an item may go at once."""

@@ -1,6 +1,6 @@
-"""with_timeout: a source that is silent for too long has failed.
+"""with_timeout: let a source fail that is silent for too long.
 
-It times the producer only. While an item waits for a slow client the clock stands still; for slow
+It times only the producer. While an item waits for a slow client, the clock stands still; for slow
 clients there is `Limits.stall_timeout`.
 """
 
@@ -30,9 +30,9 @@ def with_timeout(
 ) -> Source:
     """Return `source`, which fails if it is silent for too long.
 
-    **Emits** each item as it comes. **Ends** with `source`, or when the time is up: `source`
-    is cancelled, and when it has cleaned up the failure is raised. With ``prime=`` a timeout
-    before the first item is answered with 504; later it is a ``failed`` event.
+    **Emits** each item as it comes. **Ends** with `source`, or when the time is up: then `source`
+    is cancelled, and the failure is raised when it has cleaned up. With ``prime=`` a timeout before
+    the first item is answered with 504. Later it is a ``failed`` event.
 
     Args:
         source: what `stream` takes, except a topic or a run.
@@ -62,7 +62,7 @@ class _Timed(Wrapper):
         """Run the inner source, and cancel it if it is silent for too long.
 
         Raises:
-            UpstreamError: it was.
+            UpstreamError: it was silent for too long.
         """
         watch = _Watch(self._first, self._between)
 
@@ -85,9 +85,9 @@ class _Timed(Wrapper):
 class _Watch:
     """Measures for how long the producer has been silent.
 
-    In a task of its own, which sleeps; an item costs it a look at the clock. (Turned down: a
-    cancel scope whose deadline moves with each item. It could not be told from the client's
-    going when that comes first and the deadline then passes while the producer cleans up.)
+    It runs in a task of its own, which sleeps; each item costs a look at the clock. (Turned down: a
+    cancel scope whose deadline moves with each item. If the client leaves, and the deadline passes
+    while the producer cleans up, the scope would look as if the time had been up first.)
     """
 
     def __init__(self, first: float, between: float) -> None:
@@ -95,15 +95,15 @@ class _Watch:
         self._allowed = first
         self._since = clock.current_time()
         self._sending = 0  # tasks of the producer that are in `send`
-        self._looks_at = math.inf  # when it will look at the clock by itself
+        self._looks_at = math.inf  # when the task looks at the clock next
         self._moved = trio.Event()
 
     def stop(self) -> None:
-        """Stand still: an item is on its way."""
+        """Stop the clock: an item is on its way."""
         self._sending += 1
 
     def go_on(self) -> None:
-        """Begin anew, unless another item is on its way."""
+        """Start the clock again from 0, unless another item is on its way."""
         self._sending -= 1
         self._allowed, self._since = self._between, clock.current_time()
         if not self._sending and self._since + self._between < self._looks_at:
@@ -113,12 +113,12 @@ class _Watch:
         """**Wait** until the producer has been silent for too long.
 
         Raises:
-            UpstreamError: then.
+            UpstreamError: it has been.
         """
         while True:
             due = math.inf if self._sending else self._since + self._allowed
             if due <= clock.current_time():
-                # If the client has gone at the same time, that is what ends the stream.
+                # If the client has left at the same time, that ends the stream.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 message = f"Nothing has come for {self._allowed:g} s."
                 raise UpstreamError("timeout", message, status=504)
