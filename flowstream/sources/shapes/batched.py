@@ -125,7 +125,7 @@ class _Batcher:
             self._append(item)
 
     async def flush(self, number: int | None = None) -> None:
-        """Send the current batch after the one that is being sent; only batch `number`, if given."""
+        """Send the current batch after the one being sent; only batch `number`, if given."""
         async with self._sending:
             if self._items and number in (None, self._number):
                 await self._out.send(_batch(self._take()))
