@@ -113,7 +113,7 @@ class EventTypes:
             ValueError: a value in it is not what its type allows, or `type` is not its tag.
         """
         if data.__class__ not in self._tags and not isinstance(data, (dict, msgspec.Raw)):
-            raise TypeError(f"it is no event of this stream; {self._expected}")
+            raise TypeError(f"it is not an event of this stream; {self._expected}")
         payload = (writer or _USUAL).dumps(data)
         try:
             found = self._read(payload)
@@ -375,7 +375,7 @@ def _tags(types: tuple[Any, ...]) -> dict[type, str]:
         tag = kind.__struct_config__.tag
         if not isinstance(tag, str):
             raise TypeError(
-                f"{kind.__name__} has no name for clients to tell it by: "
+                f"{kind.__name__} has no tag that names it for clients: write "
                 f'class {kind.__name__}(msgspec.Struct, tag="...")'
             )
         check_field(f"the tag of {kind.__name__}", tag)

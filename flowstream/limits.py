@@ -37,7 +37,7 @@ def check_count(name: str, value: int, *, unit: str) -> None:
 
 
 class Default(float):
-    """The default of a bound. It differs from the same number that the app has set."""
+    """The default of a bound: a number that `chosen` tells from the same number set by the app."""
 
     __slots__ = ()
 

@@ -42,7 +42,7 @@ def _plain_hypercorn() -> None:
     logger.warning(
         "served by Hypercorn itself: a stalled client's socket stays open and holds up the "
         "shutdown, HTTP/2 takes in data without bound, and streams are cut at a shutdown "
-        "without a farewell. `flowstream serve module:app` does without these faults"
+        "without a last event. `flowstream serve module:app` has none of these faults"
     )
 
 

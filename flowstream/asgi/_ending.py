@@ -37,18 +37,18 @@ class WriterState(enum.Enum):
     HEAD = "the status line is not out yet"
     BODY = "events are written, and then the last word"
     LAST_CHUNK = "all bytes are handed over; the end of the body is on its way"
-    HEAD_ALONE = "the client is given up before it was answered: it gets the status line, no more"
+    HEAD_ALONE = "the client is given up before it was answered: it gets only the status line"
     LAST_CHUNK_ALONE = "the client left at the end of the body, which is still written"
-    TAKEN = "the client took every byte it was promised and left; the write is let finish"
+    TAKEN = "the client took every byte it was promised and left; the write may finish"
     UNANSWERED = "cut off before the status line"
-    CUT = "cut off behind the status line"
+    CUT = "cut off after the status line"
     RESET = "cut off, and the connection is told to reset the client"
 
 
 class ReportState(enum.Enum):
     """What the report of one stream waits for. The value says it in words."""
 
-    AWAITS_PRODUCER = "the producer runs, or has yet to clean up"
+    AWAITS_PRODUCER = "the producer runs or cleans up"
     AWAITS_WRITER = "the producer has ended; the writer has more to write"
     MADE = "the one report is made"
 
@@ -66,7 +66,7 @@ class Trigger(enum.Enum):
     GIVEN_UP = "the policy disconnects the client"
     STALLED = "a write makes no progress"
     BROKEN_OFF = "it is cancelled, its writer fails, or the server can wait no longer"
-    WRITER_OVER = "the writer is cut off, or has one last write"
+    WRITER_OVER = "the writer is cut off, or has only one last write"
     FINISHED = "the host has waited for the producer"
 
 

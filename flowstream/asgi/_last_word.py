@@ -85,5 +85,5 @@ def shortfall(plan: Plan, writer: Writer, buffer: EventBuffer) -> tuple[Exceptio
         return ValueError(made), "producer"
     keeps_all = plan.policy.rereads or isinstance(plan.policy, Block)
     if keeps_all and not plan.controls and buffer.queue.gaps > 0:
-        return LookupError("what the replay has lost can't be told here"), "feed"
+        return LookupError("the replay has lost events, and this format can't say so"), "feed"
     return None

@@ -187,7 +187,7 @@ def _check_header(pair: Any) -> tuple[bytes, bytes]:
         raise ValueError(f"the header {pair[0]!r} has a control character in it: {pair[1]!r}")
     if name in _FORBIDDEN_HEADERS:
         raise ValueError(
-            f"the header {pair[0]!r} is the server's: a stream has no length of an app's"
+            f"the header {pair[0]!r} is the server's, which knows what a stream needs: leave it out"
         )
     return name, value
 

@@ -159,7 +159,7 @@ class SourceSupply:
         """Do nothing: a producer's items go through the buffer."""
 
     async def run_up(self) -> None:
-        """**Wait** two passes of the event loop, so that the source can make its first items.
+        """**Wait** up to two passes of the event loop, until the source has made its first item.
 
         Two, because in the first pass the event loop may run the two tasks in either order.
         """

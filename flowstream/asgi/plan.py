@@ -127,8 +127,8 @@ def make_plan(
     is_feed = isinstance(found, Feed)
     if isinstance(found, Source) and found.typed and not encoder.in_band:
         raise TypeError(
-            f"{type(encoder).__name__} has no room for the events of progress(): give it "
-            "tell=function, which is called with each in their place"
+            f"{type(encoder).__name__} has no room for the events of progress(): write "
+            "progress(..., tell=function), which calls the function with each report instead"
         )
     if isinstance(source, Subscription) and policy is not None:
         raise TypeError("a subscription has its policy already: give it to subscribe()")

@@ -140,7 +140,7 @@ class StreamResponse:
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> NoReturn:
         """Refuse to be a model's field, which FastAPI makes of a view's return annotation."""
         raise TypeError(
-            "a StreamResponse is no data that FastAPI could describe: annotate the view with "
+            "FastAPI cannot describe a StreamResponse, which is not data: annotate the view with "
             "`-> Response` (from fastapi import Response) and return "
             "flowstream.starlette.response(...) of the stream"
         )

@@ -67,7 +67,7 @@ class Hosted(QuartResponse):
 
     async def get_data(self, as_text: bool = True) -> NoReturn:
         """Raise: a stream has no data that an ``after_request`` function could hash or rewrite."""
-        raise RuntimeError("a stream has no data to get: its producer has yet to run")
+        raise RuntimeError("a stream has no data to get: its producer has not run yet")
 
     def set_data(self, data: str | bytes) -> None:
         """Raise, unless `data` is empty: Quart sets that on a new response."""
@@ -91,7 +91,8 @@ class Hosted(QuartResponse):
             own = given is None or (name.lower().encode(), given.encode()) in stream_headers
             if not own:  # the app has added it, or changed ours
                 raise ValueError(
-                    f"the header {name!r} is the server's: a stream has no length of an app's"
+                    f"the header {name!r} is the server's, which knows what a stream needs: "
+                    "leave it out"
                 )
         return self.status_code, [
             (name.lower().encode(*_CODEC), value.encode(*_CODEC))

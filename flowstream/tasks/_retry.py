@@ -23,7 +23,7 @@ class Retry:
     """
 
     first: float = 1.0
-    """Longest first wait, in seconds. Each wait is a random part of its longest, which doubles
+    """Longest first wait, in seconds. Each wait is a random part of its maximum, which doubles
     with each failure in a row."""
     longest: float = 60.0
     """Longest wait of all, in seconds. A try that lasted at least this long counts as a success:

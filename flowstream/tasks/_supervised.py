@@ -40,8 +40,8 @@ class Job(Protocol):
 class SupervisedNursery:
     """Runs jobs, each of which fails alone: an async context manager.
 
-    To leave it tells all jobs to stop, and **waits** for them, also if an exception or a
-    cancellation leaves it. While it is open, `supervised_nursery` finds it, and inside its own body
+    When its block ends, also by an exception or a cancellation, it tells all jobs to stop, and
+    **waits** for them. While it is open, `supervised_nursery` finds it, and inside its own block
     before any other.
     """
 
@@ -84,7 +84,7 @@ class SupervisedNursery:
             RuntimeError: the nursery is not open.
         """
         if self._nursery is None or self._closing:
-            raise RuntimeError("nothing can be started here any more: the app is going down")
+            raise RuntimeError("nothing can be started here any more: the app is shutting down")
         self._jobs.add(job)
         self._nursery.start_soon(self._run, job, name=f"flowstream {job.name}")
 
@@ -132,7 +132,7 @@ def supervised_nursery() -> SupervisedNursery:
         return own
     if not nurseries:
         raise RuntimeError(
-            "nothing is there to run this in: call Flowstream(app) when the app is made, and "
+            "there is no nursery to run this in: call Flowstream(app) when the app is made, and "
             "serve it with its lifespan; on Starlette and FastAPI, give the app "
             "lifespan=flowstream.starlette.lifespan; elsewhere, `async with Flowstream():` around "
             "what uses it"
