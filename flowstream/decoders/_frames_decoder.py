@@ -54,17 +54,17 @@ _control = msgspec.json.Decoder(_Control)
 
 
 class FramesDecoder:
-    """An incremental parser of what `Frames` writes.
+    """An incremental parser of the format that `Frames` writes.
 
-    A stream that carries control events ends with one named ``end``, ``failed`` or
-    ``reconnect``; one that has none of them was cut, and so was one for which `flush` raises.
+    A stream with control events ends with one named ``end``, ``failed`` or ``reconnect``. If it has
+    none of these, or if `flush` raises, it was cut.
 
     Args:
         prefix: bytes of each length, as `Frames` has it.
         max_frame: most bytes of a frame, without its length.
 
     Raises:
-        ValueError: if `prefix` is not 2, 4 or 8, or `max_frame` is less than 1.
+        ValueError: `prefix` is not 2, 4 or 8, or `max_frame` is less than 1.
     """
 
     heartbeats: int
@@ -79,15 +79,15 @@ class FramesDecoder:
         self._prefix = prefix
         self._max_frame = max_frame
         self._rest = bytearray()  # the unfinished frame
-        self._frames = 0  # finished ones
-        self._next: _Envelope | None = None  # of the item that comes next
+        self._frames = 0  # finished frames
+        self._next: _Envelope | None = None  # the envelope of the item that comes next
         self._broken: str | None = None
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the items and control events that `data` completes, in order.
 
         Raises:
-            DecodingError: if the bytes are not frames, or one is longer than `max_frame`; the
+            DecodingError: the bytes are not frames, or a frame is longer than `max_frame`. The
                 message has the frame's number, from 1. Nothing can be decoded after that:
                 each further call raises it, too.
         """
@@ -121,11 +121,10 @@ class FramesDecoder:
         return found
 
     def flush(self) -> None:
-        """Check that the bytes ended where a frame does.
+        """Check that the bytes ended at the end of a frame.
 
         Raises:
-            DecodingError: if the stream was cut inside a frame, or between an envelope and
-                its item.
+            DecodingError: the stream was cut inside a frame, or between an envelope and its item.
         """
         self._check()
         if self._rest or self._next is not None:

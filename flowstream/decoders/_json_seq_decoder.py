@@ -2,15 +2,15 @@
 
 RFC 7464, as an incremental parser. Easy to get wrong:
 
-* § 2.1: an element goes from one RS to the next. What stands before the first RS is the end of
-  something that began earlier: ``34`` there may have been ``1234``. And a text that does not
-  parse is passed over; the stream is not over with it.
-* § 2.4: a number, and ``true``, ``false`` and ``null``, do not say themselves where they end.
-  Without white space behind it such a text may be half of itself, and is passed over, too.
-* A live stream must not wait for the next RS, which comes with the next value. So a text is
-  tried at its LF already. One with line breaks inside is tried there again and again, but only
-  each time it has doubled, so that a peer cannot make the decoder read a text a million times;
-  the next RS, or the end of the stream, ends it in any case.
+* § 2.1: an element goes from one RS to the next. Bytes before the first RS are the end of an
+  element that began earlier: ``34`` there may have been ``1234``. A text that does not parse is
+  skipped, and the stream goes on.
+* § 2.4: a number, ``true``, ``false`` and ``null`` do not mark their own end. Without white space
+  after it, such a text may be incomplete, and is skipped, too.
+* A live stream must not wait for the next RS, which comes with the next value. So the decoder
+  tries to parse a text at its LF. A text with line breaks inside is tried again, but only when it
+  has doubled, so that a peer cannot make the decoder parse a text a million times. The next RS, or
+  the end of the stream, ends a text in any case.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class JSONSequenceDecoder:
             no more memory than that.
 
     Raises:
-        ValueError: if `max_text` is less than 1.
+        ValueError: `max_text` is less than 1.
     """
 
     heartbeats: int
@@ -60,8 +60,8 @@ class JSONSequenceDecoder:
         self.spoiled = 0
         self._max_text = max_text
         self._state = _State.OUTSIDE
-        self._text = bytearray()  # the element's, while it is read
-        self._try_at = 0  # the size from which on it is tried at an LF
+        self._text = bytearray()  # the text of the current element
+        self._try_at = 0  # the size from which it is parsed at an LF
 
     def feed(self, data: bytes) -> list[Any]:
         """Return the values whose texts `data` completes, in order."""
@@ -79,10 +79,9 @@ class JSONSequenceDecoder:
         return values
 
     def flush(self) -> list[Any]:
-        """Return the value of a last element without an LF, if it is surely complete.
+        """Return the value of a last element without an LF, if it is certainly complete.
 
-        Call it when the stream is over, cut or not. It never takes half a text for a complete
-        one, but counts it as broken.
+        Call it when the stream is over, also if it was cut. An incomplete text counts as broken.
         """
         values: list[Any] = []
         self._end(values)
@@ -102,10 +101,10 @@ class JSONSequenceDecoder:
                 self._try(values)
             start = end
         if start < len(data) and self._state is not _State.SKIPPING and data[start:].strip(_WHITE):
-            self._skip()  # outside of any element, or a second text in one
+            self._skip()  # outside of an element, or a second text inside one
 
     def _try(self, values: list[Any]) -> None:
-        """Take the element's value if the text so far is all of one."""
+        """Take the element's value if the text so far is complete."""
         try:
             value = _from_json(self._text)
         except (ValueError, RecursionError):
@@ -116,7 +115,7 @@ class JSONSequenceDecoder:
             self._text.clear()
 
     def _end(self, values: list[Any]) -> None:
-        """Take the element's value, or pass it over: it is over."""
+        """End the element: take its value, or skip it."""
         text = self._text.lstrip(_WHITE)
         if self._state is not _State.READING or not text:
             return

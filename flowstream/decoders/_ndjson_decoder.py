@@ -1,8 +1,7 @@
 """NDJSONDecoder: read the values of JSON lines. The chunks may be cut anywhere.
 
-Only LF ends a line; a CR in front of it is white space to JSON, so CRLF works as well. Text
-is not decoded before it is split, since in UTF-8 the byte of an LF is never part of another
-character.
+Only LF ends a line. A CR before it is white space in JSON, so CRLF works, too. Lines are split
+before they are decoded, because in UTF-8 the byte of an LF is never part of another character.
 
 Parts of an unfinished line are kept in a list and joined once, so that a long line in many
 small chunks costs no more than one in a large chunk.
@@ -28,7 +27,7 @@ class NDJSONDecoder:
         max_line: most bytes of a line, without its line break.
 
     Raises:
-        ValueError: if `max_line` is less than 1.
+        ValueError: `max_line` is less than 1.
     """
 
     heartbeats: int
@@ -39,8 +38,8 @@ class NDJSONDecoder:
             raise ValueError(f"max_line must be 1 or more bytes, not {max_line}")
         self.heartbeats = 0
         self._max_line = max_line
-        self._lines = 0  # finished ones
-        self._parts: list[bytes] = []  # of the unfinished line
+        self._lines = 0  # finished lines
+        self._parts: list[bytes] = []  # the parts of the unfinished line
         self._size = 0
         self._broken: str | None = None
 
@@ -48,9 +47,9 @@ class NDJSONDecoder:
         """Return the values whose lines `data` completes, in order.
 
         Raises:
-            DecodingError: if a line is not JSON or is longer than `max_line`; the message
-                has the line's number, from 1, empty lines counted. Nothing can be decoded
-                after that: each further call raises it, too.
+            DecodingError: a line is not JSON, or is longer than `max_line`. The message has the
+                line's number, from 1, empty lines included. Nothing can be decoded after that:
+                each further call raises it, too.
         """
         self._check()
         values: list[Any] = []
@@ -70,8 +69,8 @@ class NDJSONDecoder:
     def flush(self) -> list[Any]:
         """Return the value of a last line without a line break, if there is one.
 
-        Call it when the stream ended as it should. If it was cut, the last line may be
-        incomplete. Mostly that is an error, but ``12`` may have been ``1234``.
+        Call it when the stream has ended properly. If it was cut, the last line may be incomplete.
+        Mostly that raises, but ``12`` may have been ``1234``.
 
         Raises:
             DecodingError: as `feed` does.
@@ -93,8 +92,8 @@ class NDJSONDecoder:
             raise self._error(f"is longer than {self._max_line} bytes")
         try:
             values.append(_from_json(line))
-        # ValueError: msgspec's own error and that of bad UTF-8. RecursionError: a line of
-        # nothing but opening brackets must not look like a fault in our own code.
+        # ValueError: msgspec's own error, or bad UTF-8. RecursionError: a line of opening brackets
+        # must not look like a fault in our own code.
         except (ValueError, RecursionError) as error:
             if line.strip(b" \t\r"):
                 raise self._error(f"is not JSON: {error}") from error

@@ -1,14 +1,14 @@
-"""SSEDecoder: an event stream, read as a browser reads it.
+"""SSEDecoder: read an event stream as a browser reads it.
 
 WHATWG HTML § 9.2.5 and § 9.2.6. Easy to get wrong:
 
 * A CR at the end of a chunk ends its line at once: to wait for a possible LF would hold the
   event back until the next one. The LF is skipped if it comes.
-* Only CR, LF and CRLF end a line. `str.splitlines` also splits at U+2028, U+0085 and more,
-  and clients built on it tear events apart that have one in their text.
-* ``id`` outlives its event; it becomes the last event id at the blank line, also when there
-  was no data and so no event; and it is ignored if it has a NUL in it.
-* What follows the last blank line is not an event: a cut connection must not deliver half.
+* Only CR, LF and CRLF end a line. `str.splitlines` also splits at U+2028, U+0085 and others, and
+  clients built on it tear events apart that have one of these in their text.
+* ``id`` outlives its event. It becomes the last event id at the blank line, even if there was no
+  data and so no event. It is ignored if it has a NUL in it.
+* Text after the last blank line is not an event: a cut connection must not deliver half of one.
 
 Parts of an unfinished line are kept in a list and joined once, so that a long line in many
 small chunks costs no more than one in a large chunk.
@@ -25,8 +25,8 @@ from flowstream._errors import DecodingError
 __all__ = ["SSEDecoder", "ServerSentEvent"]
 
 _MAX_RETRY_DIGITS = 18
-"""More is ignored, as what is no number is: it would be thirty million years and longer, and
-`int` refuses thousands of digits with an error."""
+"""More digits are ignored, like a value that is no number. They would mean thirty million years or
+more, and `int` raises an error for thousands of digits."""
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
@@ -56,17 +56,17 @@ class SSEDecoder:
         max_event: most characters of an unfinished event: its data so far and the current line.
 
     Raises:
-        ValueError: if `max_event` is less than 1.
+        ValueError: `max_event` is less than 1.
     """
 
     last_event_id: str
-    """What a client would send as ``Last-Event-ID``; ``""`` until there is one."""
+    """The id that a client would send as ``Last-Event-ID``; ``""`` until there is one."""
 
     retry: int | None
     """The reconnection time that the server last asked for, in milliseconds; None if never."""
 
     comments: int
-    """Number of comments, with heartbeats."""
+    """Number of comments, heartbeats included."""
 
     def __init__(self, *, max_event: int = 1 << 20) -> None:
         if max_event < 1:
@@ -75,8 +75,8 @@ class SSEDecoder:
         self.retry = None
         self.comments = 0
         self._max_event = max_event
-        # Errors are replaced by U+FFFD, one for each maximal part of a sequence, which is
-        # what the Encoding Standard asks for and Python does.
+        # Replace errors by U+FFFD, one for each maximal part of a sequence. The Encoding Standard
+        # asks for that, and Python does it.
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._at_start = True
         self._after_cr = False
@@ -92,15 +92,15 @@ class SSEDecoder:
         """Return the events that `data` completes, in order.
 
         Raises:
-            DecodingError: if an event is larger than `max_event`. Nothing can be decoded
-                after that: each further call raises it, too.
+            DecodingError: an event is larger than `max_event`. Nothing can be decoded after that:
+                each further call raises it, too.
         """
         events: list[ServerSentEvent] = []
         self._feed(data, events)
         return events
 
     def _feed(self, data: bytes, events: list[ServerSentEvent]) -> None:
-        """Add the events that `data` completes to `events`, which has them when it raises, too."""
+        """Add the events that `data` completes to `events`, also those before an error."""
         if self._broken:
             raise self._too_large()
         lines = self._text(data).split("\n")
@@ -127,7 +127,7 @@ class SSEDecoder:
             elif name == "event":
                 self._type = value
             elif name == "retry":
-                # isdigit() alone is true for the digits of every script.
+                # isdigit() alone accepts the digits of every script.
                 if value.isascii() and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
                     self.retry = int(value)
             elif not name:

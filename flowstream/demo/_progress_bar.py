@@ -1,7 +1,7 @@
-"""A progress bar on standard error, for the one thing in the demo that takes seconds.
+"""A progress bar on standard error, for the one step of the demo that takes seconds.
 
-`rich` draws it if it is there (the extra ``demo``); without it a percentage on one line does.
-Standard output stays clean, and nothing is drawn where nobody is looking at a terminal.
+`rich` (the extra ``demo``) draws it; without `rich` it is a percentage on one line. Standard output
+stays clean, and nothing is drawn if standard error is not a terminal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs; call what it gives with how much of `total` is done."""
+    """Show a bar while the block runs. Call the yielded function with the done part of `total`."""
     if not sys.stderr.isatty():
         sys.stderr.write(f"{title} ...\n")
         yield lambda done: None

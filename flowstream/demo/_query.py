@@ -1,4 +1,4 @@
-"""Query parameters of the demo: read, checked, and refused with a word on what was expected."""
+"""Read and check query parameters of the demo. An error says what was expected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def choice(arguments: Arguments, name: str, default: str, among: Collection[str]
 
 
 def known(arguments: Arguments, names: Collection[str]) -> None:
-    """Raise if there is a parameter that is not in `names`: a misspelt one must not be ignored."""
+    """Raise if a parameter is not in `names`, so that a misspelt one is not ignored."""
     for name in arguments:
         if name not in names:
             raise BadParameterError("a parameter", name, f"one of {', '.join(names)}")
@@ -44,7 +44,7 @@ def number(
         value = float(got)
     except ValueError:
         value = math.nan
-    if not low <= value <= high:  # NaN is in no range
+    if not low <= value <= high:  # also refuses NaN
         raise BadParameterError(name, got, f"a number of {unit} from {low:g} to {high:g}")
     return value
 
@@ -54,14 +54,14 @@ def whole(arguments: Arguments, name: str, default: int, *, low: int, high: int,
     got = arguments.get(name)
     if got is None:
         return default
-    # isascii: int() takes the digits of every script, and ten thousand of them.
+    # isascii: int() accepts the digits of every script, and ten thousand of them.
     if not (got.isascii() and got.isdigit() and len(got) <= 12 and low <= int(got) <= high):
         raise BadParameterError(name, got, f"a whole number of {unit} from {low} to {high}")
     return int(got)
 
 
 def word(arguments: Arguments, name: str) -> str | None:
-    """Return the parameter, which must be 1 to 40 harmless characters; None if it is not there."""
+    """Return the parameter, which must be 1 to 40 harmless characters; None if it is missing."""
     got = arguments.get(name)
     if got is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", got):
         raise BadParameterError(name, got, "1 to 40 letters, digits, '.', '-' or '_'")

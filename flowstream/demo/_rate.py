@@ -1,8 +1,8 @@
-"""Pace: a producer's rate, kept against the clock instead of by sleeping in between.
+"""Keep a producer at a rate, by the clock.
 
-Sleeping `1 / rate` after each item would be too slow by whatever the item cost. Here each
-item has its due time; but a producer that was held up does not rush to catch up, or a client
-that reads again would be met by a burst.
+To sleep `1 / rate` after each item would be too slow, by the time that the item takes. Here each
+item has a due time. But a producer that was held up does not catch up with all of it, because a
+client that reads again would get a burst.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import trio
 
 CATCH_UP = 0.05
-"""Seconds of delay that are made up for; what is more is forgotten."""
+"""Seconds of delay that are made up for. More is forgotten."""
 
 
 class Rate:
-    """Lets `rate` items a second through; None for as many as there are."""
+    """Lets `rate` items a second through; None for no limit."""
 
     def __init__(self, rate: float | None) -> None:
         self._step = 0.0 if rate is None else 1 / rate
         self._due = trio.current_time()
 
     async def wait(self) -> None:
-        """Wait until the next item is due; no checkpoint if it is due already."""
+        """**Wait** until the next item is due. If it is due already, pass no checkpoint."""
         if not self._step:
             return
         now = trio.current_time()

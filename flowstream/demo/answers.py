@@ -1,8 +1,8 @@
-"""Answers: text that is made token by token, as a run, so that it goes on while its page reloads.
+"""Answers: text that is made token by token, in a run, so that it goes on while its page reloads.
 
-`POST /answers` starts one, `GET /answers/<id>` reads it from its beginning, by as many pages as
-like to, and `DELETE` stops it for all of them. Who only goes away does not stop it; when nobody
-has come back for a while it is given up.
+`POST /answers` starts an answer. `GET /answers/<id>` reads it from its beginning; any number of
+pages may read it. `DELETE` stops it for all of them. A page that only leaves does not stop it. An
+answer without a reader ends after a while.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .model import LanguageModel
 from .tokens import tokens, topic_names
 
 GRACE = 60.0
-"""Seconds for which an answer goes on that nobody reads."""
+"""Seconds that an answer goes on without a reader."""
 
 RUNNING = 8
-"""Answers at a time; one more is asked to wait."""
+"""Answers at a time. A client that asks for one more is told to wait."""
 
 Show = Callable[[StreamResponse, str], StreamResponse]
 """Puts a stream into the gallery, under the name of its policy."""
@@ -38,7 +38,7 @@ def add_answers(app: QuartTrio, show: Show, model: LanguageModel | None) -> None
     @app.post("/answers")
     async def start() -> tuple[Mapping[str, str], int]:
         source = text_of(request.args, model)
-        id = str(uuid.uuid4())  # who knows it may read the answer, and stop it
+        id = str(uuid.uuid4())  # anybody who knows it may read the answer, and stop it
         runs.start(id, source)
         return {"id": id}, 201
 
@@ -53,7 +53,7 @@ def add_answers(app: QuartTrio, show: Show, model: LanguageModel | None) -> None
 
 
 class NoTopicError(LookupError):
-    """There is no such topic of the documentation; the view answers 404."""
+    """The documentation has no such topic; the view answers 404."""
 
 
 def text_of(
@@ -62,7 +62,7 @@ def text_of(
     """Return the text that a query asks for, as a source of tokens.
 
     Raises:
-        BadParameterError: a parameter is unknown, or not what it should be.
+        BadParameterError: a parameter is unknown or wrong.
         NoTopicError: there is no such topic.
     """
     if model is not None and "topic" not in arguments:

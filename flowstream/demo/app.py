@@ -1,8 +1,8 @@
-"""The demo: one page that shows the pipeline at work, and the streams that it shows.
+"""The demo: one page that shows the pipeline at work, and the streams that the page shows.
 
-Every view here is what an app author would write: a producer is handed to `sse`, `ndjson` or
-`csv`, and what comes back is returned. All else in this directory is where the data comes
-from. There is no build step, and the page loads nothing from elsewhere.
+Every view here is as an app author would write it: it gives a producer to `sse`, `ndjson` or
+`csv`, and returns the result. The other modules of this directory make the data. There is no build
+step, and the page loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ ASSETS = {
     "/uplot/uPlot.iife.min.js": ("uplot/uPlot.iife.min.js", "text/javascript; charset=utf-8"),
     "/uplot/LICENSE": ("uplot/LICENSE", "text/plain; charset=utf-8"),
 }
-"""Files of the page: path to name and media type. A list, so no path can lead elsewhere."""
+"""Files of the page: path to name and media type. Other paths lead nowhere."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -71,16 +71,16 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-"""Headers of the page's files: nothing from elsewhere, nothing inline, in nobody's frame."""
+"""Headers of the page's files: load nothing from other servers, nothing inline, in no frame."""
 
 TEXT_BUFFER = 16
-"""Tokens that wait for a client: few, so that a model can be seen to wait itself."""
+"""Tokens that may wait for a client: few, so that one can see how the model waits."""
 
 STALL = Limits(stall_timeout=30)
-"""When a client of the feed that takes nothing is given up."""
+"""How long a client of the feed may take nothing."""
 
 HEARTBEAT = 2.0
-"""Seconds of silence in the flood before a heartbeat: short, so that one can be watched."""
+"""Seconds of silence in the flood before a heartbeat: short, so that one can watch heartbeats."""
 
 
 def create_app(
@@ -92,9 +92,9 @@ def create_app(
     """Return the demo.
 
     Args:
-        gallery: what holds its streams; a new one unless given.
-        model: what ``/tokens`` is made by; without one it is Python's documentation.
-        hosts: names under which it may be asked for besides those of loopback.
+        gallery: holds its streams; by default a new one.
+        model: makes the text of ``/tokens``; without a model it is Python's documentation.
+        hosts: names under which browsers may ask for the demo, besides those of loopback.
     """
     shown = Gallery() if gallery is None else gallery
     app = QuartTrio(__name__, static_folder=None)
@@ -127,7 +127,7 @@ def _add_streams(app: QuartTrio, gallery: Gallery, model: LanguageModel | None) 
         response: StreamResponse, policy: str = "block", owed: Owed | None = None
     ) -> StreamResponse:
         client = _query.word(request.args, "client")
-        path = str(request.url_rule)  # of an answer it has no id: who knows that may stop it
+        path = str(request.url_rule)  # without the id of an answer, with which one may stop it
         return gallery.add(response, client=client, path=path, policy=policy, owed=owed)
 
     feed = gallery.feed
@@ -151,8 +151,8 @@ def _add_streams(app: QuartTrio, gallery: Gallery, model: LanguageModel | None) 
     @app.get("/rows.ndjson")
     async def rows_ndjson() -> StreamResponse:
         rows = unicode_table.open_rows(await _table(), _limit(request.args))
-        # Rows and nothing else, so that any tool can read them; one that is cut short
-        # ends without its last chunk.
+        # Rows and nothing else, so that any tool can read them. A table that is cut ends without
+        # its last chunk.
         return show(ndjson(rows, controls=False))
 
     @app.get("/rows.csv")
@@ -161,7 +161,7 @@ def _add_streams(app: QuartTrio, gallery: Gallery, model: LanguageModel | None) 
 
     @app.get("/system")
     async def live_system() -> StreamResponse:
-        # Not resumable, and no history to miss: who comes back just gets the next reading.
+        # It has no past to resume: a client that comes back gets the next reading.
         return show(sse(system, on_reconnect="restart"))
 
     @app.get("/topics")

@@ -1,12 +1,12 @@
 """The feed: one topic with a publisher of its own, which the clients of the page share.
 
-It publishes a numbered event 200 times a second, for as long as somebody listens. Each is
-padded, because what a client does not read is first swallowed by the kernel and the browser,
-2 to 4 MB of it; only then does the server feel it. Three seconds of the past are kept, so that
-a short cut of the connection is made up for, and a long one ends in a gap.
+It publishes a numbered event 200 times a second while it has clients. Each event is padded, because
+the kernel and the browser first take 2 to 4 MB that a client does not read, and only then does the
+server notice. Three seconds of the past are kept. So after a short break of its connection a client
+misses nothing, and after a long one it gets a gap.
 
-It also does the sum that shows what bounded buffers are good for: what a queue without a bound
-would hold for a client is all that was published since it came, less what was sent to it.
+The feed also computes what bounded buffers save. A queue without a bound would hold, for each
+client, everything published since the client came, minus everything sent to it.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ RATE = 200.0
 """Events a second."""
 
 PAD = 12_000
-"""Bytes of padding in each."""
+"""Bytes of padding in each event."""
 
 REPLAY = Replay(items=600)
-"""What is kept for clients that come back: three seconds."""
+"""The past that is kept for clients that come back: three seconds."""
 
 LINGER = 30.0
-"""Seconds for which it goes on when nobody listens: who is cut off then misses something."""
+"""Seconds that it goes on without a client, so that a client that was cut off misses something."""
 
 TOPIC_POLICIES: dict[str, Policy] = {
     **{name: policy for name, policy in POLICIES.items() if name != "block"},
     "catch_up": CatchUp(),
 }
-"""The policies by their names in a query. `Block` is not among them: it would let one client hold
-the publisher, and so everybody."""
+"""The policies by their names in a query. `Block` is not among them, because with it one client
+could hold up the publisher, and so all other clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedClient:
-    """What one client of the feed asked for."""
+    """The query of one client of the feed."""
 
     policy: str
     """One of `TOPIC_POLICIES`."""
@@ -57,7 +57,7 @@ class FeedClient:
         """Read a query.
 
         Raises:
-            BadParameterError: a parameter is unknown, or not what it should be.
+            BadParameterError: a parameter is unknown or wrong.
         """
         _query.known(arguments, ("policy", "buffer", "client"))
         return cls(
@@ -70,8 +70,8 @@ class DemoFeed:
     """The topic and its publisher.
 
     Attributes:
-        topic: what clients are streamed.
-        published: events so far; the number of the newest.
+        topic: the topic that clients get.
+        published: events so far, which is the number of the newest event.
     """
 
     def __init__(self, rate: float = RATE, pad: int = PAD) -> None:
@@ -80,15 +80,15 @@ class DemoFeed:
         self._rate = rate
         self._padding = "." * pad
         self._wanted = trio.Event()
-        self._heard = 0.0  # when somebody listened last, or was about to
+        self._heard = 0.0  # when it last had a client, or was about to get one
 
     def want(self) -> None:
-        """Have it publish, if it does not: somebody is about to listen."""
+        """Start to publish, unless it does: a client is about to come."""
         self._heard = trio.current_time()
         self._wanted.set()
 
     def position(self, after: str | None) -> int:
-        """Return the number after which a client begins that has seen the event of id `after`."""
+        """Return the number of the event after which a client begins that has seen id `after`."""
         epoch, _, number = (after or "").partition(".")
         if epoch == self.topic.epoch and re.fullmatch(r"[0-9]{1,15}", number):
             oldest = max(0, self.published - REPLAY.items)
@@ -97,7 +97,7 @@ class DemoFeed:
         return self.published
 
     async def publish(self) -> None:
-        """Publish for ever; while nobody listens, wait."""
+        """Publish for ever; **wait** while there is no client."""
         while True:
             await self._wanted.wait()
             await self._publish_while_wanted()

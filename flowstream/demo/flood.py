@@ -1,9 +1,9 @@
-"""The flood: more events than a slow client can take, with numbers that nothing can hide.
+"""The flood: more events than a slow client can take, numbered so that no loss can hide.
 
-Each event bears its number, counted from 1, so a client can do the sum that flowstream
-promises: events received and events announced as missed make up the last number. An event
-may be padded, because what a client does not read is first swallowed by the kernel's and
-the client's own buffers, 2 MB and more in a browser; only then does the server feel it.
+Each event has its number, from 1. So a client can check what flowstream promises: the events that
+it received and those announced as missed add up to the last number. An event may be padded, because
+the buffers of the kernel and of the client first take what the client does not read, 2 MB and more
+in a browser. Only then does the server notice.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ POLICIES: dict[str, Policy] = {
     "conflate": Conflate(),
     "disconnect": Disconnect(),
 }
-"""The policies by the names they have in a query."""
+"""The policies by their names in a query."""
 
 KEYS = 8
-"""Keys that the events take in turn; `Conflate` keeps the newest of each."""
+"""Keys of the events, in turn. `Conflate` keeps the newest event of each key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """What one client of the flood asked for."""
+    """The query of one client of the flood."""
 
     policy: str
     """One of `POLICIES`."""
     buffer: int
     """Items its buffer holds."""
     rate: float | None
-    """Events a second; None for as many as the policy lets through."""
+    """Events a second; None for as many as the policy admits."""
     pad: int
     """Bytes of padding in an event."""
     limits: Limits
-    """When it is given up."""
+    """When the client is given up."""
 
     @classmethod
     def parse(cls, arguments: _query.Arguments) -> Flood:
         """Read a query.
 
         Raises:
-            BadParameterError: a parameter is unknown, or not what it should be.
+            BadParameterError: a parameter is unknown or wrong.
         """
         _query.known(arguments, ("policy", "buffer", "rate", "pad", "stall", "client"))
         rate = _query.number(
@@ -89,6 +89,6 @@ class Flood:
 
 
 def numbered(n: int, padding: str) -> Event:
-    """Return event number `n`: its number, its key, when it was made, and the padding."""
+    """Return event number `n`: its number, its key, its time, and the padding."""
     key = str(n % KEYS)
     return Event({"n": n, "key": key, "at": time.time(), "pad": padding}, key=key)

@@ -1,8 +1,8 @@
-"""The gallery: every stream of the demo, at work or lately ended, with its live statistics.
+"""The gallery: every stream of the demo, running or lately ended, with its live statistics.
 
-It keeps the responses themselves and asks them, so that the page shows what any app can
-know of its own streams, not a bookkeeping made for show. What has ended is kept as the
-frozen statistics alone, which hold no buffer.
+It keeps the responses and asks them for their statistics, so that the page shows what any app can
+know of its own streams. Of an ended stream it keeps only the frozen statistics, which hold no
+buffer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .system import resident_memory
 from .unicode_table import cursors
 
 ROOM = 64
-"""Streams at a time. It is a demo: what comes after them is asked to wait."""
+"""Streams at a time. Clients that ask for more are told to wait."""
 
 REMEMBERED = 32
 """Ended streams that are still shown."""
@@ -32,11 +32,11 @@ UNSTARTED = 10.0
 """Seconds after which a stream that was made but never started is forgotten."""
 
 INTERVAL = 0.25
-"""Seconds between two pictures: often enough to look alive."""
+"""Seconds between two pictures of the gallery: often enough to look alive."""
 
 
 Owed = Callable[[StreamStatistics], int]
-"""Bytes that a queue without a bound would hold for a client with these statistics."""
+"""Returns the bytes that an unbounded queue would hold for a client with these statistics."""
 
 
 class NoRoomError(Exception):
@@ -45,7 +45,7 @@ class NoRoomError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """One stream and what is to be told about it besides its statistics."""
+    """One stream, and what the page shows of it besides its statistics."""
 
     number: int
     client: str
@@ -54,11 +54,11 @@ class Exhibit:
     response: StreamResponse
     made: float
     owed: Owed | None
-    """What a queue without a bound would hold for its client; None where nobody knows."""
+    """What an unbounded queue would hold for its client; None if that is not known."""
 
 
 class Gallery:
-    """Holds at most `room` streams at work and `remembered` that have ended."""
+    """Holds at most `room` running streams, and `remembered` ended ones."""
 
     def __init__(self, room: int = ROOM, remembered: int = REMEMBERED) -> None:
         self.feed: DemoFeed = DemoFeed()
@@ -86,10 +86,10 @@ class Gallery:
 
         Args:
             response: the stream.
-            client: what its client calls itself; None for a name of ours.
+            client: the name that its client gave; None for a name of ours.
             path: where it is served.
             policy: the name of its policy.
-            owed: what a queue without a bound would hold for it.
+            owed: returns what an unbounded queue would hold for it.
 
         Raises:
             NoRoomError: the gallery is full.
@@ -102,7 +102,7 @@ class Gallery:
         return response
 
     def picture(self) -> dict[str, Any]:
-        """Return what there is to see now, as JSON values."""
+        """Return a picture of the gallery now, as JSON values."""
         self._sweep()
         counted = cursors.statistics()
         running = [_describe(exhibit) for exhibit in self._exhibits]
@@ -118,7 +118,7 @@ class Gallery:
     async def pictures(self, interval: float = INTERVAL) -> AsyncGenerator[Event, None]:
         """Yield a picture every `interval` seconds, for ever."""
         while True:
-            # One key: under `Conflate` a slow viewer sees the newest picture only.
+            # One key for all, so that with `Conflate` a slow viewer sees only the newest picture.
             yield Event(self.picture(), key="picture")
             await trio.sleep(interval)
 

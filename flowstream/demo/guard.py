@@ -1,7 +1,7 @@
-"""The guard: the demo answers its own page and people at this machine, and no other site.
+"""The guard: answer the demo's own page and programs of this machine, and no other site.
 
-A page of any site can have a browser ask this server, by two ways that a loopback address does
-not prevent:
+A page of any site can make a browser send requests to this server, in two ways. A loopback address
+does not prevent them:
 
 =====================  ==================================  =====================================
 attack                 how                                 what the guard does
@@ -12,8 +12,8 @@ cross-site requests    images and fetches of another page  refuses what another 
                        fill the demo with streams          (`Sec-Fetch-Site`, else `Origin`)
 =====================  ==================================  =====================================
 
-A link from elsewhere still opens the page. Programs such as curl send neither header, and
-are answered.
+A link on another site still opens the page. Programs such as curl send neither header, and get
+answers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d*)?", re.IGNORECASE)
 
 
 def protect(app: QuartTrio, hosts: Iterable[str], pages: Collection[str]) -> None:
-    """Refuse what is asked under a foreign name or by a foreign site, before any view runs.
+    """Refuse requests under a foreign name or from a foreign site, before any view runs.
 
     Args:
         app: the app.
-        hosts: names that it has besides those of loopback.
-        pages: paths that a link on another site may lead to.
+        hosts: names of the app besides those of loopback.
+        pages: paths that a link on another site may open.
     """
     names = frozenset(name.lower().strip("[]").rstrip(".") for name in hosts)
 
@@ -58,7 +58,7 @@ def protect(app: QuartTrio, hosts: Iterable[str], pages: Collection[str]) -> Non
 def answers_to(host: str, names: Collection[str] = ()) -> bool:
     """Return whether `host`, a request's header, is a name of loopback or one of `names`.
 
-    A browser always sends one; a request without is a program's.
+    A browser always sends the header; a request without it comes from a program.
     """
     if not host:
         return True
@@ -79,7 +79,7 @@ def is_foreign(site: str | None, origin: str | None, host: str) -> bool:
 
     Args:
         site: its ``Sec-Fetch-Site``, which browsers send to loopback and over TLS.
-        origin: its ``Origin``, for those that don't.
+        origin: its ``Origin``, for browsers that send no ``Sec-Fetch-Site``.
         host: its ``Host``.
     """
     if site is not None:

@@ -1,8 +1,7 @@
-"""The manual: the pages of docs/, so that the demo's links lead nowhere but to itself.
+"""The manual: serve the pages of docs/, so that the demo's links stay inside the demo.
 
-They are Markdown. With markdown-it (which `rich` of the extra ``demo`` brings along) they are
-shown as HTML; without it as the text that they are. A wheel has them inside this package, a
-checkout beside it.
+The pages are Markdown. markdown-it (which comes with `rich`, in the extra ``demo``) makes HTML of
+them; without it they are shown as text. A wheel has them inside this package, a checkout beside it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def directory() -> Path | None:
 
 @cache
 def pages() -> dict[str, Path]:
-    """Return path to file. A list, so no path can lead elsewhere."""
+    """Return the file of each path. Other paths lead nowhere."""
     place = directory()
     if place is None:
         return {}

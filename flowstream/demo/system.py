@@ -1,8 +1,8 @@
 """How this machine is doing: CPU, memory and load, as a live feed of real numbers.
 
-On Linux they are read from `/proc`, which needs no dependency. Reading it in the event loop
-is right for once: the kernel makes these files up in memory in some ten microseconds, less
-than a change of threads. Where there is no `/proc`, what cannot be known is None.
+On Linux they are read from `/proc`, which needs no dependency. The event loop may read these files
+itself: the kernel makes them in memory in some ten microseconds, less than a change of threads.
+Without `/proc`, numbers that cannot be known are None.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ async def system(
 ) -> AsyncGenerator[dict[str, object], None]:
     """Yield the state of this machine at once and then every `interval` seconds, for ever.
 
-    A client that is slow gets fewer and still fresh readings: each is taken when it is
-    asked for, and the time that was waited for the client is not made up for.
+    A slow client gets fewer readings, but fresh ones: each is taken when the client has room for
+    it, and missed ones are not made up for.
     """
     before = cpu_times(proc)
-    cpu: float | None = None  # a share of time needs two readings
+    cpu: float | None = None  # known after two readings
     while True:
         used, total = memory(proc)
         yield {
@@ -49,7 +49,7 @@ def cpu_times(proc: Path = PROC) -> tuple[int, int] | None:
         first = (proc / "stat").read_text().split("\n", 1)[0]
     except OSError:
         return None
-    # user nice system idle iowait irq softirq steal; guest time is in user already.
+    # user nice system idle iowait irq softirq steal. Guest time is part of user.
     ticks = [int(field) for field in first.split()[1:9]]
     idle = ticks[3] + ticks[4]
     return sum(ticks) - idle, sum(ticks)
@@ -59,13 +59,13 @@ def cpu_percent(before: tuple[int, int] | None, now: tuple[int, int] | None) -> 
     """Return how busy the CPUs were between two readings, from 0 to 100."""
     if before is None or now is None or now[1] <= before[1]:
         return None
-    # Clamped: the kernel lets idle and iowait run backwards by a tick now and then.
+    # Clamped, because idle and iowait sometimes run backwards by a tick.
     share = (now[0] - before[0]) / (now[1] - before[1])
     return round(100 * min(1.0, max(0.0, share)), 1)
 
 
 def memory(proc: Path = PROC) -> tuple[int | None, int | None]:
-    """Return the bytes of memory that are in use, and all there are."""
+    """Return the bytes of memory that are in use, and the total."""
     try:
         lines = (proc / "meminfo").read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""Text, token by token, in the shape in which language models are streamed.
+"""Yield text token by token, as a language model does.
 
-No model: the text is real and Python ships it, the topics of its own documentation (those
-that `python3 -m pydoc topics` lists). What matters here is the shape, the pace, and that
-the tokens joined are the text, to the character.
+There is no model. The text is the documentation that comes with Python: the topics that
+`python3 -m pydoc topics` lists. It has the shape and the pace of an answer, and the tokens joined
+are exactly the text.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from collections.abc import AsyncGenerator, Mapping
 
 from ._rate import Rate
 
-# A run of blanks belongs to the word after it, as with the tokens of a model; what
-# is long is cut. Every character is in exactly one match.
+# Blanks belong to the word after them, as in the tokens of a model. Long words are cut. Every
+# character is in exactly one match.
 _TOKEN = re.compile(r"\s*\w{1,8}|\s*[^\w\s]{1,3}|\s+")
 
 
 @functools.cache
 def _topics() -> Mapping[str, str]:
-    from pydoc_data.topics import topics  # 700 KB of text: only when it is asked for
+    from pydoc_data.topics import topics  # 700 KB of text, imported only when it is needed
 
     return topics
 
 
 def topic_names() -> list[str]:
-    """Return the topics there are, in alphabetical order."""
+    """Return the names of the topics, in alphabetical order."""
     return sorted(_topics())
 
 
 def split(text: str) -> list[str]:
-    """Cut `text` into tokens; joined they give it back."""
+    """Cut `text` into tokens. Joined, they are `text` again."""
     return _TOKEN.findall(text)
 
 
 async def tokens(topic: str, rate: float | None = 40.0) -> AsyncGenerator[dict[str, str], None]:
-    """Yield the tokens of a documentation topic, and at last that it is done.
+    """Yield the tokens of a documentation topic, then ``{"type": "done"}``.
 
     Args:
         topic: one of `topic_names`.

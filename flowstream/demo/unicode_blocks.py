@@ -1,8 +1,8 @@
 """The blocks of Unicode: names for ranges of code points.
 
-`unicodedata` knows everything about a character but its block, so the ranges are kept here:
-those of Blocks.txt 18.0. One table serves every Python, because blocks are only ever
-added or widened: a character that an older Unicode has is in the same block in a newer one.
+`unicodedata` knows everything about a character except its block. So the ranges are here, from
+Blocks.txt 18.0. One table serves every Python, because blocks are only added or extended: a
+character of an older Unicode is in the same block in a newer one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 NO_BLOCK = "No_Block"
-"""The block of a code point that is in none, as Unicode's own property spells it."""
+"""The block of a code point without a block, as Unicode's own property spells it."""
 
 BLOCKS: tuple[tuple[int, int, str], ...] = (
     (0x0000, 0x007F, "Basic Latin"),
@@ -367,7 +367,7 @@ BLOCKS: tuple[tuple[int, int, str], ...] = (
     (0xF0000, 0xFFFFF, "Supplementary Private Use Area-A"),
     (0x100000, 0x10FFFF, "Supplementary Private Use Area-B"),
 )
-"""First code point, last code point, name; in order, and none overlaps another."""
+"""First code point, last code point and name, in order. The ranges do not overlap."""
 
 _STARTS = [first for first, _, _ in BLOCKS]
 

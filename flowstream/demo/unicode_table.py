@@ -1,13 +1,13 @@
 """A real table without a download: the Unicode character database that Python ships.
 
-It is about 140,000 rows in a SQLite file: big enough that a slow client of it shows what
-backpressure is for. The file is made at first use and kept in the temporary directory, one
-for each version of Unicode, inside a directory of this user's own: `/tmp` is everybody's, and
-a file that somebody else could have put there is not read.
+It has about 140,000 rows in a SQLite file, enough to show with a slow client what backpressure is
+for. The file is made at first use, one for each version of Unicode. It is kept inside the temporary
+directory, in a directory that only this user can write to, because anybody could put a file into
+`/tmp` itself.
 
-It is written under another name and renamed when it is whole, so any number of processes may
-start at once: each finds a whole file or makes one, and the last rename wins with the same
-content.
+The file is written under another name and renamed when it is complete. So any number of processes
+may start at the same time: each finds a complete file or makes one, and the last rename wins with
+the same content.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ._progress_bar import progress
 from .unicode_blocks import block_of
 
 SCHEMA = 1
-"""Raised whenever the columns change; a file of another schema is made anew."""
+"""Increase this when the columns change: a file of another schema is made again."""
 
 COLUMNS = (
     "codepoint",
@@ -45,7 +45,7 @@ COLUMNS = (
     "mirrored",
     "decomposition",
 )
-"""The columns, in order; `decimal` and `numeric` are null for what is no number."""
+"""The columns, in order. `decimal` and `numeric` are null for a character that is no number."""
 
 BATCH = 500
 """Rows fetched from SQLite at a time."""
@@ -57,7 +57,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class CursorStatistics:
-    """How many cursors on the table there are and were."""
+    """How many cursors on the table are open, and how many there were."""
 
     open: int
     """Cursors open now. It is 0 as soon as the last client has gone."""
@@ -66,7 +66,7 @@ class CursorStatistics:
 
 
 class Cursors:
-    """Counts the open cursors, to show that none outlives its client."""
+    """Counts the open cursors, to show that no cursor outlives its client."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # cursors are opened and closed in worker threads
@@ -97,8 +97,7 @@ cursors: Cursors = Cursors()
 def characters(codepoints: Iterable[int] = range(sys.maxunicode + 1)) -> Iterator[Row]:
     """Yield a row for each of `codepoints` that has a name, in the order of `COLUMNS`.
 
-    What has none is no character: surrogates, private use, unassigned code points, and the
-    65 controls, to which Unicode gives no name.
+    Surrogates, private use, unassigned code points and the 65 controls have no name in Unicode.
     """
     for codepoint in codepoints:
         char = chr(codepoint)
@@ -122,17 +121,17 @@ def characters(codepoints: Iterable[int] = range(sys.maxunicode + 1)) -> Iterato
 
 
 def load(directory: Path | None = None) -> Path:
-    """Return the path of the table, making it first if it is not there.
+    """Return the path of the table. Make the table first if it is missing.
 
-    It takes a second or two the first time, so call it in a worker thread. It is called for
-    each request rather than once, because a temporary directory may be cleaned meanwhile.
+    That takes a second or two, so call this in a worker thread. Call it for each request, because a
+    temporary directory may be cleaned at any time.
 
     Args:
-        directory: where the file is kept, instead of this user's temporary directory.
+        directory: where to keep the file, instead of this user's temporary directory.
 
     Raises:
-        PermissionError: the directory that should be this user's own is somebody else's,
-            or open to others.
+        PermissionError: this user's own directory belongs to somebody else, or others may write
+            to it.
     """
     if directory is None:
         directory = private_directory()
@@ -144,16 +143,16 @@ def load(directory: Path | None = None) -> Path:
 
 
 def private_directory() -> Path:
-    """Return a directory in the temporary one that nobody but this user can write to.
+    """Return a directory inside the temporary one that only this user can write to.
 
     Raises:
-        PermissionError: there is one of that name, but not of that kind.
+        PermissionError: the directory of that name belongs to somebody else, or is open to others.
     """
     path = Path(tempfile.gettempdir()) / f"flowstream-demo-{os.getuid()}"
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        # lstat: a link to a directory of this user's is as good a trap as a directory.
+        # lstat, because a link to a directory of this user's may be a trap, too.
         found = path.lstat()
         if (
             not stat.S_ISDIR(found.st_mode)
@@ -172,13 +171,13 @@ def is_whole(path: Path) -> bool:
     try:
         with closing(_connect(path)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError:  # not there, or no database
+    except sqlite3.DatabaseError:  # it is missing, or no database
         return False
     return bool(version == SCHEMA)
 
 
 def make(path: Path, codepoints: range = range(sys.maxunicode + 1)) -> None:
-    """Write the table of `codepoints` to `path`, all of it or nothing, with a progress bar."""
+    """Write the complete table of `codepoints` to `path`, or nothing; show a progress bar."""
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
@@ -187,7 +186,7 @@ def make(path: Path, codepoints: range = range(sys.maxunicode + 1)) -> None:
             closing(sqlite3.connect(part)) as connection,
             progress("Loading the Unicode character database", len(codepoints)) as report,
         ):
-            connection.execute("PRAGMA journal_mode = OFF")  # a half-made file is thrown away
+            connection.execute("PRAGMA journal_mode = OFF")  # an incomplete file is thrown away
             connection.execute(
                 f"CREATE TABLE characters ({', '.join(COLUMNS)})"  # fixed names, no input
             )
@@ -205,17 +204,17 @@ def make(path: Path, codepoints: range = range(sys.maxunicode + 1)) -> None:
 def open_rows(path: Path, limit: int | None = None) -> Iterator[dict[str, object]]:
     """Yield the rows of the table at `path` as dicts, `BATCH` at a time from a SQLite cursor.
 
-    The cursor is opened at the first row and closed with the generator, whichever end comes
-    first. The threads may change between two rows, as they do in a pool of workers.
+    The cursor is opened at the first row, and closed when the generator ends or is closed. Each row
+    may be fetched in another thread, as in a pool of workers.
 
     Args:
-        path: what `load` returned.
-        limit: rows at the most; None for all.
+        path: the path that `load` returned.
+        limit: most rows; None for all.
     """
     with closing(_connect(path)) as connection:
         cursors.add()
         try:
-            # A LIMIT of -1 is none.
+            # A LIMIT of -1 means no limit.
             cursor = connection.execute(
                 "SELECT * FROM characters ORDER BY rowid LIMIT ?", (-1 if limit is None else limit,)
             )
