@@ -53,7 +53,7 @@ class Call:
         self.custom = custom
 
     def add(self, arguments: str) -> None:
-        """Add a piece of the arguments; an empty one, of which there may be any number, is none."""
+        """Add a piece of the arguments. Empty pieces are not kept, because there may be many."""
         if arguments and self.flaw is None:
             self.arguments.append(arguments)
 

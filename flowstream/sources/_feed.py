@@ -196,7 +196,7 @@ class Terms:
 class Feeds:
     """Holds feeds by name: `Topics`, `Runs`. It is not a source, though Python can iterate it.
 
-    A stream of it would tell a client all names, and whoever knows a run's name may read the run.
+    A stream of it would tell a client all names, and a client that knows a run's name may read it.
 
     Attributes:
         _one: how to get one feed, for an error's message.

@@ -204,10 +204,10 @@ def follow(
     try:
         os.close(open_regular(path)[0])
     except NotFoundError as error:
-        # Of what is something else, or has an impossible name, nothing is to be expected.
+        # A path that is no file, or that is impossible, will never become a file.
         if not (missing_ok and isinstance(error.__cause__, FileNotFoundError)):
             raise
-        # It may also be a path that is wrong, and the client would see nothing for ever.
+        # The path may also be wrong. Then the client would see nothing for ever.
         logger.warning("there is no file %s yet: it is waited for", os.fspath(path))
     return Follow(
         path,

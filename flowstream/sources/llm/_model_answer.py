@@ -2,7 +2,7 @@
 
 The SDK makes the request, with its own address, key, proxies and tracing. This module reads the
 response. The SDK's own iteration would cost some 50 to 100 µs for each token, and leave its
-generators to the garbage collector, of which Trio warns. If the SDK has to read the response
+generators to the garbage collector, so that Trio warns. If the SDK has to read the response
 (another format than SSE, a stream that tracing watches), it does. Closing the stream closes its
 connection with HTTP/1.1, which is used unless the app made the HTTP client. Over HTTP/2 httpx2
 forgets the stream and sends no RST_STREAM.
