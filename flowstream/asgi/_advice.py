@@ -27,7 +27,7 @@ _ours: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("flowstream's own serve
 
 
 def mark_run() -> None:
-    """Record that flowstream's server serves in this Trio run."""
+    """Note that flowstream's server serves in this Trio run."""
     _ours.set(True)
 
 

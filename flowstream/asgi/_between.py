@@ -29,7 +29,7 @@ logger = logging.getLogger("flowstream")
 _KNOWN = {
     ("flowstream.quart._connection_class", "_raising_oserror.<locals>.send_or_oserror"): "send",
     ("flowstream.starlette", "_Wrapped.__call__.<locals>.send_ours"): "send",
-    # Records that the response has begun.
+    # Notes that the response has begun.
     ("starlette.middleware.errors", "ServerErrorMiddleware.__call__.<locals>._send"): "send",
     (
         "starlette._exception_handler",

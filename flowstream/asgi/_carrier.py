@@ -89,10 +89,10 @@ class Entry(Protocol):
     """A request's line in the access log, as the stream that answers the request knows it."""
 
     def begin_stream(self) -> None:
-        """Record that a stream answers the request."""
+        """Note that a stream answers the request."""
 
     def end_stream(self, report: StreamReport, direct_bytes: int) -> None:
-        """Record how the stream ended, and how many bytes publishers wrote to it directly."""
+        """Note how the stream ended, and how many bytes publishers wrote to it directly."""
 
 
 def entry_of(scope: Mapping[str, Any]) -> Entry | None:

@@ -1,7 +1,7 @@
 """Decide when to look at a stream next, and what is due then. No I/O.
 
 A stream has three deadlines (heartbeat, stall, longest duration) and is looked at when the earliest
-comes. They cost the hot path nothing: the writer records when a write begins and ends, and the
+comes. They cost the hot path nothing: the writer notes when a write begins and ends, and the
 deadlines are computed from that when one comes due.
 """
 
@@ -26,7 +26,7 @@ class Due(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What the writer has recorded, in seconds on one clock."""
+    """What the writer has noted, in seconds on one clock."""
 
     sending_since: float | None
     """When the current write began; None if there is none."""

@@ -124,7 +124,7 @@ class DirectWrite(Live):
     # -- what the stream calls -------------------------------------------------------------
 
     def hand_over(self, body: bytes) -> None:
-        """Record a body that the stream is about to send."""
+        """Note a body that the stream is about to send."""
         self._set(whole=False)
         if self.why_not is not None:
             return
@@ -136,7 +136,7 @@ class DirectWrite(Live):
     # -- what the server calls -------------------------------------------------------------
 
     def arrive(self, message: Mapping[str, Any]) -> None:
-        """Record a message that the server is about to write, whoever sent it."""
+        """Note a message that the server is about to write, whoever sent it."""
         self._set(whole=False)
         self._arriving += 1
         if self.why_not is not None:
@@ -157,7 +157,7 @@ class DirectWrite(Live):
             self.end(NotDirect.CHANGED)
 
     def arrived(self, message: Mapping[str, Any]) -> None:
-        """Record that the server has written the message."""
+        """Note that the server has written the message."""
         self._arriving -= 1
         # After the head alone the server may not have written anything yet.
         self._set(whole=not self._due and not self._arriving and "body" in message)

@@ -215,14 +215,14 @@ class Ending:
         return self.writer is WriterState.UNANSWERED
 
     def note(self, reason: CloseReason, detail: str = "") -> bool:
-        """Record why the stream ends; return False if there is a reason already."""
+        """Note why the stream ends; return False if there is a reason already."""
         if self.reason is not None:
             return False
         self.reason, self.detail = reason, detail
         return True
 
     def fail(self, error: BaseException, detail: str) -> bool:
-        """Record that the stream fails with `error`; return False if it is ending already."""
+        """Note that the stream fails with `error`; return False if it is ending already."""
         if not self.note(CloseReason.ERROR, detail):
             return False
         self.error = error

@@ -306,7 +306,7 @@ class Stream:
         self.abort(CloseReason.SLOW_CONSUMER, detail or _in_words(self._plan.policy))
 
     def failed(self, error: BaseException, who: str) -> None:
-        """Record why no more events will come. The client is told after those that are queued."""
+        """Note why no more events will come. The client is told after those that are queued."""
         noted = self._ending.fail(error, f"{who}: {kind_of(error)}")
         if not noted and not is_refusal(error):
             what = f"the {who} of %s failed while it was ended (%s)"
@@ -324,7 +324,7 @@ class Stream:
     # -- what the watch calls --------------------------------------------------------------
 
     def activity(self, now: float) -> Activity:
-        """Return what the writer has recorded until `now`."""
+        """Return what the writer has noted until `now`."""
         self._supply.tally()
         writer = self._writer
         if writer is None:

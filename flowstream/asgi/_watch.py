@@ -23,7 +23,7 @@ class Watched(Protocol):
     """A stream, as its watch knows it."""
 
     def activity(self, now: float) -> Activity:
-        """Return what the writer has recorded until `now`."""
+        """Return what the writer has noted until `now`."""
         ...
 
     def beat(self) -> None:

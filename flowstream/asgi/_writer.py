@@ -316,12 +316,12 @@ class Writer:
                 self._size *= 2
 
     def _begin_write(self) -> float:
-        """Record that a write begins now; return the time."""
+        """Note that a write begins now; return the time."""
         self.sending_since = started = clock.current_time()
         return started
 
     def _end_write(self, started: float) -> float:
-        """Record that the write that began at `started` ends now; return its seconds."""
+        """Note that the write that began at `started` ends now; return its seconds."""
         self.sending_since = None
         self.last_write = now = clock.current_time()
         waited = now - started

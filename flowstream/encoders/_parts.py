@@ -173,8 +173,8 @@ class PartsStream(AnswerStream):
         return ended
 
     def gap(self, body: dict[str, Any]) -> bytes:
-        """Say that something is missing; what comes after it is begun anew."""
-        self._kind = None  # but not ended here: its beginning may be among what was never sent
+        """Say that something is missing. The next piece begins a new part."""
+        self._kind = None  # no end is written: the beginning of the part may never have been sent
         self.give_up_calls("a piece of it is missing")
         return self.control_part("gap", body)
 
@@ -183,7 +183,7 @@ class PartsStream(AnswerStream):
         return self.control_part("warning", body)
 
     def give_up_calls(self, flaw: str) -> bool:
-        """Have the calls that are open not made; return whether there are any."""
+        """Note that the open calls must not be made; return whether there are any."""
         for call in self._calls.values():
             call.give_up(flaw)
         return bool(self._calls)

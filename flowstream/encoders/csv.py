@@ -50,7 +50,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 the signs, which an East Asian input method types and a spreadsheet there understands."""
 
 
-# Cells that the standard library's writer is given as they are: `str` of them is what people read.
+# Types of cells that the standard library's writer gets unchanged: their `str` is what people read.
 _FLAT = frozenset(
     {
         str,

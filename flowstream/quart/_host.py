@@ -125,7 +125,7 @@ class Listening:
         self._needed = True
 
     def note(self, message: Mapping[str, Any]) -> None:
-        """Record a message that has come."""
+        """Note a message that has come."""
         self._complete = not message.get("more_body", False)
 
     def stop(self) -> None:

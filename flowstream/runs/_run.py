@@ -109,7 +109,7 @@ class Run(HasFeed):
     async def stop(self) -> None:
         """End it for all clients, and **wait** until its producer has cleaned up.
 
-        The clients get what there is, then ``end`` with `stopped`. Does nothing if it is over.
+        Each client gets what is queued, then ``end`` with `stopped`. Does nothing if it is over.
         """
         self._production.stop(CloseReason.STOPPED, "Run.stop()")
         await self._production.over.wait()

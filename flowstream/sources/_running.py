@@ -50,7 +50,7 @@ async def run_to_end(
 async def _run(source: Source, out: Outlet, failed: Callable[[BaseException], None]) -> None:
     try:
         await source.run(out)
-    except BaseException as error:  # noqa: ASYNC103  # but for failures, which are told
+    except BaseException as error:  # noqa: ASYNC103  # failures are reported, all else is raised
         cancelled, failure = split(error)
         if failure is not None:
             explain_asyncio(failure)

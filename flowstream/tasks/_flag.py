@@ -23,7 +23,7 @@ class Flag:
         return self._happened
 
     def set(self) -> None:
-        """Record that it has happened, and wake all tasks that wait."""
+        """Note that it has happened, and wake all tasks that wait."""
         self._happened = True
         event, self._event = self._event, None
         if event is not None:

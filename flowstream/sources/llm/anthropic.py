@@ -225,7 +225,7 @@ class MessageReader(AnswerReader[MessageEvent]):
         return ()
 
     def _count(self, usage: Any) -> None:
-        """Record the usage so far. Each figure is a total; one that is missing has not changed."""
+        """Note the usage so far. Each figure is a total; one that is missing has not changed."""
         if not isinstance(usage, Mapping):
             return
         self._input = _latest(usage.get("input_tokens"), self._input)

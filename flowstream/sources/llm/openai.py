@@ -171,7 +171,7 @@ class ChatReader(AnswerReader[ChatChunk]):
         self._has_answer = False
 
     def done(self) -> None:
-        """Record that the upstream sent ``[DONE]``, with or without a reason before it."""
+        """Note that the upstream sent ``[DONE]``, with or without a reason before it."""
         super().done()
         if self.reason is None:
             self.reason: FinishReason | None = "other"  # the server did not say why
@@ -211,7 +211,7 @@ class ChatReader(AnswerReader[ChatChunk]):
         return events
 
     def _end(self, reason: Any, error: Any) -> None:
-        """Record why the answer ends. A failure after its end changes nothing."""
+        """Note why the answer ends. A failure after its end changes nothing."""
         if isinstance(reason, dict):  # as SGLang sends it
             reason, error = reason.get("type"), error or reason
         reason = str(reason or "").lower()
