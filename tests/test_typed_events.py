@@ -278,7 +278,7 @@ class Gap(msgspec.Struct, tag="gap"):
         (lambda: EventTypes(dict), TypeError, "msgspec Structs"),
         (lambda: EventTypes(Token("x")), TypeError, "msgspec Structs"),
         (lambda: EventTypes(Untagged), TypeError, 'class Untagged.*tag="..."'),
-        (lambda: EventTypes(Numbered), TypeError, "no name"),
+        (lambda: EventTypes(Numbered), TypeError, "no tag that names it"),
         (
             lambda: EventTypes(Token, msgspec.defstruct("T", [], tag="token")),
             ValueError,

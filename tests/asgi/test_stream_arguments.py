@@ -77,7 +77,7 @@ WRONG = [
     ({"headers": {"a b": "c"}}, ValueError, "name must be letters, digits and hyphens"),
     ({"headers": {"": "c"}}, ValueError, "name must be letters, digits and hyphens"),
     ({"headers": {"a": "\u20ac"}}, ValueError, "must be Latin-1 text, or bytes"),
-    ({"headers": {"Content-Length": "5"}}, ValueError, "a stream has no length"),
+    ({"headers": {"Content-Length": "5"}}, ValueError, "is the server's"),
     ({"headers": [(b"Transfer-Encoding", b"chunked")]}, ValueError, "is the server's"),
     ({"headers": {"Connection": "close"}}, ValueError, "is the server's"),
     ({"polcy": Block()}, TypeError, "polcy"),
