@@ -19,6 +19,9 @@ import _attackers_websocket
 import trio
 from _attackers import Aim, Attack, Toll
 
+PATIENCE = 2.0
+"""Seconds until the attack is said to have begun although nobody could connect."""
+
 _KINDS = (_attackers_http1, _attackers_http2, _attackers_websocket, _attackers_application)
 ATTACKS = {
     one.name: one for kind in _KINDS for one in vars(kind).values() if isinstance(one, Attack)
@@ -45,8 +48,9 @@ async def obey(one: Attack, http: int, https: int) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(one.connections):
                 nursery.start_soon(again_and_again, one, Aim(http, https, toll))
-            while not toll.begun:  # noqa: ASYNC110  # any of them may be the first
-                await trio.sleep(0.001)
+            with trio.move_on_after(PATIENCE):  # the attack before may have ended the server
+                while not toll.begun:  # noqa: ASYNC110  # any of them may be the first
+                    await trio.sleep(0.001)
             print("begun", flush=True)
             await line()
             nursery.cancel_scope.cancel()

@@ -57,7 +57,16 @@ class Server:
             status = Path(f"/proc/{self.worker.pid}/status").read_text()
         except OSError:
             return 0
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        mark = status.partition("VmHWM:")[2].split()  # none of a process that waits to be reaped
+        return int(mark[0]) * 1024 if mark else 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process that serves is still there."""
+        try:
+            return self.worker.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
 
     def terminate(self) -> float | None:
         """Send SIGTERM; return the seconds until the server has ended, or None."""

@@ -87,6 +87,8 @@ class Result:
     lost: int = 0
     """Streams that other clients lost, and requests of theirs that failed."""
     tracebacks: int = 0
+    died: bool = False
+    """Whether the server has ended under the attack."""
     ended: float | None = None
     """Seconds from SIGTERM to the end; None if it did not come."""
 
@@ -127,6 +129,8 @@ class Result:
             faults.append(f"requests {self.request_ratio:.1f} times as late")
         if self.lost:
             faults.append(f"{self.lost} streams or requests of others lost")
+        if self.died:
+            faults.append("the server has ended under the attack")
         if self.tracebacks:
             faults.append(f"{self.tracebacks} tracebacks")
         if self.ended is None or self.ended > IN_TIME:
@@ -229,6 +233,7 @@ async def measure(
             await attacking.go()
             await trio.sleep(0.3)
             nursery.cancel_scope.cancel()
+            result.died = not server.is_alive
             result.ended = server.terminate()
         result.tracebacks = server.tracebacks()
     return result
