@@ -21,7 +21,7 @@ from typing import Any
 
 import trio
 
-from flowstream import Event, LatestByKey, Topic, Topics, raw, sse
+from flowstream import LatestByKey, Topic, Topics, raw, sse
 from flowstream.sources import file_chunks
 
 RATE = 20  # events a second of a paced stream
@@ -110,11 +110,11 @@ class Site:
     async def _publish(self) -> None:
         await self._wanted.wait()
         for key in range(KEYS):
-            await self._latest.publish(Event({"price": key}, key=key))
+            await self._latest.publish({"price": key}, key=key)
         key = 0
         while True:
             key = (key + 1) % KEYS
-            await self._latest.publish(Event({"price": key}, key=key))
+            await self._latest.publish({"price": key}, key=key)
             await trio.sleep(0.02)
 
 

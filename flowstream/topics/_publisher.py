@@ -32,6 +32,10 @@ _BURST_EVENTS = 64
 
 _DEFAULT_ENCODER = SSE()
 
+_EVENT_IN_EVENT = (
+    "an Event is not data: write publish(event.data, type=event.type, id=event.id, key=event.key)"
+)
+
 # The most bytes that a new id adds to an event's encoding.
 _ID_BYTES = 64
 
@@ -86,7 +90,7 @@ class Publisher(Feed):
             trio.ClosedResourceError: it takes no more events.
             RuntimeError: Trio does not run here.
             ValueError: the event can't have this id.
-            TypeError: its key can't be hashed.
+            TypeError: its key can't be hashed, or its data is an `Event`.
         """
         readers = self.fanout.readers
         if readers.members and readers.behind:
@@ -137,6 +141,8 @@ class Publisher(Feed):
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
+            if isinstance(event.data, Event):
+                raise TypeError(_EVENT_IN_EVENT) from None  # noqa: ASYNC104  # see `passes`
             if not self._is_carried_elsewhere(published, encoder):
                 raise unencodable(event.data, error) from error  # noqa: ASYNC104  # see `passes`
         if nowait and self.fanout.full(published.weight):

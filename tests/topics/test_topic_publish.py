@@ -501,3 +501,19 @@ async def test_a_reader_may_be_lost_again_and_again(autojump_clock):
             with trio.fail_after(1):
                 while (await events.__anext__()).type != "snapshot":
                     pass
+
+
+async def test_an_event_is_not_data():
+    """Who publishes an `Event` reads how its parts are given, and nothing is published."""
+    topic = Topic("t")
+    for publish in (topic.publish, wrapped(topic.publish_nowait)):
+        with pytest.raises(TypeError, match=r"publish\(event\.data, type=event\.type"):
+            await publish(Event({"price": 1}, key="a"))
+    assert topic.statistics().published == 0
+
+
+def wrapped(function):
+    async def call(*args):
+        return function(*args)
+
+    return call
