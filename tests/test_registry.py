@@ -29,6 +29,7 @@ from flowstream import (
     streams_statistics,
 )
 from flowstream.abc import Instrument
+from flowstream.asgi.response import exchange_of
 from flowstream.quart import Flowstream
 from flowstream.sources import Source
 from flowstream.starlette import response
@@ -85,7 +86,7 @@ async def test_a_view_is_one_and_lets_go_of_its_stream(autojump_clock):
         await client.wait_blocked()
         (view,) = live_streams()
         assert live_streams() == (view,)
-        stream = weakref.ref(streamed._stream)
+        stream = weakref.ref(exchange_of(streamed).stream)
         client.resume()
         assert await client.read_all()
     del streamed, client

@@ -48,6 +48,7 @@ class Peer:
         self.goaway = None
         self.pongs = 0
         self.closed = False
+        self._kept = b""  # of a frame, as far as it has come
 
     async def flush(self, more=b""):
         """Send what is waiting to be sent, and then `more`."""
@@ -85,12 +86,22 @@ class Peer:
         if not data:
             self.closed = True
             return
-        for event in self.h2.receive_data(data):
-            await self._take(event)
+        for frame in self._frames(data):
+            for event in self.h2.receive_data(frame):
+                await self._take(event)
         try:
             await self.flush()
         except trio.BrokenResourceError:
             self.closed = True
+
+    def _frames(self, data):
+        """Yield the frames that are complete: h2 refuses what comes in one piece with GOAWAY."""
+        self._kept += data
+        while len(self._kept) >= 9 and len(self._kept) >= (
+            size := 9 + int.from_bytes(self._kept[:3], "big")
+        ):
+            frame, self._kept = self._kept[:size], self._kept[size:]
+            yield frame
 
     async def _take(self, event):
         number = getattr(event, "stream_id", None)

