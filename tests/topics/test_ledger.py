@@ -577,7 +577,7 @@ def test_what_a_client_gets_and_its_gaps_are_all_that_was_published():
     """For every client and policy, through stalls, drops and resumes: nothing lost quietly."""
     published = 0
 
-    @settings(max_examples=180, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=240, deadline=None, suppress_health_check=list(HealthCheck))
     @given(worlds, programs, st.booleans())
     def run(setting, program, flood):
         nonlocal published
