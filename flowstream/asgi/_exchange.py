@@ -46,8 +46,8 @@ class StreamExchange:
 
     def __init__(self, plan: Plan, response_plan: ResponsePlan) -> None:
         self._used = False
-        self.plan = plan
-        self.response_plan = response_plan
+        self.plan: Plan = plan
+        self.response_plan: ResponsePlan = response_plan
         self.stream: Stream | None = None
 
     async def open(self, scope: Scope, tally: Tally | None = None) -> Stream | None:

@@ -89,7 +89,7 @@ class Stream:
         numbered = self._encoder.automatic_ids and not plan.is_feed
         prefix = f"{self._epoch}." if numbered else None
         self._buffer = EventBuffer(plan.buffer, plan.policy, prefix)
-        self.seen = last_event_id(scope)
+        self.seen: str | None = last_event_id(scope)
         after = self.seen or plan.after
         self._supply = open_supply(
             plan,
