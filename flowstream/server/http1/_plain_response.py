@@ -29,8 +29,8 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 _LENGTH = b"content-length"
 
 # With one of these the body is framed in another way, the connection may not be kept, or h11
-# writes the field in another place. A length is plain where the app gives one, once.
-_NOT_PLAIN = frozenset({_LENGTH, b"transfer-encoding", b"connection", b"host"})
+# writes the field in another place.
+_NOT_PLAIN = frozenset({b"transfer-encoding", b"connection", b"host"})
 
 # The request that h11 is shown, whatever the plain request was: its response is the same.
 _REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -85,22 +85,15 @@ def begin(
     """Return the framing of a plain response, and its head; None if the response is not plain."""
     if not 200 <= status <= 599 or status in (204, 304):
         return None
-    lengths = [field for field in fields if field[0].lower() == _LENGTH]
+    lengths = [value for name, value in fields if name.lower() == _LENGTH]
     if not lengths:
         framing: Chunked | Sized = Chunked()
         last = b"Transfer-Encoding: chunked\r\n"
-        own = block(fields)
-    elif len(lengths) == 1 and _DIGITS.fullmatch(lengths[0][1]):
-        framing, last = Sized(int(lengths[0][1])), b""
-        # The length stays where the app has put it.
-        at = fields.index(lengths[0])
-        before, behind = block(fields[:at]), block(fields[at + 1 :])
-        if before is None or behind is None:
-            return None
-        own = b"%b%b: %b\r\n%b" % (before, *lengths[0], behind)
+    elif len(lengths) == 1 and _DIGITS.fullmatch(lengths[0]):
+        framing, last = Sized(int(lengths[0])), b""
     else:
         return None
-    theirs = server.block()
+    own, theirs = block(fields), server.block()
     if own is None or theirs is None:
         return None
     return framing, b"HTTP/1.1 %d \r\n%b%b%b\r\n" % (status, own, theirs, last)
