@@ -21,6 +21,8 @@ _DISCONNECTS: dict[str, Message] = {
     "websocket": {"type": "websocket.disconnect", "code": 1006},  # RFC 6455 § 7.1.5
 }
 
+_CONNECT = "websocket.connect"
+
 # Bytes that may wait: a window of HTTP/2 (RFC 9113 § 6.9.2), one read of HTTP/1.1. One message of
 # any size is accepted.
 _BYTES = 1 << 16
@@ -93,10 +95,16 @@ class Inbox:
     async def put(self, message: Message) -> None:
         """Add a message. **Wait** while there are too many, but never to add the disconnect.
 
-        A message after the disconnect, or after `close`, is dropped.
+        A message after the disconnect, or after `close`, is dropped. A WebSocket's first one is
+        added at once: an application receives it before all else (ASGI's WebSocket events), also
+        if its client leaves before there is a turn.
         """
         if message["type"] == self._default["type"]:
             self.disconnect(message)
+            return
+        if message["type"] == _CONNECT:
+            self._messages.append(message)
+            self._change()
             return
         size = _size(message)
         ends = message["type"] == "http.request" and not message.get("more_body")

@@ -160,3 +160,17 @@ async def test_it_is_full_by_bytes_too():
     with trio.move_on_after(0) as scope:
         await inbox.put({"type": "http.request", "body": b"x", "more_body": True})
     assert scope.cancelled_caught
+
+
+CONNECT = {"type": "websocket.connect"}
+LEFT = {"type": "websocket.disconnect", "code": 1006}
+
+
+async def test_a_websocket_begins_with_its_connect():
+    """An application receives the connect first, also if its client leaves before there is a turn."""
+    inbox = Inbox("websocket", 10)
+    inbox.turn = trio.sleep_forever
+    with trio.move_on_after(0):
+        await inbox.put(CONNECT)
+    inbox.disconnect()
+    assert [await inbox.receive(), await inbox.receive()] == [CONNECT, LEFT]
