@@ -88,6 +88,7 @@ async def test_one_write_for_all_streams_of_a_connection(server, http2, monkeypa
     streams = Streams()
     peer = await http2(await server(streams, h2c=True))
     opened = await begun(peer, streams, [f"/{n}" for n in range(50)])
+    await wait_all_tasks_blocked(0.05)  # until the answers to the client's settings are written
     writes = []
     write = Wire.write_nowait
 
