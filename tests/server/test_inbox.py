@@ -167,7 +167,7 @@ LEFT = {"type": "websocket.disconnect", "code": 1006}
 
 
 async def test_a_websocket_begins_with_its_connect():
-    """An application receives the connect first, also if its client leaves before there is a turn."""
+    """An application receives the connect first, also if its client leaves before a turn."""
     inbox = Inbox("websocket", 10)
     inbox.turn = trio.sleep_forever
     with trio.move_on_after(0):
