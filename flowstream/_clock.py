@@ -2,8 +2,8 @@
 
 The bytes of a stream depend on its source and its client, on the time, and on chance: the ids of
 its events, and the jitter of heartbeats, retries and reconnects. All code outside the server and
-the demo asks `clock` for the time and `chance` for random numbers. So a test can replace both by a
-simulation, and the same seed gives the same bytes (`flowstream.testing.simulated`).
+the demo asks `clock` for the time, `chance` for random numbers and `stamps` for both together. So a
+test can replace all of them by a simulation, and the same seed gives the same bytes (`flowstream.testing.simulated`).
 
 Only this module asks for Trio's clock, which `trio.run` is given. It imports Trio when that clock
 is first needed, because encoders have no I/O and need a date and an id at most.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -79,8 +80,32 @@ class Chance:
         return uuid.UUID(bytes=self.token_bytes(16), version=4)
 
 
+class Stamps:
+    """Numbers that grow with time: seconds since 1970, and 20 random bits behind them.
+
+    Each is larger than the last one of this process, even if the clock is set back.
+    """
+
+    __slots__ = ("_lock", "last")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.last: int = 0
+
+    def draw(self) -> int:
+        """Return the next one, of at most 55 bits."""
+        seconds = min(max(int(clock.wall_time()), 0), _LAST_SECOND)
+        drawn = seconds << 20 | int.from_bytes(chance.token_bytes(3)) >> 4
+        with self._lock:
+            self.last = drawn = max(drawn, self.last + 1)
+        return drawn
+
+
+_LAST_SECOND = (1 << 35) - 2  # in the year 3058
+
 clock = Clock()
 chance = Chance()
+stamps = Stamps()
 
 _SIMULATED_DAY = 946684800.0  # 2000-01-01T00:00:00Z
 
@@ -90,17 +115,19 @@ def simulation(seed: int) -> Iterator[None]:
     """Replace `clock` and `chance` by a simulation, in this process, while the context is open.
 
     All random values follow from `seed`. Our own code takes no time. Dates begin on the first day
-    of 2000 and follow the clock that `trio.run` is given. Use what you make in the simulation only
+    of 2000 and follow the clock that `trio.run` is given. Stamps begin anew. Use what you make in the simulation only
     there.
     """
     dice = random.Random(seed)
     machine = clock.perf_counter, clock.wall_time, chance.uniform, chance.token_bytes
+    stamp, stamps.last = stamps.last, 0
     clock.perf_counter, clock.wall_time = _no_time, _simulated_wall_time
     chance.uniform, chance.token_bytes = dice.uniform, dice.randbytes
     try:
         yield
     finally:
         clock.perf_counter, clock.wall_time, chance.uniform, chance.token_bytes = machine
+        stamps.last = stamp
 
 
 def _no_time() -> float:

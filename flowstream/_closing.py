@@ -7,11 +7,7 @@ can be found in the others.
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass
-
-# The ids of flowstream's own last events. The stream that they end is over for good.
-FINAL_ID = re.compile(r"[0-9a-z]{1,32}\.(?:end|failed)\Z")
 
 
 class CloseReason(enum.StrEnum):

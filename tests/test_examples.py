@@ -26,6 +26,7 @@ import trio
 from trio.testing import MockClock
 
 from flowstream.decoders import SSEDecoder
+from flowstream.ids._event_id import event_id, parse_event_id
 from flowstream.testing import collect, open_lifespan, open_stream
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
@@ -289,8 +290,8 @@ async def test_the_ticker_begins_with_the_state_and_goes_on(
         assert b"EventSource" in (await collect(app)).body
     assert [event.type for event in got] == ["snapshot"] + ["message"] * 3
     assert {entry["key"] for entry in json.loads(got[0].data)} == {"ACME", "Globex", "Initech"}
-    epoch, number = (got[-1].id or "").split(".")
-    assert again.id == f"{epoch}.{int(number) + 1}"
+    epoch, number = parse_event_id(got[-1].id or "") or ("", 0)
+    assert again.id == event_id(epoch, number + 1)
 
 
 async def test_a_log_is_followed_and_downloaded() -> None:

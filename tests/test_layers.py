@@ -30,6 +30,7 @@ ROOMS: dict[str, list[str]] = {
         "llm",
     ],
     "time and chance": ["_clock"],
+    "ids": ["ids"],
     "policies": ["policies"],
     "encoders": ["encoders"],
     "decoders": ["decoders"],
@@ -59,7 +60,7 @@ SERVER_ROOMS: dict[str, list[str]] = {
     "serving": ["_serving"],
     "processes": ["process"],
 }
-SANS_IO = ("vocabulary", "policies", "encoders", "decoders", "framing", "event types")
+SANS_IO = ("vocabulary", "ids", "policies", "encoders", "decoders", "framing", "event types")
 PURE = [
     "asgi._compression",
     "asgi._deadlines",

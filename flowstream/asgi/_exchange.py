@@ -22,11 +22,11 @@ from flowstream._registry import Tally
 from flowstream.asgi._advice import warn_of_workers
 from flowstream.asgi._compression import accepts_gzip, gzip_headers
 from flowstream.asgi._http_transport import HTTPTransport
-from flowstream.asgi._request import is_final
 from flowstream.asgi._response_plan import STREAM_HEADER_NAMES, ResponsePlan
 from flowstream.asgi._stream import Stream
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
+from flowstream.ids._event_id import is_final
 
 Scope = Mapping[str, Any]
 

@@ -12,6 +12,7 @@ from flowstream._closing import CloseReason
 from flowstream.asgi._writer import Writer, jittered
 from flowstream.asgi.plan import Plan
 from flowstream.buffer._event_buffer import EventBuffer
+from flowstream.ids._event_id import final_id
 from flowstream.policies import Block
 from flowstream.tasks._failure import public
 
@@ -60,12 +61,12 @@ async def say_last_word(
         # reconnect.
         await writer.announce(lacking)
     if word == "end":
-        await writer.say(word, {"reason": reason.value}, id=f"{epoch}.end")
+        await writer.say(word, {"reason": reason.value}, id=final_id(epoch, "end"))
     elif word == "reconnect":
         await writer.say(word, {"reason": reason.value}, retry=jittered(plan.retry))
     else:
         code, message, retryable = public(reason, error)
-        id = None if retryable else f"{epoch}.failed"
+        id = None if retryable else final_id(epoch, "failed")
         await writer.say(word, {"code": code, "message": message}, id=id)
 
 

@@ -10,10 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from flowstream._closing import FINAL_ID
-
-# A client may send an id of any length. None of ours is longer than this, so the rest is not kept.
-_MAX_ID_LENGTH = 1024
+from flowstream.ids._event_id import MAX_ID_LENGTH
 
 
 def last_event_id(scope: Mapping[str, Any]) -> str | None:
@@ -39,12 +36,7 @@ def last_event_id(scope: Mapping[str, Any]) -> str | None:
 
 def _bounded(id: str) -> str:
     # Mark the cut: without a mark, a shortened number would be another valid number.
-    return id if len(id) <= _MAX_ID_LENGTH else f"{id[: _MAX_ID_LENGTH - 1]}\ufffd"
-
-
-def is_final(event_id: str) -> bool:
-    """Return whether `event_id` is that of a final ``end`` or ``failed``: there is no more."""
-    return FINAL_ID.match(event_id) is not None
+    return id if len(id) <= MAX_ID_LENGTH else f"{id[: MAX_ID_LENGTH - 1]}\ufffd"
 
 
 class Live:

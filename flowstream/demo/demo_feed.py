@@ -11,13 +11,13 @@ client, everything published since the client came, minus everything sent to it.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import trio
 
 from flowstream import CatchUp, Replay, StreamStatistics, Topic
 from flowstream.abc import Policy
+from flowstream.ids._event_id import parse_event_id
 
 from . import _query
 from ._rate import Rate
@@ -89,11 +89,10 @@ class DemoFeed:
 
     def position(self, after: str | None) -> int:
         """Return the number of the event after which a client begins that has seen id `after`."""
-        epoch, _, number = (after or "").partition(".")
-        if epoch == self.topic.epoch and re.fullmatch(r"[0-9]{1,15}", number):
-            oldest = max(0, self.published - REPLAY.items)
-            if oldest <= int(number) <= self.published:
-                return int(number)
+        epoch, number = parse_event_id(after or "") or ("", 0)
+        oldest = max(0, self.published - REPLAY.items)
+        if epoch == self.topic.epoch and oldest <= number <= self.published:
+            return number
         return self.published
 
     async def publish(self) -> None:

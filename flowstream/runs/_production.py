@@ -14,13 +14,12 @@ import trio
 
 from flowstream._closing import CloseReason
 from flowstream._errors import PublicError
-from flowstream._event import Event, copied
 from flowstream._live_stream import BufferStatistics
 from flowstream.sources import Source
 from flowstream.sources._relay import Relay
 from flowstream.sources._running import run_to_end
 from flowstream.tasks._failure import is_refusal, kind_of, public
-from flowstream.topics._publisher import Publisher
+from flowstream.topics._publisher import Publisher, fed
 
 logger = logging.getLogger("flowstream")
 
@@ -128,23 +127,18 @@ class Production:
         if self.reason is not None:
             await trio.lowlevel.checkpoint()  # raises Cancelled in the producer's own tasks
             raise _refusal()
-        await self._publisher.publish(_as_event(item))
+        await self._publisher.publish(fed(item))
 
     def _publish_nowait(self, item: Any) -> None:
         if self.reason is not None:
             raise _refusal()
-        self._publisher.publish_nowait(_as_event(item))
+        self._publisher.publish_nowait(fed(item))
 
     def _statistics(self) -> BufferStatistics:
         """Return how full the replay is, since the producer fills that."""
         publisher = self._publisher
         dropped = publisher.published - publisher.history.items
         return publisher.statistics(publisher.published, dropped=dropped)
-
-
-def _as_event(item: Any) -> Event:
-    """Return a copy: the history sets its id, and the app's event must stay unchanged."""
-    return copied(item, id=item.id) if isinstance(item, Event) else Event(item)
 
 
 def _refusal() -> trio.BrokenResourceError:

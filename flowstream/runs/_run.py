@@ -25,9 +25,6 @@ from flowstream.topics._history import Replay
 from flowstream.topics._publisher import Publisher
 from flowstream.topics._subscription import SubscriptionManager
 
-# Characters of a key in the log: a client may have sent it.
-_NAME_LENGTH = 100
-
 
 @dataclass(frozen=True, slots=True)
 class RunStatistics:
@@ -75,12 +72,11 @@ class Run(HasFeed):
         self._key = key
         self._grace = grace
         self._given_up = given_up
-        name = _name(key)
         self._publisher = Publisher(
-            name, kept, self._changed, policy=CatchUp(), from_beginning=True
+            "run", key, kept, self._changed, policy=CatchUp(), from_beginning=True
         )
         self._production = Production(
-            name, source, self._publisher, cleanup_timeout, lambda: ended(self)
+            self._publisher.name, source, self._publisher, cleanup_timeout, lambda: ended(self)
         )
         self._started = self._left = clock.current_time()
         self._timer: Timer | None = None
@@ -162,7 +158,7 @@ class Run(HasFeed):
     @property
     def epoch(self) -> str:
         """The beginning of its ids. Each run has its own."""
-        return self._publisher.epoch
+        return self._publisher.history.epoch
 
     # -- for streams and `Runs` ------------------------------------------------------------
 
@@ -202,11 +198,3 @@ class Run(HasFeed):
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
-
-
-def _name(key: Hashable) -> str:
-    """Return the name of a key's run, for the log and for errors."""
-    text = repr(key)
-    if len(text) > _NAME_LENGTH:
-        text = text[:_NAME_LENGTH] + "..."
-    return f"the run {text}"

@@ -17,7 +17,7 @@ import trio
 
 from flowstream._errors import SourceError
 from flowstream.buffer._outlet import Outlet
-from flowstream.sources._feed import Feed, Feeds, HasFeed
+from flowstream.sources._feed import Feed, Feeds, HasFeed, SingleFeed
 from flowstream.sources._in_event_loop import (
     AsyncGeneratorFunction,
     AsyncIteration,
@@ -104,13 +104,13 @@ def _is_to_be_run(item: Any) -> bool:
 
 
 def _joined(given: Sequence[Any]) -> Feed:
-    feeds: list[Feed] = []
+    feeds: list[SingleFeed] = []
     for one in given:
-        if not isinstance(one, (Feed, HasFeed)):
+        if not isinstance(one, (SingleFeed, HasFeed)):
             raise SourceError(
                 f"a list of topics must have only topics in it, not {type(one).__name__}"
             )
-        feeds.append(one if isinstance(one, Feed) else one._feed)
+        feeds.append(one if isinstance(one, SingleFeed) else one._feed)
     return feeds[0].beside(feeds[1:]) if len(feeds) > 1 else feeds[0]
 
 

@@ -21,6 +21,7 @@ from flowstream.abc import Encoder, Policy
 from flowstream.buffer._event_buffer import EventBuffer
 from flowstream.buffer._queue import Gap
 from flowstream.framing import Framing
+from flowstream.ids._joined_id import Place
 from flowstream.policies import DropOldest
 
 Ending = tuple[CloseReason, BaseException | None, str]
@@ -205,6 +206,15 @@ class Feeds:
     _one: str
 
 
+class Origin(Protocol):
+    """What makes the ids of a feed's events. Feeds with the same one have the same events."""
+
+    @property
+    def place(self) -> Place:
+        """How it is known in the joined id of several feeds."""
+        ...
+
+
 class Feed(abc.ABC):
     """A source with any number of clients."""
 
@@ -221,13 +231,17 @@ class Feed(abc.ABC):
             terms: what the stream asks for.
         """
 
+
+class SingleFeed(Feed):
+    """The feed of one topic or run, which may stand beside others on one connection."""
+
     @property
     @abc.abstractmethod
-    def epoch(self) -> str:
-        """The beginning of the ids that this feed makes. No other feed's ids begin with it."""
+    def origin(self) -> Origin:
+        """What makes its ids. Only this tells feeds apart: their names and epochs may be equal."""
 
     @abc.abstractmethod
-    def beside(self, others: Sequence[Feed]) -> Feed:
+    def beside(self, others: Sequence[SingleFeed]) -> Feed:
         """Return a feed of this one and `others`, for one connection."""
 
 
@@ -236,5 +250,5 @@ class HasFeed(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def _feed(self) -> Feed:
+    def _feed(self) -> SingleFeed:
         """The feed that its streams subscribe to."""

@@ -19,10 +19,11 @@ import trio
 
 from flowstream._event import Event
 from flowstream.abc import Encoder
+from flowstream.ids._event_id import lost_id
 from flowstream.sources._feed import Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._fanout import Fanout
-from flowstream.topics._history import History, Missing, Published, lost_id
+from flowstream.topics._history import History, Missing, Published
 from flowstream.topics._members import Member
 from flowstream.topics._snapshots import AsOf, Snapshots, unusable
 

@@ -23,7 +23,6 @@ import trio
 
 from flowstream._clock import clock
 from flowstream._errors import EncodingError, SourceError
-from flowstream._event import Event, copied
 from flowstream._live_stream import BufferStatistics
 from flowstream.limits import check_positive
 from flowstream.sources import Source
@@ -33,7 +32,7 @@ from flowstream.sources._running import run_to_end
 from flowstream.tasks._failure import first_of, is_refusal
 from flowstream.tasks._retry import Backoff, Retry
 from flowstream.tasks._supervised import before_startup, supervised_nursery
-from flowstream.topics._publisher import Publisher
+from flowstream.topics._publisher import Publisher, fed
 
 logger = logging.getLogger("flowstream")
 
@@ -220,7 +219,7 @@ class Feeding:
             await trio.lowlevel.checkpoint()  # raises Cancelled in the source's own tasks
             raise _refusal()
         try:
-            await self._publisher.publish(_as_event(item))
+            await self._publisher.publish(fed(item))
         except trio.ClosedResourceError:
             self.shut_down()
             await trio.lowlevel.checkpoint()  # noqa: ASYNC120  # Cancelled, as in any stop
@@ -235,7 +234,7 @@ class Feeding:
         if self._told.is_set():
             raise _refusal()
         try:
-            self._publisher.publish_nowait(_as_event(item))
+            self._publisher.publish_nowait(fed(item))
         except trio.ClosedResourceError:
             self.shut_down()
             raise _refusal() from None
@@ -332,10 +331,6 @@ def _check_arguments(retry: object, cleanup_timeout: float) -> None:
     check_positive("cleanup_timeout", cleanup_timeout, unit="seconds")
     if cleanup_timeout == math.inf:
         raise ValueError("cleanup_timeout must be finite: a cleanup that hangs would never end")
-
-
-def _as_event(item: Any) -> Event:
-    return copied(item, id=item.id) if isinstance(item, Event) else Event(item)
 
 
 def _refusal() -> trio.BrokenResourceError:

@@ -1,8 +1,9 @@
 """The events that a topic keeps, and the place where a client left off.
 
-It is sans-I/O; the clock is an argument. Each event has a number. Its id is ``epoch.number``,
-unless the app gave it another. The epoch is drawn when the history is made. So an id from before a
-restart has another epoch, and is not mistaken for an id of this history.
+It is sans-I/O; the clock is an argument. Each event has a number. Its id is the one that
+`event_id` makes of its epoch and number, unless the app gave it another. The epoch is drawn when
+the history is made. So an id from before a restart has another epoch, and is not mistaken for an id
+of this history.
 
 Events that are not delivered yet are kept beyond the bounds of the replay, and have their own
 bounds. Otherwise a topic without replay could deliver nothing.
@@ -11,18 +12,21 @@ bounds. Otherwise a topic without replay could deliver nothing.
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
-from flowstream._clock import chance
-from flowstream._closing import FINAL_ID
 from flowstream._event import Event, copied
 from flowstream.abc import Encoder
+from flowstream.ids._event_id import (
+    MAX_ID_LENGTH,
+    check_id,
+    event_id,
+    new_epoch,
+    parse_event_id,
+)
 from flowstream.limits import check_count, check_positive
-
-_ID = re.compile(r"([0-9a-f]{1,32})\.(0|[1-9][0-9]{0,17})")
 
 # Bounds of undelivered events: room for a burst between two passes of the event loop.
 _PENDING_ITEMS = 1024
@@ -55,6 +59,9 @@ class Published:
     """One event of a topic, and its encodings so far: one for each format, shared by all."""
 
     __slots__ = ("_encodings", "event", "number", "size", "stamp", "weight")
+
+    named: ClassVar[bool] = False
+    """Whether the app gave it its id."""
 
     def __init__(self, number: int, event: Event, stamp: float) -> None:
         self.number: int = number
@@ -115,17 +122,20 @@ class Published:
         self.weight = self.weight or self.size
 
 
+class _Named(Published):
+    """An event with an id of the app's own."""
+
+    __slots__ = ()
+
+    named = True
+
+
 @dataclass(frozen=True, slots=True)
 class Missing:
     """A position from which replay can't start."""
 
     missed: int | None
     """How many events followed it, up to the last one published; None if unknown."""
-
-
-def lost_id(epoch: str) -> str:
-    """Return what stands for a position that the history of this epoch does not know."""
-    return f"{epoch}.lost"
 
 
 class History:
@@ -150,7 +160,7 @@ class History:
         self._own_ids: dict[str, int] = {}
         self._repeats: dict[str, deque[int]] = {}  # further events with the same id
         self._size = 0
-        self.epoch: str = chance.token_hex(4)
+        self.epoch: str = new_epoch()
         self.first: int = 1
         self.head: int = 0
         self.delivered: int = 0
@@ -169,22 +179,14 @@ class History:
         """Return `event` as the next to be appended, with its id.
 
         Raises:
-            ValueError: a client could not come back with its id.
+            ValueError: it has an id that no app may give (`check_id`).
         """
         number = self.head + 1
         if event.id is None:
-            event.id = self._own_id(number)
-        else:
-            self._check(event.id)
-        return Published(number, event, self._clock())
-
-    def _check(self, id: str) -> None:
-        if not id:
-            raise ValueError("an id must not be empty: to a client that is no id at all")
-        if FINAL_ID.match(id):
-            raise ValueError(f"the id {id!r} is what flowstream's last event of a stream has")
-        if self._own_number(id) is not None:
-            raise ValueError(f"the id {id!r} is the topic's own, of another event")
+            event.id = event_id(self.epoch, number)
+            return Published(number, event, self._clock())
+        check_id(event.id)
+        return _Named(number, event, self._clock())
 
     def append(self, published: Published) -> None:
         """Append an event that `make` returned. At this moment it is published."""
@@ -192,7 +194,7 @@ class History:
         self.head = published.number
         self._kept.append(published)
         self._size += published.size
-        if published.id != self._own_id(published.number):
+        if published.named:
             first = self._own_ids.setdefault(published.id, published.number)
             if first != published.number:
                 # An id that repeats means the first of these events: a client rather gets an event
@@ -275,14 +277,18 @@ class History:
         return [kept[index] for index in range(start, min(start + limit, len(kept)))]
 
     def locate(self, id: str) -> int | Missing:
-        """Return the number of the last event that a client says it saw, or a `Lost`.
+        """Return the number of the last event that a client says it saw, or that it is missing.
 
         Raises nothing: the id comes from a client, and may be anything.
         """
         self.trim()
+        if len(id) > MAX_ID_LENGTH:
+            return Missing(None)
         number = self._own_ids.get(id)
         if number is None:
-            number = self._own_number(id)
+            parsed = parse_event_id(id)
+            if parsed is not None and parsed[0] == self.epoch:
+                number = parsed[1]
         if number is None or number > self.head:
             return Missing(None)
         if number + 1 < self.first:
@@ -290,16 +296,7 @@ class History:
         return number
 
     def id_of(self, number: int) -> str:
-        """Return the `Lost` for the position after event `number`."""
+        """Return the id with which a client comes back that has event `number`, kept or not."""
         if self.first <= number <= self.head:
             return self._kept[number - self.first].id
-        return self._own_id(number)
-
-    def _own_id(self, number: int) -> str:
-        """Return the id of event `number`, unless the app gave it another."""
-        return f"{self.epoch}.{number}"
-
-    def _own_number(self, id: str) -> int | None:
-        """Return the number in an id that was made here, or None if it was not."""
-        match = _ID.fullmatch(id)
-        return int(match[2]) if match is not None and match[1] == self.epoch else None
+        return event_id(self.epoch, number)

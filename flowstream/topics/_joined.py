@@ -1,10 +1,8 @@
 """Several topics on one connection, because a browser opens only six connections to a host.
 
-Each event's id has the positions in all topics, so that one ``Last-Event-ID`` resumes them all: a
-part for each topic, joined by ``~``. A part is the topic's own id, ``epoch.number``; or
-``epoch!id`` if the app gave the id; or nothing, if the client has not got its first snapshot yet.
-The epoch says to which topic a part belongs, so the order of the topics does not matter. The ids
-differ between clients, so the bytes are made for each client.
+Each event's id has the positions in all topics, so that one ``Last-Event-ID`` resumes them all
+(`flowstream/ids/_joined_id.py`). The ids differ between clients, so the bytes are made for each
+client.
 
 An id says "you have everything up to here", for every topic. So an event must come after all events
 that its id claims: while the past of one topic is read, the others push nothing.
@@ -12,27 +10,24 @@ that its id claims: while the past of one topic is read, the others push nothing
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote
 
 from flowstream._closing import CloseReason
 from flowstream.abc import Encoder
 from flowstream.buffer._queue import Gap
+from flowstream.ids._event_id import lost_id
+from flowstream.ids._joined_id import join_parts, part_of, split_joined
 from flowstream.sources._feed import (
     Ending,
     Feed,
     FeedCursor,
     ForwardingSubscriber,
+    SingleFeed,
     Subscriber,
     Terms,
 )
-from flowstream.topics._history import lost_id
-
-_SEPARATOR = "~"
-_PART = re.compile(r"([0-9a-f]+)(?:(\.\w+)|!(.*))", re.DOTALL)
 
 
 class Joined(Feed):
@@ -42,28 +37,16 @@ class Joined(Feed):
         feeds: the feeds. One that is given twice counts once.
     """
 
-    def __init__(self, feeds: Sequence[Feed]) -> None:
+    def __init__(self, feeds: Sequence[SingleFeed]) -> None:
         self._feeds = list(feeds)
         # One buffer has one policy. If one feed must lose nothing, none does.
         self.policy = next((feed.policy for feed in feeds if feed.policy.rereads), Feed.policy)
 
     def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
         """Give `subscriber` the events of all feeds."""
-        return _JoinedCursor(self._distinct(), subscriber, encoder, terms)
-
-    @property
-    def epoch(self) -> str:
-        """The epochs of all feeds."""
-        return _SEPARATOR.join(feed.epoch for feed in self._distinct())
-
-    def beside(self, others: Sequence[Feed]) -> Feed:
-        """Return a feed of these and `others`."""
-        return Joined([*self._feeds, *others])
-
-    def _distinct(self) -> list[Feed]:
-        # Only when a client is there: to ask a topic that was opened by name for its epoch makes
-        # the topic.
-        return list({feed.epoch: feed for feed in reversed(self._feeds)}.values())[::-1]
+        # Only now: to ask a topic that was opened by name for its origin makes the topic.
+        distinct = {feed.origin: feed for feed in reversed(self._feeds)}
+        return _JoinedCursor(list(distinct.values())[::-1], subscriber, encoder, terms)
 
 
 class _JoinedCursor:
@@ -71,12 +54,13 @@ class _JoinedCursor:
 
     def __init__(
         self,
-        feeds: list[Feed],
+        feeds: list[SingleFeed],
         subscriber: Subscriber,
         encoder: Encoder | None,
         terms: Terms,
     ) -> None:
-        self._epochs = [feed.epoch for feed in feeds]
+        places = [feed.origin.place for feed in feeds]
+        self._tags = [place.tag for place in places]
         self._open = len(feeds)
         # The ending of the first feed that ended without being complete.
         self._ending: Ending = (CloseReason.COMPLETED, None, "")
@@ -85,7 +69,7 @@ class _JoinedCursor:
         self._cursors: list[FeedCursor] = []
         try:
             for index, (feed, own) in enumerate(
-                zip(feeds, _split(terms.after, feeds), strict=True)
+                zip(feeds, split_joined(terms.after, places), strict=True)
             ):
                 name = self._namer(index)
                 self._cursors.append(
@@ -99,7 +83,8 @@ class _JoinedCursor:
             self.leave()
             raise
         # The id before a gap at the very beginning, if one of its positions is known here.
-        known = {cursor.position for cursor in self._cursors} - {None, *map(lost_id, self._epochs)}
+        unknown = {None, *(lost_id(place.epoch) for place in places)}
+        known = {cursor.position for cursor in self._cursors} - unknown
         subscriber.buffer.queue.pass_by(
             0, self.position if known and terms.after is not None else None
         )
@@ -169,8 +154,8 @@ class _JoinedCursor:
 
     def _join(self, index: int | None, id: str) -> str:
         """Return the joined id of all positions, with `id` for the feed at `index`."""
-        return _SEPARATOR.join(
-            _part(self._epochs[number], id if number == index else cursor.position)
+        return join_parts(
+            part_of(self._tags[number], id if number == index else cursor.position)
             for number, cursor in enumerate(self._cursors)
         )
 
@@ -236,31 +221,3 @@ class _Renaming(Encoder):
         """Return a control event's bytes, with such an id."""
         named = None if id is None else self._name(id)
         return self._encoder.control(name, body, id=named, retry=retry)
-
-
-def _part(epoch: str, id: str | None) -> str:
-    """Return a feed's part of a joined id, given the feed's own id."""
-    if id is None:
-        return ""
-    match = _PART.fullmatch(id)
-    if match is not None and match[1] == epoch and match[2]:
-        return id
-    return f"{epoch}!{id.replace('%', '%25').replace(_SEPARATOR, '%7E')}"
-
-
-def _split(after: str | None, feeds: Sequence[Feed]) -> list[str | None]:
-    """Return, for each feed, the last id that a client saw in it, or None if it saw none."""
-    if after is None:
-        return [None] * len(feeds)
-    seen: dict[str, str] = {}
-    strangers = False
-    epochs = {feed.epoch for feed in feeds}
-    for part in after.split(_SEPARATOR):
-        match = _PART.fullmatch(part)
-        if match is not None and match[1] in epochs:
-            seen[match[1]] = part if match[2] else unquote(match[3])
-        elif part:
-            strangers = True
-    # If a topic is missing in the id, the client has seen nothing of it; unless the id names a
-    # topic that no longer exists: this topic may have been that one.
-    return [seen.get(feed.epoch, after if strangers else None) for feed in feeds]

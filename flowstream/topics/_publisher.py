@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 import trio
 
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import outside_event_loop, unencodable
-from flowstream._event import Event
+from flowstream._event import Event, copied
 from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Encoder, Policy
 from flowstream.encoders import SSE
-from flowstream.sources._feed import Ending, Feed, Subscriber, Terms
+from flowstream.ids._event_id import is_ours
+from flowstream.ids._joined_id import Place, name_tag
+from flowstream.sources._feed import Ending, Feed, SingleFeed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._cursor import Cursor
 from flowstream.topics._fanout import Fanout
@@ -39,12 +42,16 @@ _EVENT_IN_EVENT = (
 # The most bytes that a new id adds to an event's encoding.
 _ID_BYTES = 64
 
+# Characters of a name in the log: a client may have sent it.
+_NAME_LENGTH = 100
 
-class Publisher(Feed):
+
+class Publisher(SingleFeed):
     """A history and its subscribers: the feed of a topic or a run.
 
     Args:
-        name: for errors.
+        kind: what it publishes for, ``topic`` or ``run``.
+        key: what that is known by among its kind.
         replay: how much of the past is kept.
         changed: called with ``join`` and ``leave``.
         policy: what happens when a client's buffer is full, unless its stream says otherwise.
@@ -61,14 +68,16 @@ class Publisher(Feed):
 
     def __init__(
         self,
-        name: str,
+        kind: Literal["topic", "run"],
+        key: object,
         replay: Replay,
         changed: Callable[[str], None],
         *,
         policy: Policy = Feed.policy,
         from_beginning: bool = False,
     ) -> None:
-        self._name = name
+        self._kind = kind
+        self._key = key
         self.policy = policy
         self._from_beginning = from_beginning
         self.history: History = History(replay, clock.current_time)
@@ -125,7 +134,7 @@ class Publisher(Feed):
 
     def _commit(self, event: Event, *, nowait: bool = False) -> Published:
         if self.ending is not None:
-            raise trio.ClosedResourceError(f"{self._name} takes no more events")
+            raise trio.ClosedResourceError(f"{self.name} takes no more events")
         history = self.history
         hash(event.key)  # first of all: `LatestByKey` needs it
         try:
@@ -134,7 +143,7 @@ class Publisher(Feed):
         except RuntimeError:
             if trio.lowlevel.in_trio_run():
                 raise
-            raise outside_event_loop(self._name, used=self.token is not None) from None
+            raise outside_event_loop(self.name, used=self.token is not None) from None
         encoder = self.fanout.encoder or _DEFAULT_ENCODER
         try:
             published.encoded(encoder)
@@ -193,11 +202,25 @@ class Publisher(Feed):
         return cursor
 
     @property
-    def epoch(self) -> str:
-        """The beginning of the ids that it makes."""
-        return self.history.epoch
+    def name(self) -> str:
+        """What it publishes for, for the log and for errors."""
+        text = repr(self._key)
+        if len(text) > _NAME_LENGTH:
+            text = f"{text[:_NAME_LENGTH]}..."
+        return f"the {self._kind} {text}"
 
-    def beside(self, others: Sequence[Feed]) -> Feed:
+    @property
+    def origin(self) -> Publisher:
+        """Itself."""
+        return self
+
+    @property
+    def place(self) -> Place:
+        """How it is known in the joined id of several feeds."""
+        key = self._key if isinstance(self._key, str) else repr(self._key)
+        return Place(name_tag(self._kind, key), self.history.epoch)
+
+    def beside(self, others: Sequence[SingleFeed]) -> Feed:
         """Return a feed of this one and `others`, for one connection."""
         return Joined([self, *others])
 
@@ -244,3 +267,13 @@ class Publisher(Feed):
         self.ending = (reason, None, detail)
         for member in self.fanout.members():
             member.subscriber.close(reason, detail)
+
+
+def fed(item: Any) -> Event:
+    """Return the event for an item of a source, to be published; the item stays unchanged.
+
+    If it comes from another topic or run, its id says where it is there. So it gets a new one.
+    """
+    if not isinstance(item, Event):
+        return Event(item)
+    return copied(item, id=None if item.id is not None and is_ours(item.id) else item.id)

@@ -120,7 +120,7 @@ class Topic(HasFeed):
         check_positive("snapshot_timeout", snapshot_timeout, unit="seconds")
         self.name = name
         self._snapshot_timeout = snapshot_timeout
-        self._publisher = Publisher(f"the topic {name!r}", replay, self._count_changed)
+        self._publisher = Publisher("topic", name, replay, self._count_changed)
         self._publisher.snapshots = self._make_snapshots(snapshot)
         self._presence = presence
         self._feeders = Feeders(name, self._publisher)
@@ -146,8 +146,9 @@ class Topic(HasFeed):
         Args:
             data: the item. It is not copied: don't change it afterwards.
             type: the event's name.
-            id: the app's own id; by default ``epoch.number``. If you use one twice, it means the
-                first event with it that is still kept.
+            id: the app's own id. By default the event gets one, such as ``1lgppmf8l75.d1042``; such
+                ids sort as the events do. If you use an id twice, it means the first event with it
+                that is still kept.
             key: what the event is about, for `Conflate` and `LatestByKey`.
             essential: no policy drops it. A subscriber whose buffer is full of essential events
                 is disconnected with `slow_consumer`.
@@ -160,8 +161,8 @@ class Topic(HasFeed):
                 Nothing is published. If only some formats can, the streams of the others end
                 with `error`.
             trio.ClosedResourceError: the topic is closed.
-            TypeError, ValueError: `type` or `id` can't stand in an event, `id` is empty or of
-                the kind that flowstream makes itself, or `key` can't be hashed.
+            TypeError, ValueError: `type` or `id` can't stand in an event, `id` is empty, longer
+                than 2,048 characters or in the form of flowstream's own, or `key` can't be hashed.
         """
         event = Event(data, type=type, id=id, key=key, essential=essential)
         return await self._publisher.publish(event)
@@ -240,11 +241,12 @@ class Topic(HasFeed):
         it when the app starts: in Quart's ``before_serving``, or inside
         ``flowstream.starlette.lifespan``. If it fails, nothing else is disturbed.
 
-        **Emits** each item; an `Event` keeps its type, key and id. **Backpressures** as `publish`
-        does. **Completes** when the source ends, when the topic is closed, when the app shuts
-        down, or by `Feeder.stop`. When the source fails, the log has the traceback, and the
-        source runs again after a wait. An item that can't be published, or that the source
-        rejects (`Outlet.reject`), is left out. `statistics` counts both.
+        **Emits** each item; an `Event` keeps its type, key and id, but gets a new id if it is an
+        event of another topic or run. **Backpressures** as `publish` does. **Completes** when the
+        source ends, when the topic is closed, when the app shuts down, or by `Feeder.stop`. When
+        the source fails, the log has the traceback, and the source runs again after a wait. An item
+        that can't be published, or that the source rejects (`Outlet.reject`), is left out.
+        `statistics` counts both.
 
         Args:
             source: a generator function, a producer function, or a function without arguments
@@ -296,8 +298,12 @@ class Topic(HasFeed):
 
     @property
     def epoch(self) -> str:
-        """What the ids that it makes begin with; drawn when it is made."""
-        return self._publisher.epoch
+        """What the ids that it makes begin with; drawn when it is made.
+
+        Those of topics made later in this process sort behind it. In another process one may be
+        equal, so don't take it for the topic's name.
+        """
+        return self._publisher.history.epoch
 
     @property
     def _feed(self) -> Publisher:

@@ -32,7 +32,7 @@ from flowstream._closing import CloseReason
 from flowstream._errors import FlowstreamError, PublicError
 from flowstream.abc import Encoder
 from flowstream.limits import check_count, check_positive
-from flowstream.sources._feed import Feed, FeedCursor, Feeds, Subscriber, Terms
+from flowstream.sources._feed import Feed, FeedCursor, Feeds, Origin, SingleFeed, Subscriber, Terms
 from flowstream.tasks._timers import Timer, start_timer
 from flowstream.topics._joined import Joined
 from flowstream.topics.topic import Topic
@@ -296,7 +296,7 @@ class Topics(Feeds):
         self._forgotten += 1
 
 
-class _Grant(Feed):
+class _Grant(SingleFeed):
     """One client's leave to subscribe to a topic, and what can end that."""
 
     def __init__(self, topics: Topics, name: str, request: Any) -> None:
@@ -352,10 +352,10 @@ class _Grant(Feed):
         return len(self._subscribers)
 
     @property
-    def epoch(self) -> str:
-        """That of the topic."""
-        return self.topic().epoch
+    def origin(self) -> Origin:
+        """That of the topic, which is made if there is none."""
+        return self.topic()._feed.origin
 
-    def beside(self, others: Sequence[Feed]) -> Feed:
+    def beside(self, others: Sequence[SingleFeed]) -> Feed:
         """Return a feed of this one and `others`."""
         return Joined([self, *others])

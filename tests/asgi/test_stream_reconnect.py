@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowstream import NDJSON, SSE, Limits, PublicError, csv, ndjson, raw, sse, stream
-from flowstream.asgi._request import is_final, last_event_id
+from flowstream.asgi._request import last_event_id
 from flowstream.asgi._writer import jittered
+from flowstream.ids._event_id import MAX_ID_LENGTH, is_final
 from flowstream.testing import collect, open_stream
 
 
@@ -93,7 +94,7 @@ async def test_the_header_wins_over_the_query(autojump_clock):
 @given(st.binary(max_size=3000), st.binary(max_size=3000))
 @settings(deadline=None)
 def test_an_id_of_any_bytes_never_raises(header, query):
-    """Malformed, huge or not UTF-8: an id is at most 1024 characters, and no error."""
+    """Malformed, huge or not UTF-8: an id has a bounded length, and no error."""
     for scope in (
         {"headers": [(b"last-event-id", header)], "query_string": query},
         {"headers": [], "query_string": b"lastEventId=" + query},
@@ -101,7 +102,7 @@ def test_an_id_of_any_bytes_never_raises(header, query):
         {},
     ):
         found = last_event_id(scope)
-        assert found is None or 0 < len(found) <= 1024
+        assert found is None or 0 < len(found) <= MAX_ID_LENGTH
         if found is not None:
             is_final(found)
 

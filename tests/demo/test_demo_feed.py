@@ -101,10 +101,12 @@ async def test_who_resumes_is_owed_what_is_replayed_too():
     feed.published = 1000
     epoch = feed.topic.epoch
     assert feed.position(None) == 1000
-    assert feed.position(f"{epoch}.900") == 900
-    assert feed.position(f"{epoch}.1") == 1000
-    for strange in ("other.900", f"{epoch}.2000", f"{epoch}.x", f"{epoch}.", "900"):
+    assert feed.position(f"{epoch}.c900") == 900
+    assert feed.position(f"{epoch}.a1") == 1000
+    for strange in ("other.c900", "0123abcd.900", "", "900"):
         assert feed.position(strange) == 1000
+    for offset in ("d2000", "900", "d900", "c0900", "x", "lost", ""):
+        assert feed.position(f"{epoch}.{offset}") == 1000
 
 
 def test_no_client_can_hold_the_publisher():

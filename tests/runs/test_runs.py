@@ -247,7 +247,7 @@ async def test_a_client_with_a_strangers_id_gets_a_gap_and_everything(flow, auto
     """What it saw was not of this run: it is told, and nothing of this one is held back."""
     run = Runs().start("chat", Counter(3))
     await trio.sleep(2.5)
-    for id in ("0123abcd.2", "nonsense", f"{run.epoch}.77"):
+    for id in ("0123abcd.2", "1lgppmf8l75.a2", "nonsense", f"{run.epoch}.b77"):
         async with open_stream(sse(run), headers={"last-event-id": id}) as client:
             gap = await client.next_event()
             assert json.loads(gap.data) == {"missed": None, "after": None, "before": None}
@@ -529,13 +529,26 @@ async def test_an_events_envelope_is_kept(flow, autojump_clock):
     assert own.id is None
 
 
+async def test_a_run_that_reads_a_topic(flow, autojump_clock):
+    """The topic's events get ids of the run, by which its clients come back."""
+    topic = Topic("news")
+    run = Runs().start("chat", topic.subscribe())
+    await trio.sleep(1)
+    for number in range(3):
+        await topic.publish(str(number))
+    await topic.aclose()
+    assert await run.wait() is CloseReason.COMPLETED
+    async with open_stream(sse(run), headers={"last-event-id": f"{run.epoch}.a1"}) as client:
+        assert await read(client, 2) == ["1", "2"]
+
+
 async def test_ndjson_clients_attach_too(flow, autojump_clock):
     """Other formats read the same run; events bear ids, so that they can be resumed."""
     run = Runs().start("chat", Counter(2))
     answer = await collect(ndjson(run))
     lines = [json.loads(line) for line in answer.body.splitlines() if line]
     assert [line["data"] for line in lines] == ["1", "2", {"reason": "completed"}]
-    assert [line["id"] for line in lines[:2]] == [f"{run.epoch}.1", f"{run.epoch}.2"]
+    assert [line["id"] for line in lines[:2]] == [f"{run.epoch}.a1", f"{run.epoch}.a2"]
 
 
 async def test_any_source_can_be_run(flow, autojump_clock):

@@ -27,6 +27,7 @@ from flowstream import (
     ndjson,
     sse,
 )
+from flowstream.ids._event_id import event_id, parse_event_id
 from flowstream.quart import Flowstream
 from flowstream.testing import EndOfBody, open_stream
 
@@ -100,7 +101,7 @@ class Reader:
 
     async def connect(self):
         self.connections += 1
-        self.at = 0 if self.last_id is None else int(self.last_id.partition(".")[2])
+        self.at = 0 if self.last_id is None else parse_event_id(self.last_id)[1]
         make = self.random.choice([sse, sse, ndjson])
         policy = self.random.choice(
             [None, None, None, DropOldest(), Sample(every=3), Block(timeout=1.0), Conflate()]
@@ -154,7 +155,7 @@ class Reader:
             self.due += 1
             self.last_id = id if id is not None else self.last_id
         else:
-            assert id == f"{self.run.epoch}.{number}"
+            assert id == event_id(self.run.epoch, number)
             assert number == self.at + 1, f"{number} where {self.at + 1} was due"
             self.at = number
             self.last_id = id

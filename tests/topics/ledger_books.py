@@ -12,6 +12,7 @@ from collections import deque
 from contextvars import ContextVar
 
 from flowstream import Topic
+from flowstream.ids._event_id import parse_event_id
 
 FILTERS = {
     None: None,
@@ -61,9 +62,9 @@ class Books:
     def locate(self, id):
         """Return the number of the event that a client has seen last, or None."""
         found = self.by_id.get(id)
-        epoch, _, position = id.partition(".")
-        if found is None and epoch == self.epoch and int(position) <= self.head:
-            return int(position)  # not an event's: that of a snapshot
+        epoch, number = parse_event_id(id) or ("", 0)
+        if found is None and epoch == self.epoch and number <= self.head:
+            return number  # not an event's: that of a snapshot
         return found
 
     def latest(self, number):

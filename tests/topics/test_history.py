@@ -81,7 +81,7 @@ def test_what_waits_to_be_delivered_has_a_bound(monkeypatch):
     assert kept(history) == [1101]
 
 
-@given(st.text() | st.from_regex(r"\A[0-9a-f]{0,12}\.[0-9]{0,30}\Z"))
+@given(st.text() | st.from_regex(r"\A[0-9a-v]{0,16}\.[a-s]?[0-9]{0,30}\Z"))
 def test_any_id_that_a_client_may_send_is_located(id):
     """Anything gives a position that replay can start from, or is missing; nothing raises."""
     history = History(Replay(items=3), Clock())
@@ -90,7 +90,7 @@ def test_any_id_that_a_client_may_send_is_located(id):
         history.delivered = history.head
     found = history.locate(id)
     if not isinstance(found, Missing):
-        assert id in ("own2", "own3", "own4", "own5", *(f"{history.epoch}.{n}" for n in (3, 4, 5)))
+        assert id in ("own2", "own3", "own4", "own5", *(f"{history.epoch}.a{n}" for n in (3, 4, 5)))
         history.after(found, 10)
 
 
@@ -102,12 +102,43 @@ def test_each_id_of_its_own_is_located():
         history.delivered = history.head
     history.trim()
     epoch = history.epoch
-    for number in range(4):
-        assert history.locate(f"{epoch}.{number}") == Missing(8 - number) or number == 4
-    assert [history.locate(f"{epoch}.{number}") for number in (5, 6, 7, 8)] == [5, 6, 7, 8]
-    assert history.locate(f"{epoch}.9") == Missing(None)
-    assert history.locate(f"{epoch}.08") == Missing(None)
-    assert history.locate("00000000.5" if epoch != "00000000" else "1.5") == Missing(None)
+    assert [history.locate(f"{epoch}.a{n}") for n in range(5)] == [Missing(8 - n) for n in range(5)]
+    assert [history.locate(f"{epoch}.a{number}") for number in (5, 6, 7, 8)] == [5, 6, 7, 8]
+    for strange in ("a9", "8", "08", "b08", "b8", "a8 ", "lost", "end", ""):
+        assert history.locate(f"{epoch}.{strange}") == Missing(None)
+    assert history.locate("00000000000.a5") == Missing(None)
+    assert history.locate(f"{epoch}0.a5") == Missing(None)
+    assert history.locate("00000000.5") == Missing(None)
+
+
+@given(st.lists(st.integers(0, 13), min_size=1, max_size=3), st.integers(0, 40))
+def test_sorted_ids_are_in_the_order_of_publishing(digits, more):
+    """Across all borders between counts of digits, and from one history to the next."""
+    ids = []
+    for count in digits:
+        history = History(Replay(items=3), Clock())
+        history.head = 10**count - 1 - min(more, 10**count - 1)  # as if so many had been published
+        history.first = history.head + 1
+        for _ in range(2 * more + 3):
+            ids.append(publish(history).id)
+            history.delivered = history.head
+            assert history.locate(ids[-1]) == history.head
+    assert sorted(ids) == ids
+    assert len(set(ids)) == len(ids)
+
+
+def test_an_id_of_the_apps_own_that_is_too_long_to_be_asked_for_is_not_looked_up():
+    """Beyond the bound nothing is hashed or searched, whoever asks."""
+
+    class Never(str):
+        __slots__ = ()
+
+        def __hash__(self):
+            raise AssertionError
+
+    history = History(Replay(), Clock())
+    publish(history)
+    assert history.locate(Never("x" * 2049)) == Missing(None)
 
 
 def test_an_id_that_is_used_again_stands_for_the_first_event_that_is_kept():
@@ -133,11 +164,14 @@ def test_an_id_that_is_used_again_stands_for_the_first_event_that_is_kept():
     assert not history._repeats
 
 
-@pytest.mark.parametrize("id", ["", "week.end", "0123.failed", "EPOCH.3"])
+@pytest.mark.parametrize(
+    "id",
+    ["", "week.end", "0123.failed", "EPOCH.a3", "EPOCH.lost", "1lgppmf8l75.d1042", "x" * 2049],
+)
 def test_an_id_that_a_client_could_not_come_back_with_is_refused(id):
-    """Empty, or that of a stream's last event, or one that another event has by itself."""
+    """Empty, too long, that of a stream's last event, or of flowstream's own form in any epoch."""
     history = History(Replay(), Clock())
-    with pytest.raises(ValueError, match=" id "):
+    with pytest.raises(ValueError, match=r"\bid "):
         history.make(Event("x", id=id.replace("EPOCH", history.epoch)))
     assert history.head == 0
 
@@ -217,9 +251,9 @@ def test_what_stands_for_a_position_is_the_id_of_its_event():
     for id in ("one", None, "three"):
         publish(history, id=id)
     assert [history.id_of(number) for number in range(5)] == [
-        f"{history.epoch}.0",
+        f"{history.epoch}.a0",
         "one",
-        f"{history.epoch}.2",
+        f"{history.epoch}.a2",
         "three",
-        f"{history.epoch}.4",
+        f"{history.epoch}.a4",
     ]

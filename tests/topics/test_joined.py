@@ -23,6 +23,7 @@ from flowstream import (
     sse,
 )
 from flowstream.decoders import SSEDecoder
+from flowstream.ids._event_id import MAX_ID_LENGTH
 from flowstream.testing import open_stream
 
 
@@ -72,16 +73,68 @@ async def test_ids_of_the_apps_own():
 
 
 async def test_a_topic_that_mirrors_another():
-    """A topic that passes on the events of another under their ids is not taken for it."""
+    """One that passes on another's events under ids made of theirs is not taken for it."""
     a, b = Topic("a"), Topic("b")
     async with open_stream(sse([a, b])) as client:
         await wait_all_tasks_blocked()
         ids = [await a.publish(f"a{n}") for n in range(3)]
-        await b.publish("b0", id=ids[0])
+        with pytest.raises(ValueError, match="leave `id` out"):
+            await b.publish("b0", id=ids[0])
+        await b.publish("b0", id=f"from-{ids[0]}")
         seen = await read_some(client, 4)
-        await b.publish("b1", id=ids[1])
+        await b.publish("b1", id=f"from-{ids[1]}")
     async with open_stream(sse([b, a]), headers=resuming(seen[-1].id)) as client:
         assert (await client.next_event()).data == "b1"
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "a")])
+async def test_topics_of_one_epoch_or_one_name(names):
+    """They stay two topics; where an id can't tell them apart, each client gets gaps."""
+    a, b = (Topic(name) for name in names)
+    b._publisher.history.epoch = a.epoch
+    async with open_stream(sse([a, b])) as client:
+        await wait_all_tasks_blocked()
+        await a.publish("a0")
+        await b.publish("b0")
+        await b.publish("b1")
+        seen = await read_some(client, 3)
+    assert [event.data for event in seen] == ["a0", "b0", "b1"]
+    await a.publish("a1")
+    async with open_stream(sse([b, a]), headers=resuming(seen[1].id)) as client:
+        if names == ("a", "b"):
+            assert {event.data for event in await read_some(client, 2)} == {"a1", "b1"}
+        else:
+            gaps = await read_some(client, 2)
+            assert [json.loads(gap.data)["missed"] for gap in gaps] == [None, None]
+
+
+async def test_topics_of_one_name_are_resumed_each_where_it_was():
+    """Their epochs tell them apart, in any order."""
+    a, b = Topic("room"), Topic("room")
+    async with open_stream(sse([a, b])) as client:
+        await wait_all_tasks_blocked()
+        await a.publish("a0")
+        await b.publish("b0")
+        id = (await read_some(client, 2))[-1].id
+    await a.publish("a1")
+    await b.publish("b1")
+    async with open_stream(sse([b, a]), headers=resuming(id)) as client:
+        assert {event.data for event in await read_some(client, 2)} == {"a1", "b1"}
+
+
+async def test_an_id_of_the_apps_own_outlives_its_topic():
+    """It means what the app says, in a list as alone: a topic that has it goes on behind it."""
+    a, b = Topic("a"), Topic("b")
+    async with open_stream(sse([a, b])) as client:
+        await wait_all_tasks_blocked()
+        await a.publish("a7", id="7")
+        await b.publish("b0")
+        id = (await read_some(client, 2))[-1].id
+    anew = Topic("a")
+    for number in (6, 7, 8):
+        await anew.publish(f"a{number}", id=str(number))
+    async with open_stream(sse([anew, b]), headers=resuming(id)) as client:
+        assert (await client.next_event()).data == "a8"
 
 
 async def test_a_topic_that_was_restarted():
@@ -118,13 +171,19 @@ async def test_a_topic_that_was_added():
 
 
 @pytest.mark.parametrize(
-    "id", ["x", "~", "~~~", "!", "0.1~0.1", "a!b~", "é~\n", "%", "1.end~2.end"]
+    "id",
+    [
+        *("x", "~", "~~~", "!", "0.1~0.1", "a!b~", "é~\n", "%", "1.end~2.end", ":", "a:", ":a"),
+        *("TAG:", "TAG:%", "TAG:EPOCH.1", "TAG:EPOCH.a1~TAG:EPOCH.a1", "TAG:EPOCH.b99"),
+        *("5c374e83.1~0a1b2c3d.0", "EPOCH.a1", "~EPOCH.a0"),
+    ],
 )
 async def test_any_id_is_met_with_a_gap_or_as_new(id):
     """Whatever a client sends, it gets what comes from now on, and is not sent everything."""
     a, b = Topic("a"), Topic("b")
     await a.publish("old")
-    async with open_stream(sse([a, b]), headers=[(b"last-event-id", id.encode())]) as client:
+    sent = id.replace("TAG", a._feed.place.tag).replace("EPOCH", a.epoch)
+    async with open_stream(sse([a, b]), headers=[(b"last-event-id", sent.encode())]) as client:
         await wait_all_tasks_blocked()
         await b.publish("new")
         got = [await client.next_event()]
@@ -139,11 +198,12 @@ async def test_an_id_that_is_too_long_to_be_kept():
     a, b = Topic("a"), Topic("b")
     for number in range(1000):
         await b.publish(number)
-    # The part of b is cut behind "9": as a number that would be event 9.
-    part = f"~{b.epoch}.999"
-    own = "x" * (1024 - len(part) + 2 - len(a.epoch) - 1)
-    long = f"{a.epoch}!{own}{part}"
-    assert long[:1024].endswith(".9")
+    # The part of b is cut behind its epoch and "c99": with the next digit it would be read.
+    part = f"~{b._feed.place.tag}:{b.epoch}.c999"
+    start = f"{a._feed.place.tag}:"
+    own = "x" * (MAX_ID_LENGTH - len(part) + 1 - len(start))
+    long = f"{start}{own}{part}"
+    assert long[:MAX_ID_LENGTH].endswith(".c99")
     async with open_stream(sse([a, b]), headers=resuming(long)) as client:
         await wait_all_tasks_blocked()
         await a.publish("new")
@@ -326,7 +386,7 @@ async def test_on_real_sockets_with_clients_that_come_and_go(server):
                         id = event.id
             await trio.aclose_forcefully(stream)
 
-    start = "~".join(f"{topic.epoch}.0" for topic in topics)
+    start = "~".join(f"{topic._feed.place.tag}:{topic.epoch}.a0" for topic in topics)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             for number, got in enumerate(seen):
@@ -349,7 +409,9 @@ class World:
         self.random = random.Random(seed)
         self.heads = {"a": 0, "b": 0, "c": 0}
         self.topics = {}
-        self.numbers = {}  # epoch: (topic, {own id: number})
+        self.own = {}  # name: {own id: number}
+        self.names = {}  # tag: name
+        self.serial = 0
         for name in self.heads:
             self.restart(name)
         # Snapshot and replay differ; c has ids of its own.
@@ -359,7 +421,8 @@ class World:
         replay = Replay(items=self.random.choice([0, 3, 50]))
         snapshot = self.state if name == "b" else None
         self.topics[name] = topic = Topic(name, replay=replay, snapshot=snapshot)
-        self.numbers[topic.epoch] = (topic, {})
+        self.own[name] = {}
+        self.names[topic._feed.place.tag] = name
         self.heads[name] = 0
 
     async def state(self):
@@ -371,27 +434,27 @@ class World:
         topic = self.topics[name]
         self.heads[name] += 1
         number = self.heads[name]
-        id = f"{number % 4}~{number}%" if name == "c" else None
-        self.numbers[topic.epoch][1][id] = number
+        self.serial += 1  # so that a restarted topic uses no id again
+        id = f"{number % 4}~{self.serial}%" if name == "c" else None
+        self.own[name][id] = number
         await topic.publish({"t": name, "n": number}, id=id, key=number % 3)
 
     def claims(self, id):
         """Return what `id` says of each topic: a number; None for "new"; -1 for "don't know"."""
         found = dict.fromkeys(self.topics)
-        strangers = False
         for part in (id or "").split("~"):
-            epoch = part.partition("!")[0].partition(".")[0]
-            topic, own = self.numbers.get(epoch, (None, {}))
-            if topic is None or self.topics[topic.name] is not topic:
-                strangers = strangers or bool(part)
-            elif "!" in part:
-                text = part.partition("!")[2].replace("%7E", "~").replace("%25", "%")
-                found[topic.name] = own[text]
+            if not part:
+                continue
+            tag, _, text = part.partition(":")
+            name = self.names[tag]
+            text = text.replace("%7E", "~").replace("%25", "%")
+            epoch, _, offset = text.partition(".")
+            if text in self.own[name]:
+                found[name] = self.own[name][text]
+            elif epoch == self.topics[name].epoch and offset != "lost":
+                found[name] = int(offset[1:])
             else:
-                number = part.partition(".")[2]
-                found[topic.name] = int(number) if number.isdigit() else -1
-        if strangers:
-            found = {name: -1 if claim is None else claim for name, claim in found.items()}
+                found[name] = -1
         return found
 
     async def connect(self, policy, ordered):

@@ -21,6 +21,7 @@ from flowstream import (
     stream,
 )
 from flowstream.encoders import Frames, JSONSequence
+from flowstream.ids._event_id import event_id
 from flowstream.testing import open_stream
 from flowstream.topics._snapshots import _MAX_FORMATS, KeptByKey
 
@@ -132,7 +133,7 @@ async def test_the_bytes_are_those_of_the_list(encoder, controls, autojump_clock
     for number, value in enumerate(VALUES):
         await topic.publish(value, key=f"k{number}")
     body = [{"key": f"k{number}", "data": value} for number, value in enumerate(VALUES)]
-    id = f"{topic.epoch}.{len(VALUES)}"
+    id = event_id(topic.epoch, len(VALUES))
     if controls:
         expected = encoder.control("snapshot", body, id=id)
     else:

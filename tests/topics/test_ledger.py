@@ -186,8 +186,9 @@ class Client:
         elif what == "rewind" and self.ids:
             self.connect(self.ids[-min(amount, len(self.ids))])
         elif what == "stranger":
-            future = f"{self.world.topic.epoch}.999999"
-            self.connect(self.random.choice(["0123abcd.5", "nonsense", "1.2.3", "é", future]))
+            future = f"{self.world.topic.epoch}.f999999"
+            former = ["0123abcd.5", "1lgppmf8l75.a5"]
+            self.connect(self.random.choice([*former, "nonsense", "1.2.3", "é", future]))
         if self.connection is not None and self.credits >= 1:
             self.connection.moved.unpark_all()
 

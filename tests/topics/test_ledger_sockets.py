@@ -15,6 +15,8 @@ import pytest
 import trio
 from ledger_books import parse_sse
 
+from flowstream.ids._event_id import parse_event_id
+
 pytestmark = pytest.mark.chaos
 
 SOURCE = """
@@ -69,9 +71,8 @@ class Place:
         """A connection begins with this id."""
         self.connections += 1
         self.came_with = last_id
-        epoch, _, number = (last_id or "").partition(".")
-        self.epoch = epoch
-        self.due = int(number) + 1 if number.isdecimal() else None
+        self.epoch, number = parse_event_id(last_id or "") or ("", None)
+        self.due = None if number is None else number + 1
         self.announced = last_id is None  # a new client is told of no gap
         self.fresh = True
 
@@ -94,8 +95,9 @@ class Place:
                     self.due += gap["missed"]
         elif kind == "message":
             number = int(text.partition(" ")[0])
-            epoch = id.partition(".")[0]
-            assert id == f"{epoch}.{number}"
+            epoch, found = parse_event_id(id)
+            assert found == number
+            assert self.last_id is None or epoch != self.epoch or id > self.last_id
             if self.due is None:
                 assert self.announced, "an event in front of the gap that was due"
             else:
@@ -115,7 +117,8 @@ async def be_a_client(place, url, until):
     while place.final is None:
         last_id = place.last_id
         if choose.random() < 0.1:
-            last_id = choose.choice(["deadbeef.3", "nonsense", f"{last_id}9999999"])
+            future = f"{(last_id or '').partition('.')[0]}.g9999999"
+            last_id = choose.choice(["deadbeef.3", "1lgppmf8l75.a3", "nonsense", future])
         place.begin(last_id)
         leave_at = trio.current_time() + choose.choice([0.1, 0.4, 1.5])
         if trio.current_time() > until:

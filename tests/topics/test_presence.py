@@ -11,7 +11,7 @@ from flowstream.testing import collect, open_stream
 async def told(who):
     """Return what was told so far, as (type, subscribers)."""
     await wait_all_tasks_blocked()
-    async with who.subscribe(after=f"{who.epoch}.0") as events:
+    async with who.subscribe(after=f"{who.epoch}.a0") as events:
         found = []
         with trio.move_on_after(0.001):
             async for event in events:

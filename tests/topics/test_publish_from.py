@@ -214,6 +214,20 @@ async def test_the_envelope_of_an_event_is_kept(flow, autojump_clock):
         assert (await anext(events)).data == "x"
 
 
+async def test_a_topic_can_be_fed_from_another(flow, autojump_clock):
+    """Another topic's events get ids of this one, and an app's own ids stay; none is a bad item."""
+    first, second = Topic("first"), Topic("second")
+    async with second.subscribe() as events:
+        second.publish_from(first.subscribe)
+        await trio.testing.wait_all_tasks_blocked()
+        given = [await first.publish("a"), await first.publish("b", id="own")]
+        got = [await anext(events) for _ in range(2)]
+    assert [event.data for event in got] == ["a", "b"]
+    assert given == [f"{first.epoch}.a1", "own"]
+    assert [event.id for event in got] == [f"{second.epoch}.a1", "own"]
+    assert second.statistics().bad_items == 0
+
+
 @pytest.mark.parametrize("how", ["async", "sync", "list", "returned", "set"])
 async def test_what_can_be_made_again_is_taken(flow, how):
     """Functions, uncalled, and what can be iterated again; who ends well is not begun anew."""

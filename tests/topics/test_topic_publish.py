@@ -23,6 +23,7 @@ from flowstream import (
     sse,
 )
 from flowstream._clock import clock
+from flowstream.ids._event_id import event_id
 from flowstream.testing import open_stream
 from flowstream.topics._subscription import SlowConsumerError
 
@@ -45,7 +46,7 @@ async def test_it_is_published_at_once_and_delivered_in_order(autojump_clock):
         for who in "abc":
             nursery.start_soon(publish, who)
         got = [await events.__anext__() for _ in range(60)]
-    assert [event.id for event in got] == [f"{topic.epoch}.{n}" for n in range(1, 61)]
+    assert [event.id for event in got] == [event_id(topic.epoch, n) for n in range(1, 61)]
     for who in "abc":
         assert [e.data for e in got if e.data[0] == who] == [f"{who}{n}" for n in range(20)]
 
@@ -61,7 +62,7 @@ async def test_nowait_would_block_with_nothing_committed(autojump_clock):
         assert topic.statistics().published == 2
         assert (await events.__anext__()).data == "a"
         assert (await events.__anext__()).data == "b"
-        assert topic.publish_nowait("d") == f"{topic.epoch}.3"
+        assert topic.publish_nowait("d") == f"{topic.epoch}.a3"
         assert (await events.__anext__()).data == "d"
 
 
@@ -470,7 +471,7 @@ async def test_a_program_that_is_behind_gets_the_newest_of_a_key_without_an_id()
     topic = Topic("t")
     async with topic.subscribe(policy=Conflate()) as events:
         await topic.publish(0, key="a")
-        assert (await events.__anext__()).id == f"{topic.epoch}.1"
+        assert (await events.__anext__()).id == f"{topic.epoch}.a1"
         for key, data in (("a", 1), ("b", 2), ("a", 3)):
             await topic.publish(data, key=key)
         got = [await events.__anext__() for _ in range(3)]

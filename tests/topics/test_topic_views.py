@@ -205,7 +205,7 @@ async def test_a_subscription_is_a_source():
         async with open_stream(sse(events), headers=headers) as client:
             event = await client.next_event()
             assert event.data == "2"
-            assert event.id == f"{topic.epoch}.2"
+            assert event.id == f"{topic.epoch}.a2"
 
 
 async def test_a_subscription_that_is_too_slow(autojump_clock):
