@@ -3,7 +3,8 @@
 The bytes of a stream depend on its source and its client, on the time, and on chance: the ids of
 its events, and the jitter of heartbeats, retries and reconnects. All code outside the server and
 the demo asks `clock` for the time, `chance` for random numbers and `stamps` for both together. So a
-test can replace all of them by a simulation, and the same seed gives the same bytes (`flowstream.testing.simulated`).
+test can replace all of them by a simulation, and the same seed gives the same bytes
+(`flowstream.testing.simulated`).
 
 Only this module asks for Trio's clock, which `trio.run` is given. It imports Trio when that clock
 is first needed, because encoders have no I/O and need a date and an id at most.
@@ -115,8 +116,8 @@ def simulation(seed: int) -> Iterator[None]:
     """Replace `clock` and `chance` by a simulation, in this process, while the context is open.
 
     All random values follow from `seed`. Our own code takes no time. Dates begin on the first day
-    of 2000 and follow the clock that `trio.run` is given. Stamps begin anew. Use what you make in the simulation only
-    there.
+    of 2000 and follow the clock that `trio.run` is given. Stamps begin anew. Use what
+    you make in the simulation only there.
     """
     dice = random.Random(seed)
     machine = clock.perf_counter, clock.wall_time, chance.uniform, chance.token_bytes

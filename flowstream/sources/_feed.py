@@ -206,7 +206,7 @@ class Feeds:
     _one: str
 
 
-class Origin(Protocol):
+class FeedOrigin(Protocol):
     """What makes the ids of a feed's events. Feeds with the same one have the same events."""
 
     @property
@@ -237,7 +237,7 @@ class SingleFeed(Feed):
 
     @property
     @abc.abstractmethod
-    def origin(self) -> Origin:
+    def origin(self) -> FeedOrigin:
         """What makes its ids. Only this tells feeds apart: their names and epochs may be equal."""
 
     @abc.abstractmethod

@@ -32,7 +32,15 @@ from flowstream._closing import CloseReason
 from flowstream._errors import FlowstreamError, PublicError
 from flowstream.abc import Encoder
 from flowstream.limits import check_count, check_positive
-from flowstream.sources._feed import Feed, FeedCursor, Feeds, Origin, SingleFeed, Subscriber, Terms
+from flowstream.sources._feed import (
+    Feed,
+    FeedCursor,
+    FeedOrigin,
+    Feeds,
+    SingleFeed,
+    Subscriber,
+    Terms,
+)
 from flowstream.tasks._timers import Timer, start_timer
 from flowstream.topics._joined import Joined
 from flowstream.topics.topic import Topic
@@ -352,7 +360,7 @@ class _Grant(SingleFeed):
         return len(self._subscribers)
 
     @property
-    def origin(self) -> Origin:
+    def origin(self) -> FeedOrigin:
         """That of the topic, which is made if there is none."""
         return self.topic()._feed.origin
 

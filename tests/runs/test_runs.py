@@ -228,7 +228,7 @@ async def test_a_failure_in_a_nursery_is_public_all_the_same(flow, autojump_cloc
         assert await rest(client) == (["1"], ("failed", {"code": "quota", "message": "Used up."}))
 
 
-@pytest.mark.parametrize("replay", [Replay(items=4), Replay(bytes=100), Replay(seconds=3.9)])
+@pytest.mark.parametrize("replay", [Replay(items=4), Replay(bytes=112), Replay(seconds=3.9)])
 async def test_what_the_replay_has_lost_is_a_gap(flow, replay, autojump_clock):
     """A late client is told how much of the beginning is gone, and gets the rest."""
     runs = Runs(replay=replay)
