@@ -54,7 +54,7 @@ def new_epoch(last: str = "") -> str:
             new one is that with a ``0`` behind it.
 
     Raises:
-        ValueError: `last` is no epoch.
+        ValueError: `last` is no epoch, or is the last of all, of the year 3058.
     """
     epoch = base32(stamps.draw(), _EPOCH_LENGTH)
     if epoch > last:
@@ -63,7 +63,10 @@ def new_epoch(last: str = "") -> str:
         raise ValueError(f"an epoch is such as '1lgppmf8l75', not {last[:40]!r}")
     if len(last) < _EPOCH_LENGTH + _MAX_ZEROS:
         return f"{last}0"
-    return base32(int(last[:_EPOCH_LENGTH], 32) + 1, _EPOCH_LENGTH)
+    behind = int(last[:_EPOCH_LENGTH], 32) + 1
+    if behind >> 5 * _EPOCH_LENGTH:
+        raise ValueError(f"no epoch sorts behind {last!r}, the last one of all")
+    return base32(behind, _EPOCH_LENGTH)
 
 
 def event_id(epoch: str, number: int) -> str:

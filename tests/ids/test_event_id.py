@@ -23,6 +23,7 @@ from flowstream.testing import simulated
 
 EPOCH = "1lgppmf8l75"
 LARGEST = 10**18 - 1
+LAST_EPOCH = "vvvvvvvvvvv00000"
 
 # Numbers at which the count of digits changes, and any others.
 borders = st.integers(0, 17).map(lambda digits: 10**digits) | st.integers(1, 18).map(
@@ -232,12 +233,19 @@ def test_a_new_epoch_behind_one_of_a_clock_that_was_ahead():
     assert sorted(ids) == ids
 
 
-@given(epochs)
+@given(epochs.filter(lambda epoch: epoch != LAST_EPOCH))
+@example("vvvvvvvvvvv0000")
 def test_a_new_epoch_is_behind_any(last):
     """Whatever the last epoch is, the new one sorts behind it and has the form."""
     epoch = new_epoch(last)
     assert epoch > last
     assert parse_event_id(event_id(epoch, 3)) == (epoch, 3)
+
+
+def test_the_last_epoch_of_all_has_none_behind_it():
+    """It raises, and never begins again from 0, where new ids would sort before old ones."""
+    with pytest.raises(ValueError, match="no epoch sorts behind 'vvvvvvvvvvv00000'"):
+        new_epoch(LAST_EPOCH)
 
 
 def test_what_is_no_epoch_has_none_behind_it():
