@@ -242,6 +242,14 @@ def test_a_new_epoch_is_behind_any(last):
     assert parse_event_id(event_id(epoch, 3)) == (epoch, 3)
 
 
+def test_an_epoch_that_is_drawn_again_is_not_given_again():
+    """Another process may have drawn the same second and the same chance: a 0 comes behind."""
+    with simulated(4):
+        last = new_epoch()
+    with simulated(4):
+        assert new_epoch(last) == f"{last}0"
+
+
 def test_the_last_epoch_of_all_has_none_behind_it():
     """It raises, and never begins again from 0, where new ids would sort before old ones."""
     with pytest.raises(ValueError, match="no epoch sorts behind 'vvvvvvvvvvv00000'"):
