@@ -109,6 +109,7 @@ def test_what_cannot_be_told_apart_is_unknown():
         return join_parts(part_of(tag, id) for id in ids)
 
     assert split_joined(both(first, second), [one, one]) == [lost_id(ONE)] * 2
+    assert split_joined(both(first), [one, one]) == [lost_id(ONE)] * 2
     assert split_joined(both("5", "6"), [one, two]) == unknown
     assert split_joined(both("5"), [one, two]) == unknown
     assert split_joined(both(first, other), [one, two]) == [first, lost_id(TWO)]
