@@ -35,9 +35,7 @@ _BURST_EVENTS = 64
 
 _DEFAULT_ENCODER = SSE()
 
-_EVENT_IN_EVENT = (
-    "an Event is not data: write publish(event.data, type=event.type, id=event.id, key=event.key)"
-)
+_EVENT_IN_EVENT = "an Event is not data: write publish(event.data, type=event.type, key=event.key)"
 
 # The most bytes that a new id adds to an event's encoding.
 _ID_BYTES = 64
