@@ -22,7 +22,7 @@ from flowstream._errors import (
 from flowstream._event import Event, Where
 from flowstream._lazy import lazy_names, name_publicly
 from flowstream.abc import Policy  # noqa: F401
-from flowstream.limits import Buffer, Limits
+from flowstream.limits import Buffer, Limits, Replay
 
 if TYPE_CHECKING:
     from flowstream._live_stream import BufferStatistics, LiveStream, StreamStatistics
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
         Feeder,
         FeederStatistics,
         LatestByKey,
-        Replay,
         Retry,
         Topic,
         TopicStatistics,
@@ -100,7 +99,6 @@ __getattr__, __dir__ = lazy_names(
         "NotAuthorizedError": "flowstream.topics.topics",
         "Outlet": "flowstream.buffer._outlet",
         "Raw": "flowstream.encoders.raw",
-        "Replay": "flowstream.topics._history",
         "Retry": "flowstream.tasks._retry",
         "Run": "flowstream.runs._run",
         "RunExistsError": "flowstream.runs.runs",

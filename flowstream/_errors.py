@@ -13,6 +13,8 @@
     ├── NotAuthorizedError             the client's: it may not have this topic (see `Topics`)
     ├── TopicNameError (ValueError)    the client's: it is too long (see `Topics`)
     ├── TooManyTopicsError             nobody's: no room for another topic (see `Topics`)
+    ├── LogUnavailableError            the environment's: a topic's log can't be reached or used
+    │   └── LogFullError               its disk is full
     ├── SlowConsumerError              a subscription's: it did not take its events in time
     └── DecodingError (ValueError)     the peer's: bytes that are not the format they claim to be
 
@@ -25,6 +27,8 @@ from __future__ import annotations
 import math
 import sys
 import threading
+from functools import partial
+from typing import Any
 
 
 class FlowstreamError(Exception):
@@ -60,6 +64,26 @@ class StreamUsedError(FlowstreamError, RuntimeError):
 
 class MissingExtraError(FlowstreamError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
+
+
+class LogUnavailableError(FlowstreamError):
+    """A log can't be reached, read or written. The message says why, and what to do.
+
+    Attributes:
+        maybe: whether what was to be appended may be in the log all the same. If so, call `append`
+            again with the same token: it appends nothing twice.
+    """
+
+    def __init__(self, message: str, *, maybe: bool = False) -> None:
+        super().__init__(message)
+        self.maybe = maybe
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), maybe=self.maybe), self.args
+
+
+class LogFullError(LogUnavailableError):
+    """A log has no room for what was to be appended, and did not append it."""
 
 
 class DecodingError(FlowstreamError, ValueError):

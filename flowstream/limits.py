@@ -86,6 +86,28 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """How much of its past a topic keeps for clients that come back. The tightest bound holds.
+
+    Raises:
+        TypeError, ValueError: if a bound is not a number above 0 (`items` may be 0).
+    """
+
+    items: int = 1000
+    """Number of events; 0 for no replay."""
+    seconds: float = math.inf
+    """Age of the oldest event in seconds; infinity, the default, for no bound."""
+    bytes: int = 8 << 20
+    """Bytes of their encodings, in all formats together; 8 MiB."""
+
+    def __post_init__(self) -> None:
+        if self.items != 0 or isinstance(self.items, bool):
+            check_count("items", self.items, unit="events")
+        check_positive("seconds", self.seconds, unit="seconds")
+        check_count("bytes", self.bytes, unit="bytes")
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """How long one stream may last, and how much it may send.
 

@@ -51,6 +51,8 @@ LONG = (
     "test_ledger.py",
     "test_ledger_sockets.py",
     "test_runs_ledger.py",
+    "test_sqlite_processes.py",
+    "test_log_contracts.py",
     "test_fuzz_server.py",
     "test_fuzz_faults.py",
     "test_supervisor.py",

@@ -53,7 +53,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)|<(https?://[^>]+)>")
-_THREADED = re.compile(r"sqlite_rows|file_chunks|follow|AsyncOpenAI|to_thread")
+_THREADED = re.compile(r"open_log|sqlite_rows|file_chunks|follow|AsyncOpenAI|to_thread")
 _RANDOM = re.compile(r"\b[0-9a-f]{8}(?=\.(?:\d+|end|failed)\b)")
 
 

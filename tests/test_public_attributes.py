@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from flowstream.abc import Encoder, Instrument, Judge, Policy
+from flowstream.abc import Encoder, Instrument, Judge, Log, Policy
 from flowstream.asgi._exchange import StreamExchange
 from flowstream.sources import Source
 
@@ -31,6 +31,7 @@ MODULES = [
     "flowstream.encoders",
     "flowstream.event_types",
     "flowstream.llm",
+    "flowstream.logs",
     "flowstream.quart",
     "flowstream.server",
     "flowstream.sources",
@@ -42,6 +43,7 @@ ENCODER = (
     "automatic_ids control encode header headers heartbeat in_band join media_type numbered "
     "opening start verbatim"
 )
+LOG = "aclose append delete heads latest read run topics trim unwatch watch"
 POLICY = "keyed max_age rereads start timeout"
 SOURCE = "discard headers length repeatable run status typed"
 
@@ -118,10 +120,16 @@ PUBLIC = {
     "Topics": "aclose open publish revoke statistics",
     "TopicsStatistics": "forgotten limit opened subscribers topics",
     "UpstreamError": "code headers message retry_after retryable status",
+    "abc.Appended": "duplicate epoch number",
     "abc.Encoder": ENCODER,
+    "abc.Head": "epochs first number",
     "abc.Instrument": "stream_ended stream_started",
     "abc.Judge": "arrive behind drained",
+    "abc.LatestPage": "cursor head records",
+    "abc.Log": LOG,
+    "abc.LogEntry": "data idempotency_key idempotency_seconds key",
     "abc.Policy": POLICY,
+    "abc.Record": "data epoch number",
     "abc.Verdict": "DISCONNECT DROP_ARRIVING EVICT_NEWEST EVICT_OLDEST REPLACE_NEWEST WAIT",
     "decoders.Frame": "control data id retry type",
     "decoders.FramesDecoder": "feed flush heartbeats",
@@ -139,6 +147,10 @@ PUBLIC = {
     "llm.Token": "data",
     "llm.ToolCall": "arguments custom id index name",
     "llm.Usage": "input_tokens output_tokens",
+    "logs.LogFullError": "maybe",
+    "logs.LogUnavailableError": "maybe",
+    "logs.MemoryLog": LOG,
+    "logs.SQLiteLog": LOG,
     "quart.Flowstream": "init_app statistics",
     "quart.FlowstreamStatistics": "closed left open",
     "server.ServerConfig": (
@@ -168,7 +180,7 @@ PUBLIC = {
 
 
 # They are written by apps, too, and `flowstream.abc` says what each method is for.
-INTERFACES = (Encoder, Policy, Judge, Instrument, Source)
+INTERFACES = (Encoder, Policy, Judge, Instrument, Log, Source)
 
 # What a signature may speak of although no app can import it, and why.
 UNNAMED = {

@@ -14,14 +14,13 @@ from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._event import Where
 from flowstream.abc import Policy
-from flowstream.limits import Buffer
+from flowstream.limits import Buffer, Replay
 from flowstream.policies import CatchUp
 from flowstream.runs._production import Production
 from flowstream.sources import Source
 from flowstream.sources._feed import HasFeed
 from flowstream.tasks._supervised import supervised_nursery
 from flowstream.tasks._timers import Timer, start_timer
-from flowstream.topics._history import Replay
 from flowstream.topics._publisher import Publisher
 from flowstream.topics._subscription import SubscriptionManager
 

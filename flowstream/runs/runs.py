@@ -41,13 +41,12 @@ import trio
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import NotFoundError, PublicError, SourceError
-from flowstream.limits import check_count, check_positive
+from flowstream.limits import Replay, check_count, check_positive
 from flowstream.runs._run import Run, RunStatistics
 from flowstream.sources import Source, SourceLike, as_source
 from flowstream.sources._feed import Feeds
 from flowstream.tasks._supervised import supervised_nursery
 from flowstream.tasks._timers import Timer, start_timer
-from flowstream.topics._history import Replay
 
 __all__ = [
     "NoSuchRunError",

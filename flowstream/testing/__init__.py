@@ -23,8 +23,11 @@ The client also plays the server, and a strict one. It follows the rules that Hy
 ``send`` returns without an error after a disconnect; the disconnect comes once, after the request's
 body; a disconnect also comes after the final chunk. It raises `AssertionError` where the app breaks
 the ASGI specification. That error leaves the context manager even if the app swallowed it.
+
+For a log of your own, `check_log` checks each contract of `flowstream.abc.Log`.
 """
 
+from flowstream.testing._check_log import check_log, log_contracts
 from flowstream.testing._client import ClientStatistics, EndOfBody, StreamClient
 from flowstream.testing._contract import Headers
 from flowstream.testing._opening import CollectedResponse, collect, open_stream
@@ -37,7 +40,9 @@ __all__ = [
     "EndOfBody",
     "Headers",
     "StreamClient",
+    "check_log",
     "collect",
+    "log_contracts",
     "open_lifespan",
     "open_stream",
     "simulated",

@@ -11,7 +11,6 @@ bounds. Otherwise a topic without replay could deliver nothing.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,33 +25,11 @@ from flowstream.ids._event_id import (
     new_epoch,
     parse_event_id,
 )
-from flowstream.limits import check_count, check_positive
+from flowstream.limits import Replay
 
 # Bounds of undelivered events: room for a burst between two passes of the event loop.
 _PENDING_ITEMS = 1024
 _PENDING_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """How much of its past a topic keeps for clients that come back. The tightest bound holds.
-
-    Raises:
-        TypeError, ValueError: if a bound is not a number above 0 (`items` may be 0).
-    """
-
-    items: int = 1000
-    """Number of events; 0 for no replay."""
-    seconds: float = math.inf
-    """Age of the oldest event in seconds; infinity, the default, for no bound."""
-    bytes: int = 8 << 20
-    """Bytes of their encodings, in all formats together; 8 MiB."""
-
-    def __post_init__(self) -> None:
-        if self.items != 0 or isinstance(self.items, bool):
-            check_count("items", self.items, unit="events")
-        check_positive("seconds", self.seconds, unit="seconds")
-        check_count("bytes", self.bytes, unit="bytes")
 
 
 class Published:

@@ -22,11 +22,12 @@ from flowstream.abc import Encoder, Policy
 from flowstream.encoders import SSE
 from flowstream.ids._event_id import is_ours
 from flowstream.ids._joined_id import Place, name_tag
+from flowstream.limits import Replay
 from flowstream.sources._feed import Ending, Feed, SingleFeed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._cursor import Cursor
 from flowstream.topics._fanout import Fanout
-from flowstream.topics._history import History, Published, Replay
+from flowstream.topics._history import History, Published
 from flowstream.topics._joined import Joined
 from flowstream.topics._snapshots import Snapshots
 

@@ -22,13 +22,12 @@ from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._event import Event, Where
 from flowstream.abc import Policy
-from flowstream.limits import Buffer, check_positive
+from flowstream.limits import Buffer, Replay, check_positive
 from flowstream.sources._as_source import SourceMaker
 from flowstream.sources._feed import HasFeed
 from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry
 from flowstream.topics._feeder import Feeder, Feeders, FeederStatistics
-from flowstream.topics._history import Replay
 from flowstream.topics._publisher import Publisher
 from flowstream.topics._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
 from flowstream.topics._subscription import SubscriptionManager

@@ -1,0 +1,39 @@
+"""Logs: where a topic's events can be kept, so that they outlive the process.
+
+==========================  =================================================================
+log                         what it is for
+==========================  =================================================================
+`MemoryLog`                 one process; forgets everything when it ends
+`SQLiteLog`                 one file, any number of processes on one machine
+==========================  =================================================================
+
+`open_log` opens one by its URL. Topics do not use logs yet. `flowstream.abc.Log` is the interface,
+and `flowstream.testing.check_log` checks a log of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flowstream._errors import LogFullError, LogUnavailableError
+from flowstream._lazy import lazy_names, name_publicly
+from flowstream.logs._open_log import open_log
+
+if TYPE_CHECKING:
+    from flowstream.logs._memory_log import MemoryLog
+    from flowstream.logs._sqlite_log import SQLiteLog
+
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "MemoryLog": "flowstream.logs._memory_log",
+        "SQLiteLog": "flowstream.logs._sqlite_log",
+    },
+)
+
+__all__ = ["LogFullError", "LogUnavailableError", "MemoryLog", "SQLiteLog", "open_log"]
+
+name_publicly(__name__, globals(), __all__)

@@ -1,0 +1,142 @@
+"""What is done to a topic of the log on SQLite: append, trim, delete, and looks that may write.
+
+Each function is a job of the writer thread: it gets a transaction that has the write lock, and may
+share it with other jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flowstream.abc import Appended, LogEntry, Position
+from flowstream.ids._event_id import new_epoch
+from flowstream.limits import Replay
+from flowstream.logs._append_arguments import FORGET_SECONDS
+from flowstream.logs._epochs import is_evidence
+from flowstream.logs._sqlite_retention import (
+    clear,
+    first_young,
+    keep_within,
+    pass_by,
+    raise_floor,
+)
+from flowstream.logs._sqlite_transaction import TopicRow, Transaction
+
+
+def append(
+    tx: Transaction, name: str, entries: Sequence[LogEntry], keep: Replay, token: str
+) -> list[Appended]:
+    """Append the entries; return each one's place."""
+    topic = tx.topic(name)
+    if topic is None:
+        topic = tx.make_topic(name, keep)
+    elif found := tx.db.execute(
+        "select result from token where topic = ? and token = ?", (topic.id, token)
+    ).fetchone():
+        return _results_from_text(found[0])
+    if keep != topic.keep:
+        topic.keep = keep
+        topic.look_at(tx.now)
+    before = topic.head
+    results = [_append_one(tx, topic, entry) for entry in entries]
+    topic.touched = tx.now
+    topic.deleted = False
+    tx.db.execute(
+        "insert into token values(?, ?, ?, ?)",
+        (topic.id, token, topic.head, _results_to_text(results)),
+    )
+    keep_within(tx, topic, topic.head - before)
+    tx.save(topic)
+    return results
+
+
+def trim(tx: Transaction, name: str, keep: Replay | None) -> int:
+    """Forget what `keep` does not keep; return how many events that were."""
+    topic = tx.topic(name)
+    if topic is None:
+        return 0
+    keep = keep or topic.keep
+    before, _ = first_young(tx, topic, topic.keep.seconds)
+    first, _ = first_young(tx, topic, keep.seconds)
+    raise_floor(tx, topic, max(first, topic.head - keep.items + 1), keep)
+    pass_by(tx, topic)
+    topic.look_at(tx.now)
+    tx.save(topic)
+    return max(0, topic.floor - before)
+
+
+def delete(tx: Transaction, name: str) -> None:
+    """Forget the topic. Its row stays, with its number, in a new epoch."""
+    topic = tx.topic(name)
+    if topic is None or topic.deleted:
+        return
+    clear(tx, topic)
+    topic.epochs = ((new_epoch(topic.epochs[-1][0]), topic.head + 1),)
+    topic.floor, topic.size = topic.head + 1, 0
+    topic.touched, topic.deleted = tx.now, True
+    topic.look_at(tx.now + FORGET_SECONDS)
+    tx.save(topic)
+    tx.notice(topic.id)
+
+
+def touch(tx: Transaction, name: str, after: Position) -> None:
+    """Begin a new epoch if the log has lost what a reader of it has."""
+    topic = tx.topic(name)
+    epochs, head = (topic.epochs, topic.head) if topic else (((tx.epoch, 1),), 0)
+    if is_evidence(epochs, head, after):
+        tx.begin_life()
+        tx.topic(name)
+
+
+def _append_one(tx: Transaction, topic: TopicRow, entry: LogEntry) -> Appended:
+    key = entry.idempotency_key
+    if key is not None:
+        found = tx.db.execute(
+            "select epoch, number from key where topic = ? and key = ? and until > ?",
+            (topic.id, key, tx.now),
+        ).fetchone()
+        if found:
+            return Appended(found[0], found[1], True)
+    topic.head += 1
+    topic.size += len(entry.data)
+    epoch = topic.epochs[-1][0]
+    tx.db.execute(
+        "insert into event(topic, number, at, data) values(?, ?, ?, ?)",
+        (topic.id, topic.head, tx.now, entry.data),
+    )
+    if key is not None:
+        tx.db.execute(
+            "insert or replace into key values(?, ?, ?, ?, ?)",
+            (topic.id, key, tx.now + entry.idempotency_seconds, epoch, topic.head),
+        )
+    if entry.key is not None:
+        tx.db.execute(
+            "insert or replace into latest values(?, ?, ?, ?, ?)",
+            (topic.id, entry.key, epoch, topic.head, entry.data),
+        )
+    return Appended(epoch, topic.head, False)
+
+
+def _results_to_text(results: Sequence[Appended]) -> str:
+    """Return the results as they are stored with a token: neighbours as one run."""
+    runs: list[tuple[Appended, int]] = []
+    for one in results:
+        if runs:
+            first, count = runs[-1]
+            if one == (first.epoch, first.number + count, first.duplicate):
+                runs[-1] = first, count + 1
+                continue
+        runs.append((one, 1))
+    return " ".join(
+        f"{first.epoch}:{first.number}:{first.duplicate:d}:{count}" for first, count in runs
+    )
+
+
+def _results_from_text(text: str) -> list[Appended]:
+    found: list[Appended] = []
+    for run in text.split():
+        epoch, number, duplicate, count = run.split(":")
+        found += [
+            Appended(epoch, int(number) + place, duplicate == "1") for place in range(int(count))
+        ]
+    return found

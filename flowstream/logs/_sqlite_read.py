@@ -1,0 +1,168 @@
+"""What is read from the log on SQLite. Each function reads from one snapshot of the file."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from flowstream.abc import Head, LatestPage, Position, Record
+from flowstream.logs._append_arguments import PAGE_BYTES, PAGE_NAMES
+from flowstream.logs._epochs import Epochs, epoch_at, epochs_from_text, is_evidence, locate
+from flowstream.logs._log_clock import LogClock
+from flowstream.logs._sqlite_transaction import TOPIC_COLUMNS, TopicRow
+
+# Heads that one statement reads.
+HEADS = 512
+
+
+@contextmanager
+def snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    """Have all statements of the block see the file as it is at the first one."""
+    db.execute("begin")
+    try:
+        yield
+    finally:
+        if db.in_transaction:
+            db.execute("rollback")
+
+
+@dataclass(frozen=True, slots=True)
+class PageRead:
+    """What `read_page` found."""
+
+    head: Head
+    known: bool
+    records: list[Record]
+    evidence: bool
+    """Whether the log must begin a new epoch before the page may be used, if the position was the
+    process's own."""
+
+
+def read_page(
+    db: sqlite3.Connection, clock: LogClock, name: str, after: Position, limit: int
+) -> PageRead:
+    """Return what follows `after`."""
+    with snapshot(db):
+        epoch, life, now = _log(db, clock)
+        topic = _topic(db, name)
+        if topic is None:
+            head = Head(((epoch, 1),), 0, 1)
+            known = after == (epoch, 0)
+            return PageRead(head, known, [], is_evidence(head.epochs, 0, after))
+        head = _head(db, topic, now)
+        evidence = topic.life != life or is_evidence(topic.epochs, topic.head, after)
+        number = locate(topic.epochs, topic.head, after)
+        if number is None:
+            return PageRead(head, False, [], evidence)
+        records: list[Record] = []
+        room = PAGE_BYTES
+        rows = db.execute(
+            "select number, data from event where topic = ? and number >= ? and at > ?"
+            " order by number limit ?",
+            (topic.id, max(number + 1, head.first), now - topic.keep.seconds, limit),
+        )
+        for found, data in rows:
+            room -= len(data)
+            if records and room < 0:
+                break
+            records.append(Record(epoch_at(topic.epochs, found), found, data))
+        rows.close()
+        return PageRead(head, True, records, evidence)
+
+
+def read_heads(db: sqlite3.Connection, clock: LogClock, names: Sequence[str]) -> dict[str, Head]:
+    """Return the head of each topic."""
+    with snapshot(db):
+        epoch, _, now = _log(db, clock)
+        unknown = Head(((epoch, 1),), 0, 1)
+        heads = dict.fromkeys(names, unknown)
+        for start in range(0, len(names), HEADS):
+            some = names[start : start + HEADS]
+            rows = db.execute(
+                f"select {TOPIC_COLUMNS} from topic where name in ({','.join('?' * len(some))})",
+                some,
+            ).fetchall()
+            for row in rows:
+                topic = TopicRow.of(row)
+                heads[topic.name] = _head(db, topic, now)
+        return heads
+
+
+def read_latest(db: sqlite3.Connection, clock: LogClock, name: str, cursor: str) -> LatestPage:
+    """Return the newest events by key, of keys behind `cursor`."""
+    with snapshot(db):
+        epoch, _, now = _log(db, clock)
+        topic = _topic(db, name)
+        if topic is None:
+            return LatestPage(Head(((epoch, 1),), 0, 1), {}, None)
+        head = _head(db, topic, now)
+        found: dict[str, Record] = {}
+        room = PAGE_BYTES
+        last: str | None = None
+        rows = db.execute(
+            "select key, epoch, number, data from latest where topic = ? and key > ? order by key",
+            (topic.id, cursor),
+        )
+        for key, of, number, data in rows:
+            room -= len(data)
+            if found and room < 0:
+                last = next(reversed(found))
+                break
+            found[key] = Record(of, number, data)
+        rows.close()
+        return LatestPage(head, found, last)
+
+
+def read_names(db: sqlite3.Connection, prefix: str, cursor: str) -> tuple[list[str], str | None]:
+    """Return names of topics that begin with `prefix`, behind `cursor`, and the next cursor."""
+    rows = db.execute(
+        "select name from topic where name > ? and name >= ? and not deleted order by name limit ?",
+        (cursor, prefix, PAGE_NAMES + 1),
+    ).fetchall()
+    names = [name for (name,) in rows if name.startswith(prefix)]  # they stand together
+    page = names[:PAGE_NAMES]
+    return page, page[-1] if len(names) > PAGE_NAMES else None
+
+
+def find_topics(
+    db: sqlite3.Connection, column: Literal["id", "name"], values: Sequence[int | str]
+) -> dict[int, tuple[str, Epochs]]:
+    """Return the id, the name and the epochs of the topics that have such a value."""
+    found: dict[int, tuple[str, Epochs]] = {}
+    for start in range(0, len(values), HEADS):
+        some = values[start : start + HEADS]
+        rows = db.execute(
+            f"select id, name, epochs from topic where {column} in ({','.join('?' * len(some))})",
+            some,
+        )
+        for id, name, epochs in rows:
+            found[id] = name, epochs_from_text(epochs)
+    return found
+
+
+def _log(db: sqlite3.Connection, clock: LogClock) -> tuple[str, int, float]:
+    epoch, life, boot, anchor = db.execute("select epoch, life, boot, anchor from log").fetchone()
+    if boot != clock.boot:  # nobody has written since the machine booted
+        anchor = clock.anchor(0.0)
+    return epoch, life, anchor + clock.since_boot()
+
+
+def _topic(db: sqlite3.Connection, name: str) -> TopicRow | None:
+    row = db.execute(f"select {TOPIC_COLUMNS} from topic where name = ?", (name,)).fetchone()
+    return TopicRow.of(row) if row else None
+
+
+def _head(db: sqlite3.Connection, topic: TopicRow, now: float) -> Head:
+    first = topic.first()
+    if topic.keep.seconds < math.inf:
+        found = db.execute(
+            "select number from event where topic = ? and number >= ? and at > ?"
+            " order by number limit 1",
+            (topic.id, first, now - topic.keep.seconds),
+        ).fetchone()
+        first = found[0] if found else topic.head + 1
+    return Head(topic.epochs, topic.head, min(first, topic.head + 1))

@@ -1,0 +1,202 @@
+"""A transaction that writes to the log, and the row of a topic in it.
+
+It has the write lock from its first statement on, so what it reads can't change under it. When it
+begins it looks whether the log may have lost something since it was last written to. Then the log
+has a new *life*, and each topic begins a new epoch at its first touch.
+
+The log has a new life if
+
+* commits of an earlier boot were not flushed (`synchronous` was NORMAL), so the last of them may be
+  lost. Who writes without flushing first leaves a mark that is flushed.
+* the file is behind what this process has seen of it: an older copy was put in its place.
+* a reader has an event that the log does not have.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from flowstream.ids._event_id import new_epoch
+from flowstream.limits import Replay
+from flowstream.logs._append_arguments import FORGET_SECONDS
+from flowstream.logs._epochs import Epochs, begin_epoch, epochs_from_text, epochs_to_text
+from flowstream.logs._log_clock import LogClock
+
+TOPIC_COLUMNS = (
+    "id, name, epochs, life, head, floor, size, items, seconds, bytes, touched, deleted, due"
+)
+
+
+@dataclass(slots=True)
+class TopicRow:
+    """A topic as it is stored; see the schema for what each means."""
+
+    id: int
+    name: str
+    epochs: Epochs
+    life: int
+    head: int
+    floor: int
+    size: int
+    keep: Replay
+    touched: float
+    deleted: bool
+    due: float
+    stored_due: float
+
+    @classmethod
+    def of(cls, row: Any) -> TopicRow:
+        """Return the topic of a row with `TOPIC_COLUMNS`."""
+        id, name, epochs, life, head, floor, size, items, seconds, bytes, touched, deleted, due = (
+            row
+        )
+        keep = Replay(items, seconds, bytes)
+        epochs = epochs_from_text(epochs)
+        return cls(
+            id, name, epochs, life, head, floor, size, keep, touched, bool(deleted), due, due
+        )
+
+    def first(self) -> int:
+        """Return the number of the oldest event that may be read, whatever its age."""
+        return max(self.floor, self.head - self.keep.items + 1, self.epochs[0][1])
+
+    def look_at(self, when: float) -> None:
+        """Have the topic looked at by then."""
+        self.due = min(self.due, when)
+
+
+class Transaction:
+    """What a job of the writer thread gets.
+
+    Args:
+        db: a connection, in a transaction that has the write lock.
+        clock: the log's clocks.
+        seen: the highest `pos` that this process knows of.
+
+    Attributes:
+        db: the connection.
+        now: the log's time.
+        epoch: the log's own epoch.
+        life: the log's life.
+        unsynced: the boot in which commits were not flushed, or "".
+    """
+
+    __slots__ = ("db", "epoch", "life", "now", "unsynced")
+
+    def __init__(self, db: sqlite3.Connection, clock: LogClock, seen: int) -> None:
+        self.db = db
+        self.epoch, self.life, self.unsynced, boot, anchor = db.execute(
+            "select epoch, life, unsynced, boot, anchor from log"
+        ).fetchone()
+        if boot != clock.boot:
+            (newest,) = db.execute(
+                "select max(coalesce((select max(at) from event), 0),"
+                " coalesce((select max(touched) from topic), 0))"
+            ).fetchone()
+            anchor = clock.anchor(newest)
+            db.execute("update log set boot = ?, anchor = ?", (clock.boot, anchor))
+        self.now: float = anchor + clock.since_boot()
+        if self.unsynced not in ("", clock.boot) or last_pos(db) < seen:
+            self.begin_life()
+            self.mark("")
+
+    def begin_life(self) -> None:
+        """Have every topic begin a new epoch, at its first touch."""
+        self.life += 1
+        self.epoch = new_epoch(self.epoch)
+        self.db.execute("update log set life = ?, epoch = ?", (self.life, self.epoch))
+        self.notice(0)
+
+    def mark(self, boot: str) -> None:
+        """Say that commits of `boot` are not flushed; "" if all are."""
+        self.unsynced = boot
+        self.db.execute("update log set unsynced = ?", (boot,))
+
+    def retire_epoch(self, epochs: Epochs) -> None:
+        """Have the log's epoch sort behind those of a topic whose numbers are free again."""
+        if self.epoch <= epochs[-1][0]:
+            self.epoch = new_epoch(epochs[-1][0])
+            self.db.execute("update log set epoch = ?", (self.epoch,))
+
+    def topic(self, name: str) -> TopicRow | None:
+        """Return the topic `name`, in the log's life; None if it is not there."""
+        found = self.db.execute(
+            f"select {TOPIC_COLUMNS} from topic where name = ?", (name,)
+        ).fetchone()
+        return self._touched(found) if found else None
+
+    def due_topics(self, limit: int) -> list[TopicRow]:
+        """Return topics to look at, the most overdue first."""
+        found = self.db.execute(
+            f"select {TOPIC_COLUMNS} from topic where due <= ? order by due limit ?",
+            (self.now, limit),
+        ).fetchall()
+        return [self._touched(row) for row in found]
+
+    def make_topic(self, name: str, keep: Replay) -> TopicRow:
+        """Make a topic that is not there. It begins with the log's epoch."""
+        due = self.now + FORGET_SECONDS
+        epochs: Epochs = ((self.epoch, 1),)
+        id = self.db.execute(
+            "insert into topic(name, epochs, life, head, floor, size, items, seconds, bytes,"
+            " touched, deleted, due) values(?, ?, ?, 0, 1, 0, ?, ?, ?, ?, 0, ?)",
+            (
+                name,
+                epochs_to_text(epochs),
+                self.life,
+                keep.items,
+                keep.seconds,
+                keep.bytes,
+                self.now,
+                due,
+            ),
+        ).lastrowid
+        assert id is not None
+        return TopicRow(
+            id, name, epochs, self.life, 0, 1, 0, keep, self.now, False, due, stored_due=due
+        )
+
+    def save(self, topic: TopicRow) -> None:
+        """Store what has changed of a topic."""
+        keep = topic.keep
+        self.db.execute(
+            "update topic set epochs = ?, life = ?, head = ?, floor = ?, size = ?, items = ?,"
+            " seconds = ?, bytes = ?, touched = ?, deleted = ? where id = ?",
+            (
+                epochs_to_text(topic.epochs),
+                topic.life,
+                topic.head,
+                topic.floor,
+                topic.size,
+                keep.items,
+                keep.seconds,
+                keep.bytes,
+                topic.touched,
+                topic.deleted,
+                topic.id,
+            ),
+        )
+        if topic.due != topic.stored_due:  # it is in an index, which costs as much again
+            self.db.execute("update topic set due = ? where id = ?", (topic.due, topic.id))
+            topic.stored_due = topic.due
+
+    def notice(self, topic: int) -> None:
+        """Have every process read a topic's row again; 0 for all topics."""
+        self.db.execute("insert into event(topic, at) values(?, ?)", (topic, self.now))
+
+    def _touched(self, row: Any) -> TopicRow:
+        topic = TopicRow.of(row)
+        if topic.life != self.life:
+            topic.life = self.life
+            topic.epochs = begin_epoch(topic.epochs, topic.head)
+            self.save(topic)
+            self.notice(topic.id)
+        return topic
+
+
+def last_pos(db: sqlite3.Connection) -> int:
+    """Return the highest `pos` that the log ever gave."""
+    found = db.execute("select seq from sqlite_sequence where name = 'event'").fetchone()
+    return found[0] if found else 0

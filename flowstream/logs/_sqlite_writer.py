@@ -1,0 +1,263 @@
+"""The one thread of a process that writes to the log's file.
+
+It takes all jobs that wait into one transaction, so a commit's flush is shared by everybody who
+waited for the one before: batches come from load, and a lone job is committed at once. A job is a
+function of the transaction. If a batch fails for want of room, each of its jobs is tried alone,
+since a small one may fit.
+
+A task that is cancelled leaves at once. Its job is withdrawn if the thread has not taken it yet;
+else it is committed like the others, and its result is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import outcome
+import trio
+
+from flowstream._clock import chance
+from flowstream._errors import LogFullError, LogUnavailableError
+from flowstream.logs._bells import Bells
+from flowstream.logs._sqlite_faults import fault, is_busy, locked
+from flowstream.logs._sqlite_file import SQLiteFile
+from flowstream.logs._sqlite_retention import is_due, sweep
+from flowstream.logs._sqlite_transaction import Transaction, last_pos
+
+logger = logging.getLogger("flowstream")
+
+T = TypeVar("T")
+
+# Jobs, and bytes of what they append, that go into one transaction; one job at the least.
+_BATCH_JOBS = 256
+_BATCH_BYTES = 4 << 20
+# Seconds between two looks for what is to be deleted.
+_SWEEP_SECONDS = 5.0
+# Seconds between two tries to get the lock, at the most. They begin with a hundredth of it.
+_LOCK_SECONDS = 0.005
+
+
+class WriteJob:
+    """One thing to do in a transaction, for a task that waits."""
+
+    __slots__ = ("size", "task", "work")
+
+    def __init__(self, work: Callable[[Transaction], Any], size: int) -> None:
+        self.work = work
+        self.size = size
+        self.task: trio.lowlevel.Task | None = None
+
+
+class SQLiteWriter:
+    """The writer thread, and its queue.
+
+    Args:
+        file: the log's file.
+        bells: rung after each commit.
+        patience: seconds to wait for the lock.
+    """
+
+    def __init__(self, file: SQLiteFile, bells: Bells, patience: float) -> None:
+        self._file = file
+        self._bells = bells
+        self._patience = patience
+        self._token = trio.lowlevel.current_trio_token()
+        self._condition = threading.Condition()
+        self._waiting: deque[WriteJob] = deque()
+        self._stopped = False
+        self._db: sqlite3.Connection | None = None
+        self._identity = (0, 0)
+        self.seen = 0  # the highest `pos` that this process knows of; the tail counts, too
+
+    async def submit(self, work: Callable[[Transaction], T], size: int = 0) -> T:
+        """Have the thread do `work`, and **wait** until it is committed.
+
+        Raises:
+            LogUnavailableError: it was not committed; or it may have been, see its ``maybe``.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        job = WriteJob(work, size)
+        job.task = trio.lowlevel.current_task()
+        with self._condition:
+            if self._stopped:
+                raise self._ended()
+            self._waiting.append(job)
+            self._condition.notify()
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            job.task = None
+            with self._condition:
+                if job in self._waiting:
+                    self._waiting.remove(job)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result: T = await trio.lowlevel.wait_task_rescheduled(leave)
+        return result
+
+    def stop(self) -> None:
+        """Have the thread end behind the batch that it is at; jobs that wait fail."""
+        with self._condition:
+            self._stopped = True
+            left = list(self._waiting)
+            self._waiting.clear()
+            self._condition.notify()
+        self._give([(job, outcome.Error(self._ended())) for job in left])
+
+    def work(self) -> None:
+        """Do all jobs, until `stop`. It is called in the thread."""
+        swept = time.monotonic()
+        try:
+            while (batch := self._take()) is not None:
+                if batch:
+                    results = self._do(batch)
+                    self._token.run_sync_soon(self._give, results)
+                if time.monotonic() - swept >= _SWEEP_SECONDS:
+                    self._sweep()
+                    swept = time.monotonic()
+        finally:
+            self._disconnect()
+
+    def _take(self) -> list[WriteJob] | None:
+        """Wait for jobs, and take a batch of them; None behind `stop`."""
+        with self._condition:
+            if not self._waiting and not self._stopped:
+                self._condition.wait(_SWEEP_SECONDS)
+            if self._stopped:
+                return None
+            batch: list[WriteJob] = []
+            room = _BATCH_BYTES
+            while self._waiting and len(batch) < _BATCH_JOBS:
+                room -= self._waiting[0].size
+                if batch and room < 0:
+                    break
+                batch.append(self._waiting.popleft())
+            return batch
+
+    def _do(self, batch: list[WriteJob]) -> list[tuple[WriteJob, outcome.Outcome[Any]]]:
+        try:
+            return self._commit(batch)
+        except Exception as error:  # noqa: BLE001  # it goes to the task whose job it is
+            alone = isinstance(error, LogFullError) or not isinstance(error, LogUnavailableError)
+            if alone and len(batch) > 1:
+                return [result for job in batch for result in self._do([job])]
+            return [(job, outcome.Error(_copy(error))) for job in batch]
+
+    def _commit(self, batch: list[WriteJob]) -> list[tuple[WriteJob, outcome.Outcome[Any]]]:
+        """Do the jobs in one transaction, or none of them.
+
+        Raises:
+            LogUnavailableError: none is done, or perhaps all.
+        """
+        committing = False
+        try:
+            tx = self._begin()
+            results: list[tuple[WriteJob, outcome.Outcome[Any]]] = [
+                (job, outcome.Value(job.work(tx))) for job in batch
+            ]
+            pos = last_pos(tx.db)
+            committing = True
+            tx.db.execute("commit")
+        except sqlite3.Error as error:
+            self._disconnect()  # rolls back, and whatever is wrong with it goes with it
+            raise fault(self._file.path, error, committing=committing) from error
+        except BaseException:
+            self._disconnect()
+            raise
+        self.seen = max(self.seen, pos)
+        self._bells.ring()
+        return results
+
+    def _begin(self) -> Transaction:
+        file = self._file
+        while True:
+            db = self._connected()
+            self._lock(db)
+            tx = Transaction(db, file.clock, self.seen)
+            unsynced = file.clock.boot if file.synchronous == "NORMAL" else ""
+            if tx.unsynced == unsynced:
+                return tx
+            tx.mark(unsynced)
+            if not unsynced:
+                return tx  # its commit flushes all that came before
+            # The mark must be on the disk before anything that may be lost.
+            db.execute("rollback")
+            db.execute("pragma synchronous=full")
+            self._lock(db)
+            Transaction(db, file.clock, self.seen).mark(unsynced)
+            db.execute("commit")
+            db.execute(f"pragma synchronous={file.synchronous}")
+
+    def _lock(self, db: sqlite3.Connection) -> None:
+        """Begin a transaction that may write; wait while another connection does.
+
+        SQLite's own wait grows to 100 ms a step, which is dear where processes publish in turns.
+        """
+        until = time.monotonic() + self._patience
+        step = _LOCK_SECONDS / 100
+        while True:
+            try:
+                db.execute("begin immediate")
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+                if time.monotonic() >= until:
+                    raise locked(self._file.path, self._patience) from error
+                if self._stopped:
+                    raise self._ended() from error
+            else:
+                return
+            time.sleep(chance.uniform(step / 2, step))
+            step = min(_LOCK_SECONDS, step * 1.5)
+
+    def _connected(self) -> sqlite3.Connection:
+        identity = self._file.identity()
+        if self._db is not None and identity != self._identity:
+            self._disconnect()
+        if self._db is None:
+            self._db = self._file.connect(self._patience)
+            self._db.execute("pragma busy_timeout=0")  # `_lock` waits by itself
+            self._identity = identity
+        return self._db
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except sqlite3.Error:
+                logger.warning("%s was not closed as it should be", self._file.path)
+
+    def _sweep(self) -> None:
+        try:
+            db = self._connected()
+            (anchor,) = db.execute("select anchor from log").fetchone()
+            if is_due(db, anchor + self._file.clock.since_boot()):
+                self._commit([WriteJob(sweep, 0)])
+        except (LogUnavailableError, sqlite3.Error) as error:
+            self._disconnect()
+            logger.info("%s could not be swept, and will be: %s", self._file.path, error)
+
+    def _give(self, results: list[tuple[WriteJob, outcome.Outcome[Any]]]) -> None:
+        """Wake the tasks whose jobs are done. It is called in the event loop."""
+        for job, result in results:
+            task, job.task = job.task, None
+            if task is not None:
+                trio.lowlevel.reschedule(task, result)
+
+    def _ended(self) -> LogUnavailableError:
+        return LogUnavailableError(f"{self._file.path} was closed before this was appended")
+
+
+def _copy(error: Exception) -> Exception:
+    """Return an error of its own for each task, since each adds to its traceback."""
+    if not isinstance(error, LogUnavailableError):
+        return error
+    one = type(error)(*error.args, maybe=error.maybe)
+    one.__cause__ = error.__cause__
+    return one

@@ -1,0 +1,226 @@
+"""Contracts of hints, of opening and closing, and of several logs on one store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from flowstream.abc import LogEntry, Record
+from flowstream.limits import Replay
+from flowstream.testing._log_contract import LogBench, LogUnderTest, contract, numbers
+
+
+def _has(one: LogUnderTest, number: int) -> bool:
+    return number in one.heard.get("news", {})
+
+
+@contract("an append to a watched topic is a hint, with its records and what they follow on")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        (first, second) = await one.append("news", b"a", b"b")
+        await one.until(lambda: 2 in one.heard.get("news", {}))
+        assert one.heard["news"] == {
+            1: Record(first.epoch, 1, b"a"),
+            2: Record(second.epoch, 2, b"b"),
+        }
+        assert all(before == number - 1 for _, before, number in one.befores)
+
+
+@contract("a topic may be watched before there is one")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        names = [f"topic {number}" for number in range(20)]
+        await one.log.watch(names)
+        for name in names:
+            await one.append(name, b"x")
+        await one.until(lambda: len(one.heard) == 20)
+
+
+@contract("a topic that is not watched has no hints")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.append("quiet", b"x")
+        await one.log.watch(["news", "given up"])
+        await one.log.unwatch(["given up", "never watched"])
+        for topic in ("quiet", "given up", "news"):
+            await one.append(topic, b"x")
+        await one.until(lambda: one.heard.get("news"))
+        assert one.heard.keys() == {"news"}
+
+
+@contract("what a hint tells of can be read")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        for number in range(1, 21):
+            await one.append("news", b"x")
+            await one.until(partial(_has, one, number))
+            assert (await one.head("news")).number >= max(one.heard["news"])
+
+
+@contract("who follows hints, and reads where one does not follow on, has every event")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+
+        async def publish() -> None:
+            for _ in range(25):
+                await one.append("news", b"x", b"y")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(publish)
+        await one.until(lambda: max(one.heard.get("news", {0: None})) == 200 or one.stale)
+        read = {record.number: record for record in await one.everything("news")}
+        assert read.keys() == {*range(1, 201)}
+        assert one.heard.get("news", {}).items() <= read.items()
+
+
+@contract("a topic that keeps nothing has hints all the same")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        for number in range(1, 31):
+            await one.append("news", b"x", keep=Replay(items=0))
+            await one.until(partial(_has, one, number))
+
+
+@contract("to delete a watched topic makes it stale")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        await one.append("news", b"a")
+        await one.log.delete("news")
+        await one.until(lambda: {"news", None} & {*one.stale})
+        (result,) = await one.append("news", b"b")
+        await one.until(lambda: result.number in one.heard["news"])
+        await one.until(lambda: one.heard["news"][result.number].epoch == result.epoch)
+
+
+@contract("a retried append has no second hint of other content")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        await one.append("news", b"a", token="t")
+        await one.append("news", b"a", token="t")
+        await one.append("news", LogEntry(b"b", idempotency_key="k"))
+        await one.append("news", LogEntry(b"b", idempotency_key="k"))
+        await one.append("news", b"c")
+        await one.until(lambda: 3 in one.heard.get("news", {}))
+        assert [one.heard["news"][number].data for number in (1, 2, 3)] == [b"a", b"b", b"c"]
+
+
+@contract("an opened log has what was in it when it was closed")
+async def _(bench: LogBench) -> None:
+    entry = LogEntry(b"a", key="key", idempotency_key="k")
+    async with bench.open() as one:
+        first = await one.append("news", entry, token="t")
+        head = await one.head("news")
+    async with bench.open() as one:
+        assert await one.head("news") == head
+        assert [record.data for record in await one.everything("news")] == [b"a"]
+        assert await one.append("news", entry, token="t") == first
+        assert (await one.append("news", entry))[0].duplicate
+        assert numbers(await one.append("news", b"b")) == [2]
+        assert (await one.log.latest("news")).records.keys() == {"key"}
+        assert await one.log.topics() == (["news"], None)
+
+
+@contract("aclose() ends it, and a log that is not open says what to do")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.append("news", b"a")
+        log = one.log
+        await log.aclose()
+        await log.aclose()
+        calls: list[Callable[[], Awaitable[object]]] = [
+            partial(one.append, "news", b"x"),
+            partial(log.read, "news", ("e", 0), 1),
+            partial(log.heads, ["news"]),
+            partial(log.watch, ["news"]),
+            partial(log.unwatch, ["news"]),
+            partial(log.latest, "news"),
+            partial(log.topics),
+            partial(log.trim, "news"),
+            partial(log.delete, "news"),
+        ]
+        for call in calls:
+            try:
+                await call()
+            except RuntimeError:
+                continue
+            raise AssertionError(f"{call} did not raise")
+
+
+@contract("a log that is open can't be opened once more")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        try:
+            await one.log.run(one.hint, one.see_stale)
+        except RuntimeError:
+            return
+        raise AssertionError("it ran twice")
+
+
+@contract("two logs on one store have the same events, and one line of numbers", several=True)
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one, bench.open() as two:
+        found: list[int] = []
+
+        async def publish(log: LogUnderTest) -> None:
+            for _ in range(40):
+                found.extend(numbers(await log.append("news", b"x")))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish, one)
+            nursery.start_soon(publish, two)
+        assert sorted(found) == list(range(1, 81))
+        assert await one.everything("news") == await two.everything("news")
+
+
+@contract("a log hears of what another one on its store appends", several=True)
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one, bench.open() as two:
+        await two.log.watch(["news", "late"])
+        await one.append("news", b"a")
+        await two.until(lambda: 1 in two.heard.get("news", {}))
+        await one.append("late", b"a")
+        await two.until(lambda: 1 in two.heard.get("late", {}))
+        assert two.heard["news"][1].data == b"a"
+
+
+@contract("tokens and idempotency keys count for all logs on the store", several=True)
+async def _(bench: LogBench) -> None:
+    entry = LogEntry(b"a", idempotency_key="k")
+    async with bench.open() as one, bench.open() as two:
+        first = await one.append("news", entry, token="t")
+        assert await two.append("news", entry, token="t") == first
+        assert (await two.append("news", entry))[0].duplicate
+
+
+@contract("a deleted topic is stale for another log on the store, too", several=True)
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one, bench.open() as two:
+        await two.log.watch(["news"])
+        await one.append("news", b"a")
+        await two.until(lambda: 1 in two.heard.get("news", {}))
+        await one.log.delete("news")
+        await two.until(lambda: {"news", None} & {*two.stale})
+        (result,) = await one.append("news", b"b")
+        await two.until(
+            lambda: two.heard["news"].get(result.number, Record("", 0, b"")).epoch == result.epoch
+        )
+
+
+@contract("a log goes on when another one on its store is closed", several=True)
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        async with bench.open() as two:
+            await two.append("news", b"a")
+        await one.append("news", b"b")
+        await one.until(lambda: {1, 2} <= one.heard.get("news", {}).keys())
+        assert numbers(await one.everything("news")) == [1, 2]
