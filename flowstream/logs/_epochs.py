@@ -14,6 +14,8 @@ Later epochs sort behind earlier ones (`flowstream/ids/_event_id.py`).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from flowstream.abc import Position
 from flowstream.ids._event_id import new_epoch
 
@@ -64,6 +66,7 @@ def epochs_to_text(epochs: Epochs) -> str:
     return ",".join(f"{epoch}:{first}" for epoch, first in epochs)
 
 
+@lru_cache(maxsize=1024)
 def epochs_from_text(text: str) -> Epochs:
     """Return what `epochs_to_text` was given."""
     pairs = (pair.partition(":") for pair in text.split(","))

@@ -162,7 +162,7 @@ def is_due(db: sqlite3.Connection, now: float) -> bool:
 def forget(tx: Transaction, topic: TopicRow) -> None:
     """Delete all of a topic. If it is appended to again, its numbers begin anew."""
     clear(tx, topic)
-    tx.db.execute("delete from topic where id = ?", (topic.id,))
+    tx.remove(topic)
     tx.retire_epoch(topic.epochs)
     tx.notice(topic.id)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from flowstream.ids._event_id import new_epoch
@@ -52,7 +53,7 @@ class TopicRow:
         id, name, epochs, life, head, floor, size, items, seconds, bytes, touched, deleted, due = (
             row
         )
-        keep = Replay(items, seconds, bytes)
+        keep = _replay(items, seconds, bytes)
         epochs = epochs_from_text(epochs)
         return cls(
             id, name, epochs, life, head, floor, size, keep, touched, bool(deleted), due, due
@@ -83,10 +84,12 @@ class Transaction:
         unsynced: the boot in which commits were not flushed, or "".
     """
 
-    __slots__ = ("db", "epoch", "life", "now", "unsynced")
+    __slots__ = ("_changed", "_topics", "db", "epoch", "life", "now", "unsynced")
 
     def __init__(self, db: sqlite3.Connection, clock: LogClock, seen: int) -> None:
         self.db = db
+        self._topics: dict[str, TopicRow] = {}  # read in this transaction
+        self._changed: dict[int, TopicRow] = {}  # of these, what `finish` stores
         self.epoch, self.life, self.unsynced, boot, anchor = db.execute(
             "select epoch, life, unsynced, boot, anchor from log"
         ).fetchone()
@@ -104,6 +107,8 @@ class Transaction:
 
     def begin_life(self) -> None:
         """Have every topic begin a new epoch, at its first touch."""
+        self.finish()
+        self._topics.clear()
         self.life += 1
         self.epoch = new_epoch(self.epoch)
         self.db.execute("update log set life = ?, epoch = ?", (self.life, self.epoch))
@@ -122,6 +127,9 @@ class Transaction:
 
     def topic(self, name: str) -> TopicRow | None:
         """Return the topic `name`, in the log's life; None if it is not there."""
+        known = self._topics.get(name)
+        if known is not None:
+            return known
         found = self.db.execute(
             f"select {TOPIC_COLUMNS} from topic where name = ?", (name,)
         ).fetchone()
@@ -129,6 +137,8 @@ class Transaction:
 
     def due_topics(self, limit: int) -> list[TopicRow]:
         """Return topics to look at, the most overdue first."""
+        self.finish()
+        self._topics.clear()
         found = self.db.execute(
             f"select {TOPIC_COLUMNS} from topic where due <= ? order by due limit ?",
             (self.now, limit),
@@ -154,12 +164,29 @@ class Transaction:
             ),
         ).lastrowid
         assert id is not None
-        return TopicRow(
+        topic = TopicRow(
             id, name, epochs, self.life, 0, 1, 0, keep, self.now, False, due, stored_due=due
         )
+        self._topics[name] = topic
+        return topic
 
     def save(self, topic: TopicRow) -> None:
-        """Store what has changed of a topic."""
+        """Have `finish` store what has changed of a topic: once, for all jobs of a batch."""
+        self._changed[topic.id] = topic
+
+    def remove(self, topic: TopicRow) -> None:
+        """Delete a topic's row."""
+        self._topics.pop(topic.name, None)
+        self._changed.pop(topic.id, None)
+        self.db.execute("delete from topic where id = ?", (topic.id,))
+
+    def finish(self) -> None:
+        """Store what was changed. It is called before the commit."""
+        for topic in self._changed.values():
+            self._store(topic)
+        self._changed.clear()
+
+    def _store(self, topic: TopicRow) -> None:
         keep = topic.keep
         self.db.execute(
             "update topic set epochs = ?, life = ?, head = ?, floor = ?, size = ?, items = ?,"
@@ -193,7 +220,13 @@ class Transaction:
             topic.epochs = begin_epoch(topic.epochs, topic.head)
             self.save(topic)
             self.notice(topic.id)
+        self._topics[topic.name] = topic
         return topic
+
+
+@lru_cache(maxsize=64)
+def _replay(items: int, seconds: float, bytes: int) -> Replay:
+    return Replay(items, seconds, bytes)  # which checks its arguments each time
 
 
 def last_pos(db: sqlite3.Connection) -> int:

@@ -160,6 +160,7 @@ class SQLiteWriter:
             results: list[tuple[WriteJob, outcome.Outcome[Any]]] = [
                 (job, outcome.Value(job.work(tx))) for job in batch
             ]
+            tx.finish()
             pos = last_pos(tx.db)
             committing = True
             tx.db.execute("commit")
@@ -189,7 +190,9 @@ class SQLiteWriter:
             db.execute("rollback")
             db.execute("pragma synchronous=full")
             self._lock(db)
-            Transaction(db, file.clock, self.seen).mark(unsynced)
+            tx = Transaction(db, file.clock, self.seen)
+            tx.mark(unsynced)
+            tx.finish()
             db.execute("commit")
             db.execute(f"pragma synchronous={file.synchronous}")
 
