@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING, Any
 class Clock:
     """The clocks. Each is a function without arguments. Look it up at each use."""
 
-    __slots__ = ("current_time", "file_time_ns", "monotonic", "perf_counter", "wall_time")
+    __slots__ = (
+        "current_time",
+        "file_time_ns",
+        "monotonic",
+        "perf_counter",
+        "since_boot",
+        "wall_time",
+    )
 
     current_time: Callable[[], float]
     """Seconds on the clock of the Trio run: for deadlines and durations."""
@@ -34,6 +41,9 @@ class Clock:
     monotonic: Callable[[], float]
     """Seconds of real time: for a thread that waits for a database. A simulation does not replace
     it, because the thread would never end."""
+    since_boot: Callable[[], float]
+    """Seconds since the machine booted, those asleep included where that is known. They are the
+    same for all processes. A simulation leaves it as it is, for files bear it."""
     wall_time: Callable[[], float]
     """Seconds since 1970 (UTC): for dates that people read."""
     file_time_ns: Callable[[], int]
@@ -43,6 +53,7 @@ class Clock:
     def __init__(self) -> None:
         self.perf_counter = time.perf_counter
         self.monotonic = time.monotonic
+        self.since_boot = _since_boot
         self.wall_time = time.time
         self.file_time_ns = time.time_ns
 
@@ -103,6 +114,10 @@ class Stamps:
 
 
 _LAST_SECOND = (1 << 35) - 2  # in the year 3058
+
+def _since_boot() -> float:
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
 
 clock = Clock()
 chance = Chance()

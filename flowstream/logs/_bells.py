@@ -19,10 +19,9 @@ import os
 import select
 import socket
 import stat
-import time
 from contextlib import suppress
 
-from flowstream._clock import chance
+from flowstream._clock import chance, clock
 
 logger = logging.getLogger("flowstream")
 
@@ -128,7 +127,7 @@ class Bells:
         with suppress(OSError):
             stamp = os.fstat(self._descriptor).st_mtime_ns
             # One that changed in this moment may change again within the clock's grain.
-            if stamp != self._stamp or time.time_ns() - stamp < 50_000_000:
+            if stamp != self._stamp or clock.file_time_ns() - stamp < 50_000_000:
                 self._names = os.listdir(self._descriptor)
                 self._stamp = stamp
         return self._names
@@ -137,5 +136,6 @@ class Bells:
         path = f"{self._base}/{name}"
         with suppress(OSError):
             found = os.stat(path)
-            if stat.S_ISSOCK(found.st_mode) and time.time() - found.st_mtime > OLD_SECONDS:
+            age = (clock.file_time_ns() - found.st_mtime_ns) / 1e9
+            if stat.S_ISSOCK(found.st_mode) and age > OLD_SECONDS:
                 os.unlink(path)

@@ -9,7 +9,6 @@ runs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,11 +25,6 @@ def boot_id() -> str:
         return chance.token_hex(16)
 
 
-def seconds_since_boot() -> float:
-    """Return the seconds since the machine booted, those asleep included where that is known."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
 class LogClock:
     """The clocks that a log of this machine is kept with. A test passes others.
 
@@ -45,11 +39,11 @@ class LogClock:
     def __init__(
         self,
         boot: str | None = None,
-        since_boot: Callable[[], float] = seconds_since_boot,
+        since_boot: Callable[[], float] | None = None,
         wall: Callable[[], float] | None = None,
     ) -> None:
         self.boot = boot_id() if boot is None else boot
-        self.since_boot = since_boot
+        self.since_boot = since_boot or clock.since_boot
         self.wall = wall or clock.wall_time
 
     def anchor(self, newest: float) -> float:

@@ -36,10 +36,10 @@ def append(
         return _results_from_text(found[0])
     if keep != topic.keep:
         topic.keep = keep
-        topic.look_at(tx.now)
+        topic.look_at(tx.moment)
     before = topic.head
     results = [_append_one(tx, topic, entry) for entry in entries]
-    topic.touched = tx.now
+    topic.touched = tx.moment
     topic.deleted = False
     tx.db.execute(
         "insert into token values(?, ?, ?, ?)",
@@ -60,7 +60,7 @@ def trim(tx: Transaction, name: str, keep: Replay | None) -> int:
     first, _ = first_young(tx, topic, keep.seconds)
     raise_floor(tx, topic, max(first, topic.head - keep.items + 1), keep)
     pass_by(tx, topic)
-    topic.look_at(tx.now)
+    topic.look_at(tx.moment)
     tx.save(topic)
     return max(0, topic.floor - before)
 
@@ -73,8 +73,8 @@ def delete(tx: Transaction, name: str) -> None:
     clear(tx, topic)
     topic.epochs = ((new_epoch(topic.epochs[-1][0]), topic.head + 1),)
     topic.floor, topic.size = topic.head + 1, 0
-    topic.touched, topic.deleted = tx.now, True
-    topic.look_at(tx.now + FORGET_SECONDS)
+    topic.touched, topic.deleted = tx.moment, True
+    topic.look_at(tx.moment + FORGET_SECONDS)
     tx.save(topic)
     tx.notice(topic.id)
 
@@ -93,7 +93,7 @@ def _append_one(tx: Transaction, topic: TopicRow, entry: LogEntry) -> Appended:
     if key is not None:
         found = tx.db.execute(
             "select epoch, number from key where topic = ? and key = ? and until > ?",
-            (topic.id, key, tx.now),
+            (topic.id, key, tx.moment),
         ).fetchone()
         if found:
             return Appended(found[0], found[1], True)
@@ -102,12 +102,12 @@ def _append_one(tx: Transaction, topic: TopicRow, entry: LogEntry) -> Appended:
     epoch = topic.epochs[-1][0]
     tx.db.execute(
         "insert into event(topic, number, at, data) values(?, ?, ?, ?)",
-        (topic.id, topic.head, tx.now, entry.data),
+        (topic.id, topic.head, tx.moment, entry.data),
     )
     if key is not None:
         tx.db.execute(
             "insert or replace into key values(?, ?, ?, ?, ?)",
-            (topic.id, key, tx.now + entry.idempotency_seconds, epoch, topic.head),
+            (topic.id, key, tx.moment + entry.idempotency_seconds, epoch, topic.head),
         )
     if entry.key is not None:
         tx.db.execute(

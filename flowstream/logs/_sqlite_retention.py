@@ -47,9 +47,9 @@ def keep_within(tx: Transaction, topic: TopicRow, added: int) -> None:
         raise_floor(tx, topic, topic.head - keep.items + 1)
         pass_by(tx, topic)
     elif items > keep.items:
-        topic.look_at(tx.now + _SLACK_SECONDS)
+        topic.look_at(tx.moment + _SLACK_SECONDS)
     if keep.seconds < math.inf:
-        topic.look_at(tx.now + keep.seconds)
+        topic.look_at(tx.moment + keep.seconds)
     if topic.head // _LOOK_EVERY != (topic.head - added) // _LOOK_EVERY:
         tx.db.execute(
             "delete from token where topic = ? and number <= ?",
@@ -89,11 +89,11 @@ def pass_by(tx: Transaction, topic: TopicRow) -> None:
         "select count(*), max(case when at <= ? or size > ? then number end) from"
         " (select number, at, sum(length(data)) over (order by number desc) as size from event"
         " where topic = ? and number < ? order by number desc limit ?)",
-        (tx.now - PASSING_SECONDS, PASSING_BYTES, topic.id, topic.floor, PASSING_ITEMS),
+        (tx.moment - PASSING_SECONDS, PASSING_BYTES, topic.id, topic.floor, PASSING_ITEMS),
     ).fetchone()
     cut = topic.floor - PASSING_ITEMS if passed is None else passed + 1
     if count and cut < topic.floor:
-        topic.look_at(tx.now + PASSING_SECONDS)
+        topic.look_at(tx.moment + PASSING_SECONDS)
     (first,) = tx.db.execute(
         "select min(number) from event where topic = ? and number < ?", (topic.id, cut)
     ).fetchone()
@@ -101,7 +101,7 @@ def pass_by(tx: Transaction, topic: TopicRow) -> None:
         return
     if cut - first > _SWEEP_ROWS:
         cut = first + _SWEEP_ROWS
-        topic.look_at(tx.now)
+        topic.look_at(tx.moment)
     tx.db.execute("delete from event where topic = ? and number < ?", (topic.id, cut))
 
 
@@ -113,7 +113,7 @@ def first_young(tx: Transaction, topic: TopicRow, seconds: float) -> tuple[int, 
     found = tx.db.execute(
         "select number, at from event where topic = ? and number >= ? and at > ?"
         " order by number limit 1",
-        (topic.id, topic.first(), tx.now - seconds),
+        (topic.id, topic.first(), tx.moment - seconds),
     ).fetchone()
     return found or (topic.head + 1, math.inf)
 
@@ -127,20 +127,20 @@ def sweep(tx: Transaction) -> None:
         raise_floor(tx, topic, first)
         pass_by(tx, topic)
         if topic.floor > topic.head:
-            if topic.touched <= tx.now - FORGET_SECONDS:
+            if topic.touched <= tx.moment - FORGET_SECONDS:
                 forget(tx, topic)
                 continue
             topic.look_at(topic.touched + FORGET_SECONDS)
         elif keep.seconds < math.inf:
             topic.look_at(at + keep.seconds)
         tx.save(topic)
-    old = (tx.now, _SWEEP_ROWS)
+    old = (tx.moment, _SWEEP_ROWS)
     tx.db.execute(
         "delete from key where (topic, key) in (select topic, key from key where until <= ?"
         " limit ?)",
         old,
     )
-    old = (tx.now - PASSING_SECONDS, _SWEEP_ROWS)
+    old = (tx.moment - PASSING_SECONDS, _SWEEP_ROWS)
     tx.db.execute(
         "delete from event where pos in (select pos from event where number is null and at <= ?"
         " limit ?)",

@@ -78,13 +78,13 @@ class Transaction:
 
     Attributes:
         db: the connection.
-        now: the log's time.
+        moment: the log's time when it began.
         epoch: the log's own epoch.
         life: the log's life.
         unsynced: the boot in which commits were not flushed, or "".
     """
 
-    __slots__ = ("_changed", "_topics", "db", "epoch", "life", "now", "unsynced")
+    __slots__ = ("_changed", "_topics", "db", "epoch", "life", "moment", "unsynced")
 
     def __init__(self, db: sqlite3.Connection, clock: LogClock, seen: int) -> None:
         self.db = db
@@ -100,7 +100,7 @@ class Transaction:
             ).fetchone()
             anchor = clock.anchor(newest)
             db.execute("update log set boot = ?, anchor = ?", (clock.boot, anchor))
-        self.now: float = anchor + clock.since_boot()
+        self.moment: float = anchor + clock.since_boot()
         if self.unsynced not in ("", clock.boot) or last_pos(db) < seen:
             self.begin_life()
             self.mark("")
@@ -141,13 +141,13 @@ class Transaction:
         self._topics.clear()
         found = self.db.execute(
             f"select {TOPIC_COLUMNS} from topic where due <= ? order by due limit ?",
-            (self.now, limit),
+            (self.moment, limit),
         ).fetchall()
         return [self._touched(row) for row in found]
 
     def make_topic(self, name: str, keep: Replay) -> TopicRow:
         """Make a topic that is not there. It begins with the log's epoch."""
-        due = self.now + FORGET_SECONDS
+        due = self.moment + FORGET_SECONDS
         epochs: Epochs = ((self.epoch, 1),)
         id = self.db.execute(
             "insert into topic(name, epochs, life, head, floor, size, items, seconds, bytes,"
@@ -159,13 +159,13 @@ class Transaction:
                 keep.items,
                 keep.seconds,
                 keep.bytes,
-                self.now,
+                self.moment,
                 due,
             ),
         ).lastrowid
         assert id is not None
         topic = TopicRow(
-            id, name, epochs, self.life, 0, 1, 0, keep, self.now, False, due, stored_due=due
+            id, name, epochs, self.life, 0, 1, 0, keep, self.moment, False, due, stored_due=due
         )
         self._topics[name] = topic
         return topic
@@ -211,7 +211,7 @@ class Transaction:
 
     def notice(self, topic: int) -> None:
         """Have every process read a topic's row again; 0 for all topics."""
-        self.db.execute("insert into event(topic, at) values(?, ?)", (topic, self.now))
+        self.db.execute("insert into event(topic, at) values(?, ?)", (topic, self.moment))
 
     def _touched(self, row: Any) -> TopicRow:
         topic = TopicRow.of(row)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 import outcome
 import trio
 
-from flowstream._clock import chance
+from flowstream._clock import chance, clock
 from flowstream._errors import LogFullError, LogUnavailableError
 from flowstream.logs._bells import Bells
 from flowstream.logs._sqlite_faults import fault, is_busy, locked
@@ -71,6 +70,7 @@ class SQLiteWriter:
         self._condition = threading.Condition()
         self._waiting: deque[WriteJob] = deque()
         self._stopped = False
+        self._ending = threading.Event()  # the same, for who waits for the lock
         self._db: sqlite3.Connection | None = None
         self._identity = (0, 0)
         self.seen = 0  # the highest `pos` that this process knows of; the tail counts, too
@@ -104,6 +104,7 @@ class SQLiteWriter:
         """Have the thread end behind the batch that it is at; jobs that wait fail."""
         with self._condition:
             self._stopped = True
+            self._ending.set()
             left = list(self._waiting)
             self._waiting.clear()
             self._condition.notify()
@@ -111,15 +112,15 @@ class SQLiteWriter:
 
     def work(self) -> None:
         """Do all jobs, until `stop`. It is called in the thread."""
-        swept = time.monotonic()
+        swept = clock.monotonic()
         try:
             while (batch := self._take()) is not None:
                 if batch:
                     results = self._do(batch)
                     self._token.run_sync_soon(self._give, results)
-                if time.monotonic() - swept >= _SWEEP_SECONDS:
+                if clock.monotonic() - swept >= _SWEEP_SECONDS:
                     self._sweep()
-                    swept = time.monotonic()
+                    swept = clock.monotonic()
         finally:
             self._disconnect()
 
@@ -201,7 +202,7 @@ class SQLiteWriter:
 
         SQLite's own wait grows to 100 ms a step, which is dear where processes publish in turns.
         """
-        until = time.monotonic() + self._patience
+        until = clock.monotonic() + self._patience
         step = _LOCK_SECONDS / 100
         while True:
             try:
@@ -209,13 +210,13 @@ class SQLiteWriter:
             except sqlite3.OperationalError as error:
                 if not is_busy(error):
                     raise
-                if time.monotonic() >= until:
+                if clock.monotonic() >= until:
                     raise locked(self._file.path, self._patience) from error
-                if self._stopped:
+                if self._ending.is_set():
                     raise self._ended() from error
             else:
                 return
-            time.sleep(chance.uniform(step / 2, step))
+            self._ending.wait(chance.uniform(step / 2, step))
             step = min(_LOCK_SECONDS, step * 1.5)
 
     def _connected(self) -> sqlite3.Connection:
