@@ -115,6 +115,7 @@ class Stamps:
 
 _LAST_SECOND = (1 << 35) - 2  # in the year 3058
 
+
 def _since_boot() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
