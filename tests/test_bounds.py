@@ -33,8 +33,6 @@ NO_ARGUMENTS = {"PublicError.status", "UpstreamError.status", "Frames.prefix"} |
 NO_CONSTANTS = {
     "encoders._json._SAFE",
     "encoders.ndjson._LF",
-    "logs._epochs._RANDOM_DIGITS",
-    "logs._epochs._TIME_DIGITS",
     "logs._file_system._STATFS_BYTES",
     "logs._sqlite_file._APPLICATION_ID",
     "logs._sqlite_file._VERSION",
