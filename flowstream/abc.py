@@ -236,6 +236,10 @@ class Record(NamedTuple):
     """One more than the event before it."""
     data: bytes
     """What was appended."""
+    age: float = 0.0
+    """Seconds since it was appended, on the log's clock, when it was read. In a hint it may be 0.
+    Whoever keeps a record adds the time that has gone by since, and serves nothing that is older
+    than `Replay.seconds`."""
 
 
 class LogEntry(NamedTuple):

@@ -129,7 +129,7 @@ PUBLIC = {
     "abc.Log": LOG,
     "abc.LogEntry": "data idempotency_key idempotency_seconds key",
     "abc.Policy": POLICY,
-    "abc.Record": "data epoch number",
+    "abc.Record": "age data epoch number",
     "abc.Verdict": "DISCONNECT DROP_ARRIVING EVICT_NEWEST EVICT_OLDEST REPLACE_NEWEST WAIT",
     "decoders.Frame": "control data id retry type",
     "decoders.FramesDecoder": "feed flush heartbeats",

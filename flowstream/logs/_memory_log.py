@@ -143,7 +143,8 @@ class MemoryLog(Log):
         found = self._topics.get(topic)
         if found is None:
             return LatestPage(self._unknown(), {}, None)
-        return LatestPage(found.head(clock.current_time()), *found.latest(cursor or ""))
+        now = clock.current_time()
+        return LatestPage(found.head(now), *found.latest(cursor or "", now))
 
     async def topics(
         self, prefix: str = "", cursor: str | None = None

@@ -60,7 +60,7 @@ class MemoryTopic:
         self._size = 0
         self._tokens: OrderedDict[str, tuple[int, list[Appended]]] = OrderedDict()
         self._keys: dict[str, tuple[float, Appended]] = {}
-        self._latest: OrderedDict[str, Record] = OrderedDict()
+        self._latest: OrderedDict[str, tuple[float, Record]] = OrderedDict()
         self._latest_size = 0
 
     @property
@@ -96,7 +96,7 @@ class MemoryTopic:
                 until = now + entry.idempotency_seconds
                 self._keys[entry.idempotency_key] = until, Appended(epoch, self.number, True)
             if entry.key is not None:
-                self._put_latest(entry.key, record)
+                self._put_latest(entry.key, now, record)
         self._tokens[token] = self.number, results
         while next(iter(self._tokens.values()))[0] <= self.number - TOKEN_EVENTS:
             self._tokens.popitem(last=False)
@@ -129,22 +129,23 @@ class MemoryTopic:
         records: list[Record] = []
         room = PAGE_BYTES
         for place in range(max(0, number + 1 - head.first), len(self._events)):
-            record = self._events[place][1]
+            at, record = self._events[place]
             room -= len(record.data)
             if len(records) == limit or (records and room < 0):
                 break
-            records.append(record)
+            records.append(record._replace(age=now - at))
         return head, True, records
 
-    def latest(self, after: str) -> tuple[dict[str, Record], str | None]:
+    def latest(self, after: str, now: float) -> tuple[dict[str, Record], str | None]:
         """Return the newest events by key, of keys behind `after`, and the cursor."""
         found: dict[str, Record] = {}
         room = PAGE_BYTES
         for key in sorted(key for key in self._latest if key > after):
-            room -= len(self._latest[key].data)
+            at, record = self._latest[key]
+            room -= len(record.data)
             if found and room < 0:
                 return found, next(reversed(found))
-            found[key] = self._latest[key]
+            found[key] = record._replace(age=now - at)
         return found, None
 
     def reborn(self, now: float) -> MemoryTopic:
@@ -157,12 +158,13 @@ class MemoryTopic:
         self.trim(None, now)
         return not self._events and self.touched <= now - FORGET_SECONDS
 
-    def _put_latest(self, key: str, record: Record) -> None:
+    def _put_latest(self, key: str, now: float, record: Record) -> None:
         old = self._latest.pop(key, None)
-        self._latest[key] = record
-        self._latest_size += len(record.data) - (len(old.data) if old else 0)
+        self._latest[key] = now, record
+        self._latest_size += len(record.data) - (len(old[1].data) if old else 0)
         while len(self._latest) > LATEST_KEYS or self._latest_size > LATEST_BYTES:
-            self._latest_size -= len(self._latest.popitem(last=False)[1].data)
+            _, (_, gone) = self._latest.popitem(last=False)
+            self._latest_size -= len(gone.data)
 
     def _forget_keys(self, now: float) -> None:
         for key in [key for key, (until, _) in self._keys.items() if until <= now]:

@@ -111,8 +111,8 @@ def _append_one(tx: Transaction, topic: TopicRow, entry: LogEntry) -> Appended:
         )
     if entry.key is not None:
         tx.db.execute(
-            "insert or replace into latest values(?, ?, ?, ?, ?)",
-            (topic.id, entry.key, epoch, topic.head, entry.data),
+            "insert or replace into latest values(?, ?, ?, ?, ?, ?)",
+            (topic.id, entry.key, epoch, topic.head, tx.moment, entry.data),
         )
     return Appended(epoch, topic.head, False)
 

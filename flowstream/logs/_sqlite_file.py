@@ -79,7 +79,7 @@ create table key(
 create index key_until on key(until);
 create table latest(
   topic integer not null, key text not null,
-  epoch text not null, number integer not null, data blob not null,
+  epoch text not null, number integer not null, at real not null, data blob not null,
   primary key(topic, key)
 ) without rowid;
 create index latest_number on latest(topic, number);

@@ -47,7 +47,7 @@ def read_page(
 ) -> PageRead:
     """Return what follows `after`."""
     with snapshot(db):
-        epoch, life, now = _log(db, clock)
+        epoch, life, now = read_time(db, clock)
         topic = _topic(db, name)
         if topic is None:
             head = Head(((epoch, 1),), 0, 1)
@@ -61,15 +61,15 @@ def read_page(
         records: list[Record] = []
         room = PAGE_BYTES
         rows = db.execute(
-            "select number, data from event where topic = ? and number >= ? and at > ?"
+            "select number, at, data from event where topic = ? and number >= ? and at > ?"
             " order by number limit ?",
             (topic.id, max(number + 1, head.first), now - topic.keep.seconds, limit),
         )
-        for found, data in rows:
+        for found, at, data in rows:
             room -= len(data)
             if records and room < 0:
                 break
-            records.append(Record(epoch_at(topic.epochs, found), found, data))
+            records.append(Record(epoch_at(topic.epochs, found), found, data, max(0.0, now - at)))
         rows.close()
         return PageRead(head, True, records, evidence)
 
@@ -77,7 +77,7 @@ def read_page(
 def read_heads(db: sqlite3.Connection, clock: LogClock, names: Sequence[str]) -> dict[str, Head]:
     """Return the head of each topic."""
     with snapshot(db):
-        epoch, _, now = _log(db, clock)
+        epoch, _, now = read_time(db, clock)
         unknown = Head(((epoch, 1),), 0, 1)
         heads = dict.fromkeys(names, unknown)
         for start in range(0, len(names), HEADS):
@@ -95,7 +95,7 @@ def read_heads(db: sqlite3.Connection, clock: LogClock, names: Sequence[str]) ->
 def read_latest(db: sqlite3.Connection, clock: LogClock, name: str, cursor: str) -> LatestPage:
     """Return the newest events by key, of keys behind `cursor`."""
     with snapshot(db):
-        epoch, _, now = _log(db, clock)
+        epoch, _, now = read_time(db, clock)
         topic = _topic(db, name)
         if topic is None:
             return LatestPage(Head(((epoch, 1),), 0, 1), {}, None)
@@ -104,15 +104,16 @@ def read_latest(db: sqlite3.Connection, clock: LogClock, name: str, cursor: str)
         room = PAGE_BYTES
         last: str | None = None
         rows = db.execute(
-            "select key, epoch, number, data from latest where topic = ? and key > ? order by key",
+            "select key, epoch, number, at, data from latest where topic = ? and key > ?"
+            " order by key",
             (topic.id, cursor),
         )
-        for key, of, number, data in rows:
+        for key, of, number, at, data in rows:
             room -= len(data)
             if found and room < 0:
                 last = next(reversed(found))
                 break
-            found[key] = Record(of, number, data)
+            found[key] = Record(of, number, data, max(0.0, now - at))
         rows.close()
         return LatestPage(head, found, last)
 
@@ -144,7 +145,8 @@ def find_topics(
     return found
 
 
-def _log(db: sqlite3.Connection, clock: LogClock) -> tuple[str, int, float]:
+def read_time(db: sqlite3.Connection, clock: LogClock) -> tuple[str, int, float]:
+    """Return the log's epoch, its life and its time."""
     epoch, life, boot, anchor = db.execute("select epoch, life, boot, anchor from log").fetchone()
     if boot != clock.boot:  # nobody has written since the machine booted
         anchor = clock.anchor(0.0)

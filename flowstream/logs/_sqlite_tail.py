@@ -26,7 +26,7 @@ from flowstream.logs._bells import Bells
 from flowstream.logs._epochs import Epochs, epoch_at
 from flowstream.logs._sqlite_faults import fault
 from flowstream.logs._sqlite_file import SQLiteFile
-from flowstream.logs._sqlite_read import find_topics, snapshot
+from flowstream.logs._sqlite_read import find_topics, read_time, snapshot
 from flowstream.logs._sqlite_transaction import last_pos
 from flowstream.logs._sqlite_writer import SQLiteWriter
 
@@ -167,7 +167,7 @@ class SQLiteTail:
             # Deleted before they were seen; or an older copy was put into the file.
             lost = last < self._pos or (last > self._pos and not _is_dense(rows, self._pos))
             self._pos = rows[-1][0] if rows else last
-            if lost or any(topic == 0 for _, topic, _, _ in rows):
+            if lost or any(topic == 0 for _, topic, _, _, _ in rows):
                 self._topics.clear()
                 news.append((None, 0, None))
             self._apply(asked)
@@ -177,9 +177,10 @@ class SQLiteTail:
                 self._find(db, [name for name, watched in asked if watched])
             elif len(self._topics) < len(self._names):
                 self._find_new(db)
-            for topic in {topic for _, topic, number, _ in rows if number is None}:
+            for topic in {topic for _, topic, number, _, _ in rows if number is None}:
                 self._read_again(db, topic, news)
-            self._group(rows, news)
+            if rows:
+                self._group(rows, news, read_time(db, self._file.clock)[2])
         self._writer.seen = max(self._writer.seen, self._pos)
         return more, news
 
@@ -187,12 +188,12 @@ class SQLiteTail:
         rows: list[Any] = []
         room = PAGE_BYTES
         found = db.execute(
-            "select pos, topic, number, data from event where pos > ? order by pos limit ?",
+            "select pos, topic, number, at, data from event where pos > ? order by pos limit ?",
             (self._pos, _PAGE_ITEMS),
         )
         for row in found:
             rows.append(row)
-            room -= len(row[3] or b"")
+            room -= len(row[4] or b"")
             if room < 0:
                 break
         found.close()
@@ -233,17 +234,17 @@ class SQLiteTail:
             if found:
                 self._topics[id] = found
 
-    def _group(self, rows: list[Any], news: list[News]) -> None:
+    def _group(self, rows: list[Any], news: list[News], now: float) -> None:
         """Add the events of watched topics, those of one topic that follow on as one hint."""
         open: dict[int, tuple[int, list[Record]]] = {}
-        for _, id, number, data in rows:
+        for _, id, number, at, data in rows:
             known = self._topics.get(id)
             if known is None or number is None:
                 continue
             name, epochs = known
             if number < epochs[0][1]:
                 continue  # of an epoch that is no longer known
-            record = Record(epoch_at(epochs, number), number, data)
+            record = Record(epoch_at(epochs, number), number, data, max(0.0, now - at))
             place = open.get(id)
             if place is None or place[1][-1].number + 1 != number:
                 place = open[id] = number - 1, []

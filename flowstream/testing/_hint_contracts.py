@@ -9,7 +9,14 @@ import trio
 
 from flowstream.abc import LogEntry, Record
 from flowstream.limits import Replay
-from flowstream.testing._log_contract import LogBench, LogUnderTest, contract, numbers
+from flowstream.testing._log_contract import (
+    CLOCK_SECONDS,
+    LogBench,
+    LogUnderTest,
+    ageless,
+    contract,
+    numbers,
+)
 
 
 def _has(one: LogUnderTest, number: int) -> bool:
@@ -22,10 +29,10 @@ async def _(bench: LogBench) -> None:
         await one.log.watch(["news"])
         (first, second) = await one.append("news", b"a", b"b")
         await one.until(lambda: 2 in one.heard.get("news", {}))
-        assert one.heard["news"] == {
-            1: Record(first.epoch, 1, b"a"),
-            2: Record(second.epoch, 2, b"b"),
-        }
+        assert ageless(one.heard["news"].values()) == [
+            Record(first.epoch, 1, b"a"),
+            Record(second.epoch, 2, b"b"),
+        ]
         assert all(before == number - 1 for _, before, number in one.befores)
 
 
@@ -74,9 +81,22 @@ async def _(bench: LogBench) -> None:
             for _ in range(4):
                 nursery.start_soon(publish)
         await one.until(lambda: max(one.heard.get("news", {0: None})) == 200 or one.stale)
-        read = {record.number: record for record in await one.everything("news")}
-        assert read.keys() == {*range(1, 201)}
-        assert one.heard.get("news", {}).items() <= read.items()
+        read = ageless(await one.everything("news"))
+        assert numbers(read) == list(range(1, 201))
+        assert set(ageless(one.heard.get("news", {}).values())) <= set(read)
+
+
+@contract("a record of a hint says that it is of now, or how long ago it was appended")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        began = trio.current_time()
+        for number in range(1, 6):
+            await one.append("news", b"x")
+            await trio.sleep(0.01)
+            await one.until(partial(_has, one, number))
+        most = trio.current_time() - began + CLOCK_SECONDS
+        assert all(0 <= record.age <= most for record in one.heard["news"].values())
 
 
 @contract("a topic that keeps nothing has hints all the same")
@@ -178,7 +198,21 @@ async def _(bench: LogBench) -> None:
             nursery.start_soon(publish, one)
             nursery.start_soon(publish, two)
         assert sorted(found) == list(range(1, 81))
-        assert await one.everything("news") == await two.everything("news")
+        assert ageless(await one.everything("news")) == ageless(await two.everything("news"))
+
+
+@contract("a record is as old for another log on the store", several=True)
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one, bench.open() as two:
+        after = await one.position("news")
+        began = trio.current_time()
+        await one.append("news", b"x")
+        ended = trio.current_time()
+        await trio.sleep(0.02)
+        asked = trio.current_time()
+        _, _, (record,) = await two.log.read("news", after, 10)
+        least, most = asked - ended, trio.current_time() - began
+        assert least - CLOCK_SECONDS <= record.age <= most + CLOCK_SECONDS
 
 
 @contract("a log hears of what another one on its store appends", several=True)

@@ -6,7 +6,7 @@ store of its own. The cases are in the modules beside this one, by what they are
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,6 +22,8 @@ Case: TypeAlias = Callable[["LogBench"], Awaitable[None]]
 # Seconds that a case may take, and that it waits for a hint.
 CASE_SECONDS = 120.0
 HINT_SECONDS = 20.0
+# How far a log's clock may be from that of the case: it may count in milliseconds.
+CLOCK_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,11 @@ class LogBench:
 def numbers(records: Sequence[Record | Appended]) -> list[int]:
     """Return the numbers of records, or of results."""
     return [one.number for one in records]
+
+
+def ageless(records: Iterable[Record]) -> list[Record]:
+    """Return the records as they are whenever they are read."""
+    return [record._replace(age=0.0) for record in records]
 
 
 async def cancelled_after(steps: int, call: Callable[[], Awaitable[object]]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import trio
+
 from flowstream.abc import LogEntry, Record
 from flowstream.limits import Replay
-from flowstream.testing._log_contract import LogBench, contract, numbers
+from flowstream.testing._log_contract import CLOCK_SECONDS, LogBench, ageless, contract, numbers
 
 
 @contract("who has appended can read it at once")
@@ -26,7 +28,7 @@ async def _(bench: LogBench) -> None:
         for after in range(11):
             _, known, records = await one.log.read("news", (epoch, after), 100)
             assert known
-            assert records == [Record(epoch, n, b"%d" % n) for n in range(after + 1, 11)]
+            assert ageless(records) == [Record(epoch, n, b"%d" % n) for n in range(after + 1, 11)]
 
 
 @contract("a read returns no more records than its limit, and the next one goes on")
@@ -177,9 +179,33 @@ async def _(bench: LogBench) -> None:
         page = await one.log.latest("news")
         epoch = page.head.epochs[-1][0]
         assert page.head.number == 4
-        assert page.records == {"EUR": Record(epoch, 4, b"4"), "USD": Record(epoch, 2, b"2")}
+        assert list(page.records) == ["EUR", "USD"]
+        assert ageless(page.records.values()) == [Record(epoch, 4, b"4"), Record(epoch, 2, b"2")]
         assert page.cursor is None
         assert (await one.log.latest("other")).records == {}
+
+
+@contract("a record that is read says how long ago it was appended")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        after = await one.position("news")
+        began: list[float] = []
+        ended: list[float] = []
+        for _ in range(3):
+            began.append(trio.current_time())
+            await one.append("news", LogEntry(b"x", key=f"{len(began)}"))
+            ended.append(trio.current_time())
+            await trio.sleep(0.02)
+        for _ in range(2):
+            asked = trio.current_time()
+            _, _, records = await one.log.read("news", after, 10)
+            latest = (await one.log.latest("news")).records
+            now = trio.current_time()
+            for place, record in enumerate([*records, *latest.values()]):
+                least, most = asked - ended[place % 3], now - began[place % 3]
+                assert least - CLOCK_SECONDS <= record.age <= most + CLOCK_SECONDS
+            assert len(records) == len(latest) == 3
+            await trio.sleep(0.02)
 
 
 @contract("latest() comes in pages of about 1 MiB, in the order of the keys")

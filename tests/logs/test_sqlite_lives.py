@@ -372,3 +372,24 @@ async def test_a_tail_that_slept_says_that_all_may_be_stale(
         tail._look = awake
         await aeventually(lambda: heard == [2], "the event that is left")  # type: ignore[misc]
         assert stale == [None]
+
+
+async def test_an_age_counts_on_the_log_s_clock(machine: Machine) -> None:
+    """A date that is set changes no age; a boot counts by the date, and never makes it negative."""
+    async with open_log(machine.log()) as log:
+        epoch, _ = await append(log)
+
+        async def age() -> float:
+            _, _, (record,) = await log.read("news", (epoch, 0), 10)
+            return record.age
+
+        machine.later(30)
+        assert await age() == pytest.approx(30)
+        machine.wall -= 86400
+        assert await age() == pytest.approx(30)
+    machine.restart()
+    async with open_log(machine.log()) as log:
+        assert await age() == pytest.approx(0)  # the date says less, and time never goes back
+        machine.wall += 1
+        machine.later(7)
+        assert await age() == pytest.approx(7)
