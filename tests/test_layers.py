@@ -74,6 +74,7 @@ PURE = [
     "logs._append_arguments",
     "logs._epochs",
     "logs._file_system",
+    "logs._idempotency_keys",
     "logs._log_clock",
     "logs._memory_topic",
     "server._request_rules",

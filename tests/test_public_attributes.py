@@ -109,8 +109,8 @@ PUBLIC = {
     "TooManyRunsError": "code headers message retry_after retryable status",
     "TooManyTopicsError": "",
     "Topic": (
-        "aclose closed epoch name publish publish_from publish_from_thread "
-        "publish_nowait statistics subscribe subscribers"
+        "aclose closed epoch name position publish publish_from publish_from_thread "
+        "publish_many publish_nowait publish_soon statistics subscribe subscribers"
     ),
     "TopicNameError": "length limit",
     "TopicStatistics": (

@@ -5,11 +5,11 @@ So a wrong argument fails in the task that passed it, and not a batch that other
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from flowstream.abc import LogEntry
 from flowstream.limits import Replay
+from flowstream.logs._idempotency_keys import check_seconds
 
 # Bytes of one append; it is held in memory, and goes into one transaction.
 APPEND_BYTES = 64 << 20
@@ -49,13 +49,7 @@ def check_append(topic: str, entries: Sequence[LogEntry], keep: Replay, token: s
         if entry.key is not None:
             check_text("key", entry.key)
         if entry.idempotency_key is not None:
-            check_text("idempotency_key", entry.idempotency_key)
-            seconds = entry.idempotency_seconds
-            if not 0 < seconds < math.inf:
-                raise ValueError(
-                    f"idempotency_seconds must be above 0 and finite, not {seconds!r}: the log "
-                    "remembers the key as long"
-                )
+            check_idempotency(entry.idempotency_key, entry.idempotency_seconds)
         size += len(entry.data)
     if size > APPEND_BYTES:
         raise ValueError(
@@ -63,6 +57,12 @@ def check_append(topic: str, entries: Sequence[LogEntry], keep: Replay, token: s
             "at once, or publish where the data is instead of the data"
         )
     return size
+
+
+def check_idempotency(key: str, seconds: float) -> None:
+    """Raise unless an event can have this idempotency key, remembered for so long."""
+    check_text("idempotency_key", key)
+    check_seconds(seconds)
 
 
 def check_topic(topic: str) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import trio
 
 from flowstream._clock import clock
-from flowstream._errors import LogFullError
 from flowstream.abc import (
     Appended,
     Head,
@@ -37,8 +36,6 @@ from flowstream.logs._epochs import Epochs, begin_epoch, is_evidence
 from flowstream.logs._log_run import LogRun, not_open
 from flowstream.logs._memory_topic import MemoryTopic
 
-# Idempotency keys of a topic. More would grow for as long as the app says, in memory.
-MEMORY_KEYS = 100_000
 # Seconds between two looks for topics to forget.
 _LOOK_SECONDS = 60.0
 
@@ -84,12 +81,11 @@ class MemoryLog(Log):
         now = clock.current_time()
         self._look(now)
         found = self._topics.get(topic)
-        if found is not None and found.keys + len(entries) > MEMORY_KEYS:
-            raise LogFullError(
-                f"the topic {topic!r} has {found.keys:,} idempotency keys in memory: give "
-                "events a shorter idempotency_seconds"
-            )
-        if found is None:
+        if found is not None:
+            keyed = sum(entry.idempotency_key is not None for entry in entries)
+            if keyed:
+                found.keys.check_room(f"the topic {topic!r}", now, keyed)
+        else:
             found = self._topics[topic] = MemoryTopic(((self._epoch, 1),))
         before = found.number
         results, records = found.append(entries, keep, token, now)

@@ -16,6 +16,7 @@ from flowstream.logs._append_arguments import (
     TOKEN_EVENTS,
 )
 from flowstream.logs._epochs import Epochs, locate
+from flowstream.logs._idempotency_keys import IdempotencyKeys
 
 
 class MemoryTopic:
@@ -32,18 +33,19 @@ class MemoryTopic:
         number: the number of its newest event.
         touched: as above.
         deleted: as above.
+        keys: its idempotency keys.
     """
 
     __slots__ = (
         "_events",
         "_keep",
-        "_keys",
         "_latest",
         "_latest_size",
         "_size",
         "_tokens",
         "deleted",
         "epochs",
+        "keys",
         "number",
         "touched",
     )
@@ -59,14 +61,9 @@ class MemoryTopic:
         self._events: deque[tuple[float, Record]] = deque()
         self._size = 0
         self._tokens: OrderedDict[str, tuple[int, list[Appended]]] = OrderedDict()
-        self._keys: dict[str, tuple[float, Appended]] = {}
+        self.keys: IdempotencyKeys[Appended] = IdempotencyKeys()
         self._latest: OrderedDict[str, tuple[float, Record]] = OrderedDict()
         self._latest_size = 0
-
-    @property
-    def keys(self) -> int:
-        """How many idempotency keys it remembers."""
-        return len(self._keys)
 
     def append(
         self, entries: Sequence[LogEntry], keep: Replay, token: str, now: float
@@ -77,14 +74,14 @@ class MemoryTopic:
         self._keep = keep
         self.touched = now
         self.deleted = False
-        self._forget_keys(now)
         epoch = self.epochs[-1][0]
         results: list[Appended] = []
         records: list[Record] = []
         for entry in entries:
-            known = self._keys.get(entry.idempotency_key or "")
+            key = entry.idempotency_key
+            known = None if key is None else self.keys.find(key, now)
             if known is not None:
-                results.append(known[1])
+                results.append(known)
                 continue
             self.number += 1
             record = Record(epoch, self.number, entry.data)
@@ -92,9 +89,9 @@ class MemoryTopic:
             records.append(record)
             self._events.append((now, record))
             self._size += len(entry.data)
-            if entry.idempotency_key is not None:
-                until = now + entry.idempotency_seconds
-                self._keys[entry.idempotency_key] = until, Appended(epoch, self.number, True)
+            if key is not None:
+                again = Appended(epoch, self.number, True)
+                self.keys.remember(key, again, now + entry.idempotency_seconds)
             if entry.key is not None:
                 self._put_latest(entry.key, now, record)
         self._tokens[token] = self.number, results
@@ -165,7 +162,3 @@ class MemoryTopic:
         while len(self._latest) > LATEST_KEYS or self._latest_size > LATEST_BYTES:
             _, (_, gone) = self._latest.popitem(last=False)
             self._latest_size -= len(gone.data)
-
-    def _forget_keys(self, now: float) -> None:
-        for key in [key for key, (until, _) in self._keys.items() if until <= now]:
-            del self._keys[key]

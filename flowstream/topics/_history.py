@@ -152,13 +152,17 @@ class History:
         """Bytes of their encodings."""
         return self._size
 
-    def make(self, event: Event) -> Published:
+    def make(self, event: Event, ahead: int = 0) -> Published:
         """Return `event` as the next to be appended, with its id.
+
+        Args:
+            event: it gets the id, unless it has one.
+            ahead: how many events that were made are appended before it.
 
         Raises:
             ValueError: it has an id that no app may give (`check_id`).
         """
-        number = self.head + 1
+        number = self.head + 1 + ahead
         if event.id is None:
             event.id = event_id(self.epoch, number)
             return Published(number, event, self._clock())
@@ -201,22 +205,32 @@ class History:
         oldest = self._clock() - replay.seconds
         while kept:
             published = kept[0]
-            if published.number > self.delivered:
-                if len(kept) <= _PENDING_ITEMS and self._size <= _PENDING_BYTES:
-                    break
-            elif (
+            if (
                 len(kept) <= replay.items
                 and self._size <= replay.bytes
                 and published.stamp >= oldest
             ):
                 break
-            if published.number == self.head and published.number > self.delivered:
-                break  # one event of any size is kept
+            if published.number > self.delivered and (
+                (len(kept) <= _PENDING_ITEMS and self._size <= _PENDING_BYTES)
+                or published.number == self.head  # one event of any size is kept
+            ):
+                break
             kept.popleft()
             self._size -= published.size
             if self._own_ids and self._own_ids.get(published.id) == published.number:
                 self._forget(published.id)
         self.first = kept[0].number if kept else self.head + 1
+
+    def is_full(self, size: int) -> bool:
+        """Return whether an event of `size` bytes would push out one that is not delivered."""
+        if self.first <= self.delivered or not self._kept:
+            return False
+        items, total, replay = len(self._kept) + 1, self._size + size, self.replay
+        return not (
+            (items <= replay.items and total <= replay.bytes)
+            or (items <= _PENDING_ITEMS and total <= _PENDING_BYTES)
+        )
 
     def _forget(self, id: str) -> None:
         """Forget the first event with an id of the app's own."""

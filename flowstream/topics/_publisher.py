@@ -2,12 +2,16 @@
 
 An event is published when it enters the history. That happens in one synchronous step. Delivery
 follows, in the order of the history.
+
+Here the history is the log: it is in memory. A publisher whose events are in a log that outlives
+the process overrides what decides that an event is published, and nothing else: `publish`,
+`publish_many`, `publish_soon`, `publish_nowait` and `position`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,9 +24,11 @@ from flowstream._event import Event, copied
 from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Encoder, Policy
 from flowstream.encoders import SSE
-from flowstream.ids._event_id import is_ours
+from flowstream.ids._event_id import event_id, is_ours
 from flowstream.ids._joined_id import Place, name_tag
 from flowstream.limits import Replay
+from flowstream.logs._append_arguments import check_idempotency
+from flowstream.logs._idempotency_keys import IdempotencyKeys
 from flowstream.sources._feed import Ending, Feed, SingleFeed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._cursor import Cursor
@@ -33,6 +39,11 @@ from flowstream.topics._snapshots import Snapshots
 
 # After this many events for few subscribers or none, other tasks run once.
 _BURST_EVENTS = 64
+
+# Most events of one `publish_many`: as many as the history holds for sure until they are delivered.
+MOST_EVENTS = 1024
+# Bytes of them, unless the replay has room for more.
+MOST_BYTES = 1 << 20
 
 _DEFAULT_ENCODER = SSE()
 
@@ -86,13 +97,23 @@ class Publisher(SingleFeed):
         self.last_publish: float = -math.inf
         self.ending: Ending | None = None
         self.token: trio.lowlevel.TrioToken | None = None
+        self._keys: IdempotencyKeys[str] | None = None
 
     # -- publishing ------------------------------------------------------------------------
 
-    async def publish(self, event: Event) -> str:
+    async def publish(
+        self,
+        event: Event,
+        idempotency_key: str | None = None,
+        idempotency_seconds: float = 300.0,
+    ) -> str:
         """Publish `event`, **wait** until every subscriber was handed it, and return its id.
 
+        If an event was published with the same idempotency key, and the key is still remembered,
+        this publishes nothing and returns the id of that event.
+
         Raises:
+            LogFullError: there are too many idempotency keys. Nothing is published.
             EncodingError: no format of the subscribers can carry it (SSE, if there are none).
                 Nothing is published.
             trio.ClosedResourceError: it takes no more events.
@@ -100,10 +121,20 @@ class Publisher(SingleFeed):
             ValueError: the event can't have this id.
             TypeError: its key can't be hashed, or its data is an `Event`.
         """
+        if idempotency_key is not None:
+            check_idempotency(idempotency_key, idempotency_seconds)
         readers = self.fanout.readers
         if readers.members and readers.behind:
-            await self._wait_for_readers(event)
-        published = self._commit(event)
+            await self._wait_for_readers([event])
+        if idempotency_key is None:
+            published = self._commit(event)
+        else:
+            known = self._find_key(idempotency_key)
+            if known is not None:
+                await trio.lowlevel.checkpoint()
+                return known
+            published = self._commit(event)
+            self._remember_key(idempotency_key, published, idempotency_seconds)
         if self.fanout.count:
             await self.fanout.deliver(published.number)
         else:
@@ -112,6 +143,39 @@ class Publisher(SingleFeed):
             await trio.lowlevel.checkpoint()
         return published.id
 
+    async def publish_many(self, events: Sequence[Event]) -> list[str]:
+        """Publish all `events`, one behind the other, or none; return their ids.
+
+        **Waits** until every subscriber was handed them.
+
+        Raises:
+            ValueError: they are too many, or have too many bytes, or as `publish`.
+            Exception: as `publish`.
+        """
+        check_many(events)
+        fanout, history = self.fanout, self.history
+        if fanout.readers.members and fanout.readers.behind:
+            await self._wait_for_readers(events)
+        if fanout.count:
+            # What is not delivered is kept up to a bound, and these need it all.
+            while history.delivered < history.head:
+                await fanout.deliver(history.head)
+        made = [self._make(event, ahead) for ahead, event in enumerate(events)]
+        size = sum(published.weight for published in made)
+        if size > max(MOST_BYTES, history.replay.bytes) and len(made) > 1:
+            raise ValueError(
+                f"the events have {size:,} bytes, and may have {MOST_BYTES:,}, or Replay.bytes if "
+                "that is more: publish fewer at once"
+            )
+        for published in made:
+            self._append(published)
+        if fanout.count:
+            await fanout.deliver(history.head)
+        else:
+            history.delivered = history.head
+            await trio.lowlevel.checkpoint()
+        return [published.id for published in made]
+
     def publish_nowait(self, event: Event) -> str:
         """Publish `event` without waiting, and return its id.
 
@@ -119,26 +183,54 @@ class Publisher(SingleFeed):
             Exception: as `publish`, and
             trio.WouldBlock: a subscriber for which a publisher waits has no room.
         """
-        published = self._commit(event, nowait=True)
+        published = self._commit(event, self.fanout.full)
         if self.fanout.count:
             self.fanout.deliver_nowait()
         else:
             self.history.delivered = self.history.head
         return published.id
 
-    def publish_soon(self, event: Event) -> None:
-        """Publish an event without waiting for subscribers that have no room."""
-        self._commit(event)
-        self.fanout.assist()
+    def publish_soon(
+        self, event: Event, on_lost: Callable[[Event, Exception], object] | None = None
+    ) -> None:
+        """Publish an event without waiting; a task delivers it.
 
-    def _commit(self, event: Event, *, nowait: bool = False) -> Published:
+        Args:
+            event: what to publish.
+            on_lost: called if the event is lost after all, which can't happen in memory.
+
+        Raises:
+            trio.WouldBlock: as many events as are held for sure wait to be delivered. This one is
+                not published.
+            Exception: as `publish`.
+        """
+        self._commit(event, self.history.is_full)
+        if self.fanout.count:
+            self.fanout.assist()
+        else:
+            self.history.delivered = self.history.head
+
+    async def position(self) -> str:
+        """Return the id of the newest event; before the first, the place where that will follow."""
+        await trio.lowlevel.checkpoint()
+        # In the own form, also for an event with an id of the app's, which may be used again.
+        return event_id(self.history.epoch, self.history.head)
+
+    def _commit(self, event: Event, full: Callable[[int], bool] | None = None) -> Published:
+        published = self._make(event)
+        if full is not None and full(published.weight):
+            raise trio.WouldBlock
+        self._append(published)
+        return published
+
+    def _make(self, event: Event, ahead: int = 0) -> Published:
+        """Return an event to be appended behind `ahead` others, encoded in one format."""
         if self.ending is not None:
             raise trio.ClosedResourceError(f"{self.name} takes no more events")
-        history = self.history
         hash(event.key)  # first of all: `LatestByKey` needs it
         try:
             self._remember_run()
-            published = history.make(event)  # asks Trio for the time
+            published = self.history.make(event, ahead)  # asks Trio for the time
         except RuntimeError:
             if trio.lowlevel.in_trio_run():
                 raise
@@ -153,25 +245,49 @@ class Publisher(SingleFeed):
                 raise TypeError(_EVENT_IN_EVENT) from None  # noqa: ASYNC104  # see `passes`
             if not self._is_carried_elsewhere(published, encoder):
                 raise unencodable(event.data, error) from error  # noqa: ASYNC104  # see `passes`
-        if nowait and self.fanout.full(published.weight):
-            raise trio.WouldBlock
-        history.append(published)
+        return published
+
+    def _append(self, published: Published) -> None:
+        self.history.append(published)
         self.published += 1
         self.last_publish = published.stamp
         if self.snapshots is not None:
             self.snapshots.published(published)
-        return published
 
-    async def _wait_for_readers(self, event: Event) -> None:
-        """**Wait** until `event` has room with every subscriber for which a publisher waits."""
-        size = _ID_BYTES
-        encoder = self.fanout.encoder or _DEFAULT_ENCODER
+    def _find_key(self, key: str) -> str | None:
+        """Return the id of the event that was published with this idempotency key, if any.
+
+        Raises:
+            LogFullError: there is none, and no room to remember this one.
+        """
         try:
-            size += len(Published(0, event, 0.0).encode(encoder))
-        except BaseException as error:  # noqa: ASYNC103  # see `passes`
-            if passes(error):
-                raise
-            # `_commit` says what is wrong with it.
+            self._remember_run()
+        except RuntimeError:
+            raise outside_event_loop(self.name, used=self.token is not None) from None
+        if self._keys is None:
+            self._keys = IdempotencyKeys()
+        now = clock.current_time()
+        found = self._keys.find(key, now)
+        if found is None:
+            self._keys.check_room(self.name, now)
+        return found
+
+    def _remember_key(self, key: str, published: Published, seconds: float) -> None:
+        assert self._keys is not None
+        self._keys.remember(key, published.id, published.stamp + seconds)
+
+    async def _wait_for_readers(self, events: Iterable[Event]) -> None:
+        """**Wait** until `events` have room with every subscriber for which a publisher waits."""
+        size = 0
+        encoder = self.fanout.encoder or _DEFAULT_ENCODER
+        for event in events:
+            size += _ID_BYTES
+            try:
+                size += len(Published(0, event, 0.0).encode(encoder))
+            except BaseException as error:  # noqa: ASYNC103  # see `passes`
+                if passes(error):
+                    raise
+                # `_make` says what is wrong with it.
         await self.fanout.readers.wait(size)
 
     def _is_carried_elsewhere(self, published: Published, but: Encoder) -> bool:
@@ -266,6 +382,15 @@ class Publisher(SingleFeed):
         self.ending = (reason, None, detail)
         for member in self.fanout.members():
             member.subscriber.close(reason, detail)
+
+
+def check_many(events: Sequence[Event]) -> None:
+    """Raise unless so many events can be published at once."""
+    if len(events) > MOST_EVENTS:
+        raise ValueError(
+            f"publish_many takes at most {MOST_EVENTS:,} events, not {len(events):,}: call it once "
+            f"for each {MOST_EVENTS:,}"
+        )
 
 
 def fed(item: Any) -> Event:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import trio
@@ -23,14 +22,15 @@ from flowstream._closing import CloseReason
 from flowstream._event import Event, Where
 from flowstream.abc import Policy
 from flowstream.limits import Buffer, Replay, check_positive
-from flowstream.sources._as_source import SourceMaker
 from flowstream.sources._feed import HasFeed
 from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry
 from flowstream.topics._feeder import Feeder, Feeders, FeederStatistics
 from flowstream.topics._publisher import Publisher
+from flowstream.topics._publishing_side import PublishingSide
 from flowstream.topics._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
 from flowstream.topics._subscription import SubscriptionManager
+from flowstream.topics._topic_statistics import TopicStatistics
 
 __all__ = [
     "Feeder",
@@ -45,40 +45,7 @@ __all__ = [
 logger: logging.Logger = logging.getLogger("flowstream")
 
 
-@dataclass(frozen=True, slots=True)
-class TopicStatistics:
-    """A moment of one topic."""
-
-    name: str
-    """The topic's name."""
-    subscribers: int
-    """Streams and subscriptions that read it now."""
-    catching_up: int
-    """How many of them are still reading the past."""
-    published: int
-    """Events published so far."""
-    replay_items: int
-    """Events kept for replay now."""
-    replay_bytes: int
-    """Bytes of their encodings."""
-    replay_first: str | None
-    """Id of the oldest of them, or None."""
-    closed: bool
-    """Whether it takes no more events."""
-    deliveries: int
-    """Events handed to subscribers when they were published, counted once for each subscriber. It
-    does not count events read from the past, or left out by a policy or a filter."""
-    direct_deliveries: int
-    """How many of them were written directly to the client's connection."""
-    feeders: int
-    """Tasks of `Topic.publish_from` that feed it now."""
-    feed_failures: int
-    """How often one of them has failed."""
-    bad_items: int
-    """Items that they left out, because they could not be made or published."""
-
-
-class Topic(HasFeed):
+class Topic(PublishingSide, HasFeed):
     """One publisher side and any number of subscribers.
 
     Pass it to `sse()` or `ndjson()`. A client that comes back with a ``Last-Event-ID`` goes on
@@ -123,149 +90,6 @@ class Topic(HasFeed):
         self._publisher.snapshots = self._make_snapshots(snapshot)
         self._presence = presence
         self._feeders = Feeders(name, self._publisher)
-
-    # -- publishing ------------------------------------------------------------------------
-
-    async def publish(
-        self,
-        data: Any,
-        *,
-        type: str | None = None,
-        id: str | None = None,
-        key: object = None,
-        essential: bool = False,
-    ) -> str:
-        """Publish one event, and **wait** until every subscriber was handed it.
-
-        The event is published at once. While it is handed to the subscribers, other tasks run
-        about once a millisecond. A subscriber with `Block(timeout=...)` makes it wait until
-        there is room; when its time is up, it is disconnected with `slow_consumer`. If this call
-        is cancelled, the event is still delivered.
-
-        Args:
-            data: the item. It is not copied: don't change it afterwards.
-            type: the event's name.
-            id: the app's own id. By default the event gets one, such as ``1lgppmf8l75.d1042``; such
-                ids sort as the events do. If you use an id twice, it means the first event with it
-                that is still kept.
-            key: what the event is about, for `Conflate` and `LatestByKey`.
-            essential: no policy drops it. A subscriber whose buffer is full of essential events
-                is disconnected with `slow_consumer`.
-
-        Returns:
-            The event's id.
-
-        Raises:
-            EncodingError: no format of the subscribers can carry it (or SSE, if there are none).
-                Nothing is published. If only some formats can, the streams of the others end
-                with `error`.
-            trio.ClosedResourceError: the topic is closed.
-            TypeError, ValueError: `type` or `id` can't stand in an event, `id` is empty, longer
-                than 2,048 characters or in the form of flowstream's own, or `key` can't be hashed.
-        """
-        event = Event(data, type=type, id=id, key=key, essential=essential)
-        return await self._publisher.publish(event)
-
-    def publish_nowait(
-        self,
-        data: Any,
-        *,
-        type: str | None = None,
-        id: str | None = None,
-        key: object = None,
-        essential: bool = False,
-    ) -> str:
-        """Publish one event without waiting.
-
-        Up to 256 subscribers get it at once; a task hands it to the others, and lets other tasks
-        run in between. In a loop that only publishes, use `publish`.
-
-        Args, Returns, Raises: as `publish`, and
-            trio.WouldBlock: a subscriber with `Block(timeout=...)` has no room. Nothing is
-                published.
-        """
-        event = Event(data, type=type, id=id, key=key, essential=essential)
-        return self._publisher.publish_nowait(event)
-
-    def publish_from_thread(
-        self,
-        data: Any,
-        *,
-        type: str | None = None,
-        id: str | None = None,
-        key: object = None,
-        essential: bool = False,
-    ) -> str:
-        """Do as `publish` does, from a thread outside the event loop; **blocks** the thread.
-
-        Raises:
-            RuntimeError: called in a thread that Trio did not start, and the topic was not yet
-                used in an event loop, so it can't know which one is meant. Or called in the
-                event loop itself, which it would block.
-            trio.RunFinishedError: that event loop has ended.
-            Exception: as `publish`.
-        """
-
-        async def publish() -> str:
-            return await self.publish(data, type=type, id=id, key=key, essential=essential)
-
-        if trio.lowlevel.in_trio_run():
-            raise RuntimeError(
-                "publish_from_thread blocks, and here it would block the event loop: write "
-                "`await topic.publish(...)`"
-            )
-        try:
-            trio.from_thread.check_cancelled()
-            token = None  # Trio started this thread, and knows the event loop
-        except RuntimeError:
-            token = self._publisher.token
-            if token is None:
-                raise RuntimeError(
-                    f"publish_from_thread does not know the event loop of the topic {self.name!r}: "
-                    "start the thread with trio.to_thread.run_sync, or use the topic once in "
-                    "the event loop first"
-                ) from None
-        return trio.from_thread.run(publish, trio_token=token)
-
-    def publish_from(
-        self,
-        source: SourceMaker,
-        *,
-        retry: Retry | None = Retry(),  # noqa: B008  # a frozen value
-        cleanup_timeout: float = 5.0,
-    ) -> Feeder:
-        """Start a task that publishes each item of `source`, and that survives failures.
-
-        It runs in the nursery that `Flowstream(app)` keeps open while the app is served. So call
-        it when the app starts: in Quart's ``before_serving``, or inside
-        ``flowstream.starlette.lifespan``. If it fails, nothing else is disturbed.
-
-        **Emits** each item; an `Event` keeps its type, key and id, but gets a new id if it is an
-        event of another topic or run. **Backpressures** as `publish` does. **Completes** when the
-        source ends, when the topic is closed, when the app shuts down, or by `Feeder.stop`. When
-        the source fails, the log has the traceback, and the source runs again after a wait. An item
-        that can't be published, or that the source rejects (`Outlet.reject`), is left out.
-        `statistics` counts both.
-
-        Args:
-            source: a generator function, a producer function, or a function without arguments
-                that returns a source; it is called for each run, the first time at once. Or a
-                list, or a source that can run again, such as `postgres_notifications`.
-            retry: how long to wait after a failure. None runs the source once; then a generator
-                or a channel will do.
-            cleanup_timeout: seconds that the source may take to end when it is told to.
-
-        Returns:
-            A `Feeder`, which stops the task and has its statistics. You need not keep it.
-
-        Raises:
-            SourceError: `source` is not a source, or can run only once although there is a `retry`.
-            RuntimeError: there is no `Flowstream` to run it in, or Trio does not run here.
-            trio.ClosedResourceError: the topic is closed.
-            TypeError, ValueError: another argument is not what is said above.
-            Exception: what the function raised that should return a source.
-        """
-        return self._feeders.start(source, retry, cleanup_timeout)
 
     # -- subscribing -----------------------------------------------------------------------
 

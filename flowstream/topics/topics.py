@@ -212,9 +212,19 @@ class Topics(Feeds):
         id: str | None = None,
         key: object = None,
         essential: bool = False,
+        idempotency_key: str | None = None,
+        idempotency_seconds: float = 300.0,
     ) -> str:
         """Publish one event in the topic of that name: `Topic.publish`."""
-        return await self[name].publish(data, type=type, id=id, key=key, essential=essential)
+        return await self[name].publish(
+            data,
+            type=type,
+            id=id,
+            key=key,
+            essential=essential,
+            idempotency_key=idempotency_key,
+            idempotency_seconds=idempotency_seconds,
+        )
 
     def revoke(self, predicate: Callable[[str, Any], object]) -> int:
         """End, with reason `stopped`, the streams for which `predicate` is true.

@@ -86,8 +86,8 @@ class WitnessedTopic(Topic):
         books.epoch = self.epoch
         commit = self._publisher._commit
 
-        def noting_commit(event, **options):
-            published = commit(event, **options)
+        def noting_commit(event, *options):
+            published = commit(event, *options)
             self.books.note(event)
             return published
 

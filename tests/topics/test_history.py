@@ -72,13 +72,40 @@ def test_it_keeps_what_the_tightest_of_three_bounds_allows(plan, items, seconds,
 
 def test_what_waits_to_be_delivered_has_a_bound(monkeypatch):
     """Nobody delivers: the newest 1,024 are kept, and of any size the last."""
-    history = History(Replay(items=5), Clock())
+    history = History(Replay(items=5, bytes=1000), Clock())
     for _ in range(1100):
         publish(history)
     assert history.items == 1024
     assert history.first == 77
     publish(history, "x" * (2 << 20))
     assert kept(history) == [1101]
+
+
+def test_what_waits_to_be_delivered_has_the_room_of_the_replay_too():
+    """Nobody delivers: what the replay has room for is kept, beyond 1,024 events and 1 MiB."""
+    many = History(Replay(items=1500), Clock())
+    for _ in range(1600):
+        publish(many)
+    assert (many.items, many.first) == (1500, 101)
+    large = History(Replay(items=5), Clock())
+    for _ in range(6):
+        publish(large, "x" * (1 << 20))
+    assert kept(large) == [2, 3, 4, 5, 6]
+
+
+def test_it_is_full_when_one_more_would_push_out_what_waits():
+    """It is full exactly if the oldest event is not delivered, and would go."""
+    history = History(Replay(items=5, bytes=1000), Clock())
+    for number in range(1, 1025):
+        assert not history.is_full(10)
+        publish(history)
+        assert history.first == 1, number
+    assert history.is_full(10)
+    history.delivered = 1
+    assert not history.is_full(10)
+    publish(history)
+    assert history.first == 2
+    assert history.is_full(10)
 
 
 @given(st.text() | st.from_regex(r"\A[0-9a-v]{0,16}\.[a-s]?[0-9]{0,30}\Z"))
