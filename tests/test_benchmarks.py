@@ -24,6 +24,7 @@ PROGRAMS = {path.name: path for path in sorted(HERE.glob("*.py"))}
 WITHOUT = {
     "attacks.py": "attacks servers; the homes are behind them",
     "buffer.py": "serves nothing",
+    "log.py": "serves nothing: it measures a log's file",
     "server_cost.py": "compares two servers, by an app that streams nothing of flowstream's",
 }
 

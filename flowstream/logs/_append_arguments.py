@@ -100,9 +100,10 @@ def check_text(what: str, text: str) -> None:
         )
     if "\0" in text:
         raise ValueError(f"{what} must not have a NUL in it: {text!r}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"{what} is not Unicode, since it has half a surrogate: {text!r}"
-        ) from None
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{what} is not Unicode, since it has half a surrogate: {text!r}"
+            ) from None

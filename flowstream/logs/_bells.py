@@ -62,9 +62,11 @@ class Bells:
                 error,
             )
 
-    def ring(self) -> None:
-        """Ring all bells, this process's own too."""
+    def ring(self, *, own: bool = True) -> None:
+        """Ring the bells of all processes, and `own`: this process's own, too."""
         for name in self._listed():
+            if name == self._name and not own:
+                continue
             try:
                 self._sender.sendto(b"!", f"{self._base}/{name}")
             except ConnectionRefusedError:

@@ -58,6 +58,9 @@ def is_evidence(epochs: Epochs, number: int, after: Position) -> bool:
 
 def epoch_at(epochs: Epochs, number: int) -> str:
     """Return the epoch of an event that has `number`."""
+    epoch, first = epochs[-1]
+    if number >= first:  # nearly always
+        return epoch
     return next(epoch for epoch, first in reversed(epochs) if number >= first)
 
 

@@ -14,7 +14,6 @@ from flowstream.limits import Replay
 from flowstream.logs._append_arguments import FORGET_SECONDS
 from flowstream.logs._epochs import is_evidence
 from flowstream.logs._sqlite_retention import (
-    clear,
     first_young,
     keep_within,
     pass_by,
@@ -30,10 +29,8 @@ def append(
     topic = tx.topic(name)
     if topic is None:
         topic = tx.make_topic(name, keep)
-    elif found := tx.db.execute(
-        "select result from token where topic = ? and token = ?", (topic.id, token)
-    ).fetchone():
-        return _results_from_text(found[0])
+    elif (known := tx.result_of(topic, token)) is not None:
+        return _results_from_text(known)
     if keep != topic.keep:
         topic.keep = keep
         topic.look_at(tx.moment)
@@ -41,11 +38,15 @@ def append(
     results = [_append_one(tx, topic, entry) for entry in entries]
     topic.touched = tx.moment
     topic.deleted = False
-    tx.db.execute(
-        "insert into token values(?, ?, ?, ?)",
-        (topic.id, token, topic.head, _results_to_text(results)),
+    added = topic.head - before
+    tx.add_token(
+        topic,
+        token,
+        f"{topic.epochs[-1][0]}:{before + 1}:0:{added}"
+        if added == len(results)
+        else _results_to_text(results),
     )
-    keep_within(tx, topic, topic.head - before)
+    keep_within(tx, topic, added)
     tx.save(topic)
     return results
 
@@ -70,7 +71,7 @@ def delete(tx: Transaction, name: str) -> None:
     topic = tx.topic(name)
     if topic is None or topic.deleted:
         return
-    clear(tx, topic)
+    tx.clear(topic)
     topic.epochs = ((new_epoch(topic.epochs[-1][0]), topic.head + 1),)
     topic.floor, topic.size = topic.head + 1, 0
     topic.touched, topic.deleted = tx.moment, True
@@ -97,24 +98,19 @@ def _append_one(tx: Transaction, topic: TopicRow, entry: LogEntry) -> Appended:
         ).fetchone()
         if found:
             return Appended(found[0], found[1], True)
-    topic.head += 1
-    topic.size += len(entry.data)
     epoch = topic.epochs[-1][0]
-    tx.db.execute(
-        "insert into event(topic, number, at, data) values(?, ?, ?, ?)",
-        (topic.id, topic.head, tx.moment, entry.data),
-    )
+    number = tx.add_event(topic, entry.data)
     if key is not None:
         tx.db.execute(
             "insert or replace into key values(?, ?, ?, ?, ?)",
-            (topic.id, key, tx.moment + entry.idempotency_seconds, epoch, topic.head),
+            (topic.id, key, tx.moment + entry.idempotency_seconds, epoch, number),
         )
     if entry.key is not None:
         tx.db.execute(
             "insert or replace into latest values(?, ?, ?, ?, ?, ?)",
-            (topic.id, entry.key, epoch, topic.head, tx.moment, entry.data),
+            (topic.id, entry.key, epoch, number, tx.moment, entry.data),
         )
-    return Appended(epoch, topic.head, False)
+    return Appended(epoch, number, False)
 
 
 def _results_to_text(results: Sequence[Appended]) -> str:

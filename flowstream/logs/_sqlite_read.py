@@ -18,6 +18,13 @@ from flowstream.logs._sqlite_transaction import TOPIC_COLUMNS, TopicRow
 # Heads that one statement reads.
 HEADS = 512
 
+# Topics by name, each with the number of its oldest event that is not too old.
+_TOPICS = (
+    f"select {TOPIC_COLUMNS}, case when seconds < 9e999 then (select number from event"
+    " where topic = topic.id and number >= max(topic.floor, topic.head - topic.items + 1)"
+    " and at > ? - topic.seconds order by number limit 1) end from topic where name"
+)
+
 
 @contextmanager
 def snapshot(db: sqlite3.Connection) -> Iterator[None]:
@@ -48,12 +55,12 @@ def read_page(
     """Return what follows `after`."""
     with snapshot(db):
         epoch, life, now = read_time(db, clock)
-        topic = _topic(db, name)
-        if topic is None:
+        found = _find_one(db, now, name)
+        if found is None:
             head = Head(((epoch, 1),), 0, 1)
             known = after == (epoch, 0)
             return PageRead(head, known, [], is_evidence(head.epochs, 0, after))
-        head = _head(db, topic, now)
+        topic, head = found
         evidence = topic.life != life or is_evidence(topic.epochs, topic.head, after)
         number = locate(topic.epochs, topic.head, after)
         if number is None:
@@ -65,11 +72,11 @@ def read_page(
             " order by number limit ?",
             (topic.id, max(number + 1, head.first), now - topic.keep.seconds, limit),
         )
-        for found, at, data in rows:
+        for one, at, data in rows:
             room -= len(data)
             if records and room < 0:
                 break
-            records.append(Record(epoch_at(topic.epochs, found), found, data, max(0.0, now - at)))
+            records.append(Record(epoch_at(topic.epochs, one), one, data, max(0.0, now - at)))
         rows.close()
         return PageRead(head, True, records, evidence)
 
@@ -82,13 +89,7 @@ def read_heads(db: sqlite3.Connection, clock: LogClock, names: Sequence[str]) ->
         heads = dict.fromkeys(names, unknown)
         for start in range(0, len(names), HEADS):
             some = names[start : start + HEADS]
-            rows = db.execute(
-                f"select {TOPIC_COLUMNS} from topic where name in ({','.join('?' * len(some))})",
-                some,
-            ).fetchall()
-            for row in rows:
-                topic = TopicRow.of(row)
-                heads[topic.name] = _head(db, topic, now)
+            heads.update((topic.name, head) for topic, head in _find(db, now, some))
         return heads
 
 
@@ -96,10 +97,10 @@ def read_latest(db: sqlite3.Connection, clock: LogClock, name: str, cursor: str)
     """Return the newest events by key, of keys behind `cursor`."""
     with snapshot(db):
         epoch, _, now = read_time(db, clock)
-        topic = _topic(db, name)
-        if topic is None:
+        row = _find_one(db, now, name)
+        if row is None:
             return LatestPage(Head(((epoch, 1),), 0, 1), {}, None)
-        head = _head(db, topic, now)
+        topic, head = row
         found: dict[str, Record] = {}
         room = PAGE_BYTES
         last: str | None = None
@@ -153,18 +154,19 @@ def read_time(db: sqlite3.Connection, clock: LogClock) -> tuple[str, int, float]
     return epoch, life, anchor + clock.since_boot()
 
 
-def _topic(db: sqlite3.Connection, name: str) -> TopicRow | None:
-    row = db.execute(f"select {TOPIC_COLUMNS} from topic where name = ?", (name,)).fetchone()
-    return TopicRow.of(row) if row else None
+def _find_one(db: sqlite3.Connection, now: float, name: str) -> tuple[TopicRow, Head] | None:
+    found = list(_find(db, now, [name]))
+    return found[0] if found else None
 
 
-def _head(db: sqlite3.Connection, topic: TopicRow, now: float) -> Head:
-    first = topic.first()
-    if topic.keep.seconds < math.inf:
-        found = db.execute(
-            "select number from event where topic = ? and number >= ? and at > ?"
-            " order by number limit 1",
-            (topic.id, first, now - topic.keep.seconds),
-        ).fetchone()
-        first = found[0] if found else topic.head + 1
-    return Head(topic.epochs, topic.head, min(first, topic.head + 1))
+def _find(
+    db: sqlite3.Connection, now: float, names: Sequence[str]
+) -> Iterator[tuple[TopicRow, Head]]:
+    """Yield the row and the head of each topic that is there, of `HEADS` at the most."""
+    rows = db.execute(f"{_TOPICS} in ({','.join('?' * len(names))})", (now, *names))
+    for *row, young in rows:
+        topic = TopicRow.of(row)
+        first = topic.first()
+        if topic.keep.seconds < math.inf:
+            first = topic.head + 1 if young is None else max(first, young)
+        yield topic, Head(topic.epochs, topic.head, min(first, topic.head + 1))

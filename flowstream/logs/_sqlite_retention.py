@@ -61,6 +61,7 @@ def keep_within(tx: Transaction, topic: TopicRow, added: int) -> None:
 def raise_floor(tx: Transaction, topic: TopicRow, floor: int, keep: Replay | None = None) -> None:
     """Move the floor up to `floor`, and further until the rest fits the bound of bytes."""
     keep = keep or topic.keep
+    tx.insert_rows()
     if floor > topic.floor:
         (passed,) = tx.db.execute(
             "select coalesce(sum(length(data)), 0) from event"
@@ -85,6 +86,7 @@ def raise_floor(tx: Transaction, topic: TopicRow, floor: int, keep: Replay | Non
 
 def pass_by(tx: Transaction, topic: TopicRow) -> None:
     """Delete events below the floor that every process has had time to see."""
+    tx.insert_rows()
     count, passed = tx.db.execute(
         "select count(*), max(case when at <= ? or size > ? then number end) from"
         " (select number, at, sum(length(data)) over (order by number desc) as size from event"
@@ -110,6 +112,7 @@ def first_young(tx: Transaction, topic: TopicRow, seconds: float) -> tuple[int, 
 
     It is the number behind the newest event, and infinity, if there is none.
     """
+    tx.insert_rows()
     found = tx.db.execute(
         "select number, at from event where topic = ? and number >= ? and at > ?"
         " order by number limit 1",
@@ -161,16 +164,10 @@ def is_due(db: sqlite3.Connection, now: float) -> bool:
 
 def forget(tx: Transaction, topic: TopicRow) -> None:
     """Delete all of a topic. If it is appended to again, its numbers begin anew."""
-    clear(tx, topic)
+    tx.clear(topic)
     tx.remove(topic)
     tx.retire_epoch(topic.epochs)
     tx.notice(topic.id)
-
-
-def clear(tx: Transaction, topic: TopicRow) -> None:
-    """Delete what a topic has beside its row."""
-    for table in ("event", "token", "key", "latest"):
-        tx.db.execute(f"delete from {table} where topic = ?", (topic.id,))
 
 
 def _bound_latest(tx: Transaction, topic: TopicRow) -> None:

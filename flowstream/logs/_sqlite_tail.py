@@ -149,19 +149,25 @@ class SQLiteTail:
         return self._db
 
     def _ask(self, topics: Iterable[str], watched: bool) -> None:
-        with self._lock:  # a page that is read behind this knows of it
+        with self._lock:
             for topic in topics:
                 if (topic in self._watched) != watched:
                     (self._watched.add if watched else self._watched.remove)(topic)
                     self._asked.append((topic, watched))
+        self._writer.followed = bool(self._watched)
 
     def _page(self) -> tuple[bool, list[News]]:
         """Read a page; return whether there may be more, and what is new."""
         db = self._connected()
-        with self._lock:
-            asked, self._asked = self._asked, []
         with snapshot(db):
             last = last_pos(db)
+            # Behind the snapshot: what was asked for before a commit is known when it is read.
+            with self._lock:
+                asked, self._asked = self._asked, []
+            if not (asked or self._names or self._failing):
+                self._pos = last  # nobody wants to hear of what came until now
+                self._writer.seen = max(self._writer.seen, last)
+                return False, []
             news: list[News] = []
             rows, more = self._rows(db) if last > self._pos else ([], False)
             # Deleted before they were seen; or an older copy was put into the file.

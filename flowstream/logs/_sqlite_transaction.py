@@ -10,6 +10,10 @@ The log has a new life if
   lost. Who writes without flushing first leaves a mark that is flushed.
 * the file is behind what this process has seen of it: an older copy was put in its place.
 * a reader has an event that the log does not have.
+
+Events and tokens are collected, and inserted many at once (`_sqlite_insertion.py`): before somebody
+reads them, and before the commit. That a token is new is found out by inserting it. The one that is
+not costs the batch a second try, in which each token is looked for (`careful`).
 """
 
 from __future__ import annotations
@@ -24,10 +28,20 @@ from flowstream.limits import Replay
 from flowstream.logs._append_arguments import FORGET_SECONDS
 from flowstream.logs._epochs import Epochs, begin_epoch, epochs_from_text, epochs_to_text
 from flowstream.logs._log_clock import LogClock
+from flowstream.logs._sqlite_insertion import Insertion
 
 TOPIC_COLUMNS = (
     "id, name, epochs, life, head, floor, size, items, seconds, bytes, touched, deleted, due"
 )
+# The highest `pos` that the log ever gave.
+_LAST_POS = "select coalesce(max(seq), 0) from sqlite_sequence where name = 'event'"
+
+_EVENTS = Insertion("event", "topic", "number", "at", "data")
+_TOKENS = Insertion("token", "topic", "token", "number", "result")
+
+
+class KnownTokenError(Exception):
+    """A token is in the log. The transaction must be rolled back, and done again with care."""
 
 
 @dataclass(slots=True)
@@ -75,6 +89,7 @@ class Transaction:
         db: a connection, in a transaction that has the write lock.
         clock: the log's clocks.
         seen: the highest `pos` that this process knows of.
+        careful: whether each token is looked for in the log.
 
     Attributes:
         db: the connection.
@@ -82,16 +97,36 @@ class Transaction:
         epoch: the log's own epoch.
         life: the log's life.
         unsynced: the boot in which commits were not flushed, or "".
+        pos: that of the newest event in the log, those that wait to be inserted not counted.
     """
 
-    __slots__ = ("_changed", "_topics", "db", "epoch", "life", "moment", "unsynced")
+    __slots__ = (
+        "_careful",
+        "_changed",
+        "_events",
+        "_results",
+        "_tokens",
+        "_topics",
+        "db",
+        "epoch",
+        "life",
+        "moment",
+        "pos",
+        "unsynced",
+    )
 
-    def __init__(self, db: sqlite3.Connection, clock: LogClock, seen: int) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, clock: LogClock, seen: int, *, careful: bool = False
+    ) -> None:
         self.db = db
+        self._careful = careful
+        self._events: list[Any] = []  # values of rows to insert
+        self._tokens: list[Any] = []
+        self._results: dict[tuple[int, str], str] = {}  # {(topic, token): …} of this transaction
         self._topics: dict[str, TopicRow] = {}  # read in this transaction
         self._changed: dict[int, TopicRow] = {}  # of these, what `finish` stores
-        self.epoch, self.life, self.unsynced, boot, anchor = db.execute(
-            "select epoch, life, unsynced, boot, anchor from log"
+        self.epoch, self.life, self.unsynced, boot, anchor, self.pos = db.execute(
+            f"select epoch, life, unsynced, boot, anchor, ({_LAST_POS}) from log"
         ).fetchone()
         if boot != clock.boot:
             (newest,) = db.execute(
@@ -101,7 +136,7 @@ class Transaction:
             anchor = clock.anchor(newest)
             db.execute("update log set boot = ?, anchor = ?", (clock.boot, anchor))
         self.moment: float = anchor + clock.since_boot()
-        if self.unsynced not in ("", clock.boot) or last_pos(db) < seen:
+        if self.unsynced not in ("", clock.boot) or self.pos < seen:
             self.begin_life()
             self.mark("")
 
@@ -180,8 +215,59 @@ class Transaction:
         self._changed.pop(topic.id, None)
         self.db.execute("delete from topic where id = ?", (topic.id,))
 
+    def add_event(self, topic: TopicRow, data: bytes) -> int:
+        """Add an event behind the newest one; return its number."""
+        topic.head = number = topic.head + 1
+        topic.size += len(data)
+        self._events += (topic.id, number, self.moment, data)
+        return number
+
+    def add_token(self, topic: TopicRow, token: str, result: str) -> None:
+        """Remember what an append with this token returned."""
+        self._results[topic.id, token] = result
+        self._tokens += (topic.id, token, topic.head, result)
+
+    def result_of(self, topic: TopicRow, token: str) -> str | None:
+        """Return what `add_token` was given with a token; None if it is new, or may be new."""
+        known = self._results.get((topic.id, token))
+        if known is None and self._careful:
+            found = self.db.execute(
+                "select result from token where topic = ? and token = ?", (topic.id, token)
+            ).fetchone()
+            known = found[0] if found else None
+        return known
+
+    def clear(self, topic: TopicRow) -> None:
+        """Delete what a topic has beside its row."""
+        self.insert_rows()
+        for table in ("event", "token", "key", "latest"):
+            self.db.execute(f"delete from {table} where topic = ?", (topic.id,))
+        for known in [known for known in self._results if known[0] == topic.id]:
+            del self._results[known]
+
+    def insert_rows(self) -> None:
+        """Insert what was added. It is called before such rows are read.
+
+        Raises:
+            KnownTokenError: the transaction must be done again, with care.
+        """
+        if self._events:
+            self.pos += _EVENTS.insert(self.db, self._events)
+            self._events = []
+        if self._tokens:
+            try:
+                _TOKENS.insert(self.db, self._tokens)
+            except sqlite3.IntegrityError:
+                raise KnownTokenError from None
+            self._tokens = []
+
     def finish(self) -> None:
-        """Store what was changed. It is called before the commit."""
+        """Store what was changed. It is called before the commit.
+
+        Raises:
+            KnownTokenError: the transaction must be done again, with care.
+        """
+        self.insert_rows()
         for topic in self._changed.values():
             self._store(topic)
         self._changed.clear()
@@ -211,7 +297,7 @@ class Transaction:
 
     def notice(self, topic: int) -> None:
         """Have every process read a topic's row again; 0 for all topics."""
-        self.db.execute("insert into event(topic, at) values(?, ?)", (topic, self.moment))
+        self._events += (topic, None, self.moment, None)
 
     def _touched(self, row: Any) -> TopicRow:
         topic = TopicRow.of(row)
@@ -231,5 +317,5 @@ def _replay(items: int, seconds: float, bytes: int) -> Replay:
 
 def last_pos(db: sqlite3.Connection) -> int:
     """Return the highest `pos` that the log ever gave."""
-    found = db.execute("select seq from sqlite_sequence where name = 'event'").fetchone()
-    return found[0] if found else 0
+    (found,) = db.execute(f"select ({_LAST_POS})").fetchone()
+    return int(found)

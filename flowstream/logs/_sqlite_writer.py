@@ -5,6 +5,9 @@ waited for the one before: batches come from load, and a lone job is committed a
 function of the transaction. If a batch fails for want of room, each of its jobs is tried alone,
 since a small one may fit.
 
+Jobs come through a queue without a lock of Python's: tasks that publish at the same time would wait
+for it, and for each other.
+
 A task that is cancelled leaves at once. Its job is withdrawn if the thread has not taken it yet;
 else it is committed like the others, and its result is dropped.
 """
@@ -12,10 +15,12 @@ else it is committed like the others, and its result is dropped.
 from __future__ import annotations
 
 import logging
+import queue
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import outcome
@@ -27,7 +32,7 @@ from flowstream.logs._bells import Bells
 from flowstream.logs._sqlite_faults import fault, is_busy, locked
 from flowstream.logs._sqlite_file import SQLiteFile
 from flowstream.logs._sqlite_retention import is_due, sweep
-from flowstream.logs._sqlite_transaction import Transaction, last_pos
+from flowstream.logs._sqlite_transaction import KnownTokenError, Transaction
 
 logger = logging.getLogger("flowstream")
 
@@ -67,13 +72,15 @@ class SQLiteWriter:
         self._bells = bells
         self._patience = patience
         self._token = trio.lowlevel.current_trio_token()
-        self._condition = threading.Condition()
         self._waiting: deque[WriteJob] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._rung = False  # since the thread last looked at `_waiting`
         self._stopped = False
         self._ending = threading.Event()  # the same, for who waits for the lock
         self._db: sqlite3.Connection | None = None
         self._identity = (0, 0)
         self.seen = 0  # the highest `pos` that this process knows of; the tail counts, too
+        self.followed = False  # whether this process's own tail wants to hear of commits
 
     async def submit(self, work: Callable[[Transaction], T], size: int = 0) -> T:
         """Have the thread do `work`, and **wait** until it is committed.
@@ -84,17 +91,15 @@ class SQLiteWriter:
         await trio.lowlevel.checkpoint_if_cancelled()
         job = WriteJob(work, size)
         job.task = trio.lowlevel.current_task()
-        with self._condition:
-            if self._stopped:
-                raise self._ended()
-            self._waiting.append(job)
-            self._condition.notify()
+        if self._stopped:
+            raise self._ended()
+        self._waiting.append(job)
+        self._ring()
 
         def leave(_: object) -> trio.lowlevel.Abort:
             job.task = None
-            with self._condition:
-                if job in self._waiting:
-                    self._waiting.remove(job)
+            with suppress(ValueError):  # the thread has taken it
+                self._waiting.remove(job)
             return trio.lowlevel.Abort.SUCCEEDED
 
         result: T = await trio.lowlevel.wait_task_rescheduled(leave)
@@ -102,13 +107,18 @@ class SQLiteWriter:
 
     def stop(self) -> None:
         """Have the thread end behind the batch that it is at; jobs that wait fail."""
-        with self._condition:
-            self._stopped = True
-            self._ending.set()
-            left = list(self._waiting)
-            self._waiting.clear()
-            self._condition.notify()
-        self._give([(job, outcome.Error(self._ended())) for job in left])
+        self._stopped = True
+        self._ending.set()
+        self._bell.put(None)
+        while self._waiting:
+            with suppress(IndexError):  # the thread has taken the last one
+                job = self._waiting.popleft()
+                self._give([(job, outcome.Error(self._ended()))])
+
+    def _ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            self._bell.put(None)
 
     def work(self) -> None:
         """Do all jobs, until `stop`. It is called in the thread."""
@@ -126,19 +136,22 @@ class SQLiteWriter:
 
     def _take(self) -> list[WriteJob] | None:
         """Wait for jobs, and take a batch of them; None behind `stop`."""
-        with self._condition:
-            if not self._waiting and not self._stopped:
-                self._condition.wait(_SWEEP_SECONDS)
-            if self._stopped:
-                return None
-            batch: list[WriteJob] = []
-            room = _BATCH_BYTES
-            while self._waiting and len(batch) < _BATCH_JOBS:
+        if not self._waiting and not self._stopped:
+            with suppress(queue.Empty):
+                self._bell.get(timeout=_SWEEP_SECONDS)
+        self._rung = False  # what comes from here on may be too late for this batch
+        if self._stopped:
+            return None
+        batch: list[WriteJob] = []
+        room = _BATCH_BYTES
+        # A task may withdraw its job, and `stop` all of them, at any moment.
+        with suppress(IndexError):
+            while len(batch) < _BATCH_JOBS:
                 room -= self._waiting[0].size
                 if batch and room < 0:
                     break
                 batch.append(self._waiting.popleft())
-            return batch
+        return batch
 
     def _do(self, batch: list[WriteJob]) -> list[tuple[WriteJob, outcome.Outcome[Any]]]:
         try:
@@ -149,7 +162,9 @@ class SQLiteWriter:
                 return [result for job in batch for result in self._do([job])]
             return [(job, outcome.Error(_copy(error))) for job in batch]
 
-    def _commit(self, batch: list[WriteJob]) -> list[tuple[WriteJob, outcome.Outcome[Any]]]:
+    def _commit(
+        self, batch: list[WriteJob], *, careful: bool = False
+    ) -> list[tuple[WriteJob, outcome.Outcome[Any]]]:
         """Do the jobs in one transaction, or none of them.
 
         Raises:
@@ -157,30 +172,32 @@ class SQLiteWriter:
         """
         committing = False
         try:
-            tx = self._begin()
+            tx = self._begin(careful)
             results: list[tuple[WriteJob, outcome.Outcome[Any]]] = [
                 (job, outcome.Value(job.work(tx))) for job in batch
             ]
             tx.finish()
-            pos = last_pos(tx.db)
             committing = True
             tx.db.execute("commit")
+        except KnownTokenError:
+            self._connected().execute("rollback")
+            return self._commit(batch, careful=True)
         except sqlite3.Error as error:
             self._disconnect()  # rolls back, and whatever is wrong with it goes with it
             raise fault(self._file.path, error, committing=committing) from error
         except BaseException:
             self._disconnect()
             raise
-        self.seen = max(self.seen, pos)
-        self._bells.ring()
+        self.seen = max(self.seen, tx.pos)
+        self._bells.ring(own=self.followed)
         return results
 
-    def _begin(self) -> Transaction:
+    def _begin(self, careful: bool) -> Transaction:
         file = self._file
         while True:
             db = self._connected()
             self._lock(db)
-            tx = Transaction(db, file.clock, self.seen)
+            tx = Transaction(db, file.clock, self.seen, careful=careful)
             unsynced = file.clock.boot if file.synchronous == "NORMAL" else ""
             if tx.unsynced == unsynced:
                 return tx

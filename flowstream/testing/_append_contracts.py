@@ -104,6 +104,38 @@ async def _(bench: LogBench) -> None:
         assert [record.data for record in await one.everything("news")] == [b"a", b"b", b"c"]
 
 
+@contract("appends with one token at the same time are one append")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        found: list[list[int]] = []
+
+        async def publish(token: str) -> None:
+            found.append(numbers(await one.append("news", b"a", b"b", token=token)))
+
+        async with trio.open_nursery() as nursery:
+            for token in ("one", "two", "one", "two", "one"):
+                nursery.start_soon(publish, token)
+        assert sorted(found) in ([[1, 2]] * 3 + [[3, 4]] * 2, [[1, 2]] * 2 + [[3, 4]] * 3)
+        assert (await one.head("news")).number == 4
+
+
+@contract("a token is known in an append that others are beside, and they are appended")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        first = await one.append("news", b"a", token="again")
+        found: list[tuple[str, list[int]]] = []
+
+        async def publish(topic: str, token: str) -> None:
+            found.append((token, numbers(await one.append(topic, b"x", token=token))))
+
+        async with trio.open_nursery() as nursery:
+            for topic, token in (("news", "new"), ("news", "again"), ("other", "again")):
+                nursery.start_soon(publish, topic, token)
+        assert sorted(found) == [("again", [1]), ("again", numbers(first)), ("new", [2])]
+        assert numbers(await one.everything("news")) == [1, 2]
+        assert numbers(await one.everything("other")) == [1]
+
+
 @contract("a token is known while the topic has had no more than 1,000 events since")
 async def _(bench: LogBench) -> None:
     async with bench.open() as one:

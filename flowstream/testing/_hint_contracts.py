@@ -19,8 +19,8 @@ from flowstream.testing._log_contract import (
 )
 
 
-def _has(one: LogUnderTest, number: int) -> bool:
-    return number in one.heard.get("news", {})
+def _has(one: LogUnderTest, number: int, topic: str = "news") -> bool:
+    return number in one.heard.get(topic, {})
 
 
 @contract("an append to a watched topic is a hint, with its records and what they follow on")
@@ -97,6 +97,61 @@ async def _(bench: LogBench) -> None:
             await one.until(partial(_has, one, number))
         most = trio.current_time() - began + CLOCK_SECONDS
         assert all(0 <= record.age <= most for record in one.heard["news"].values())
+
+
+@contract("hints of a topic come in the order of its numbers")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news", "other"])
+
+        async def publish(topic: str) -> None:
+            for _ in range(25):
+                await one.append(topic, b"x", b"y")
+
+        async with trio.open_nursery() as nursery:
+            for topic in ("news", "other", "news", "other"):
+                nursery.start_soon(publish, topic)
+        for topic in ("news", "other"):
+            await one.until(partial(_has, one, 100, topic))
+            firsts = [first for of, _, first in one.befores if of == topic]
+            assert firsts == sorted(firsts)
+        assert all(before == first - 1 for _, before, first in one.befores)
+
+
+@contract("what is appended behind a watch and a read is heard, or the topic is stale")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        stopped = False
+
+        async def publish() -> None:
+            while not stopped:
+                await one.append("news", b"x")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            for _ in range(20):
+                await one.log.unwatch(["news"])
+                await one.append("news", b"x")
+                await one.log.watch(["news"])
+                one.heard.clear()
+                one.stale.clear()
+                number = (await one.head("news")).number
+                (last,) = await one.append("news", b"x")
+                await one.until(partial(_has, one, last.number))
+                missing = {*range(number + 1, last.number + 1)} - one.heard["news"].keys()
+                assert not missing or one.stale
+            stopped = True
+
+
+@contract("a hint has a record of any size")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        sizes = [10, 3_000_000, 700_000, 700_000, 0]
+        for size in sizes:
+            await one.append("news", bytes(size), keep=Replay(bytes=1 << 30))
+        await one.until(partial(_has, one, 5))
+        assert [len(one.heard["news"][number].data) for number in range(1, 6)] == sizes
 
 
 @contract("a topic that keeps nothing has hints all the same")
@@ -224,6 +279,39 @@ async def _(bench: LogBench) -> None:
         await one.append("late", b"a")
         await two.until(lambda: 1 in two.heard.get("late", {}))
         assert two.heard["news"][1].data == b"a"
+
+
+@contract("hints of what several logs append come in the order of the numbers", several=True)
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one, bench.open() as two:
+        await one.log.watch(["news"])
+
+        async def publish(log: LogUnderTest) -> None:
+            for _ in range(40):
+                await log.append("news", b"x")
+
+        async with trio.open_nursery() as nursery:
+            for log in (one, two, two):
+                nursery.start_soon(publish, log)
+        await one.until(partial(_has, one, 120))
+        firsts = [first for _, _, first in one.befores]
+        assert firsts == sorted(firsts)
+        assert numbers([*one.heard["news"].values()]) == list(range(1, 121)) or one.stale
+
+
+@contract("an append with one token in two logs at the same time is one append", several=True)
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one, bench.open() as two:
+        for turn in range(20):
+            found: list[int] = []
+
+            async def publish(log: LogUnderTest, token: str, found: list[int]) -> None:
+                found += numbers(await log.append("news", b"x", token=token))
+
+            async with trio.open_nursery() as nursery:
+                for log in (one, two):
+                    nursery.start_soon(publish, log, f"turn {turn}", found)
+            assert found == [turn + 1] * 2
 
 
 @contract("tokens and idempotency keys count for all logs on the store", several=True)

@@ -60,6 +60,37 @@ async def _(bench: LogBench) -> None:
         assert [len(record.data) for record in await one.everything("news")][3] == 3_000_000
 
 
+@contract("a page and its head are of one moment, while others append and trim")
+async def _(bench: LogBench) -> None:
+    keep = Replay(items=50)
+    async with bench.open() as one:
+        stopped = False
+
+        async def publish() -> None:
+            while not stopped:
+                await one.append("news", b"x", b"y", b"z", keep=keep)
+
+        async def trim() -> None:
+            while not stopped:
+                await one.log.trim("news", Replay(items=5))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            nursery.start_soon(trim)
+            after = await one.position("news")
+            while after[1] < 300:
+                head, known, records = await one.log.read("news", after, 20)
+                assert known
+                if not records:
+                    assert head.number == after[1]
+                    continue
+                first = max(head.first, after[1] + 1)
+                assert numbers(records) == [*range(first, first + len(records))]
+                assert len(records) == min(20, head.number + 1 - first)
+                after = records[-1].epoch, records[-1].number
+            stopped = True
+
+
 @contract("a limit that is no number above 0 raises")
 async def _(bench: LogBench) -> None:
     async with bench.open() as one:
@@ -221,6 +252,26 @@ async def _(bench: LogBench) -> None:
             found += page.records
             cursor = page.cursor
         assert (found, cursor) == (["a", "b", "c", "d"], None)
+
+
+@contract("pages of latest(), and what follows the head of the first, miss nothing")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        for key in ("a", "b", "c"):
+            await one.append("news", LogEntry(bytes(700_000), key=key))
+        first = await one.log.latest("news")
+        for key in ("c", "a", "d"):
+            await one.append("news", LogEntry(key.encode(), key=key))
+        known = {key: len(record.data) for key, record in first.records.items()}
+        cursor = first.cursor
+        while cursor is not None:
+            page = await one.log.latest("news", cursor)
+            known |= {key: len(record.data) for key, record in page.records.items()}
+            cursor = page.cursor
+        after = first.head.epochs[-1][0], first.head.number
+        _, _, records = await one.log.read("news", after, 100)
+        known |= {record.data.decode(): 1 for record in records}
+        assert known == {"a": 1, "b": 700_000, "c": 1, "d": 1}
 
 
 @contract("latest() keeps about 10,000 keys, and those written last")

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from flowstream import Replay
 from flowstream._clock import clock
 from flowstream.abc import Head, Log, LogEntry
 from flowstream.logs import SQLiteLog, open_log
+from flowstream.logs import _sqlite_tail as sqlite_tail
 from flowstream.logs import _sqlite_writer as sqlite_writer
 from flowstream.logs._log_clock import LogClock, boot_id
 
@@ -393,3 +395,27 @@ async def test_an_age_counts_on_the_log_s_clock(machine: Machine) -> None:
         machine.wall += 1
         machine.later(7)
         assert await age() == pytest.approx(7)
+
+
+async def test_what_is_committed_while_a_watch_is_taken_up_is_heard(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, aeventually: Aeventually
+) -> None:
+    """The tail looks for new watches behind its snapshot: none is for an event that it drops."""
+    heard: list[int] = []
+    last_pos = sqlite_tail.last_pos
+    async with open_log(machine.log()) as other:
+        async with open_log(
+            machine.log(), hint=lambda _, before, records: heard.append(before)
+        ) as log:
+            tail = log._open.tail  # type: ignore[attr-defined]
+
+            def late(db: sqlite3.Connection) -> int:
+                if db is tail._db:  # and not the other log's
+                    monkeypatch.setattr(sqlite_tail, "last_pos", last_pos)
+                    tail.watch(["news"])
+                    trio.from_thread.run(append, other)
+                return last_pos(db)
+
+            monkeypatch.setattr(sqlite_tail, "last_pos", late)
+            await aeventually(lambda: heard, "the event")  # type: ignore[misc]
+        assert heard == [0]

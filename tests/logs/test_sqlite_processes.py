@@ -169,3 +169,32 @@ async def test_a_process_that_stands_still_holds_nobody_up_for_long(
             assert done[0].number == number + 1
             stopped.process.kill()
             await trio.to_thread.run_sync(stopped.end)
+
+
+async def test_heads_of_512_topics_are_one_statement(tmp_path: Path) -> None:
+    """Also where each has events that go out of date."""
+    keep = Replay(seconds=3600)
+    names = [f"topic {number}" for number in range(512)]
+    async with open_log(SQLiteLog(tmp_path / "events.db")) as log:
+        for name in names[::2]:
+            await log.append(name, [LogEntry(b"x")], keep=keep, token="t")
+        await log.heads(["topic 0"])
+        statements: list[str] = []
+        ((_, db),) = log._open._idle  # type: ignore[attr-defined]
+        db.set_trace_callback(statements.append)
+        heads = await log.heads(names)
+        assert [heads[name].number for name in names] == [1, 0] * 256
+        assert len([one for one in statements if " topic where name" in one]) == 1
+        assert len(statements) == 4  # with the snapshot's begin, the log's row, and its end
+
+
+async def test_many_rows_are_few_statements(tmp_path: Path) -> None:
+    """64 events, and 64 tokens, are one each; an append is not paid for by the event."""
+    statements: list[str] = []
+    async with open_log(SQLiteLog(tmp_path / "events.db")) as log:
+        await log.append("news", [LogEntry(b"x")], keep=Replay(), token="first")
+        log._open.writer._db.set_trace_callback(statements.append)  # type: ignore[attr-defined]
+        await log.append("news", [LogEntry(b"x")] * 1024, keep=Replay(), token="many")
+        inserts = [one for one in statements if one.startswith("insert into event")]
+        assert len(inserts) == 16
+        assert len(statements) - len(inserts) < 10
