@@ -1,4 +1,4 @@
-"""The command line: ``flowstream serve module:app`` and ``flowstream demo``."""
+"""The command line: ``flowstream serve module:app``, ``flowstream demo`` and ``flowstream log``."""
 
 from __future__ import annotations
 
@@ -75,7 +75,21 @@ class _Command(click.Command):
             raise click.UsageError(message, ctx) from None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Main(click.Group):
+    """The group of all commands. What only some of them need is loaded for these."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "log"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "log":
+            from flowstream.commands._log_commands import log_commands
+
+            return log_commands
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="flowstream")
 def main() -> None:
     """Backpressure-aware streaming over HTTP, on Trio."""

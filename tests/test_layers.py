@@ -49,7 +49,7 @@ ROOMS: dict[str, list[str]] = {
     "server": ["server"],
     "testing": ["testing"],
     "demo": ["demo"],
-    "command line": ["cli"],
+    "command line": ["commands", "cli"],
 }
 # The rooms inside `server`, from the ground up. "*" is every module that is in no other one.
 SERVER_ROOMS: dict[str, list[str]] = {

@@ -150,7 +150,7 @@ PUBLIC = {
     "logs.LogFullError": "maybe",
     "logs.LogUnavailableError": "maybe",
     "logs.MemoryLog": LOG,
-    "logs.SQLiteLog": LOG,
+    "logs.SQLiteLog": f"{LOG} new_epoch path",
     "quart.Flowstream": "init_app statistics",
     "quart.FlowstreamStatistics": "closed left open",
     "server.ServerConfig": (

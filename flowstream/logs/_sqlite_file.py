@@ -170,20 +170,7 @@ class SQLiteFile:
     def _make_schema(self, db: sqlite3.Connection) -> None:
         db.execute("begin immediate")
         try:
-            (version,) = db.execute("pragma user_version").fetchone()
-            (tables,) = db.execute("select count(*) from sqlite_master").fetchone()
-            (application,) = db.execute("pragma application_id").fetchone()
-            if tables and application != _APPLICATION_ID:
-                raise LogUnavailableError(
-                    f"{self.path} is another program's SQLite database: name a file of its own "
-                    "for the log"
-                )
-            if version > _VERSION:
-                raise LogUnavailableError(
-                    f"{self.path} was made by a later release of flowstream (version {version} of "
-                    f"the file, this one reads {_VERSION}): install that release"
-                )
-            if not version:
+            if not check_kind(self.path, db):
                 for statement in _SCHEMA.split(";"):
                     db.execute(statement)
                 db.execute(f"pragma application_id={_APPLICATION_ID}")
@@ -198,3 +185,24 @@ class SQLiteFile:
             if db.in_transaction:
                 db.execute("rollback")
             raise
+
+
+def check_kind(path: str, db: sqlite3.Connection) -> bool:
+    """Return whether the file is a log; false if it is empty.
+
+    Raises:
+        LogUnavailableError: it is something else, or of a later release.
+    """
+    (version,) = db.execute("pragma user_version").fetchone()
+    (tables,) = db.execute("select count(*) from sqlite_master").fetchone()
+    (application,) = db.execute("pragma application_id").fetchone()
+    if tables and application != _APPLICATION_ID:
+        raise LogUnavailableError(
+            f"{path} is another program's SQLite database: name a file of its own for the log"
+        )
+    if version > _VERSION:
+        raise LogUnavailableError(
+            f"{path} was made by a later release of flowstream (version {version} of the file, "
+            f"this one reads {_VERSION}): install that release"
+        )
+    return bool(tables)

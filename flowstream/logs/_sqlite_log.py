@@ -70,6 +70,9 @@ class SQLiteLog(Log):
             machine itself ends, the last events may be lost. Then topics begin a new epoch.
         patience: seconds that `append` waits while another program has the file locked.
 
+    Attributes:
+        path: the file, from the root.
+
     Raises:
         TypeError, ValueError: an argument is none of these.
     """
@@ -88,9 +91,10 @@ class SQLiteLog(Log):
             raise ValueError(f"path must name a file, not {name!r}: for memory, write MemoryLog()")
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}")
+        self.path = os.path.abspath(name)
         check_positive("patience", patience, unit="seconds")
         self._patience = patience
-        self._file = SQLiteFile(os.path.abspath(name), synchronous, LogClock())
+        self._file = SQLiteFile(self.path, synchronous, LogClock())
         self._open: _OpenLog | None = None
         self._running = LogRun()
 
@@ -190,6 +194,18 @@ class SQLiteLog(Log):
         opened = self._opened()
         check_topic(topic)
         await opened.writer.submit(partial(jobs.delete, name=topic))
+
+    async def new_epoch(self) -> None:
+        """Have every topic begin a new epoch, for a file that was restored from a copy.
+
+        What was appended after the copy was made is gone, and its numbers will be given again.
+        Nobody can tell that by the file alone if no process lived through it. Clients that had such
+        events are then told that they missed some.
+
+        Raises:
+            LogUnavailableError: the file can't be written.
+        """
+        await self._opened().writer.submit(Transaction.begin_life)
 
     async def aclose(self) -> None:
         """End `run`, and wait until it has returned."""

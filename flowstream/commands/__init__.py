@@ -1,0 +1,1 @@
+"""Groups of commands of the command line (`flowstream.cli`) besides `serve` and `demo`."""

@@ -1,0 +1,233 @@
+"""``flowstream log``: look after the log that an app keeps its topics in.
+
+A log's URL may have a password, which must not be in a command: other users of the machine can see
+those, and shells keep them. So only a file's URL is taken as an argument, and any other from the
+variable ``FLOWSTREAM_LOG_URL``, which the app reads, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import trio
+
+from flowstream._errors import LogUnavailableError
+from flowstream.demo._progress_bar import progress
+from flowstream.limits import Replay
+from flowstream.logs import open_log
+from flowstream.logs._open_log import from_url
+from flowstream.logs._sqlite_inspection import TopicSummary, reading, summary, topic_rows
+from flowstream.logs._sqlite_log import SQLiteLog
+from flowstream.logs._sqlite_verification import verify
+
+VARIABLE = "FLOWSTREAM_LOG_URL"
+_HEADINGS = ("topic", "epochs", "head", "first", "kept", "bytes", "newest")
+
+
+@click.group("log")
+def log_commands() -> None:
+    """Look after the log that an app keeps its topics in.
+
+    URL is that of a file: sqlite:///events.db, or sqlite:////var/lib/app/events.db. It is left out
+    where FLOWSTREAM_LOG_URL is set.
+    """
+
+
+_url = click.argument("url", required=False)
+_topic = click.option("--topic", metavar="NAME", help="One topic alone.")
+
+
+@log_commands.command()
+@_url
+def init(url: str | None) -> None:
+    """Make the log, if it is not there; or say why it can't be used."""
+    log = _found(url)
+    with _errors():
+        trio.run(_open_and_close, log)
+    click.echo(f"{log.path} is a log, and can be used")
+
+
+@log_commands.command()
+@_url
+@_topic
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a topic and line.")
+def inspect(url: str | None, topic: str | None, as_json: bool) -> None:
+    """Show what each topic has: its epochs, its events, and how old the newest is."""
+    log = _found(url)
+    with _errors(), reading(log.path) as db:
+        rows = topic_rows(db, topic)
+        if topic is not None and not rows:
+            raise click.ClickException(f"{log.path} has no topic {topic!r}")
+        found = [summary(db, row) for row in rows if topic is not None or not row.deleted]
+    if as_json:
+        for one in found:
+            click.echo(json.dumps(_plain(one)))
+    elif topic is not None:
+        for name, value in _detail(found[0]):
+            click.echo(f"{name:<10}  {value}")
+    else:
+        _show(found)
+
+
+@log_commands.command("verify")
+@_url
+def verify_command(url: str | None) -> None:
+    """Check all that can be checked on the file. The exit status is 1 if something is wrong."""
+    log = _found(url)
+    findings: list[str] = []
+    with _errors(), reading(log.path) as db:
+        topics = len(topic_rows(db))
+        with progress(f"verifying {topics:,} topics", topics + 2) as shown:
+            findings += verify(db, lambda done, _: shown(done))
+    for finding in findings:
+        click.echo(finding)
+    if findings:
+        raise click.ClickException(
+            f"{log.path} is not as a log leaves it ({len(findings):,} findings): restore it from a "
+            "copy, and then run `flowstream log new-epoch`"
+        )
+    click.echo(f"{log.path} is in order: {topics:,} topics")
+
+
+@log_commands.command()
+@_url
+@click.option("--topic", metavar="NAME", required=True, help="The topic.")
+@click.option("--items", type=click.IntRange(min=0), help="Keep so many events.")
+@click.option("--bytes", "size", type=click.IntRange(min=0), help="Keep so many bytes of events.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Keep events so long.")
+def trim(
+    url: str | None, topic: str, items: int | None, size: int | None, seconds: float | None
+) -> None:
+    """Forget events of a topic now: what it need not keep, or all but what the options say."""
+    log = _found(url)
+    with _errors():
+        with reading(log.path) as db:
+            rows = topic_rows(db, topic)
+        if not rows:
+            raise click.ClickException(f"{log.path} has no topic {topic!r}")
+        given = {"items": items, "bytes": size, "seconds": seconds}
+        changes: Any = {name: value for name, value in given.items() if value is not None}
+        keep = dataclasses.replace(rows[0].keep, **changes)
+        count = trio.run(_trim, log, topic, keep)
+    click.echo(f"forgotten of {topic!r}: {count:,}")
+
+
+@log_commands.command("new-epoch")
+@_url
+def new_epoch(url: str | None) -> None:
+    """Have every topic begin a new epoch, after the file was restored from a copy.
+
+    Clients that had events which the copy does not have are then told that they missed some.
+    Processes that have the log open go on.
+    """
+    log = _found(url)
+    with _errors():
+        with reading(log.path):
+            pass  # it is there: nothing is made
+        trio.run(_begin_epochs, log)
+    click.echo(f"every topic of {log.path} begins a new epoch with its next event")
+
+
+async def _open_and_close(log: SQLiteLog) -> None:
+    async with open_log(log):
+        pass
+
+
+async def _trim(log: SQLiteLog, topic: str, keep: Replay) -> int:
+    async with open_log(log):
+        return await log.trim(topic, keep)
+
+
+async def _begin_epochs(log: SQLiteLog) -> None:
+    async with open_log(log):
+        await log.new_epoch()
+
+
+def _found(url: str | None) -> SQLiteLog:
+    """Return the log that a command is about; it is not open.
+
+    Raises:
+        click.UsageError: there is none, or it is another kind.
+    """
+    if url is not None and not url.startswith("sqlite:"):
+        raise click.UsageError(
+            "the URL of a file is expected, sqlite:///events.db; one that may have a password is "
+            f"written into {VARIABLE}, where other users of the machine can't see it"
+        )
+    given = url or os.environ.get(VARIABLE)
+    if not given:
+        raise click.UsageError(f"no log is named: write sqlite:///events.db, or set {VARIABLE}")
+    try:
+        log = from_url(given)
+    except (TypeError, ValueError) as error:
+        # The message may have the URL in it, and so the password of a variable.
+        why = str(error) if url else "it is not the URL of a log"
+        raise click.UsageError(f"{VARIABLE if not url else 'URL'}: {why}") from None
+    if not isinstance(log, SQLiteLog):
+        raise click.UsageError(
+            f"a {type(log).__name__} has nothing that a command could look after: name a file, "
+            "sqlite:///events.db"
+        )
+    return log
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except LogUnavailableError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _show(topics: list[TopicSummary]) -> None:
+    """Print a table."""
+    table = [_HEADINGS, *(_row(topic) for topic in topics)]
+    widths = [max(len(row[at]) for row in table) for at in range(len(_HEADINGS))]
+    for name, *rest in table:
+        cells = [name.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _row(topic: TopicSummary) -> tuple[str, ...]:
+    numbers = (len(topic.epochs), topic.number, topic.first, topic.kept, topic.size)
+    return (_printable(topic.name), *(f"{number}" for number in numbers), _age(topic.age))
+
+
+def _detail(topic: TopicSummary) -> Iterator[tuple[str, str]]:
+    yield "topic", _printable(topic.name) + (" (deleted)" if topic.deleted else "")
+    for epoch, first in topic.epochs:
+        yield "epoch", f"{epoch} from {first}"
+    yield "head", f"{topic.number}"
+    yield "first", f"{topic.first}"
+    yield "kept", f"{topic.kept} events, {topic.size} bytes"
+    yield "newest", _age(topic.age)
+    keep = topic.keep
+    yield "keeps", f"{keep.items} events, {keep.bytes} bytes, {keep.seconds:g} s"
+
+
+def _plain(topic: TopicSummary) -> dict[str, Any]:
+    keep = dataclasses.asdict(topic.keep)
+    if keep["seconds"] == float("inf"):
+        keep["seconds"] = None  # JSON has no infinity
+    return dataclasses.asdict(topic) | {"keep": keep}
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _printable(name: str) -> str:
+    """Return a name as it can be shown on a terminal."""
+    return name if name.isprintable() else repr(name)
