@@ -98,6 +98,8 @@ http {{
     location = /publish {{ nchan_publisher; nchan_channel_id events; }}
     location = /events {{ nchan_subscriber eventsource; nchan_channel_id events;
       nchan_subscriber_first_message newest; }}
+    location = /past {{ nchan_subscriber eventsource; nchan_channel_id events;
+      nchan_subscriber_first_message oldest; }}
   }}
 }}
 """

@@ -62,6 +62,9 @@ class StreamStatistics:
     """The buffer between the producer and the writer."""
     direct_items: int
     """The part of `items` that publishers wrote to the client's connection directly."""
+    sliced_items: int
+    """The part of `items` that the client was given in slices, many events as one piece, while it
+    caught up with a topic or a run."""
     why_not_direct: str | None
     """Why publishers do not write to the client's connection directly: one of a fixed set of
     sentences. None if they do so whenever the writer waits."""

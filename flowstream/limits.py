@@ -98,7 +98,12 @@ class Replay:
     seconds: float = math.inf
     """Age of the oldest event in seconds; infinity, the default, for no bound."""
     bytes: int = 8 << 20
-    """Bytes of their encodings, in all formats together; 8 MiB."""
+    """Bytes of their encodings, in all formats together; 8 MiB.
+
+    The oldest event goes when the first encodings of all events take more. Encodings in further
+    formats get the room that is left: they never push out an event. Encodings leave memory by
+    segments, so up to 64 KiB more may be held for each format. The events' own data is held, too,
+    and is not counted."""
 
     def __post_init__(self) -> None:
         if self.items != 0 or isinstance(self.items, bool):

@@ -84,7 +84,10 @@ PURE = [
     "sources.files._file_position",
     "sources.files._lines",
     "sources.files._ranges",
+    "topics._encodings",
     "topics._history",
+    "topics._published",
+    "topics._segments",
 ]
 
 # What HTTP alone has. A stream goes to its client through a `Transport`, and knows none of these.

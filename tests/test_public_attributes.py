@@ -101,7 +101,7 @@ PUBLIC = {
     "StreamResponse": "headers statistics status stop",
     "StreamStatistics": (
         "buffer bytes direct_items dropped duration gaps heartbeats items longest_wait "
-        "reason sending_for state why_not_direct"
+        "reason sending_for sliced_items state why_not_direct"
     ),
     "StreamUsedError": "",
     "StreamsStatistics": "closed open",

@@ -31,6 +31,7 @@ def new_statistics(bounds: Buffer) -> StreamStatistics:
         sending_for=0.0,
         buffer=buffer,
         direct_items=0,
+        sliced_items=0,
         why_not_direct=NotDirect.NOT_BEGUN.value,
     )
 
@@ -56,6 +57,7 @@ def measured(
         sending_for=sending_for,
         buffer=queued,
         direct_items=writer.direct_items if writer else 0,
+        sliced_items=writer.sliced_items if writer else 0,
         why_not_direct=why_not.value if why_not else None,
     )
 

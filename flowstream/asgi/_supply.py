@@ -21,7 +21,7 @@ from flowstream.asgi._writer import Writer
 from flowstream.asgi.plan import Plan
 from flowstream.buffer._buffer_outlet import BufferOutlet
 from flowstream.buffer._event_buffer import EventBuffer
-from flowstream.buffer._queue import Gap
+from flowstream.buffer._queue import Gap, Slice
 from flowstream.framing import Framing
 from flowstream.sources import Resumable, Source
 from flowstream.sources._feed import Feed, FeedCursor, Terms
@@ -80,7 +80,7 @@ class Supply(Protocol):
     async def prepare(self) -> None:
         """**Wait** until `pull` would not wait, or until the stream was told of a failure."""
 
-    async def pull(self, limit: int) -> list[bytes | Gap]:
+    async def pull(self, limit: int) -> list[bytes | Gap | Slice]:
         """Return what to write next. Call it while `behind` is true and nothing is queued."""
         ...
 
@@ -176,7 +176,7 @@ class SourceSupply:
     async def prepare(self) -> None:
         """Do nothing: a producer is never behind."""
 
-    async def pull(self, limit: int) -> list[bytes | Gap]:
+    async def pull(self, limit: int) -> list[bytes | Gap | Slice]:
         """Return nothing: a producer is never behind."""
         return []
 
@@ -326,7 +326,7 @@ class FeedSupply:
                 raise
             self.fail(error)
 
-    async def pull(self, limit: int) -> list[bytes | Gap]:
+    async def pull(self, limit: int) -> list[bytes | Gap | Slice]:
         """Return a part of what the client missed; nothing if that fails."""
         assert self._cursor is not None
         try:

@@ -7,7 +7,7 @@ that at once. There is no timer: a lone event leaves at once, and batches come f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from flowstream._clock import chance, clock
 from flowstream.abc import Encoder
 from flowstream.asgi._transport import Transport
 from flowstream.buffer._event_buffer import EventBuffer
-from flowstream.buffer._queue import Gap
+from flowstream.buffer._queue import Gap, Slice
 from flowstream.sources._nurseries import run_with_tasks
 from flowstream.tasks._flag import Flag
 
@@ -30,7 +30,7 @@ WRITE_SIZE = 16 * 1024
 # costs little more: a file goes out twice as fast. A write that takes longer than this has waited
 # for the client, and the next ones are small again.
 _QUICK_WRITE_SIZE = 64 * 1024
-_QUICK_SECONDS = 0.005
+_QUICK_SECONDS = 0.05
 
 _DEFAULT_RETRY = 2000
 
@@ -47,7 +47,7 @@ class _Backlog(Protocol):
     @property
     def waits(self) -> bool: ...
     async def prepare(self) -> None: ...
-    async def pull(self, limit: int) -> list[bytes | Gap]: ...
+    async def pull(self, limit: int) -> list[bytes | Gap | Slice]: ...
     def tally(self) -> None: ...
 
 
@@ -65,6 +65,7 @@ class Writer:
     Attributes:
         items, bytes, heartbeats: what was handed to the server.
         direct_items, direct_bytes: the part of it that publishers wrote directly.
+        sliced_items: the part of it that came in slices.
         sending: bytes that are being handed over, counted before compression.
         unsent: items that were taken from the buffer and are not handed over (yet).
         first_item: when the first item was handed over, or None.
@@ -99,6 +100,7 @@ class Writer:
         self.items = 0
         self.direct_items = 0
         self.direct_bytes = 0
+        self.sliced_items = 0
         self.bytes = 0
         self.sending = 0
         self.heartbeats = 0
@@ -129,7 +131,7 @@ class Writer:
         more = True
         while more:
             warning = buffer.warning()
-            pieces = buffer.take(self._allowance())
+            pieces: Sequence[bytes | Gap | Slice] = buffer.take(self._allowance())
             if pieces:
                 self._heartbeat_due = False
                 if not await self._write_pieces(pieces, warning):
@@ -245,7 +247,7 @@ class Writer:
         return max(1, min(self._size, left))
 
     async def _write_pieces(
-        self, pieces: list[bytes | Gap], warning: tuple[int, int] | None
+        self, pieces: Sequence[bytes | Gap | Slice], warning: tuple[int, int] | None
     ) -> bool:
         gaps = self._buffer.queue.gaps
         count = len(pieces)
@@ -253,9 +255,12 @@ class Writer:
         if warning is not None and self._controls:
             buffered, limit = warning
             head = self._encoder.control("warning", {"buffered": buffered, "limit": limit})
-        if gaps == self._gaps:
+        announced = sliced = 0
+        if isinstance(pieces[0], Slice):  # it comes alone
+            count, data = pieces[0]
+            sliced = count
+        elif gaps == self._gaps:
             data = self._encoder.join(pieces)  # type: ignore[arg-type]  # no gap among them
-            announced = 0
         else:
             count -= gaps - self._gaps
             self._gaps = gaps
@@ -270,12 +275,13 @@ class Writer:
             return False
         self.unsent = 0
         self.items += count
+        self.sliced_items += sliced
         self._announced += announced
         if self.first_item is None and count:
             self.first_item = self.last_write
         return True
 
-    def _with_gaps(self, pieces: Iterable[bytes | Gap]) -> Iterable[bytes]:
+    def _with_gaps(self, pieces: Iterable[bytes | Gap | Slice]) -> Iterable[bytes]:
         for kind, run in groupby(pieces, type):
             if kind is not Gap:
                 yield self._encoder.join(run)  # type: ignore[arg-type]  # no gap among them

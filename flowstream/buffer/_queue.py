@@ -35,6 +35,13 @@ class Gap(NamedTuple):
     before: str | None
 
 
+class Slice(NamedTuple):
+    """The encodings of many items in a row, as one piece."""
+
+    items: int
+    data: bytes
+
+
 # The hot path reads these a million times a second; a global is cheaper than two attributes.
 _ADMITTED, _WAIT = Outcome.ADMITTED, Outcome.WAIT
 

@@ -166,6 +166,10 @@ class Connection(Live, ABC):
         """**Wait** for this client's turn, before starting what it asked for."""
         return self._connections.budget.turn(self._share)
 
+    def pause(self) -> Awaitable[None]:
+        """Let others run, if this pass of the event loop has no time left."""
+        return self._connections.budget.pause()
+
     def seconds_since_progress(self) -> float:
         """Return how long ago the client last read something, as far as was noted."""
         return trio.current_time() - self._wire.progress_at

@@ -316,7 +316,7 @@ class HTTPConnection(Connection, TCPServer):
         """Carry out an event of the protocol."""
         if isinstance(event, RawData):
             if await self._outgoing.write(event.data):
-                await trio.lowlevel.checkpoint()  # so that a loop which only sends lets others run
+                await self.pause()  # so that a loop which only sends lets others run
             else:
                 await self._tell_protocol()
             return

@@ -77,5 +77,9 @@ class PlainCarrier(Asked, Protocol):
     applications: Applications
     """The applications at work on the connection."""
 
+    def pause(self) -> Awaitable[None]:
+        """Let others run, if this pass of the event loop has no time left."""
+        ...
+
     async def answered(self, keeps: bool) -> None:
         """Take note that the request is answered, and whether another may follow."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from flowstream._closing import CloseReason
 from flowstream.abc import Encoder, Policy
 from flowstream.buffer._event_buffer import EventBuffer
-from flowstream.buffer._queue import Gap
+from flowstream.buffer._queue import Gap, Slice
 from flowstream.framing import Framing
 from flowstream.ids._joined_id import Place
 from flowstream.policies import DropOldest
@@ -162,8 +162,10 @@ class FeedCursor(Protocol):
         The stream is not told of each write. So call this before you read its counts.
         """
 
-    async def pull(self, limit: int) -> list[bytes | Gap]:
+    async def pull(self, limit: int) -> list[bytes | Gap | Slice]:
         """Return the next events, up to about `limit` bytes. **Waits** only for a snapshot.
+
+        They are one piece each, or all together one `Slice`.
 
         The writer calls it when nothing is queued and `behind` is true.
         """

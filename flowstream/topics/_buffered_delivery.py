@@ -16,8 +16,8 @@ from flowstream._clock import clock
 from flowstream._errors import unencodable
 from flowstream.buffer._queue import Outcome
 from flowstream.tasks._failure import passes
-from flowstream.topics._history import Published
 from flowstream.topics._members import Member
+from flowstream.topics._published import Published
 
 
 class _Stuck:

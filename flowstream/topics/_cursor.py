@@ -5,6 +5,9 @@ the history, as many as it can take, until there are no more. From then on event
 The same number decides both, without an `await` in between. So there is no queue to overflow, and
 no event comes twice or is missed.
 
+A stream that wants all events is given many of them joined (`History.read`). A stream with a filter
+is given them one by one.
+
 If the history no longer has what it needs, a gap is announced, a snapshot follows if the topic has
 one, and new events go on from there. In a run it goes on with the oldest event that is kept,
 because there the client came for the past.
@@ -19,12 +22,14 @@ import trio
 
 from flowstream._event import Event
 from flowstream.abc import Encoder
+from flowstream.buffer._queue import Slice
 from flowstream.ids._event_id import lost_id
 from flowstream.sources._feed import Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._fanout import Fanout
-from flowstream.topics._history import History, Missing, Published
+from flowstream.topics._history import History, Missing
 from flowstream.topics._members import Member
+from flowstream.topics._published import Published
 from flowstream.topics._snapshots import AsOf, Snapshots, unusable
 
 # Events that are checked, wanted or not, before other tasks run.
@@ -72,6 +77,9 @@ class Cursor:
                 after = None  # not an id of this topic, so it is not repeated to the client
             position = self._next
         self._shared = encoder is not None and encoder.start() is encoder
+        # Whether the bytes of many events are those of each, one after the other.
+        join = Encoder.join if encoder is None else type(encoder).join
+        self._joins = self._shared and join is Encoder.join
         self._member = Member(subscriber, encoder, position, terms)
         if after is not None:
             subscriber.buffer.queue.pass_by(0, self._member.named(after))
@@ -167,20 +175,19 @@ class Cursor:
         member, history = self._member, self._history
         history.trim()
         if not self._lost and not self._wants_snapshot:
-            try:
-                events = history.after(member.number, _PULL_ITEMS)
-            except LookupError:
-                self._lost = True
-                self._seen = member.number
-                member.number = self._next
-                if self.waits:  # so that the caller sees that the next call waits
-                    await trio.lowlevel.checkpoint()
-                    return []
-            else:
-                pieces = self._take(events, limit)
+            if member.number + 1 >= history.first:
+                if self._joins and member.where is None and member.number < history.head:
+                    return [self._take_slice(limit)]
+                pieces = self._take(history.after(member.number, _PULL_ITEMS), limit)
                 if not pieces and member.behind:
                     await trio.lowlevel.checkpoint()  # it wanted none of these
                 return pieces
+            self._lost = True
+            self._seen = member.number
+            member.number = self._next
+            if self.waits:  # so that the caller sees that the next call waits
+                await trio.lowlevel.checkpoint()
+                return []
         if self._snapshots is None:
             number = max(member.number, self._next) if self._from_beginning else member.number
             return self._go_on_behind(number, None)
@@ -193,7 +200,18 @@ class Cursor:
             raise unusable("what follows on it is not in the replay, which has to be longer")
         return self._go_on_behind(snapshot.number, snapshot)
 
+    def _take_slice(self, limit: int) -> Slice:
+        """Return the next events as one piece, for a stream that wants all of them."""
+        member, history = self._member, self._history
+        assert member.encoder is not None
+        piece = history.read(member.number, limit, member.encoder)
+        member.number += piece.items
+        member.queue.pass_by(piece.items, member.named(history.id_of(member.number)))
+        self._settle()
+        return piece
+
     def _take(self, events: list[Published], limit: int) -> list[Any]:
+        """Return those of `events` that the stream wants, one piece for each."""
         member, size = self._member, 0
         pieces: list[Any] = []
         last = None

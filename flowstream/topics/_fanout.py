@@ -28,8 +28,9 @@ from flowstream.abc import Encoder
 from flowstream.tasks._failure import passes
 from flowstream.topics._buffered_delivery import BufferedDelivery
 from flowstream.topics._group import Group, size_of
-from flowstream.topics._history import History, Published
+from flowstream.topics._history import History
 from flowstream.topics._members import NEVER, Member, Readers, Round
+from flowstream.topics._published import Published
 
 # Other tasks run after this many deliveries or seconds, whichever comes first. A delivery is a
 # system call of some 7 µs; a hundred of them are most of a millisecond.

@@ -12,8 +12,9 @@ from flowstream._clock import clock
 from flowstream.abc import Encoder
 from flowstream.framing import Framing
 from flowstream.tasks._failure import passes
-from flowstream.topics._history import History, Published
+from flowstream.topics._history import History
 from flowstream.topics._members import Member, Round
+from flowstream.topics._published import Published
 
 
 class Group:

@@ -7,6 +7,10 @@ of this history.
 
 Events that are not delivered yet are kept beyond the bounds of the replay, and have their own
 bounds. Otherwise a topic without replay could deliver nothing.
+
+An event's encodings are first kept with the event. When there are 64 KiB of them, or a client reads
+the past, they move into segments (`Segments`), in which many events are one slice. Which events are
+kept depends on their first encodings alone, not on who reads them in which format.
 """
 
 from __future__ import annotations
@@ -14,10 +18,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
-from flowstream._event import Event, copied
+from flowstream._event import Event
 from flowstream.abc import Encoder
+from flowstream.buffer._queue import Slice
 from flowstream.ids._event_id import (
     MAX_ID_LENGTH,
     check_id,
@@ -26,85 +30,16 @@ from flowstream.ids._event_id import (
     parse_event_id,
 )
 from flowstream.limits import Replay
+from flowstream.topics._encodings import Encodings
+from flowstream.topics._published import NamedEvent, Published
+from flowstream.topics._segments import SEGMENT_BYTES, SEGMENT_ITEMS, Segment, Segments
 
 # Bounds of undelivered events: room for a burst between two passes of the event loop.
 _PENDING_ITEMS = 1024
 _PENDING_BYTES = 1 << 20
 
-
-class Published:
-    """One event of a topic, and its encodings so far: one for each format, shared by all."""
-
-    __slots__ = ("_encodings", "event", "number", "size", "stamp", "weight")
-
-    named: ClassVar[bool] = False
-    """Whether the app gave it its id."""
-
-    def __init__(self, number: int, event: Event, stamp: float) -> None:
-        self.number: int = number
-        self.event: Event = event
-        self.stamp: float = stamp
-        self.size: int = 0
-        self.weight: int = 0
-        self._encodings: dict[Encoder, bytes] = {}
-
-    @property
-    def id(self) -> str:
-        """The id with which a client that has this event comes back."""
-        id = self.event.id
-        assert id is not None
-        return id
-
-    def __len__(self) -> int:
-        """Return its size in the first format. A buffer that holds the event itself counts it."""
-        return self.weight
-
-    def encode(self, encoder: Encoder, *, bare: bool = False) -> bytes:
-        """Return its encoding, without its id if `bare`, and don't keep it."""
-        event = self.event
-        return encoder.encode(
-            event.data,
-            id=None if bare else event.id,
-            type=event.type,
-            key=event.key,
-            retry=event.retry,
-        )
-
-    def bare(self) -> Published:
-        """Return it without its id, for a reader inside the program."""
-        found = Published(self.number, copied(self.event, id=None), self.stamp)
-        found.weight = self.weight
-        return found
-
-    def encoded(self, encoder: Encoder) -> bytes:
-        """Return its encoding, and keep it for others who need it.
-
-        Raises:
-            Exception: what the encoder raises, unless it has encoded the event before.
-        """
-        found = self._encodings.get(encoder)
-        if found is None:
-            found = self.encode(encoder)
-            self.keep(encoder, found)
-        return found
-
-    def kept(self, encoder: Encoder) -> bytes | None:
-        """Return its encoding, if one is kept."""
-        return self._encodings.get(encoder)
-
-    def keep(self, encoder: Encoder, encoded: bytes) -> None:
-        """Keep its encoding."""
-        self._encodings[encoder] = encoded
-        self.size += len(encoded)
-        self.weight = self.weight or self.size
-
-
-class _Named(Published):
-    """An event with an id of the app's own."""
-
-    __slots__ = ()
-
-    named = True
+# Events that are encoded in a further format at a time.
+_FILL_ITEMS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +65,32 @@ class History:
         delivered: number of the last event that was handed to all subscribers.
     """
 
+    __slots__ = (
+        "_clock",
+        "_encodings",
+        "_kept",
+        "_loose",
+        "_own_ids",
+        "_repeats",
+        "_sealed",
+        "_size",
+        "delivered",
+        "epoch",
+        "first",
+        "head",
+        "replay",
+    )
+
     def __init__(self, replay: Replay, clock: Callable[[], float]) -> None:
         self.replay = replay
         self._clock = clock
         self._kept: deque[Published] = deque()
         self._own_ids: dict[str, int] = {}
         self._repeats: dict[str, deque[int]] = {}  # further events with the same id
-        self._size = 0
+        self._size = 0  # bytes of the first encodings
+        self._loose = 0  # bytes of those published since some were last moved into segments
+        self._sealed = 0  # number of the last event that was
+        self._encodings = Encodings()
         self.epoch: str = new_epoch()
         self.first: int = 1
         self.head: int = 0
@@ -150,7 +104,7 @@ class History:
     @property
     def size(self) -> int:
         """Bytes of their encodings."""
-        return self._size
+        return self._size + self._encodings.spare
 
     def make(self, event: Event, ahead: int = 0) -> Published:
         """Return `event` as the next to be appended, with its id.
@@ -167,7 +121,7 @@ class History:
             event.id = event_id(self.epoch, number)
             return Published(number, event, self._clock())
         check_id(event.id)
-        return _Named(number, event, self._clock())
+        return NamedEvent(number, event, self._clock())
 
     def append(self, published: Published) -> None:
         """Append an event that `make` returned. At this moment it is published."""
@@ -175,6 +129,9 @@ class History:
         self.head = published.number
         self._kept.append(published)
         self._size += published.size
+        self._loose += published.size
+        if self._loose >= SEGMENT_BYTES:
+            self._seal(self.delivered)
         if published.named:
             first = self._own_ids.setdefault(published.id, published.number)
             if first != published.number:
@@ -182,22 +139,92 @@ class History:
                 # twice than not at all.
                 self._repeats.setdefault(published.id, deque()).append(published.number)
         self.trim()
+        if self._encodings.has_spare:
+            self._encodings.make_room(self.replay.bytes - self._size)
 
     def encoded(self, published: Published, encoder: Encoder) -> bytes:
         """Return an event's encoding, and keep it for others if there is room.
 
-        Without room it is made again for each: reading an event in another format must not push
-        out the oldest events, which others may want to read.
+        Reading an event in another format never pushes out the oldest events, which others may want
+        to read.
+
+        Raises:
+            Exception: what the encoder raises.
         """
-        encoded = published.kept(encoder)
+        if published.format is encoder and published.encoding is not None:
+            return published.encoding  # the usual case
+        if published.format == encoder and published.encoding is not None:
+            return published.encoding
+        encoded = self._encodings.find(encoder, published.number)
         if encoded is not None:
             return encoded
-        encoded = published.encode(encoder)
-        if self._size + len(encoded) <= self.replay.bytes:
-            published.keep(encoder, encoded)
-            if self.first <= published.number <= self.head:
-                self._size += len(encoded)
+        is_kept = self.first <= published.number <= self.head
+        if published.format is None:
+            encoded = published.encode_first(encoder)
+            self._size += published.size if is_kept else 0
+        else:
+            encoded = published.encode(encoder)
+            if is_kept:
+                encodings, room = self._encodings, self.replay.bytes - self._size
+                segments = encodings.read(encoder)
+                encodings.keep(segments, published.number, [encoded], room, self.first)
         return encoded
+
+    def read(self, number: int, limit: int, encoder: Encoder) -> Slice:
+        """Return the encodings of the events after event `number`, joined.
+
+        They are at most `limit` bytes, but one event at the least. There must be one.
+
+        Raises:
+            LookupError: the first of them is no longer kept.
+            Exception: what the encoder raises for the first of them.
+        """
+        if number + 1 < self.first:
+            raise LookupError(f"event {number + 1} is no longer kept")
+        segments = self._encodings.read(encoder)
+        parts: list[bytes] = []
+        items = size = 0
+        while number + items < self.head and size < limit:
+            after = number + items + 1
+            if after > self._sealed:
+                self._seal(self.head)
+            try:
+                segment = segments.find(after) or self._fill(segments, after, limit - size)
+            except Exception:
+                if parts:
+                    break  # these first: the next call raises it again
+                raise
+            piece = segment.slice(after, limit - size)
+            # Rather end with a segment than begin another that has to be cut: a read that begins
+            # with a segment needs no copy of it.
+            if parts and (
+                after + piece.items < segment.next
+                or size + len(piece.data) > limit
+                or items + piece.items > SEGMENT_ITEMS
+            ):
+                break
+            parts.append(piece.data)
+            items += piece.items
+            size += len(piece.data)
+        return Slice(items, parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _fill(self, segments: Segments, number: int, limit: int) -> Segment:
+        """Encode events from `number` on in a further format, and return the first segment."""
+        # Not beyond those in segments: a later one may have been encoded first in this format.
+        count = min(_FILL_ITEMS, segments.room_before(number), self._sealed + 1 - number)
+        events = self.after(number - 1, int(count))
+        room = self.replay.bytes - self._size
+        return self._encodings.fill(segments, events, limit, room, self.first)
+
+    def _seal(self, number: int) -> None:
+        """Move the first encodings up to event `number` into segments."""
+        self._loose = 0
+        start = max(self._sealed + 1, self.first)
+        if start <= number:
+            self._sealed = number
+            kept, first = self._kept, self.first
+            events = [kept[index] for index in range(start - first, number - first + 1)]
+            self._encodings.move_in(events, first)
 
     def trim(self) -> None:
         """Drop events beyond the bounds. Call it also before reading, since time passes."""
@@ -221,6 +248,8 @@ class History:
             if self._own_ids and self._own_ids.get(published.id) == published.number:
                 self._forget(published.id)
         self.first = kept[0].number if kept else self.head + 1
+        if self.first >= self._encodings.expires:
+            self._encodings.trim(self.first)
 
     def is_full(self, size: int) -> bool:
         """Return whether an event of `size` bytes would push out one that is not delivered."""
@@ -288,6 +317,6 @@ class History:
 
     def id_of(self, number: int) -> str:
         """Return the id with which a client comes back that has event `number`, kept or not."""
-        if self.first <= number <= self.head:
+        if self._own_ids and self.first <= number <= self.head:
             return self._kept[number - self.first].id
         return event_id(self.epoch, number)

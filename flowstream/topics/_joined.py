@@ -16,7 +16,7 @@ from typing import Any
 
 from flowstream._closing import CloseReason
 from flowstream.abc import Encoder
-from flowstream.buffer._queue import Gap
+from flowstream.buffer._queue import Gap, Slice
 from flowstream.ids._event_id import lost_id
 from flowstream.ids._joined_id import join_parts, part_of, split_joined
 from flowstream.sources._feed import (
@@ -122,7 +122,7 @@ class _JoinedCursor:
         for cursor in self._cursors:
             cursor.tally()
 
-    async def pull(self, limit: int) -> list[bytes | Gap]:
+    async def pull(self, limit: int) -> list[bytes | Gap | Slice]:
         """Return the next events of a feed that is behind. The feeds take turns."""
         self._turn = (self._turn + 1) % len(self._cursors)
         for cursor in [*self._cursors[self._turn :], *self._cursors[: self._turn]]:

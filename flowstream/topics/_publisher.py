@@ -33,8 +33,9 @@ from flowstream.sources._feed import Ending, Feed, SingleFeed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._cursor import Cursor
 from flowstream.topics._fanout import Fanout
-from flowstream.topics._history import History, Published
+from flowstream.topics._history import History
 from flowstream.topics._joined import Joined
+from flowstream.topics._published import Published
 from flowstream.topics._snapshots import Snapshots
 
 # After this many events for few subscribers or none, other tasks run once.
@@ -161,7 +162,7 @@ class Publisher(SingleFeed):
             while history.delivered < history.head:
                 await fanout.deliver(history.head)
         made = [self._make(event, ahead) for ahead, event in enumerate(events)]
-        size = sum(published.weight for published in made)
+        size = sum(published.size for published in made)
         if size > max(MOST_BYTES, history.replay.bytes) and len(made) > 1:
             raise ValueError(
                 f"the events have {size:,} bytes, and may have {MOST_BYTES:,}, or Replay.bytes if "
@@ -218,7 +219,7 @@ class Publisher(SingleFeed):
 
     def _commit(self, event: Event, full: Callable[[int], bool] | None = None) -> Published:
         published = self._make(event)
-        if full is not None and full(published.weight):
+        if full is not None and full(published.size):
             raise trio.WouldBlock
         self._append(published)
         return published
@@ -237,7 +238,7 @@ class Publisher(SingleFeed):
             raise outside_event_loop(self.name, used=self.token is not None) from None
         encoder = self.fanout.encoder or _DEFAULT_ENCODER
         try:
-            published.encoded(encoder)
+            published.encode_first(encoder)
         except BaseException as error:  # noqa: ASYNC103  # see `passes`
             if passes(error):
                 raise
@@ -296,7 +297,7 @@ class Publisher(SingleFeed):
             encoder = encoder or _DEFAULT_ENCODER
             if encoder != but:
                 try:
-                    published.encoded(encoder)
+                    published.encode_first(encoder)
                 except BaseException as error:  # noqa: ASYNC103  # see `passes`
                     if passes(error):
                         raise

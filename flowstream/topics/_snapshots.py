@@ -29,7 +29,8 @@ from flowstream.encoders._controls import ControlEncoder
 from flowstream.encoders._json import JSONWriter
 from flowstream.limits import check_count
 from flowstream.tasks._failure import passes
-from flowstream.topics._history import History, Missing, Published
+from flowstream.topics._history import History, Missing
+from flowstream.topics._published import Published
 
 logger = logging.getLogger("flowstream")
 
@@ -159,8 +160,8 @@ class KeptByKey:
         before = latest.pop(key, None)
         if before is not None:
             self._size -= before.size
-        latest[key] = _Latest(key, published.event.data, published.weight)
-        self._size += published.weight
+        latest[key] = _Latest(key, published.event.data, published.size)
+        self._size += published.size
         while len(latest) > bounds.keys or (self._size > bounds.bytes and len(latest) > 1):
             self._warn()
             self._size -= latest.popitem(last=False)[1].size

@@ -80,6 +80,55 @@ async def test_without_a_runner_turns_are_unlimited(passes):
     assert passes.count == before
 
 
+async def test_a_pause_in_a_pass_that_has_time_is_no_checkpoint(budget, passes, monkeypatch):
+    """A thousand writes that need not wait are done in one pass that has the time."""
+    monkeypatch.setattr(_pass_budget, "_SECONDS", 1e6)
+    await trio.lowlevel.checkpoint()
+    before = passes.count
+    for _ in range(1000):
+        await budget.pause()
+    assert passes.count == before
+
+
+async def test_a_pause_in_a_pass_without_time_lets_others_run(budget, passes, spent):
+    """Each is a checkpoint, and so it is if nobody runs the budget."""
+    await trio.lowlevel.checkpoint()
+    for one in (budget, PassBudget()):
+        before = passes.count
+        for _ in range(10):
+            await one.pause()
+        assert passes.count == before + 10
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("has_time", [True, False])
+async def test_a_loop_of_sends_lets_others_run(
+    server, client, passes, monkeypatch, has_time, method
+):
+    """After each send if the pass has no time left, and not before that; plain request or not."""
+    monkeypatch.setattr(_pass_budget, "_SECONDS", 1e6 if has_time else -math.inf)
+    took = []
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            raise NotImplementedError
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        message = {"type": "http.response.body", "body": b"x", "more_body": True}
+        await send(message)
+        await trio.lowlevel.checkpoint()
+        before = passes.count
+        for _ in range(20):
+            await send(message)
+        took.append(passes.count - before)
+        await send({"type": "http.response.body"})
+
+    peer = client(await server(app))
+    length = ["Content-Length: 0"] if method == "POST" else []
+    await trio.to_thread.run_sync(lambda: peer.get("/", *length, method=method))
+    await trio.to_thread.run_sync(peer.read_until, b"\r\n0\r\n\r\n")
+    assert took == [0] if has_time else took[0] >= 20
+
+
 async def test_one_turn_in_a_pass_without_time(budget, passes, spent):
     """When the time is spent each pass has one turn, in the order in which they were asked for."""
     await trio.lowlevel.checkpoint()

@@ -22,6 +22,7 @@ from trio.testing import MockClock
 import flowstream.topics._cursor
 import flowstream.topics._fanout
 import flowstream.topics._history
+import flowstream.topics._segments
 from flowstream import (
     Block,
     Buffer,
@@ -109,6 +110,7 @@ class Setting:
     batch: int
     pending: int
     pull: int
+    segment: int
     seed: int
 
 
@@ -151,6 +153,7 @@ worlds = st.builds(
     batch=st.sampled_from([1, 5, 256]),
     pending=st.sampled_from([3, 1024, 1024]),
     pull=st.sampled_from([1, 4, 256]),
+    segment=st.sampled_from([1, 300, 1 << 16]),
     seed=st.integers(0, 1 << 32),
 )
 
@@ -559,6 +562,9 @@ async def run_world(setting, program, books=None, most=8):
             (flowstream.topics._fanout, "_BATCH_ITEMS", setting.batch),
             (flowstream.topics._history, "_PENDING_ITEMS", setting.pending),
             (flowstream.topics._cursor, "_PULL_ITEMS", setting.pull),
+            (flowstream.topics._history, "_FILL_ITEMS", setting.pull),
+            (flowstream.topics._history, "SEGMENT_BYTES", setting.segment),
+            (flowstream.topics._segments, "SEGMENT_BYTES", setting.segment),
         ):
             patches.enter_context(patch.object(module, name, value))
         async with trio.open_nursery() as nursery:
@@ -615,6 +621,7 @@ def test_many_clients_that_a_task_of_its_own_delivers_to():
         batch=256,
         pending=1024,
         pull=256,
+        segment=1 << 16,
         seed=1,
     )
     acts = [

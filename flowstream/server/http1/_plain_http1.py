@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import trio
-
 from flowstream.asgi._head import HEAD_KEY, HeldHead
 from flowstream.server._hypercorn import (
     Body,
@@ -169,7 +167,7 @@ class PlainExchange:
         if not await self._connection.write(data):
             self.leave()
         elif begun:
-            await trio.lowlevel.checkpoint()  # so that a loop which only sends lets others run
+            await self._connection.pause()  # so that a loop which only sends lets others run
 
     async def _write_head(self) -> None:
         await self._write(b"")
