@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from flowstream._clock import clock
 from flowstream.abc import LogEntry, Record
 from flowstream.limits import Replay
 from flowstream.testing._log_contract import CLOCK_SECONDS, LogBench, ageless, contract, numbers
@@ -223,15 +224,15 @@ async def _(bench: LogBench) -> None:
         began: list[float] = []
         ended: list[float] = []
         for _ in range(3):
-            began.append(trio.current_time())
+            began.append(clock.current_time())
             await one.append("news", LogEntry(b"x", key=f"{len(began)}"))
-            ended.append(trio.current_time())
+            ended.append(clock.current_time())
             await trio.sleep(0.02)
         for _ in range(2):
-            asked = trio.current_time()
+            asked = clock.current_time()
             _, _, records = await one.log.read("news", after, 10)
             latest = (await one.log.latest("news")).records
-            now = trio.current_time()
+            now = clock.current_time()
             for place, record in enumerate([*records, *latest.values()]):
                 least, most = asked - ended[place % 3], now - began[place % 3]
                 assert least - CLOCK_SECONDS <= record.age <= most + CLOCK_SECONDS
