@@ -124,8 +124,10 @@ class SQLiteFile:
         if about := warning(magic):
             logger.warning("the log %s is on %s", self.path, about)
         try:
-            db = self.connect(_OPEN_SECONDS)
+            db = self._open(_OPEN_SECONDS, "rwc")
             try:
+                check_kind(self.path, db)  # before anything is changed
+                self._set_up(db)
                 self._make_schema(db)
             finally:
                 db.close()
@@ -137,21 +139,33 @@ class SQLiteFile:
 
         Raises:
             sqlite3.Error: it can't be opened.
+            LogUnavailableError: another file has been put in its place.
         """
-        # mode=rwc, and no further parameters, whatever characters the path has.
-        uri = f"file:{quote(os.path.abspath(self.path))}?mode=rwc"
-        db = sqlite3.connect(
-            uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
-        )
+        db = self._open(timeout, "rw")
         try:
-            db.execute("pragma journal_mode=wal")
-            db.execute(f"pragma synchronous={self.synchronous}")
-            db.execute(f"pragma wal_autocheckpoint={_CHECKPOINT_PAGES}")
-            db.execute(f"pragma journal_size_limit={_WAL_BYTES}")
+            if not check_kind(self.path, db):
+                raise LogUnavailableError(
+                    f"{self.path} was replaced by an empty file while it is in use: put it back, "
+                    "or start the app again to begin with an empty log"
+                )
+            self._set_up(db)
         except BaseException:
             db.close()
             raise
         return db
+
+    def _open(self, timeout: float, mode: Literal["rw", "rwc"]) -> sqlite3.Connection:
+        # The mode, and no further parameters, whatever characters the path has.
+        uri = f"file:{quote(os.path.abspath(self.path))}?mode={mode}"
+        return sqlite3.connect(
+            uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
+        )
+
+    def _set_up(self, db: sqlite3.Connection) -> None:
+        db.execute("pragma journal_mode=wal")
+        db.execute(f"pragma synchronous={self.synchronous}")
+        db.execute(f"pragma wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        db.execute(f"pragma journal_size_limit={_WAL_BYTES}")
 
     def identity(self) -> tuple[int, int]:
         """Return what tells the file from one that is put in its place.

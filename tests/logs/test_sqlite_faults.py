@@ -203,6 +203,7 @@ async def test_places_where_no_file_can_be(tmp_path: Path) -> None:
                 raise AssertionError(path)
     other = sqlite3.connect(tmp_path / "other.db")
     assert other.execute("select name from sqlite_master").fetchall() == [("mine",)]
+    assert other.execute("pragma journal_mode").fetchall() == [("delete",)]
     other.close()
 
 
