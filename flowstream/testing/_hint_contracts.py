@@ -144,6 +144,50 @@ async def _(bench: LogBench) -> None:
             stopped = True
 
 
+@contract("topics whose events alternate each have hints that follow on")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        topics = ["a", "b", "c"]
+        await one.log.watch(topics)
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                for topic in topics * 7:
+                    nursery.start_soon(partial(one.append, topic, b"x"))
+        for topic in topics:
+            await one.until(partial(_has, one, 21, topic))
+            assert numbers([*one.heard[topic].values()]) == list(range(1, 22)) or one.stale
+        assert all(before == first - 1 for _, before, first in one.befores)
+
+
+@contract("a flood is heard to its end, with all that was appended before and after it")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        for count in (1, 1500, 1):
+            await one.append("news", *[b"x"] * count, keep=Replay(items=10_000))
+        await one.until(partial(_has, one, 1502))
+        assert len(one.heard["news"]) == 1502 or one.stale
+        assert not [topic for topic in one.stale if topic not in ("news", None)]
+
+
+@contract("to give up one topic leaves the others watched, and it can be taken up again")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.append("old", b"x")
+        await one.log.watch(["old", "news"])
+        for topic in ("old", "news"):
+            await one.append(topic, b"x")
+        await one.until(lambda: len(one.heard) == 2)
+        await one.log.unwatch(["old"])
+        await one.append("old", b"unheard")
+        (last,) = await one.append("news", b"x")
+        await one.until(partial(_has, one, last.number))
+        assert not any(record.data == b"unheard" for record in one.heard["old"].values())
+        await one.log.watch(["old"])
+        (last,) = await one.append("old", b"x")
+        await one.until(partial(_has, one, last.number, "old"))
+
+
 @contract("a hint has a record of any size")
 async def _(bench: LogBench) -> None:
     async with bench.open() as one:
