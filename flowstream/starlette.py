@@ -13,16 +13,17 @@ request's body while it streams needs `SharedBody` around the app.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, overload
 
 from flowstream._errors import MissingExtraError, PublicError
+from flowstream.abc import Log
 from flowstream.asgi._compression import gzip_headers, is_gzip
 from flowstream.asgi._early_answer import answer_to
 from flowstream.asgi.receive import Message, Receive, Send, SharedReceive
 from flowstream.asgi.response import StreamResponse
-from flowstream.tasks._supervised import SupervisedNursery
+from flowstream.topics._app_log import AppLog
 
 try:
     from starlette.background import BackgroundTask
@@ -34,6 +35,9 @@ except ImportError as _missing:
     ) from _missing
 
 __all__ = ["SharedBody", "lifespan", "public_error", "response"]
+
+
+_NO_APP: Any = object()
 
 
 class _Wrapped(Response):
@@ -96,11 +100,51 @@ async def public_error(request: Request, error: Exception) -> Response:
     return Response(body, status, headers)
 
 
-@asynccontextmanager
-async def lifespan(app: Any) -> AsyncIterator[None]:
-    """Keep the nursery of `Runs` open: ``Starlette(lifespan=lifespan)``, or inside your own."""
-    async with SupervisedNursery():
-        yield
+@overload
+def lifespan(
+    app: Any, *, log: Log | str | None = None, namespace: str | None = None
+) -> AbstractAsyncContextManager[None]: ...
+
+
+@overload
+def lifespan(
+    *, log: Log | str | None = None, namespace: str | None = None
+) -> Callable[[Any], AbstractAsyncContextManager[None]]: ...
+
+
+def lifespan(
+    app: Any = _NO_APP, *, log: Log | str | None = None, namespace: str | None = None
+) -> AbstractAsyncContextManager[None] | Callable[[Any], AbstractAsyncContextManager[None]]:
+    """Keep open what outlives requests: the log of the app's topics, and the nursery of `Runs`.
+
+    Give it to the app, with a log or without::
+
+        app = Starlette(routes=routes, lifespan=lifespan(log="sqlite:///events.db"))
+
+    or use it inside a lifespan of your own: ``async with lifespan(app, log=...):``. If the log
+    can't be opened, the app does not start.
+
+    Args:
+        app: the app. Without it this returns a function of the app.
+        log: where the app's topics keep their events: a log such as ``SQLiteLog("events.db")``, or
+            a URL such as ``"sqlite:///events.db"``. None for the URL in ``FLOWSTREAM_LOG_URL``,
+            read when the app starts. Without that, or with `MemoryLog()`, they are in memory.
+        namespace: goes before the names of topics in the log, so that several apps may share it:
+            up to 64 letters, digits, ``-``, ``_`` and ``.``. None for the one in
+            ``FLOWSTREAM_LOG_NAMESPACE``, if that is set.
+
+    Raises:
+        TypeError, ValueError: `log` or `namespace` is not what is said above.
+        LogUnavailableError: from the context manager: the log can't be opened.
+    """
+    app_log = AppLog(log, namespace)
+
+    @asynccontextmanager
+    async def opened(_: Any) -> AsyncIterator[None]:
+        async with app_log.serving():
+            yield
+
+    return opened if app is _NO_APP else opened(app)
 
 
 class SharedBody:

@@ -33,6 +33,8 @@ NO_ARGUMENTS = {"PublicError.status", "UpstreamError.status", "Frames.prefix"} |
 NO_CONSTANTS = {
     "encoders._json._SAFE",
     "encoders.ndjson._LF",
+    "topics._envelope.VERSION",
+    "topics._envelope._FIELDS",
     "logs._file_system._STATFS_BYTES",
     "logs._sqlite_file._APPLICATION_ID",
     "logs._sqlite_file._VERSION",

@@ -355,6 +355,37 @@ def test_a_startup_that_fails(run, module):
     assert "no database" in result.output.splitlines()[-1]
 
 
+QUART = """
+from quart_trio import QuartTrio
+from flowstream.quart import Flowstream
+app = QuartTrio(__name__)
+Flowstream(app, log={url!r})
+"""
+STARLETTE = """
+from starlette.applications import Starlette
+from flowstream.starlette import lifespan
+app = Starlette(lifespan=lifespan(log={url!r}))
+"""
+FROM_THE_ENVIRONMENT = """
+from starlette.applications import Starlette
+from flowstream.starlette import lifespan
+app = Starlette(lifespan=lifespan)
+"""
+
+
+@pytest.mark.parametrize("code", [QUART, STARLETTE, FROM_THE_ENVIRONMENT])
+def test_a_log_that_cannot_be_opened(run, module, tmp_path, monkeypatch, code):
+    """It is one sentence with exit code 1, on each framework, without a traceback."""
+    url = f"sqlite:///{tmp_path}/missing/events.db"
+    monkeypatch.setenv("FLOWSTREAM_LOG_URL", url)
+    module(code.format(url=url))
+    result = run("serve", "a_module", "-b", "127.0.0.1:0")
+    assert result.exit_code == 1
+    assert f"{tmp_path}/missing" in result.output.splitlines()[-1]
+    assert "Traceback" not in result.output
+    assert len(result.output.splitlines()) <= 2
+
+
 def test_an_error_of_the_server_is_not_dressed_up(run, module, monkeypatch):
     """What is neither the address nor the app comes out as it is."""
     module("async def app(scope, receive, send): pass")

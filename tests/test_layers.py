@@ -85,9 +85,11 @@ PURE = [
     "sources.files._lines",
     "sources.files._ranges",
     "topics._encodings",
+    "topics._envelope",
     "topics._history",
     "topics._published",
     "topics._segments",
+    "topics._window",
 ]
 
 # What HTTP alone has. A stream goes to its client through a `Transport`, and knows none of these.

@@ -6,7 +6,7 @@
   for each request, and every task that an app starts for its response is below that one.
 * **A topic in several processes.** A topic is in the memory of one process. Under ``--workers``
   each process has its own, and a client gets only what is published in the process that serves it.
-  Nothing fails, but the client misses most events.
+  Nothing fails, but the client misses most events. A topic in a durable log is shared by all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import trio
 
 from flowstream.asgi._carrier import WORKERS_KEY
 from flowstream.asgi._request import in_state
+from flowstream.sources._feed import Feed
 
 logger = logging.getLogger("flowstream")
 
@@ -57,10 +58,10 @@ def _is_below_hypercorn() -> bool:
     return False
 
 
-def warn_of_workers(scope: Mapping[str, Any]) -> None:
-    """Warn, once in a process, if several processes serve the app."""
+def warn_of_workers(scope: Mapping[str, Any], feed: Feed) -> None:
+    """Warn, once in a process, if several processes serve the app, and each its own `feed`."""
     count = in_state(scope, WORKERS_KEY)
-    if count is not None and count > 1:
+    if count is not None and count > 1 and not feed.is_shared:
         _several_workers(count)
 
 
@@ -68,6 +69,7 @@ def warn_of_workers(scope: Mapping[str, Any]) -> None:
 def _several_workers(count: int) -> None:
     logger.warning(
         "a topic or run is streamed by one of %d workers: what is published in one of them reaches "
-        "only the clients of that one. Serve topics and runs with --workers 1",
+        "only the clients of that one. Give the app a log, Flowstream(app, log=...), which topics "
+        "share; serve runs with --workers 1",
         count,
     )

@@ -27,6 +27,7 @@ from flowstream.asgi._stream import Stream
 from flowstream.asgi.plan import Plan
 from flowstream.asgi.receive import Send
 from flowstream.ids._event_id import is_final
+from flowstream.sources._feed import Feed
 
 Scope = Mapping[str, Any]
 
@@ -76,8 +77,8 @@ class StreamExchange:
         if why:
             await stream.refuse(why)
             return None
-        if self.plan.is_feed:
-            warn_of_workers(scope)
+        if isinstance(self.plan.source, Feed):
+            warn_of_workers(scope, self.plan.source)
         return stream
 
     def transport(

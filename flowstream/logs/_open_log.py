@@ -11,6 +11,7 @@ import trio
 
 from flowstream.abc import Hint, Log, Record, Stale
 from flowstream.logs._log_run import alone
+from flowstream.logs._namespaced_log import NamespacedLog
 
 _KNOWN = "write sqlite:///events.db, sqlite:////var/lib/app/events.db or memory:"
 
@@ -25,7 +26,11 @@ def _unseen(topic: str | None) -> None:
 
 @asynccontextmanager
 async def open_log(
-    log: str | Log, *, hint: Hint = _unheard, stale: Stale = _unseen
+    log: str | Log,
+    *,
+    namespace: str | None = None,
+    hint: Hint = _unheard,
+    stale: Stale = _unseen,
 ) -> AsyncIterator[Log]:
     """Open a log for a block of code.
 
@@ -40,14 +45,18 @@ async def open_log(
     Args:
         log: a log, or a URL: ``sqlite:///events.db`` (three slashes for a path from here, four for
             one from the root; ``?synchronous=NORMAL`` for `SQLiteLog`'s argument) or ``memory:``.
+        namespace: names of topics in the log begin with it, and those here have it left out: up
+            to 64 letters, digits, ``-``, ``_`` and ``.``. None for all topics of the log.
         hint: see `flowstream.abc.Log.run`.
         stale: see `flowstream.abc.Log.run`.
 
     Raises:
-        ValueError: no log has such a URL.
+        TypeError, ValueError: no log has such a URL, or `namespace` has other characters.
         LogUnavailableError: it can't be opened.
     """
     opened = log if isinstance(log, Log) else from_url(log)
+    if namespace is not None:
+        opened = NamespacedLog(opened, namespace)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(opened.run, hint, stale)

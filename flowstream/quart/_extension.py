@@ -19,6 +19,8 @@ It also replaces:
 
 * ``json.loads``: a body that is nested too deep is the client's fault.
 * ``create_url_adapter``: requests with the same first line and host share an adapter.
+* ``startup`` and ``shutdown``: the log and the nursery for runs are open from before the first of
+  the app's own functions. The log is closed after the last one.
 * the lifespan class: refuses to start under asyncio, with a clear sentence.
 * the connection class: tells the stream of a disconnect and does not cancel around it. It lets a
   stream outlive its request's context if nobody can notice.
@@ -29,6 +31,7 @@ Quart 0.23 gives these functions other arguments than 0.22. They are passed on u
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,6 +42,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, ServiceUnavailable
 
 from flowstream._errors import PublicError, other_event_loop
+from flowstream.abc import Log
 from flowstream.asgi._early_answer import answer_to
 from flowstream.asgi.receive import Receive, Send
 from flowstream.asgi.response import StreamResponse, exchange_of
@@ -47,7 +51,8 @@ from flowstream.quart._host import HOST, AppTally, Hosted, host_of_request
 from flowstream.quart._internals import handle_http_exception
 from flowstream.quart._requests import sharing_adapters
 from flowstream.tasks._failure import passes
-from flowstream.tasks._supervised import SupervisedNursery
+from flowstream.tasks._supervised import SupervisedNursery, prefer
+from flowstream.topics._app_log import AppLog
 from flowstream.topics.topics import NotAuthorizedError, TooManyTopicsError, TopicNameError
 
 __all__ = ["Flowstream", "FlowstreamStatistics"]
@@ -68,22 +73,43 @@ class FlowstreamStatistics:
 class Flowstream:
     """Lets the views of a Quart-Trio app return streams, and lets runs outlive their requests.
 
-    Outside Quart use ``async with Flowstream():`` around the server, for runs.
+    Outside Quart use ``async with Flowstream():`` around the server, for runs and for topics that
+    are in a log.
+
+    The log is open from before the app's ``before_serving`` functions until after its
+    ``after_serving`` functions. If it can't be opened, the app does not start.
 
     Args:
         app: the app; or None, to call `init_app` later.
         direct: the default of `stream(direct=...)` for all streams of the app.
+        log: where the app's topics keep their events: a log such as ``SQLiteLog("events.db")``, or
+            a URL such as ``"sqlite:///events.db"``. None for the URL in ``FLOWSTREAM_LOG_URL``,
+            read when the app starts. Without that, or with `MemoryLog()`, they are in memory.
+        namespace: goes before the names of topics in the log, so that several apps may share it:
+            up to 64 letters, digits, ``-``, ``_`` and ``.``. None for the one in
+            ``FLOWSTREAM_LOG_NAMESPACE``, if that is set.
 
     Raises:
-        TypeError: `app` is not a Quart-Trio app, or `direct` is not a bool.
+        TypeError: `app` is not a Quart-Trio app, `direct` is not a bool, or `log` or `namespace`
+            is of another type.
+        ValueError: `log` is no URL of a log, or `namespace` has other characters.
     """
 
-    def __init__(self, app: QuartTrio | None = None, *, direct: bool | None = None) -> None:
+    def __init__(
+        self,
+        app: QuartTrio | None = None,
+        *,
+        direct: bool | None = None,
+        log: Log | str | None = None,
+        namespace: str | None = None,
+    ) -> None:
         if direct is not None and not isinstance(direct, bool):
             raise TypeError(f"direct must be True, False or None, not {direct!r}")
         self._direct = direct
         self._tally = AppTally()
-        self._outside: SupervisedNursery | None = None  # opened by `async with`
+        self._log = AppLog(log, namespace)
+        # Opened by `async with`.
+        self._outside: AbstractAsyncContextManager[SupervisedNursery] | None = None
         self._inside: SupervisedNursery | None = None  # open while the app is served
         if app is not None:
             self.init_app(app)
@@ -125,18 +151,23 @@ class Flowstream:
         handlers.setdefault(PublicError, _answer_publicly)
 
     async def __aenter__(self) -> Flowstream:
-        """Open the nursery that runs need, where there is no lifespan of a Quart app."""
+        """Open the log, and the nursery that runs need, where there is no lifespan of a Quart app.
+
+        Raises:
+            LogUnavailableError: the log can't be opened.
+        """
         if self._outside is not None:
             raise RuntimeError("this Flowstream is open already")
-        self._outside = SupervisedNursery()
-        await self._outside.__aenter__()
+        outside = self._log.serving()
+        await outside.__aenter__()
+        self._outside = outside
         return self
 
     async def __aexit__(self, *raised: Any) -> bool | None:
-        """Tell its tasks to stop, and **wait** for them."""
-        nursery, self._outside = self._outside, None
-        assert nursery is not None
-        return await nursery.__aexit__(*raised)  # noqa: ASYNC102  # it is bounded
+        """Tell its tasks to stop, **wait** for them, and close the log."""
+        outside, self._outside = self._outside, None
+        assert outside is not None
+        return await outside.__aexit__(*raised)  # noqa: ASYNC102  # it is bounded
 
     def statistics(self) -> FlowstreamStatistics:
         """Return how many streams run, and how the earlier ones ended."""
@@ -144,32 +175,65 @@ class Flowstream:
         return FlowstreamStatistics(tally.open, dict(tally.closed), tally.left)
 
     def _keep_open_while_serving(self, app: QuartTrio) -> None:
-        """Keep a supervised nursery open from the startup of `app` to its shutdown."""
-        closing: trio.Event
-        closed: trio.Event
+        """Keep the log and a supervised nursery open from the startup of `app` to its shutdown."""
+        stages: list[_Stage] = []
+        around: SupervisedNursery | None = None
+        start_up, shut_down = app.startup, app.shutdown
 
         # ASYNC114 wants functions with a task_status to be listed; this one is used only below.
-        async def keep_open(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
+        async def keep_open(  # noqa: ASYNC114
+            jobs: _Stage, log: _Stage, task_status: trio.TaskStatus[SupervisedNursery]
+        ) -> None:
             try:
-                async with SupervisedNursery() as self._inside:
-                    task_status.started()
-                    await closing.wait()
+                async with self._log.open() as opened:
+                    try:
+                        async with SupervisedNursery(opened) as self._inside:
+                            task_status.started(self._inside)
+                            await jobs.told.wait()
+                    finally:
+                        self._inside = None
+                        jobs.over.set()
+                    await log.told.wait()
             finally:
-                self._inside = None
-                closed.set()
+                jobs.over.set()  # also if there never were any
+                log.over.set()
 
         # In a task of its own, and not around a `yield` of `while_serving`: Quart does not end such
-        # generators in the order that nurseries need.
-        @app.before_serving
-        async def open_nursery() -> None:
-            nonlocal closing, closed
-            closing, closed = trio.Event(), trio.Event()
-            await app.nursery.start(keep_open)
+        # generators in the order that nurseries need. Around Quart's `startup`, which would log
+        # the traceback of a log that can't be opened.
+        async def startup() -> None:
+            nonlocal around
+            jobs, log = stages[:] = _Stage(), _Stage()
+            around = prefer(await app.nursery.start(keep_open, jobs, log))
+            await start_up()
+
+        async def shutdown() -> None:
+            try:
+                await shut_down()
+            finally:
+                prefer(around)
+                for stage in stages:
+                    await stage.end()  # noqa: ASYNC102  # if this is cancelled, so is the task
 
         @app.after_serving
-        async def close_nursery() -> None:
-            closing.set()
-            await closed.wait()
+        async def end_jobs() -> None:
+            await stages[0].end()
+
+        patched = cast(Any, app)
+        patched.startup, patched.shutdown = startup, shutdown
+
+
+class _Stage:
+    """Something that stays open until it is told to close."""
+
+    def __init__(self) -> None:
+        self.told = trio.Event()
+        self.over = trio.Event()
+
+    async def end(self) -> None:
+        """Tell it to close, and **wait** until it has."""
+        self.told.set()
+        await self.over.wait()
 
 
 def _refusing_depth(loads: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import trio
 
+from flowstream._errors import LogUnavailableError
 from flowstream.server._hypercorn import (
     ASGIWrapper,
     Lifespan,
@@ -89,6 +91,9 @@ def _with_lifespan(app: Any) -> Any:
 
         async def send_and_note(message: MutableMapping[str, Any]) -> None:
             answered.add(message["type"].rpartition(".")[0])
+            error = sys.exc_info()[1]  # that which the app reports, perhaps with its traceback
+            if message["type"].endswith(".failed") and isinstance(error, LogUnavailableError):
+                message = {**message, "message": str(error)}
             await send(message)
 
         try:

@@ -223,6 +223,11 @@ class Feed(abc.ABC):
     policy: Policy = DropOldest()
     """What happens when a client's buffer is full, unless the client's stream says otherwise."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether clients of other processes get the same events: they are in a durable log."""
+        return False
+
     @abc.abstractmethod
     def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
         """Give `subscriber` all events from now on, and those that it missed.

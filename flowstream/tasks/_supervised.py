@@ -43,11 +43,18 @@ class SupervisedNursery:
     When its block ends, also by an exception or a cancellation, it tells all jobs to stop, and
     **waits** for them. While it is open, `supervised_nursery` finds it, and inside its own block
     before any other.
+
+    Args:
+        owner: what else it is known by to those who find it; None if that is nothing.
+
+    Attributes:
+        owner: the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: object = None) -> None:
         if not trio.lowlevel.in_trio_run():
             raise other_event_loop()
+        self.owner: object = owner
         self._jobs: set[Job] = set()
         self._nursery: trio.Nursery | None = None
         self._manager = trio.open_nursery()
@@ -110,13 +117,17 @@ def before_startup(what: str) -> RuntimeError:
     )
 
 
-def prefer(nursery: SupervisedNursery | None) -> None:
-    """Let this context use `nursery` from now on; None means the one opened last.
+def prefer(nursery: SupervisedNursery | None) -> SupervisedNursery | None:
+    """Let this context use `nursery` from now on, and return the one before.
+
+    None means the one opened last.
 
     One Trio run may serve several apps that end at different times. A task that a request starts
     belongs to the app that answers the request.
     """
+    before = _own.get()
     _own.set(nursery)
+    return before
 
 
 def supervised_nursery() -> SupervisedNursery:
@@ -127,17 +138,24 @@ def supervised_nursery() -> SupervisedNursery:
     """
     if not trio.lowlevel.in_trio_run():
         raise other_event_loop()
-    own, nurseries = _own.get(), _open.get()
-    if own is not None:
-        return own
-    if not nurseries:
+    nursery = nursery_of_context()
+    if nursery is None:
         raise RuntimeError(
             "there is no nursery to run this in: call Flowstream(app) when the app is made, and "
             "serve it with its lifespan; on Starlette and FastAPI, give the app "
             "lifespan=flowstream.starlette.lifespan; elsewhere, `async with Flowstream():` around "
             "what uses it"
         )
-    return nurseries[-1]
+    return nursery
+
+
+def nursery_of_context() -> SupervisedNursery | None:
+    """Return what `supervised_nursery` does, or None if there is none; inside a Trio run."""
+    own = _own.get()
+    if own is not None:
+        return own
+    nurseries = _open.get()
+    return nurseries[-1] if nurseries else None
 
 
 _open: trio.lowlevel.RunVar[tuple[SupervisedNursery, ...]] = trio.lowlevel.RunVar(

@@ -35,9 +35,9 @@ from flowstream.topics._snapshots import AsOf, Snapshots, unusable
 # Events that are checked, wanted or not, before other tasks run.
 _PULL_ITEMS = 256
 
-# Snapshots in a row for one client after which the history did not reach back to the snapshot. Then
-# the client is told to come back later.
-_VAIN_SNAPSHOTS = 3
+VAIN_SNAPSHOTS = 3
+"""Snapshots in a row for one client after which the history did not reach back to the snapshot.
+Then the client is told to come back later."""
 
 
 class Cursor:
@@ -192,11 +192,11 @@ class Cursor:
             number = max(member.number, self._next) if self._from_beginning else member.number
             return self._go_on_behind(number, None)
         snapshot, self._prepared = self._prepared, None
-        if snapshot is None or snapshot.number + 1 < history.first:
+        if snapshot is None or not self._reaches(snapshot):
             # There is none, or so much was published after it that the history can't go on there.
             snapshot = await self._snapshots.get(self._seen or 0)
-        self._vain = self._vain + 1 if snapshot.number + 1 < history.first else 0
-        if self._vain > _VAIN_SNAPSHOTS:
+        self._vain = 0 if self._reaches(snapshot) else self._vain + 1
+        if self._vain > VAIN_SNAPSHOTS:
             raise unusable("what follows on it is not in the replay, which has to be longer")
         return self._go_on_behind(snapshot.number, snapshot)
 
@@ -249,7 +249,7 @@ class Cursor:
         # What may fail comes first: a joined id has the old position until the gap is announced.
         encoded = None if snapshot is None else self._encoded_snapshot(snapshot)
         if self._lost:
-            missed = None if self._seen is None else max(number - self._seen, 0)
+            missed = None if self._seen is None else self._missed(self._seen, number)
             if missed != 0:
                 # It is unknown how many of them the filter would have passed.
                 pieces.append(member.queue.lose(missed if member.where is None else None))
@@ -261,6 +261,14 @@ class Cursor:
         self._wants_snapshot = False
         self._settle()
         return pieces
+
+    def _missed(self, seen: int, number: int) -> int | None:
+        """Return how many events lie between two; None if that is unknown."""
+        return max(number - seen, 0)
+
+    def _reaches(self, snapshot: AsOf) -> bool:
+        """Return whether the history still has all that follows a snapshot."""
+        return snapshot.number + 1 >= self._history.first
 
     def _encoded_snapshot(self, snapshot: AsOf) -> Any:
         """Return a snapshot as the stream gets it.

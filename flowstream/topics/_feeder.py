@@ -23,6 +23,7 @@ import trio
 
 from flowstream._clock import clock
 from flowstream._errors import EncodingError, SourceError
+from flowstream._event import Event
 from flowstream._live_stream import BufferStatistics
 from flowstream.limits import check_positive
 from flowstream.sources import Source
@@ -234,7 +235,10 @@ class Feeding:
         if self._told.is_set():
             raise _refusal()
         try:
-            self._publisher.publish_nowait(fed(item))
+            if self._publisher.is_shared:
+                self._publisher.publish_soon(fed(item), self._lost)
+            else:
+                self._publisher.publish_nowait(fed(item))
         except trio.ClosedResourceError:
             self.shut_down()
             raise _refusal() from None
@@ -242,6 +246,10 @@ class Feeding:
             self._reject(error)
         else:
             self._published += 1
+
+    def _lost(self, event: Event, error: Exception) -> None:
+        self._published -= 1
+        self._reject(error)
 
     def _reject(self, error: Exception) -> None:
         self._bad_items += 1
@@ -270,13 +278,13 @@ class Feeders:
 
     Args:
         topic: the topic's name.
-        publisher: where the items go.
+        publisher: returns where the items go.
 
     Attributes:
         counts: their counts, ended feeders included.
     """
 
-    def __init__(self, topic: str, publisher: Publisher) -> None:
+    def __init__(self, topic: str, publisher: Callable[[], Publisher]) -> None:
         self._topic = topic
         self._publisher = publisher
         self._running: set[Feeding] = set()
@@ -292,7 +300,8 @@ class Feeders:
         if not trio.lowlevel.in_trio_run():
             raise before_startup("publish_from")
         supervised = supervised_nursery()
-        if self._publisher.ending is not None:
+        publisher = self._publisher()
+        if publisher.ending is not None:
             raise trio.ClosedResourceError(f"the topic {self._topic!r} takes no more events")
         first, later = first_and_next(source)
         if retry is not None and later is None:
@@ -304,7 +313,7 @@ class Feeders:
             )
         feeding = Feeding(
             self._topic,
-            self._publisher,
+            publisher,
             (first, later),
             retry,
             cleanup_timeout,

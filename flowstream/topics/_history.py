@@ -160,8 +160,9 @@ class History:
             return encoded
         is_kept = self.first <= published.number <= self.head
         if published.format is None:
+            size = published.size
             encoded = published.encode_first(encoder)
-            self._size += published.size if is_kept else 0
+            self._size += published.size - size if is_kept else 0
         else:
             encoded = published.encode(encoder)
             if is_kept:

@@ -42,6 +42,11 @@ class Joined(Feed):
         # One buffer has one policy. If one feed must lose nothing, none does.
         self.policy = next((feed.policy for feed in feeds if feed.policy.rereads), Feed.policy)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether that is true of each feed."""
+        return all(feed.is_shared for feed in self._feeds)
+
     def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
         """Give `subscriber` the events of all feeds."""
         # Only now: to ask a topic that was opened by name for its origin makes the topic.

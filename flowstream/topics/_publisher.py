@@ -11,7 +11,7 @@ the process overrides what decides that an event is published, and nothing else:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ from flowstream.topics._fanout import Fanout
 from flowstream.topics._history import History
 from flowstream.topics._joined import Joined
 from flowstream.topics._published import Published
-from flowstream.topics._snapshots import Snapshots
+from flowstream.topics._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
 
 # After this many events for few subscribers or none, other tasks run once.
 _BURST_EVENTS = 64
@@ -68,6 +68,7 @@ class Publisher(SingleFeed):
         policy: what happens when a client's buffer is full, unless its stream says otherwise.
         from_beginning: whether a new client gets the whole past that is kept; if not, it gets only
             new events.
+        history: what it publishes into; by default a new one.
 
     Attributes:
         snapshots: makes the snapshots; None if there are none.
@@ -75,7 +76,10 @@ class Publisher(SingleFeed):
         last_publish: when the last one was.
         ending: why it takes no more events, with the error; None while it takes them.
         token: the token of the Trio run in which it was first used, or None.
+        is_shared: whether its events are in a log that outlives the process.
     """
+
+    is_shared: bool = False
 
     def __init__(
         self,
@@ -86,12 +90,13 @@ class Publisher(SingleFeed):
         *,
         policy: Policy = Feed.policy,
         from_beginning: bool = False,
+        history: History | None = None,
     ) -> None:
         self._kind = kind
         self._key = key
         self.policy = policy
         self._from_beginning = from_beginning
-        self.history: History = History(replay, clock.current_time)
+        self.history: History = history or History(replay, clock.current_time)
         self.fanout: Fanout = Fanout(self.history, changed)
         self.snapshots: Snapshots | None = None
         self.published: int = 0
@@ -304,6 +309,16 @@ class Publisher(SingleFeed):
                 else:
                     return True
         return False
+
+    # -- snapshots -------------------------------------------------------------------------
+
+    def keep_by_key(self, bounds: LatestByKey, name: str) -> None:
+        """Make a new client's snapshot from the newest event of each key."""
+        self.snapshots = KeptByKey(self.history, bounds, name)
+
+    def ask_for_snapshots(self, function: Callable[[], Awaitable[Any]], timeout: float) -> None:
+        """Have `function` make snapshots; it may take `timeout` seconds."""
+        self.snapshots = FromApp(self.history, function, timeout)
 
     # -- subscribing -----------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ What they do is in `Publisher`.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -33,12 +34,17 @@ _type = type  # below, an event has one
 _ONE_ITEM = (str, bytes, bytearray, memoryview, Mapping, Event)
 
 
-class PublishingSide:
+class PublishingSide(abc.ABC):
     """What a topic has to publish with."""
 
     name: str
     _publisher: Publisher
     _feeders: Feeders
+    _is_bound: bool
+
+    @abc.abstractmethod
+    def _bind(self) -> Publisher:
+        """Find the topic's log, if it has one, and return its publisher from now on."""
 
     async def publish(
         self,
@@ -86,7 +92,8 @@ class PublishingSide:
                 one of the others is not what is said above.
         """
         event = Event(data, type=type, id=id, key=key, essential=essential)
-        return await self._publisher.publish(event, idempotency_key, idempotency_seconds)
+        publisher = self._publisher if self._is_bound else self._bind()
+        return await publisher.publish(event, idempotency_key, idempotency_seconds)
 
     async def publish_many(self, items: Iterable[Any]) -> list[str]:
         """Publish several events at once, all or none, with no other between them.
@@ -110,7 +117,9 @@ class PublishingSide:
                 f"publish_many takes several items, not a {type(items).__name__}: write "
                 "publish_many([first, second]), or publish(item)"
             )
-        return await self._publisher.publish_many([fed(item) for item in items])
+        events = [fed(item) for item in items]
+        publisher = self._publisher if self._is_bound else self._bind()
+        return await publisher.publish_many(events)
 
     def publish_soon(
         self,
@@ -145,7 +154,8 @@ class PublishingSide:
                 f"{_type(on_lost).__name__}"
             )
         event = Event(data, type=type, id=id, key=key, essential=essential)
-        self._publisher.publish_soon(event, on_lost)
+        publisher = self._publisher if self._is_bound else self._bind()
+        publisher.publish_soon(event, on_lost)
 
     def publish_nowait(
         self,
@@ -166,7 +176,8 @@ class PublishingSide:
                 published.
         """
         event = Event(data, type=type, id=id, key=key, essential=essential)
-        return self._publisher.publish_nowait(event)
+        publisher = self._publisher if self._is_bound else self._bind()
+        return publisher.publish_nowait(event)
 
     def publish_from_thread(
         self,
@@ -266,4 +277,5 @@ class PublishingSide:
         and a client gets what is missing, perhaps with some that is not. It has the form of
         flowstream's own ids, also if the event has one of the app's.
         """
-        return await self._publisher.position()
+        publisher = self._publisher if self._is_bound else self._bind()
+        return await publisher.position()

@@ -151,6 +151,12 @@ class KeptByKey:
         self._texts: OrderedDict[JSONWriter, dict[_Latest, bytes]] = OrderedDict()
         self._warned = False
 
+    def clear(self) -> None:
+        """Forget all events."""
+        self._latest.clear()
+        self._size = 0
+        self._made = None
+
     def published(self, published: Published) -> None:
         """Replace the last event of the same key."""
         key = published.event.key
@@ -256,7 +262,7 @@ class FromApp:
                 data = await self._function()
             if isinstance(data, Event):
                 if data.id is not None:
-                    number = self._number(data.id, number)
+                    number = await self._place(data.id, number)
                 data = data.data
             flight.result = AsOf(self._history, number, lambda _: data)
             return flight.result
@@ -273,7 +279,7 @@ class FromApp:
             self._flight = None
             flight.landed.set()
 
-    def _number(self, id: str, at_the_call: int) -> int:
+    async def _place(self, id: str, at_the_call: int) -> int:
         """Return the number of the last event in the snapshot, as the app says."""
         located = self._history.locate(id)
         if not isinstance(located, Missing):

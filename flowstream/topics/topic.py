@@ -19,18 +19,20 @@ import trio
 
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
-from flowstream._event import Event, Where
-from flowstream.abc import Policy
+from flowstream._event import Where
+from flowstream.abc import Log, Policy
 from flowstream.limits import Buffer, Replay, check_positive
-from flowstream.sources._feed import HasFeed
+from flowstream.sources._feed import HasFeed, SingleFeed
 from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry
+from flowstream.topics._app_log import find_log
 from flowstream.topics._feeder import Feeder, Feeders, FeederStatistics
 from flowstream.topics._publisher import Publisher
 from flowstream.topics._publishing_side import PublishingSide
-from flowstream.topics._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
+from flowstream.topics._snapshots import LatestByKey
 from flowstream.topics._subscription import SubscriptionManager
 from flowstream.topics._topic_statistics import TopicStatistics
+from flowstream.topics._unbound_feed import UnboundFeed
 
 __all__ = [
     "Feeder",
@@ -63,8 +65,14 @@ class Topic(PublishingSide, HasFeed):
         snapshot_timeout: seconds that the function may take. Then it is cancelled, and the
             streams that wait for it end with `error`; their clients may come back. While they
             wait they get heartbeats.
+        log: the log that its events are in: a log that a `Flowstream` or
+            ``flowstream.starlette.lifespan`` was given and has open, or `MemoryLog()` for this
+            process's memory. None for the log of the app in which the topic is first used: by
+            publishing, subscribing, streaming, feeding or asking for its `position`. If the app
+            has none, its events are in memory. Then it stays where it is.
 
     Raises:
+        RuntimeError: from a first use: the log that it belongs in is not open.
         TypeError, ValueError: an argument is not what is said above.
     """
 
@@ -76,6 +84,7 @@ class Topic(PublishingSide, HasFeed):
         snapshot: Callable[[], Awaitable[Any]] | LatestByKey | None = None,
         presence: Topic | None = None,
         snapshot_timeout: float = 30.0,
+        log: Log | None = None,
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
@@ -84,12 +93,22 @@ class Topic(PublishingSide, HasFeed):
         if presence is not None and not isinstance(presence, Topic):
             raise TypeError(f"presence must be a Topic, not {type(presence).__name__}")
         check_positive("snapshot_timeout", snapshot_timeout, unit="seconds")
+        if log is not None and not isinstance(log, Log):
+            raise TypeError(
+                "log must be a log such as SQLiteLog('events.db') that the app has open, too, not "
+                f"{type(log).__name__}"
+            )
         self.name = name
+        self._replay = replay
+        self._snapshot = _check_snapshot(snapshot)
         self._snapshot_timeout = snapshot_timeout
-        self._publisher = Publisher("topic", name, replay, self._count_changed)
-        self._publisher.snapshots = self._make_snapshots(snapshot)
         self._presence = presence
-        self._feeders = Feeders(name, self._publisher)
+        self._presence_is_full = False
+        self._log = log
+        self._is_bound = False
+        self._was_in_log = False
+        self._publisher = self._in_memory()
+        self._feeders = Feeders(name, self._bind)
 
     # -- subscribing -----------------------------------------------------------------------
 
@@ -117,7 +136,7 @@ class Topic(PublishingSide, HasFeed):
         Raises:
             TypeError, ValueError: an argument is not what is said above.
         """
-        return SubscriptionManager(self._publisher, after, where, buffer, policy)
+        return SubscriptionManager(self._feed, after, where, buffer, policy)
 
     @property
     def epoch(self) -> str:
@@ -129,8 +148,46 @@ class Topic(PublishingSide, HasFeed):
         return self._publisher.history.epoch
 
     @property
-    def _feed(self) -> Publisher:
+    def _feed(self) -> SingleFeed:
+        if not self._is_bound:
+            self._bind()
+        return self._publisher if self._is_bound else UnboundFeed(self._bind)
+
+    # -- its log ---------------------------------------------------------------------------
+
+    def _bind(self) -> Publisher:
+        """Find its log, or leave it in memory if there is none, and return its publisher.
+
+        Raises:
+            RuntimeError: the log that it belongs in is not open.
+        """
+        if self._is_bound or not trio.lowlevel.in_trio_run():
+            return self._publisher
+        if not self.closed:
+            opened = find_log(self.name, self._log, was_in_log=self._was_in_log)
+            if opened is not None:
+                self._publisher = opened.publisher(self.name, self._replay, self._count_changed)
+                self._prepare_snapshots(self._publisher)
+                self._was_in_log = True
+                opened.add(self)
+        self._is_bound = True
         return self._publisher
+
+    def _unbind(self) -> None:
+        publisher = self._publisher
+        if publisher.ending is None:
+            publisher.close(CloseReason.SHUTDOWN, "the log was closed")
+            self._publisher = self._in_memory()
+            self._is_bound = False
+
+    def _in_memory(self) -> Publisher:
+        publisher = Publisher("topic", self.name, self._replay, self._count_changed)
+        self._prepare_snapshots(publisher)
+        return publisher
+
+    def _prefer_log(self, log: Log | None) -> None:
+        """Belong in `log`, unless it was given another."""
+        self._log = self._log or log
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -205,21 +262,32 @@ class Topic(PublishingSide, HasFeed):
         if self._presence is not None and not self._presence.closed:
             body = {"topic": self.name, "subscribers": self.subscribers}
             try:
-                self._presence._publisher.publish_soon(Event(body, type=event, key=self.name))
+                self._presence.publish_soon(body, type=event, key=self.name)
+                self._presence_is_full = False
+            except trio.WouldBlock:
+                if not self._presence_is_full:
+                    self._presence_is_full = True
+                    logger.error(
+                        "the presence topic of %r lacks events: too many wait for its subscribers",
+                        self.name,
+                    )
             except BaseException as error:  # noqa: ASYNC103  # see `passes`
                 if passes(error):
                     raise
                 # Who comes and goes here has no part in what others do there.
                 logger.exception("the presence topic of %r failed", self.name)
 
-    def _make_snapshots(self, given: Any) -> Snapshots | None:
-        if given is None:
-            return None
-        if isinstance(given, LatestByKey):
-            return KeptByKey(self._publisher.history, given, self.name)
-        if not callable(given):
-            raise TypeError(
-                f"snapshot must be an async function or LatestByKey(), not {type(given).__name__}"
-            )
-        function = cast("Callable[[], Awaitable[Any]]", given)
-        return FromApp(self._publisher.history, function, self._snapshot_timeout)
+    def _prepare_snapshots(self, publisher: Publisher) -> None:
+        snapshot = self._snapshot
+        if isinstance(snapshot, LatestByKey):
+            publisher.keep_by_key(snapshot, self.name)
+        elif snapshot is not None:
+            publisher.ask_for_snapshots(snapshot, self._snapshot_timeout)
+
+
+def _check_snapshot(given: Any) -> Callable[[], Awaitable[Any]] | LatestByKey | None:
+    if given is None or isinstance(given, LatestByKey) or callable(given):
+        return cast("Callable[[], Awaitable[Any]] | LatestByKey | None", given)
+    raise TypeError(
+        f"snapshot must be an async function or LatestByKey(), not {type(given).__name__}"
+    )

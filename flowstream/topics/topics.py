@@ -30,7 +30,7 @@ import trio
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import FlowstreamError, PublicError
-from flowstream.abc import Encoder
+from flowstream.abc import Encoder, Log
 from flowstream.limits import check_count, check_positive
 from flowstream.sources._feed import (
     Feed,
@@ -42,6 +42,7 @@ from flowstream.sources._feed import (
     Terms,
 )
 from flowstream.tasks._timers import Timer, start_timer
+from flowstream.topics._app_log import has_log
 from flowstream.topics._joined import Joined
 from flowstream.topics.topic import Topic
 
@@ -114,6 +115,7 @@ class Topics(Feeds):
         authorize: ``authorize(name, request)``, a function or an async function. It refuses by
             returning something false or by raising. None admits everybody, to every name.
         name_limit: characters that a name may have.
+        log: the log that the topics are in, unless `factory` gives one its own: see `Topic`.
 
     Raises:
         TypeError, ValueError: an argument is not what is said above.
@@ -129,6 +131,7 @@ class Topics(Feeds):
         limit: int = 10_000,
         authorize: Authorize | None = None,
         name_limit: int = 256,
+        log: Log | None = None,
     ) -> None:
         check_positive("idle", idle, unit="seconds")
         check_count("limit", limit, unit="topics")
@@ -136,7 +139,10 @@ class Topics(Feeds):
         for name, function in (("factory", factory), ("authorize", authorize)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not {type(function).__name__}")
+        if log is not None and not isinstance(log, Log):
+            raise TypeError(f"log must be a log such as MemoryLog(), not {type(log).__name__}")
         self._factory = factory
+        self._log = log
         self._idle = idle
         self._limit = limit
         self._name_limit = name_limit
@@ -271,6 +277,7 @@ class Topics(Feeds):
         topic = self._factory(name)
         if not isinstance(topic, Topic):
             raise TypeError(f"factory must return a Topic, not {type(topic).__name__}")
+        topic._prefer_log(self._log)
         topic._touch()
         if self._timer is None:
             self._timer = start_timer(clock.current_time() + self._idle / _LOOKS, self._look)
@@ -368,6 +375,11 @@ class _Grant(SingleFeed):
     def streams(self) -> int:
         """How many there are."""
         return len(self._subscribers)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the topic is in a durable log, or will be if it is not made yet."""
+        return has_log() if self._topic is None else self._topic._feed.is_shared
 
     @property
     def origin(self) -> FeedOrigin:

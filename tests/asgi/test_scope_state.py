@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from flowstream import raw
+from flowstream import Topic, raw
 from flowstream.asgi._advice import warn_of_workers
 from flowstream.asgi._carrier import carrier_of
 from flowstream.asgi._direct_write import NotDirect, direct_write_of
@@ -22,7 +22,7 @@ def test_a_state_that_is_no_mapping_has_nothing_of_ours(state: Any) -> None:
     """Each reader of the state finds nothing in one that is no mapping, and does not raise."""
     assert carrier_of({"state": state}) is None
     assert direct_write_of({"state": state}).why_not is NotDirect.OTHER_SERVER
-    warn_of_workers({"state": state})
+    warn_of_workers({"state": state}, Topic("t")._feed)
 
 
 @pytest.mark.parametrize("state", STATES, ids=repr)

@@ -264,7 +264,8 @@ async def test_several_workers_are_warned_of(caplog):
                 await wait_all_tasks_blocked()
         assert [one.getMessage() for one in caplog.records if "workers" in one.getMessage()] == [
             "a topic or run is streamed by one of 4 workers: what is published in one of them "
-            "reaches only the clients of that one. Serve topics and runs with --workers 1"
+            "reaches only the clients of that one. Give the app a log, Flowstream(app, log=...), "
+            "which topics share; serve runs with --workers 1"
         ]
     finally:
         _advice._several_workers.cache_clear()

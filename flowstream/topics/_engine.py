@@ -1,0 +1,263 @@
+"""The engine: it connects the topics of a process with one log.
+
+It holds the log open, hands hints to followers, and has those read that have missed one: few at a
+time, since after a failure of the log all of them have to. Hints are speed alone. So it also
+compares heads: each topic's every ten seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal
+
+import trio
+
+from flowstream._clock import clock
+from flowstream._errors import LogUnavailableError
+from flowstream.abc import Log, Policy, Record
+from flowstream.limits import Replay, check_positive
+from flowstream.sources._feed import Feed
+from flowstream.tasks._retry import Backoff
+from flowstream.topics._follower import RETRY, Follower
+from flowstream.topics._log_pages import LogPages
+from flowstream.topics._log_publisher import LogPublisher
+from flowstream.topics._sender import PATIENCE
+
+logger = logging.getLogger("flowstream")
+
+# Followers that read at the same time.
+_READERS = 2
+
+# Seconds between two comparisons of heads, each of a part of the topics.
+_SWEEP_SECONDS = 1.0
+_SWEEP_PARTS = 10
+
+# Seconds after its last subscriber has left that a topic is followed.
+_IDLE_SECONDS = 30.0
+
+# Seconds that events which are on their way have when the log is closed.
+_DRAIN_SECONDS = 5.0
+
+
+class Engine:
+    """The topics of this process that are in one log.
+
+    Args:
+        log: the log; `run` opens it.
+        patience: seconds that a publisher waits while the log is away.
+
+    Raises:
+        TypeError, ValueError: `patience` is no number above 0.
+    """
+
+    def __init__(self, log: Log, *, patience: float = PATIENCE) -> None:
+        check_positive("patience", patience, unit="seconds")
+        self.log = log
+        self.patience = patience
+        self.pages = LogPages(log)
+        self._followers: dict[str, list[Follower]] = {}
+        self._opening: list[Follower] = []
+        self._stale: OrderedDict[Follower, None] = OrderedDict()
+        self._news = trio.lowlevel.ParkingLot()  # of the tasks that open and read
+        self._nursery: trio.Nursery | None = None
+        self._closing = False
+        self._sending = 0
+        self._sent = trio.lowlevel.ParkingLot()
+        self._part = 0
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the log open and follow topics, until it is cancelled.
+
+        Then events that are on their way have 5 s more.
+
+        Raises:
+            LogUnavailableError: the log can't be opened.
+        """
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope(shield=True)
+            await nursery.start(self._work, scope)
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._closing = True
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _DRAIN_SECONDS):
+                    while self._sending and self._nursery is not None:
+                        await self._sent.park()
+                scope.cancel()
+
+    async def _work(self, scope: trio.CancelScope, *, task_status: Any) -> None:
+        with scope:
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.log.run, self._hint, self._hear_stale)
+                    self._nursery = nursery
+                    self._closing = False
+                    nursery.start_soon(self._open)
+                    for _ in range(_READERS):
+                        nursery.start_soon(self._read)
+                    nursery.start_soon(self._sweep)
+                    task_status.started()
+            finally:
+                self._nursery = None
+
+    # -- publishers ------------------------------------------------------------------------
+
+    def publisher(
+        self,
+        kind: Literal["topic", "run"],
+        key: object,
+        replay: Replay,
+        changed: Callable[[str], None],
+        *,
+        policy: Policy = Feed.policy,
+        from_beginning: bool = False,
+    ) -> LogPublisher:
+        """Return a publisher whose events are in the log: see `Publisher`."""
+        return LogPublisher(
+            self,
+            f"{kind}:{key}",
+            kind,
+            key,
+            replay,
+            changed,
+            policy=policy,
+            from_beginning=from_beginning,
+        )
+
+    def send(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Start the task of a sender, which the end of the log waits for.
+
+        Raises:
+            RuntimeError: the log is not open.
+        """
+        self._check_open().start_soon(self._send, work)
+        self._sending += 1
+
+    async def _send(self, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._sent.unpark_all()
+
+    def _check_open(self) -> trio.Nursery:
+        if self._nursery is None or self._closing:
+            raise RuntimeError(
+                "the log of this topic is not open: use the topic while its app is served, or "
+                "inside `async with Flowstream(log=...)`"
+            )
+        return self._nursery
+
+    # -- followers -------------------------------------------------------------------------
+
+    def follow(self, follower: Follower) -> None:
+        """Have a follower hear of its topic, until nobody has needed it for a while.
+
+        Raises:
+            RuntimeError: the log is not open.
+        """
+        self._check_open()
+        followers = self._followers.setdefault(follower.topic, [])
+        if follower not in followers:
+            followers.append(follower)
+            self._opening.append(follower)
+            self._news.unpark_all()
+
+    async def _open(self) -> None:
+        """Have followers begin that wait for it, all of them together."""
+        backoff = Backoff(RETRY)
+        while True:
+            while not self._opening:
+                await self._news.park()
+            some, self._opening = self._opening, []
+            names = sorted({follower.topic for follower in some})
+            try:
+                await self.log.watch(names)
+                heads = await self.log.heads(names)
+            except LogUnavailableError as error:
+                if backoff.failures == 0:
+                    logger.error("the log can't be followed yet: %s", error)
+                self._opening += some
+                await trio.sleep(backoff.fail(0.0))
+                continue
+            backoff = Backoff(RETRY)
+            for follower in some:
+                if follower in self._followers.get(follower.topic, ()):
+                    follower.begin(heads[follower.topic])
+
+    async def _close(self, follower: Follower) -> None:
+        """Follow no more what nobody needs."""
+        topic, followers = follower.topic, self._followers[follower.topic]
+        followers.remove(follower)
+        self._stale.pop(follower, None)
+        follower.close()
+        if followers:
+            return
+        del self._followers[topic]
+        await self.log.unwatch([topic])
+        if again := self._followers.get(topic):  # meanwhile somebody came
+            await self.log.watch([topic])
+            for one in again:
+                one.mark_stale()
+
+    def mark_stale(self, follower: Follower) -> None:
+        """Have a follower read."""
+        self._stale[follower] = None
+        self._news.unpark_all()
+
+    def _hint(self, topic: str, before: int, records: Sequence[Record]) -> None:
+        for follower in self._followers.get(topic, ()):
+            follower.hear(before, records)
+
+    def _hear_stale(self, topic: str | None) -> None:
+        topics = list(self._followers) if topic is None else [topic]
+        for name in topics:
+            for follower in self._followers.get(name, ()):
+                follower.mark_stale()
+
+    async def _read(self) -> None:
+        """Have stale followers read, one after the other."""
+        backoff = Backoff(RETRY)
+        while True:
+            while not self._stale:
+                await self._news.park()
+            follower, _ = self._stale.popitem(last=False)
+            try:
+                await follower.catch_up()
+            except LogUnavailableError as error:
+                if backoff.failures == 0:
+                    logger.error("the log can't be read, and will be: %s", error)
+                self._stale[follower] = None
+                await trio.sleep(backoff.fail(0.0))
+            else:
+                backoff = Backoff(RETRY)
+
+    async def _sweep(self) -> None:
+        """Compare heads, and close what nobody needs, a part of the topics each second."""
+        while True:
+            await trio.sleep(_SWEEP_SECONDS)
+            self._part = (self._part + 1) % _SWEEP_PARTS
+            names = sorted(self._followers)[self._part :: _SWEEP_PARTS]
+            try:
+                await self._compare(names)
+                await self._close_idle()
+            except LogUnavailableError:
+                pass  # the next sweep will see
+
+    async def _compare(self, names: Sequence[str]) -> None:
+        if names:
+            for name, head in (await self.log.heads(names)).items():
+                for follower in self._followers.get(name, ()):
+                    follower.compare(head)
+
+    async def _close_idle(self) -> None:
+        now = clock.current_time()
+        for followers in list(self._followers.values()):
+            for follower in list(followers):
+                fanout = follower.fanout
+                if not fanout.count and now - fanout.last_change >= _IDLE_SECONDS:
+                    await self._close(follower)

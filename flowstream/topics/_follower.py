@@ -1,0 +1,302 @@
+"""A follower: it keeps one window in step with its topic in the log.
+
+News come as hints, which may be lost, late or double. One that follows on goes into the window.
+Any other one says only that there is something to read::
+
+    closed ──► opening ──► in step ◄──────────────┐
+      ▲                      │ a hint that does not follow on, or a head that is ahead
+      │                    stale ──► read ────────┘
+      └── nobody subscribes any more
+
+What it reads is from one moment of the log. So there a hole is a hole: events that were trimmed,
+or lost with the end of an epoch. It becomes a seam of the window.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+
+from flowstream._clock import clock
+from flowstream._errors import LogUnavailableError
+from flowstream.abc import Head, Log, Position, Record
+from flowstream.ids._event_id import event_id
+from flowstream.tasks._failure import passes
+from flowstream.tasks._retry import Retry
+from flowstream.topics._envelope import UnknownEnvelopeError, unwrap
+from flowstream.topics._fanout import Fanout
+from flowstream.topics._published import Published
+from flowstream.topics._window import Window
+
+logger = logging.getLogger("flowstream")
+
+PAGE_ITEMS = 512
+"""Events that are read from a log at once."""
+
+_NOTHING: Position = ("", -1)
+
+# Events that are pushed to subscribers at once: half a default buffer. If there are more, each
+# pulls them at its own pace. Else many would lose some whenever the log had been away for a while.
+_PUSHED = 128
+# Deliveries for which no task is started.
+_DELIVERIES = 256
+# Seconds that the next page waits for subscribers to be handed the last one.
+_DELIVERY_SECONDS = 1.0
+
+RETRY = Retry(first=0.1, longest=2.0)
+"""Between two tries to reach a log that is away."""
+
+
+class Follower:
+    """One topic of a log, as this process follows it.
+
+    Args:
+        topic: its name in the log.
+        log: the log.
+        window: where its events go.
+        fanout: delivers them.
+        published: called with each event that enters the window.
+        stale: called when there is something to read: then `catch_up` is to be called.
+
+    Attributes:
+        topic: the same.
+        window: the same.
+        is_stale: whether there is something to read.
+        seams: places at which events were missing, so far.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        log: Log,
+        window: Window,
+        fanout: Fanout,
+        published: Callable[[Published], None],
+        stale: Callable[[Follower], None],
+    ) -> None:
+        self.topic = topic
+        self.window = window
+        self.is_stale = False
+        self.seams = 0
+        self.fanout = fanout
+        self._log = log
+        self._published = published
+        self._tell_stale = stale
+        self._changed: trio.Event | None = None  # while somebody waits
+        self._heard: Position = _NOTHING  # the newest event of which it heard before it began
+        self._is_reading = False
+        self._warned = False
+
+    # -- opening and closing ---------------------------------------------------------------
+
+    def begin(self, head: Head) -> None:
+        """Follow the topic from its head on. The log sends hints of it already."""
+        self.window.begin(head)
+        self._change()
+        newest = max(self._heard, (head.epochs[-1][0], head.number))
+        if newest != self.window.position:
+            self.mark_stale()
+        self._heard = _NOTHING
+
+    async def until_open(self) -> None:
+        """**Wait** until the window is open."""
+        while not self.window.is_open:
+            await self._wait()
+
+    async def until(self, position: Position) -> int | None:
+        """**Wait** until the window has come to `position`; return its number there.
+
+        If it has not, it reads at once, since somebody has seen that the log is further.
+
+        None if the window is closed, or has gone on without it.
+        """
+        is_told = False
+        while self.window.is_open:
+            number = self.window.number_of(position)
+            if number is not None and number <= self.window.head:
+                return number
+            if number is None and position[0] <= self.window.position[0]:
+                return None
+            if not is_told:
+                is_told = True
+                self.mark_stale()
+            await self._wait()
+        return None
+
+    def close(self) -> None:
+        """Follow the topic no more."""
+        self.window.end()
+        self.is_stale = False
+        self._heard = _NOTHING
+        self._change()
+
+    async def _wait(self) -> None:
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    def _change(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    # -- news ------------------------------------------------------------------------------
+
+    def hear(self, before: int, records: Sequence[Record]) -> None:
+        """Take a hint: committed events, and the number that they follow on."""
+        if not records:
+            return
+        if not self.window.is_open:
+            self._heard = max(self._heard, (records[-1].epoch, records[-1].number))
+        elif self._follows_on(before, records):
+            self._take(records)
+            self._hand_out(len(records))
+        else:
+            self.mark_stale()
+
+    def _follows_on(self, before: int, records: Sequence[Record]) -> bool:
+        """Return whether a hint has all that comes next, and perhaps some of what is here."""
+        epoch, number = self.window.position
+        return before <= number and all(
+            record.epoch == epoch and record.number == before + place
+            for place, record in enumerate(records, 1)
+        )
+
+    def compare(self, head: Head) -> None:
+        """Take the log's word for how far the topic has come."""
+        if self.window.is_open:
+            epoch, number = self.window.position
+            if head.number > number or head.epochs[-1][0] != epoch:
+                self.mark_stale()
+
+    def mark_stale(self) -> None:
+        """Note that there is something to read."""
+        if self.window.is_open and not self.is_stale:
+            self.is_stale = True
+            if not self._is_reading:
+                self._tell_stale(self)
+
+    async def catch_up(self) -> None:
+        """Read until the window has come to the log's head.
+
+        Raises:
+            LogUnavailableError: the log can't be read. There is still something to read.
+        """
+        self._is_reading = True
+        try:
+            while self._has_to_read():
+                # What is marked from here on may not be in what is read.
+                self.is_stale = False
+                await self._read()
+        except LogUnavailableError:
+            self.is_stale = self.window.is_open
+            raise
+        finally:
+            self._is_reading = False
+
+    def _has_to_read(self) -> bool:
+        return self.is_stale and self.window.is_open
+
+    async def _read(self) -> None:
+        """Read once."""
+        window = self.window
+        at = window.position
+        head, known, records = await self._log.read(self.topic, at, PAGE_ITEMS, mine=True)
+        if not window.is_open:
+            return
+        if window.position[0] != at[0]:
+            self.is_stale = True  # it was closed and opened meanwhile
+            return
+        epoch, first = head.epochs[-1]
+        if not known:
+            self._break_off((epoch, max(first - 1, head.number - PAGE_ITEMS)))
+        elif records:
+            self._take(records)
+        elif at == window.position and at != (epoch, head.number):
+            self._pass_over((epoch, head.number))  # they are no longer kept, or lost
+        if window.position[0] != epoch or window.position[1] < head.number:
+            self.is_stale = True
+        self._change()
+        with trio.move_on_after(_DELIVERY_SECONDS):
+            await self.fanout.deliver(window.head)
+
+    # -- the window ------------------------------------------------------------------------
+
+    def _take(self, records: Sequence[Record]) -> None:
+        """Put what is new of these into the window; where one is missing, make a seam."""
+        window = self.window
+        for record in records:
+            epoch, number = window.position
+            if record.epoch == epoch and record.number <= number:
+                continue
+            if record.epoch != epoch or record.number != number + 1:
+                self._pass_over((record.epoch, record.number - 1))
+            published = self.decode(record)
+            if published is None:
+                self._pass_over((record.epoch, record.number))
+                continue
+            window.receive((record.epoch, record.number), published)
+            self._encode(published)
+            window.append(published)
+            self._published(published)
+        self._change()
+        if len(records) > _PUSHED:
+            self._put_all_behind()
+
+    def decode(self, record: Record) -> Published | None:
+        """Return an event of the log; None if this release can't read it."""
+        try:
+            event = unwrap(record.data, event_id(record.epoch, record.number))
+        except UnknownEnvelopeError as error:
+            if not self._warned:
+                self._warned = True
+                logger.error(
+                    "an event of the topic %r in the log can't be read, and its subscribers are "
+                    "told of a gap: %s. Does a newer release write to this log?",
+                    self.topic,
+                    error,
+                )
+            return None
+        published = Published(0, event, clock.current_time() - record.age)
+        published.size = len(record.data)
+        return published
+
+    def _encode(self, published: Published) -> None:
+        """Encode an event in a format of the subscribers, which they will want."""
+        encoder = self.fanout.encoder
+        try:
+            if encoder is not None:
+                published.encode_first(encoder)
+        except BaseException as error:  # noqa: ASYNC103  # see `passes`
+            if passes(error):
+                raise
+            # Theirs alone who want it in that format.
+
+    def _pass_over(self, position: Position) -> None:
+        """Go on behind `position`; what lies before it is not to be had here."""
+        if position[0] == self.window.position[0]:
+            self._leave_out(lambda: self.window.skip_to(position))
+        else:
+            self._break_off(position)
+
+    def _break_off(self, position: Position) -> None:
+        self._leave_out(lambda: self.window.break_off(position))
+
+    def _leave_out(self, make_seam: Callable[[], None]) -> None:
+        make_seam()
+        self.seams += 1
+        self._put_all_behind()
+
+    def _put_all_behind(self) -> None:
+        for member in self.fanout.members():
+            member.put_behind()
+
+    def _hand_out(self, events: int) -> None:
+        if not self.fanout.count:
+            self.window.delivered = self.window.head
+        elif events * self.fanout.count <= _DELIVERIES:
+            self.fanout.deliver_nowait()
+        else:
+            self.fanout.assist()
