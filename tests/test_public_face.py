@@ -114,13 +114,13 @@ SIGNATURES = {
     "SharedReceive": "(receive)",
     "PublicError": "(code, message, *, retryable=False, status=500, retry_after=None)",
     "Topic": "(name, *, replay=Replay(items=1000, seconds=inf, bytes=8388608), snapshot=None, "
-    "presence=None, snapshot_timeout=30.0)",
+    "presence=None, snapshot_timeout=30.0, log=None)",
     "Replay": "(items=1000, seconds=inf, bytes=8388608)",
     "LatestByKey": "(keys=10000, bytes=8388608)",
     "Retry": "(first=1.0, longest=60.0)",
     "resumable": "(function)",
     "Topics": "(factory=<class 'flowstream.Topic'>, *, idle=60.0, limit=10000, authorize=None, "
-    "name_limit=256)",
+    "name_limit=256, log=None)",
     "Runs": "(grace=30.0, *, replay=Replay(items=10000, seconds=inf, bytes=1048576), "
     "max_running=1000, keep=60.0, max_kept=1000, cleanup_timeout=5.0)",
     "Block": "(timeout=None)",

@@ -20,7 +20,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -33,25 +33,11 @@ from flowstream.logs._open_log import from_url
 from flowstream.tasks._supervised import SupervisedNursery, nursery_of_context
 from flowstream.topics._publisher import Publisher
 
+if TYPE_CHECKING:
+    from flowstream.topics._engine import Engine
+
 URL_VARIABLE = "FLOWSTREAM_LOG_URL"
 NAMESPACE_VARIABLE = "FLOWSTREAM_LOG_NAMESPACE"
-
-
-class Engine(Protocol):
-    """Connects the topics of a process with one log."""
-
-    def run(self, *, task_status: Any = ...) -> Any:
-        """Hold the log open, and follow topics, until it is cancelled."""
-
-    def publisher(
-        self,
-        kind: Literal["topic", "run"],
-        key: object,
-        replay: Replay,
-        changed: Callable[[str], None],
-    ) -> Publisher:
-        """Return a publisher whose events are in the log."""
-        ...
 
 
 class Bound(Protocol):
@@ -83,7 +69,7 @@ class OpenLog:
         """Return a publisher for the topic of that name."""
         assert self.engine is not None
         publisher = self.engine.publisher("topic", topic, replay, changed)
-        publisher.is_shared = True
+        publisher.in_log = True
         return publisher
 
     def add(self, topic: Bound) -> None:
@@ -203,9 +189,10 @@ class AppLog:
 
 def make_engine(log: Log) -> Engine:
     """Return the engine for a log."""
-    from flowstream.topics._engine import Engine as LogEngine
+    # Only now, so that an app without a log does not load it.
+    from flowstream.topics._engine import Engine
 
-    return LogEngine(log)
+    return Engine(log)
 
 
 def is_memory(log: Log) -> bool:

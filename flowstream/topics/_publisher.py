@@ -76,10 +76,10 @@ class Publisher(SingleFeed):
         last_publish: when the last one was.
         ending: why it takes no more events, with the error; None while it takes them.
         token: the token of the Trio run in which it was first used, or None.
-        is_shared: whether its events are in a log that outlives the process.
+        in_log: whether its events are in a log that outlives the process.
     """
 
-    is_shared: bool = False
+    in_log: bool = False
 
     def __init__(
         self,
@@ -339,6 +339,11 @@ class Publisher(SingleFeed):
         if len(text) > _NAME_LENGTH:
             text = f"{text[:_NAME_LENGTH]}..."
         return f"the {self._kind} {text}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its events are in a log that outlives the process."""
+        return self.in_log
 
     @property
     def origin(self) -> Publisher:
