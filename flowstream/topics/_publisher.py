@@ -140,7 +140,9 @@ class Publisher(SingleFeed):
                 await trio.lowlevel.checkpoint()
                 return known
             published = self._commit(event)
-            self._remember_key(idempotency_key, published, idempotency_seconds)
+            assert self._keys is not None  # `_find_key` has made it
+            until = published.stamp + idempotency_seconds
+            self._keys.remember(idempotency_key, published.id, until)
         if self.fanout.count:
             await self.fanout.deliver(published.number)
         else:
@@ -201,9 +203,7 @@ class Publisher(SingleFeed):
     ) -> None:
         """Publish an event without waiting; a task delivers it.
 
-        Args:
-            event: what to publish.
-            on_lost: called if the event is lost after all, which can't happen in memory.
+        `on_lost` is called if the event is lost after all, which can't happen in memory.
 
         Raises:
             trio.WouldBlock: as many events as are held for sure wait to be delivered. This one is
@@ -277,10 +277,6 @@ class Publisher(SingleFeed):
         if found is None:
             self._keys.check_room(self.name, now)
         return found
-
-    def _remember_key(self, key: str, published: Published, seconds: float) -> None:
-        assert self._keys is not None
-        self._keys.remember(key, published.id, published.stamp + seconds)
 
     async def _wait_for_readers(self, events: Iterable[Event]) -> None:
         """**Wait** until `events` have room with every subscriber for which a publisher waits."""

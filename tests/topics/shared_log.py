@@ -271,7 +271,7 @@ class Worker:
         publisher = self.engine.publisher("topic", name, replay, self.topic._count_changed)
         self.topic._publisher = publisher
         self.topic._prepare_snapshots(publisher)
-        self.topic._feeders._publisher = publisher
+        self.topic._is_bound = True
         self.publisher = publisher
         self.follower = publisher._follower
         self.window = publisher._window
