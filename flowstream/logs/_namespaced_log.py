@@ -53,7 +53,7 @@ class NamespacedLog(Log):
         self.inner = inner
         self._prefix = f"{namespace}/"
 
-    async def run(  # noqa: ASYNC114  # `open_log` starts it
+    async def run(  # noqa: ASYNC114, ASYNC128  # the log inside has started
         self, hint: Hint, stale: Stale, *, task_status: Any = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Hold the log open: see `flowstream.abc.Log.run`."""
