@@ -83,7 +83,7 @@ class Engine:
                 await trio.sleep_forever()
             finally:
                 self._closing = True
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _DRAIN_SECONDS):
+                with trio.CancelScope(shield=True, deadline=clock.current_time() + _DRAIN_SECONDS):
                     while self._sending and self._nursery is not None:
                         await self._sent.park()
                 scope.cancel()
