@@ -105,7 +105,6 @@ class LogCursor(Cursor):
         number = self._window.number_of(self._reading)
         if number is not None and self._window.has(number):
             self._reading = None
-            self._vain_reads = 0
             self._member.number = number
             self._settle()
 
@@ -299,6 +298,11 @@ class LogCursor(Cursor):
         self._member.number = self._window.head
 
     # -- what a `Cursor` asks --------------------------------------------------------------
+
+    def _settle(self) -> None:
+        if self._window.has(self._member.number):
+            self._vain_reads = 0
+        super()._settle()
 
     def _missed(self, seen: int, number: int) -> int | None:
         if self._window.crosses(seen, number):

@@ -305,3 +305,18 @@ class TestFromApp:
                     async for event in events:
                         assert event.type or event.data != 3
             assert state.made <= 5
+
+    async def test_a_client_that_lives_through_many_epochs(self, autojump_clock):
+        """Each is a gap and a snapshot, from which it gets to the window: none of them is vain."""
+        state = State(exact=False)
+        async with open_workers(2, snapshot=state) as (broker, one, other):
+            state.broker, state.worker = broker, other
+            async with reading(other.topic) as client:
+                await settle()
+                expected = [("snapshot", 0)]
+                for n in range(1, 9):
+                    broker.replace()
+                    await one.publish(n)
+                    await settle()
+                    expected += [("gap", None), ("snapshot", 1)]
+                assert client.got == expected
