@@ -88,6 +88,7 @@ def unwrap(data: bytes, id: str) -> Event:
         fields = _read(data)
         version, kind, content, type, key, essential, retry = fields[:_FIELDS]
         check_key(key)
+        value: object
         if kind in (_TEXT, _BYTES):
             if content.__class__ is not (str, bytes)[kind]:
                 raise UnknownEnvelopeError(f"data of kind {kind} is a {type(content).__name__}")

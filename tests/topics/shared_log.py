@@ -2,8 +2,8 @@
 
 `Broker` is the log itself: a `MemoryLog` in the test's own process. Each worker has a `View` of it,
 an `abc.Log` of its own, with a `Weather` of its own: how long calls take, what becomes of hints,
-which calls fail. So a test on Trio's virtual clock can have any number of workers, each with an
-`Engine` and a `Topic` of one name::
+which calls fail. So a test on Trio's virtual clock can have any number of workers, each with its
+own `Engine` and its own `Topic` of one name::
 
     async with open_workers(2) as (broker, one, other):
         async with other.topic.subscribe() as events:
@@ -305,6 +305,13 @@ async def _opened(broker: Broker, count: int, options: dict) -> AsyncIterator[li
             yield workers
             nursery.cancel_scope.cancel()
         outer.cancel_scope.cancel()  # they have ended, and need it no more
+
+
+async def read_all(topic, **options) -> None:
+    """Read a topic until that fails."""
+    async with topic.subscribe(**options) as events:
+        async for _ in events:
+            pass
 
 
 class Client:

@@ -75,7 +75,7 @@ class Bench:
         try:
             told = await self.sender.send([LogEntry(text.encode()) for text in data])
             told = [one.number for one in told]
-        except Exception as error:  # noqa: BLE001  # told
+        except Exception as error:  # noqa: BLE001  # whatever it is told
             told = error
         self.told[data[0]] = told, trio.current_time()
 
