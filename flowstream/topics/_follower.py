@@ -98,7 +98,6 @@ class Follower:
         newest = max(self._heard, (head.epochs[-1][0], head.number))
         if newest != self.window.position:
             self.mark_stale()
-        self._heard = _NOTHING
 
     async def until_open(self) -> None:
         """**Wait** until the window is open."""

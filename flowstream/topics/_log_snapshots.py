@@ -42,12 +42,10 @@ class KeptInLog(KeptByKey):
         return self._number != self._follower.window.head
 
     def published(self, published: Published) -> None:
-        """Replace the last event of the same key."""
+        """Replace the last event of the same key; behind a seam all are read again."""
         if self._number == published.number - 1:
             self._number = published.number
             super().published(published)
-        else:
-            self._number = None
 
     async def get(self, number: int) -> AsOf:
         """Return a snapshot of the newest events. **Waits** for the log if they have to be read."""

@@ -119,7 +119,6 @@ class Window(History):
 
     def locate(self, id: str) -> int | Missing:
         """Return the number of the last event that a client says it saw, or that it is missing."""
-        self.trim()
         position = parse_event_id(id)
         number = None if position is None else self.number_of(position)
         if number is None or number > self.head:

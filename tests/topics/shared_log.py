@@ -319,13 +319,16 @@ class Client:
 
     Attributes:
         got: ``(type, data)`` of each event; for a gap what it says.
-        ids: their ids.
+        ids: the ids of events.
+        gaps: what the gaps say.
+        snapshot_ids: the ids of snapshots.
     """
 
     def __init__(self) -> None:
         self.got: list = []
         self.ids: list = []
         self.gaps: list = []
+        self.snapshot_ids: list = []
         self.scope = trio.CancelScope()
         self.open = trio.Semaphore(0)
 
@@ -342,6 +345,7 @@ class Client:
             self.got.append(("gap", event.data["missed"]))
         elif event.type == "snapshot":
             self.got.append(("snapshot", event.data))
+            self.snapshot_ids.append(event.id)
         else:
             self.got.append(event.data)
             self.ids.append(event.id)

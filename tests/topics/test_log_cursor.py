@@ -256,6 +256,24 @@ async def test_where_a_cursor_is_at_each_step(autojump_clock):
             assert cursor.behind
 
 
+@pytest.mark.parametrize("where", ["the window", "the log"])
+async def test_a_stream_counts_what_it_got_and_what_it_missed(autojump_clock, where):
+    """The id that a client comes back with is no item."""
+    async with open_workers(2, replay=Replay(items=3)) as (_, one, other), reading(one.topic):
+        await settle(1)
+        ids = [await one.publish(n) for n in range(8)]
+        worker = one if where == "the window" else other
+        async with worker.topic.subscribe(after=ids[5]) as events:
+            assert [(await events.__anext__()).data for _ in range(2)] == [6, 7]
+            assert events.statistics().offered == 2
+        async with worker.topic.subscribe(after=ids[1]) as events:
+            assert (await events.__anext__()).data["missed"] == 3
+            for _ in range(3):
+                await events.__anext__()
+            statistics = events.statistics()
+            assert (statistics.offered, statistics.dropped) == (6, 3)
+
+
 async def test_a_client_without_an_id_that_leaves_before_it_began(autojump_clock):
     """Its place is none, and nothing of it is left."""
     async with open_workers(1) as (_, one):

@@ -278,6 +278,22 @@ class TestFromApp:
             assert raised.value.code == "snapshot"
             assert state.made <= 5
 
+    @pytest.mark.parametrize("id", ["the app's own", "0123456789a.a5", "of the future"])
+    async def test_a_position_that_nobody_knows(self, autojump_clock, id):
+        """It counts as including what was before the call."""
+        state = State()
+        async with open_workers(2, snapshot=state) as (broker, one, other):
+            state.broker, state.worker = broker, other
+            last = [await one.publish(n) for n in range(3)][-1]
+            state.ids = [f"{last.partition('.')[0]}.c999" if id == "of the future" else id]
+            async with reading(other.topic) as client:
+                await settle(40)  # it may wait for its time-out
+                assert client.got == [("snapshot", 3)]
+                await one.publish(3)
+                await settle(1)
+                assert client.got == [("snapshot", 3), 3]
+                assert client.snapshot_ids == [last]
+
     async def test_many_clients_share_one_call(self, autojump_clock):
         """After a deploy."""
         state = State()

@@ -80,9 +80,11 @@ class Bench:
         self.told[data[0]] = told, trio.current_time()
 
     def soon(self, text):
-        self.sender.send_soon(
-            LogEntry(text.encode()), lambda error: self.lost.append((text, error))
-        )
+        def lost(error):
+            self.lost.append((text, error))
+            self.lost_at = trio.current_time()
+
+        self.sender.send_soon(LogEntry(text.encode()), lost)
 
     def maybe(self, text):
         error, _ = self.told[text]
@@ -188,6 +190,19 @@ async def test_who_left_during_a_wait_is_left_out_of_the_next_try(autojump_clock
     await trio.sleep(20)
     assert bench.committed == [("c", 1)]
     assert [] not in bench.log.batches
+
+
+async def test_who_leaves_between_two_tries_hears_what_is_certain(autojump_clock, bench):
+    """Others wait longer. No try has succeeded so far, and the next one is without it."""
+    bench.log.answers = [4.0, *(away() for _ in range(100))]
+    bench.nursery.start_soon(bench.send, "a")
+    await wait_all_tasks_blocked()
+    bench.nursery.start_soon(bench.send, "b")
+    await trio.sleep(3.9)
+    await bench.send("c")
+    assert bench.told["b"][1] == 5.0
+    assert (bench.maybe("b"), bench.maybe("c")) == (False, False)
+    assert bench.log.batches[-1] == ["c"]
 
 
 async def test_an_append_for_which_nobody_waits_is_given_up(autojump_clock, bench):
@@ -320,6 +335,7 @@ async def test_what_is_lost_later_is_told_once(autojump_clock, bench, caplog):
     await trio.sleep(60)
     assert [text for text, _ in bench.lost] == ["a"]
     assert bench.lost[0][1].maybe is False
+    assert 3.9 <= bench.lost_at <= 5.0  # not later than its patience
     assert bench.sender.lost == 2
     assert "ZeroDivisionError" in caplog.text
     bench.log.answers = []

@@ -243,6 +243,8 @@ class TestOpenedAgain:
         assert window.epoch == E3
         assert window.head > before
         assert window.position_of(window.number_of((E2, 20))) == (E2, 20)
+        assert window.position_of(window.number_of((E2, 11))) == (E2, 11)
+        assert window.number_of((E2, 10)) is None
         assert window.crosses(window.number_of((E2, 29)), window.head)
 
     def test_where_its_epoch_is_forgotten(self, window):
