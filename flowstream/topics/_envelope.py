@@ -22,7 +22,7 @@ older one leaves out. A kind that it does not know it can't read; its clients ar
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
 
@@ -83,7 +83,6 @@ def unwrap(data: bytes, id: str) -> Event:
     Raises:
         UnknownEnvelopeError: a release of another form wrote it, or no release did.
     """
-    value: Any
     try:
         fields = _read(data)
         version, kind, content, type, key, essential, retry = fields[:_FIELDS]

@@ -81,7 +81,7 @@ class LogPage:
         return after[0][1] - 1 if after else math.inf
 
 
-class _Reading:
+class _PageRead:
     """A page that is being read, and those who wait for it."""
 
     __slots__ = ("landed", "page")
@@ -105,7 +105,7 @@ class LogPages:
         self._log = log
         self._pages: OrderedDict[tuple[str, Position], tuple[LogPage, int, float]] = OrderedDict()
         self._size = 0
-        self._flights: dict[tuple[str, Position], _Reading] = {}
+        self._flights: dict[tuple[str, Position], _PageRead] = {}
         self.read: int = 0
         self.shared: int = 0
 
@@ -150,7 +150,7 @@ class LogPages:
 
     async def _fetch(self, key: tuple[str, Position], decode: Decode) -> LogPage:
         topic, start = key
-        flight = self._flights[key] = _Reading()
+        flight = self._flights[key] = _PageRead()
         try:
             head, known, records = await self._log.read(topic, start, PAGE_ITEMS)
             self.read += 1

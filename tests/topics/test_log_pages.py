@@ -8,8 +8,8 @@ from flowstream._errors import LogUnavailableError
 from flowstream.abc import Head, Record
 from flowstream.encoders import NDJSON, SSE
 from flowstream.topics._follower import PAGE_ITEMS
-from flowstream.topics._history import Published
 from flowstream.topics._log_pages import LogPages, encoded_once
+from flowstream.topics._published import Published
 
 E1, E2 = "1lgppmf8l75", "1lgppmf9aaa"
 
@@ -296,4 +296,4 @@ def test_an_event_is_encoded_once_for_the_first_format(monkeypatch):
     assert made == [SSE]
     assert encoded_once(published, ndjson) == encoded_once(published, ndjson)
     assert made == [SSE, NDJSON, NDJSON]
-    assert encoded_once(published, sse) is published.kept(sse)
+    assert encoded_once(published, sse) is published.encoding
