@@ -37,6 +37,7 @@ NO_CONSTANTS = {
     "topics._envelope._FIELDS",
     "logs._file_system._STATFS_BYTES",
     "logs._sqlite_file._APPLICATION_ID",
+    "logs._sqlite_faults._WRITE_BYTES",
     "logs._sqlite_file._VERSION",
     "server._frame_pieces._HEAD",
     "server._frame_pieces._PREFACE",

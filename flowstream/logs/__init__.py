@@ -7,7 +7,8 @@ log                         what it is for
 `SQLiteLog`                 one file, any number of processes on one machine
 ==========================  =================================================================
 
-`open_log` opens one by its URL. Topics do not use logs yet. `flowstream.abc.Log` is the interface,
+`Flowstream(app, log=...)` puts an app's topics into one, and `open_log` opens one by its URL.
+`flowstream.abc.Log` is the interface,
 and `flowstream.testing.check_log` checks a log of your own.
 """
 
