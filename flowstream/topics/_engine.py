@@ -76,8 +76,8 @@ class Engine:
             LogUnavailableError: the log can't be opened.
         """
         async with trio.open_nursery() as nursery:
-            scope = trio.CancelScope(shield=True)
-            await nursery.start(self._work, scope)
+            work = trio.CancelScope()
+            await nursery.start(self._hold, work)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -86,22 +86,30 @@ class Engine:
                 with trio.CancelScope(shield=True, deadline=clock.current_time() + _DRAIN_SECONDS):
                     while self._sending and self._nursery is not None:
                         await self._sent.park()
-                scope.cancel()
+                work.cancel()
 
-    async def _work(self, scope: trio.CancelScope, *, task_status: Any) -> None:
-        with scope:
-            try:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(self.log.run, self._hint, self._hear_stale)
-                    self._nursery = nursery
-                    self._closing = False
-                    nursery.start_soon(self._open)
-                    for _ in range(_READERS):
-                        nursery.start_soon(self._read)
-                    nursery.start_soon(self._sweep)
-                    task_status.started()
-            finally:
-                self._nursery = None
+    async def _hold(self, work: trio.CancelScope, *, task_status: Any) -> None:
+        """Hold the log open until `work` was cancelled, and all that uses the log has ended."""
+        with trio.CancelScope() as guard:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.log.run, self._hint, self._hear_stale)
+                guard.shield = True
+                with work:
+                    await self._work(task_status)
+                nursery.cancel_scope.cancel()
+
+    async def _work(self, task_status: Any) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._closing = False
+                nursery.start_soon(self._open)
+                for _ in range(_READERS):
+                    nursery.start_soon(self._read)
+                nursery.start_soon(self._sweep)
+                task_status.started()
+        finally:
+            self._nursery = None
 
     # -- publishers ------------------------------------------------------------------------
 
