@@ -93,6 +93,8 @@ class _JoinedCursor:
         subscriber.buffer.queue.pass_by(
             0, self.position if known and terms.after is not None else None
         )
+        if self.waits:  # an id must not be given before each topic has its place
+            self.fall_behind()
 
     @property
     def behind(self) -> bool:

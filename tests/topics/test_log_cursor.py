@@ -5,8 +5,10 @@ import trio
 from shared_log import FINE, Client, Weather, open_workers, reading
 from trio.testing import wait_all_tasks_blocked
 
-from flowstream import Event, Replay
+from flowstream import Event, Replay, Topic
 from flowstream.ids._event_id import parse_event_id
+from flowstream.topics._joined import Joined
+from flowstream.topics._subscription import SubscriptionManager
 
 
 async def settle(seconds=60):
@@ -339,6 +341,24 @@ async def test_a_new_client_gets_no_past(autojump_clock):
             await one.publish("after")
             await settle(1)
             assert client.got == here.got == ["after"]
+
+
+async def test_nothing_is_pushed_before_every_topic_has_its_place(autojump_clock):
+    """Two topics on one connection: an id must say where the client is in both of them."""
+    memory = Topic("memory")
+    async with open_workers(1) as (_, one):
+        await one.publish("before")
+        feed = Joined([memory._feed, one.topic._feed])
+        async with SubscriptionManager(feed, None, None, 256, None) as events:
+            await memory.publish("a")
+            assert events.statistics().offered == 0
+            assert (await events.__anext__()).data == "a"
+            assert "" not in events._cursor.position.split("~")
+            await one.publish("b")
+            assert (await events.__anext__()).data == "b"
+            await memory.publish("c")
+            assert events.statistics().items == 1
+            assert (await events.__anext__()).data == "c"
 
 
 async def test_ids_sort_and_resume_over_workers_and_epochs(autojump_clock):
