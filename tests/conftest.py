@@ -50,6 +50,7 @@ LONG = (
     "test_write_deadline.py",
     "test_ledger.py",
     "test_ledger_sockets.py",
+    "test_log_ledger.py",
     "test_runs_ledger.py",
     "test_sqlite_processes.py",
     "test_log_contracts.py",

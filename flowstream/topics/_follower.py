@@ -93,6 +93,9 @@ class Follower:
 
     def begin(self, head: Head) -> None:
         """Follow the topic from its head on. The log sends hints of it already."""
+        if self.window.is_open:
+            self.compare(head)  # two wanted it opened
+            return
         self.window.begin(head)
         self._change()
         newest = max(self._heard, (head.epochs[-1][0], head.number))

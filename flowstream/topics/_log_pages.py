@@ -81,7 +81,7 @@ class LogPage:
         return after[0][1] - 1 if after else math.inf
 
 
-class _PageRead:
+class _ComingPage:
     """A page that is being read, and those who wait for it."""
 
     __slots__ = ("landed", "page")
@@ -105,7 +105,7 @@ class LogPages:
         self._log = log
         self._pages: OrderedDict[tuple[str, Position], tuple[LogPage, int, float]] = OrderedDict()
         self._size = 0
-        self._flights: dict[tuple[str, Position], _PageRead] = {}
+        self._flights: dict[tuple[str, Position], _ComingPage] = {}
         self.read: int = 0
         self.shared: int = 0
 
@@ -138,19 +138,18 @@ class LogPages:
             self._expire()
             flight = self._flights.get(key)
             if key in self._pages:
-                page: LogPage | None = self._pages[key][0]
-            elif flight is not None:
-                await flight.landed.wait()
-                page = flight.page
-            else:
-                return await self._fetch(key, decode)
-            if page is not None:  # else its reader failed, or has left
                 self.shared += 1
-                return page
+                return self._pages[key][0]
+            if flight is None:
+                return await self._fetch(key, decode)
+            await flight.landed.wait()
+            if flight.page is not None:  # else its reader failed, or has left
+                self.shared += 1
+                return flight.page
 
     async def _fetch(self, key: tuple[str, Position], decode: Decode) -> LogPage:
         topic, start = key
-        flight = self._flights[key] = _PageRead()
+        flight = self._flights[key] = _ComingPage()
         try:
             head, known, records = await self._log.read(topic, start, PAGE_ITEMS)
             self.read += 1

@@ -158,6 +158,17 @@ async def test_a_hint_to_a_closed_window_is_forgotten_when_it_closes_again(bench
     assert not bench.follower.is_stale
 
 
+async def test_it_is_begun_twice(bench, autojump_clock):
+    """The second time the head says only whether there is something to read."""
+    bench.follower.hear(10, records(11, 12))
+    bench.follower.begin(head(12))
+    assert not bench.follower.is_stale
+    bench.follower.begin(head(14))
+    assert bench.window.position == (E1, 12)
+    assert bench.window.items == 2
+    assert bench.follower.is_stale
+
+
 async def test_it_reads_until_the_head(bench, autojump_clock):
     """Page after page, each from where it is, as evidence of its own."""
     bench.follower.mark_stale()
@@ -334,6 +345,8 @@ async def test_it_waits_until_the_window_has_come_to_a_position(bench, autojump_
     assert told["later"] == 11  # all there ever was of it
     assert told["in E2"] == bench.window.head
     assert "far in E2" not in told
+    await wait("before it began here", (E2, 7))
+    assert told["before it began here"] is None
     bench.follower.close()
     await wait_all_tasks_blocked()
     assert told["far in E2"] is None
