@@ -255,6 +255,7 @@ class LogPublisher(Publisher):
         window = self._window
         number = window.number_of(position) if window.is_open else None
         if number is None or number > window.head:  # it has to be read first
+            number = None
             with trio.move_on_after(self._shared.patience):
                 number = await self._follower.until(position)
             if number is None:

@@ -446,6 +446,21 @@ class TestFaults:
                 await wait_all_tasks_blocked()
                 assert client.got == [1]
 
+    async def test_a_publisher_whose_own_window_cannot_follow(self, autojump_clock):
+        """Its event is in the log, so it has its id, and its own clients get it later."""
+        async with open_workers(2) as (_, one, other), reading(other.topic) as client:
+            await trio.sleep(1)
+            other.view.weather = Weather(lost=1.0, away=frozenset({"read", "heads"}))
+            await one.publish(0)
+            before = trio.current_time()
+            id = await other.publish(1)
+            assert trio.current_time() - before == 5.0  # its patience
+            assert client.got == []
+            other.view.weather = FINE
+            await trio.sleep(15)
+            assert client.got == [0, 1]
+            assert client.ids[1] == id
+
     async def test_trimming_under_a_reader(self, autojump_clock):
         """What was trimmed before it was read is a gap, and its count is exact."""
         async with open_workers(2) as (broker, one, other), reading(other.topic) as client:
