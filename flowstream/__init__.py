@@ -59,11 +59,13 @@ if TYPE_CHECKING:
     )
     from flowstream.server import serve
     from flowstream.sources import SourceLike, resumable
+    from flowstream.topics._app_log import log_statistics
     from flowstream.topics._subscription import SlowConsumerError, Subscription
     from flowstream.topics.topic import (
         Feeder,
         FeederStatistics,
         LatestByKey,
+        LogStatistics,
         Retry,
         Topic,
         TopicStatistics,
@@ -119,6 +121,8 @@ __getattr__, __dir__ = lazy_names(
         "TooManyTopicsError": "flowstream.topics.topics",
         "TopicNameError": "flowstream.topics.topics",
         "Topic": "flowstream.topics.topic",
+        "LogStatistics": "flowstream.topics.topic",
+        "log_statistics": "flowstream.topics._app_log",
         "TopicStatistics": "flowstream.topics.topic",
         "Topics": "flowstream.topics.topics",
         "TopicsStatistics": "flowstream.topics.topics",
@@ -181,6 +185,7 @@ __all__ = [
     "LatestByKey",
     "resumable",
     "Subscription",
+    "LogStatistics",
     "TopicStatistics",
     "Retry",
     "Feeder",
@@ -217,6 +222,7 @@ __all__ = [
     "LiveStream",
     "live_streams",
     "StreamsStatistics",
+    "log_statistics",
     "streams_statistics",
     "add_instrument",
     "remove_instrument",

@@ -71,6 +71,11 @@ PUBLIC = {
     "LatestByKey": "bytes keys",
     "Limits": "cleanup_timeout max_bytes max_duration stall_timeout",
     "LiveStream": "path since statistics",
+    "LogStatistics": (
+        "appended appends control_heard control_sent duplicates fitting_hints followed lost "
+        "lost_seams other_hints pages_read pages_shared queued reads refused retries "
+        "trimmed_seams unreadable unsure window_hits window_misses"
+    ),
     "MissingExtraError": "",
     "NDJSON": ENCODER + " wire_name",
     "NoSuchRunError": "code headers message retry_after retryable status",
@@ -109,15 +114,16 @@ PUBLIC = {
     "TooManyRunsError": "code headers message retry_after retryable status",
     "TooManyTopicsError": "",
     "Topic": (
-        "aclose closed epoch name position publish publish_from publish_from_thread "
-        "publish_many publish_nowait publish_soon statistics subscribe subscribers"
+        "aclose closed delete epoch name position publish publish_from publish_from_thread "
+        "publish_many publish_nowait publish_soon statistics subscribe subscribers "
+        "total_subscribers"
     ),
     "TopicNameError": "length limit",
     "TopicStatistics": (
         "bad_items catching_up closed deliveries direct_deliveries feed_failures "
-        "feeders name published replay_bytes replay_first replay_items subscribers"
+        "feeders log name published replay_bytes replay_first replay_items subscribers"
     ),
-    "Topics": "aclose open publish revoke statistics",
+    "Topics": "aclose delete open publish revoke revoke_subject statistics",
     "TopicsStatistics": "forgotten limit opened subscribers topics",
     "UpstreamError": "code headers message retry_after retryable status",
     "abc.Appended": "duplicate epoch number",

@@ -34,6 +34,7 @@ NAMES = [
     "LatestByKey",
     "resumable",
     "Subscription",
+    "LogStatistics",
     "TopicStatistics",
     "Retry",
     "Feeder",
@@ -65,6 +66,7 @@ NAMES = [
     "LiveStream",
     "live_streams",
     "StreamsStatistics",
+    "log_statistics",
     "streams_statistics",
     "add_instrument",
     "remove_instrument",
@@ -120,7 +122,7 @@ SIGNATURES = {
     "Retry": "(first=1.0, longest=60.0)",
     "resumable": "(function)",
     "Topics": "(factory=<class 'flowstream.Topic'>, *, idle=60.0, limit=10000, authorize=None, "
-    "name_limit=256, log=None)",
+    "subject=None, name_limit=256, log=None)",
     "Runs": "(grace=30.0, *, replay=Replay(items=10000, seconds=inf, bytes=1048576), "
     "max_running=1000, keep=60.0, max_kept=1000, cleanup_timeout=5.0)",
     "Block": "(timeout=None)",

@@ -19,7 +19,8 @@ from flowstream.sources import Source
 from flowstream.sources._relay import Relay
 from flowstream.sources._running import run_to_end
 from flowstream.tasks._failure import is_refusal, kind_of, public
-from flowstream.topics._publisher import Publisher, fed
+from flowstream.topics._publish_arguments import fed
+from flowstream.topics._publisher import Publisher
 
 logger = logging.getLogger("flowstream")
 

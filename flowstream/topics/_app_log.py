@@ -31,6 +31,7 @@ from flowstream.logs._log_run import alone
 from flowstream.logs._namespaced_log import NamespacedLog, check_namespace
 from flowstream.logs._open_log import from_url
 from flowstream.tasks._supervised import SupervisedNursery, nursery_of_context
+from flowstream.topics._log_statistics import LogStatistics
 from flowstream.topics._publisher import Publisher
 
 if TYPE_CHECKING:
@@ -240,6 +241,21 @@ def has_log() -> bool:
     nursery = nursery_of_context()
     opened = nursery.owner if nursery is not None else None
     return isinstance(opened, OpenLog) and opened.engine is not None
+
+
+def log_statistics() -> LogStatistics | None:
+    """Return what happened between this process and the log of its app, so far.
+
+    The app is that of the context, else the one that was opened last. None if its topics are in
+    memory, or no log is open. Call it in the event loop.
+    """
+    nursery = nursery_of_context()
+    opened = nursery.owner if nursery is not None else None
+    if not isinstance(opened, OpenLog):
+        opened = next(reversed(_open.get()), None)
+    if opened is None or opened.closed or opened.engine is None:
+        return None
+    return opened.engine.statistics()
 
 
 def _not_open(topic: str, why: str) -> RuntimeError:

@@ -8,24 +8,30 @@ compares heads: each topic's every ten seconds.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import trio
 
 from flowstream._clock import clock
 from flowstream._errors import LogUnavailableError
-from flowstream.abc import Log, Policy, Record
+from flowstream.abc import Head, Log, Policy, Record
 from flowstream.limits import Replay, check_positive
 from flowstream.sources._feed import Feed
 from flowstream.tasks._retry import Backoff
+from flowstream.topics._control import Control
 from flowstream.topics._follower import RETRY, Follower
 from flowstream.topics._log_pages import LogPages
 from flowstream.topics._log_publisher import LogPublisher
+from flowstream.topics._log_statistics import LogCounts, LogStatistics
+from flowstream.topics._presence import Presence
 from flowstream.topics._sender import PATIENCE
 
 logger = logging.getLogger("flowstream")
+
+T = TypeVar("T")
 
 # Followers that read at the same time.
 _READERS = 2
@@ -41,12 +47,38 @@ _IDLE_SECONDS = 30.0
 _DRAIN_SECONDS = 5.0
 
 
+class _Follows(Protocol):
+    """One topic of the log, as somebody here follows it."""
+
+    topic: str
+
+    @property
+    def idle_since(self) -> float: ...
+
+    def begin(self, head: Head) -> None: ...
+
+    def close(self) -> None: ...
+
+    def hear(self, before: int, records: Sequence[Record]) -> None: ...
+
+    def compare(self, head: Head) -> None: ...
+
+    def mark_stale(self) -> None: ...
+
+    async def catch_up(self) -> None: ...
+
+
 class Engine:
     """The topics of this process that are in one log.
 
     Args:
         log: the log; `run` opens it.
         patience: seconds that a publisher waits while the log is away.
+
+    Attributes:
+        control: what workers tell each other.
+        presence: who is where on all workers.
+        counts: what happened with the log.
 
     Raises:
         TypeError, ValueError: `patience` is no number above 0.
@@ -57,9 +89,14 @@ class Engine:
         self.log = log
         self.patience = patience
         self.pages = LogPages(log)
-        self._followers: dict[str, list[Follower]] = {}
-        self._opening: list[Follower] = []
-        self._stale: OrderedDict[Follower, None] = OrderedDict()
+        self.counts = LogCounts()
+        self.control = Control(log, self.send, self.mark_stale, patience)
+        self.presence = Presence(log, self.send, self.mark_stale, patience)
+        self.control.add(self)
+        self._publishers: weakref.WeakSet[LogPublisher] = weakref.WeakSet()
+        self._followers: dict[str, list[_Follows]] = {}
+        self._opening: list[_Follows] = []
+        self._stale: OrderedDict[_Follows, None] = OrderedDict()
         self._news = trio.lowlevel.ParkingLot()  # of the tasks that open and read
         self._nursery: trio.Nursery | None = None
         self._closing = False
@@ -78,14 +115,17 @@ class Engine:
         async with trio.open_nursery() as nursery:
             work = trio.CancelScope()
             await nursery.start(self._hold, work)
-            task_status.started()
             try:
+                await self._hear_workers()
+                task_status.started()
                 await trio.sleep_forever()
             finally:
-                self._closing = True
                 with trio.CancelScope(shield=True, deadline=clock.current_time() + _DRAIN_SECONDS):
+                    await self.presence.leave()
+                    self._closing = True
                     while self._sending and self._nursery is not None:
                         await self._sent.park()
+                self._closing = True
                 work.cancel()
 
     async def _hold(self, work: trio.CancelScope, *, task_status: Any) -> None:
@@ -110,6 +150,90 @@ class Engine:
                 task_status.started()
         finally:
             self._nursery = None
+            for tail in (self.control.tail, self.presence.tail):
+                self._followers.pop(tail.topic, None)
+                tail.close()
+
+    async def _hear_workers(self) -> None:
+        """Hear from now on what other workers say; **wait** until that is sure."""
+        tails = (self.control.tail, self.presence.tail)
+        with trio.move_on_after(self.patience) as scope:
+            await self._insist(self.presence.prepare)
+            for tail in tails:
+                self.follow(tail)
+            for tail in tails:
+                await tail.until_caught_up()
+        if scope.cancelled_caught:
+            raise LogUnavailableError("the log does not answer, so other workers can't be heard")
+        self._check_open().start_soon(self.presence.run)
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until it succeeds, for `patience` seconds from now.
+
+        Raises:
+            LogUnavailableError: it never did.
+        """
+        deadline = clock.current_time() + self.patience
+        backoff = Backoff(RETRY)
+        while True:
+            try:
+                return await call()
+            except LogUnavailableError:
+                wait = backoff.fail(0.0)
+                if clock.current_time() + wait >= deadline:
+                    raise
+                await trio.sleep(wait)
+
+    # -- workers ---------------------------------------------------------------------------
+
+    async def delete(self, topic: str) -> None:
+        """Forget a topic's events, and end its subscribers on all workers.
+
+        **Waits** for the log.
+
+        Raises:
+            LogUnavailableError: the log is away. The events may be forgotten, and subscribers of
+                other workers may go on: call it again.
+        """
+        self._check_open()
+        old = await self._epoch(topic)
+        await self._insist(lambda: self.log.delete(topic))
+        born = await self._epoch(topic)
+        # Where it was empty there is no new epoch: then all who are there came before.
+        before = None if born == old else born
+        self._end_subscribers(topic, before)
+        await self.control.send("deleted", topic=topic, before=before)
+
+    async def _epoch(self, topic: str) -> str:
+        heads = await self._insist(lambda: self.log.heads([topic]))
+        return heads[topic].epochs[-1][0]
+
+    def hear_control(self, what: str, fields: Mapping[str, Any]) -> None:
+        """End the subscribers of a topic that was deleted."""
+        topic, before = fields.get("topic"), fields.get("before")
+        if what == "deleted" and isinstance(topic, str) and isinstance(before, str | None):
+            self._end_subscribers(topic, before)
+
+    def miss_control(self) -> None:
+        """Do nothing: who follows a topic that was deleted sees its new epoch."""
+
+    def _end_subscribers(self, topic: str, before: str | None) -> None:
+        self.pages.forget(topic)
+        for follower in self._followers.get(topic, ()):
+            if isinstance(follower, Follower):
+                follower.end_life(before)
+
+    def statistics(self) -> LogStatistics:
+        """Return what happened between this process and the log so far."""
+        followers = [one for some in self._followers.values() for one in some]
+        return self.counts.statistics(
+            queued=sum(publisher.queued for publisher in self._publishers),
+            followed=len({one.topic for one in followers if isinstance(one, Follower)}),
+            pages_read=self.pages.read,
+            pages_shared=self.pages.shared,
+            control_sent=self.control.sent,
+            control_heard=self.control.heard,
+        )
 
     # -- publishers ------------------------------------------------------------------------
 
@@ -124,7 +248,7 @@ class Engine:
         from_beginning: bool = False,
     ) -> LogPublisher:
         """Return a publisher whose events are in the log: see `Publisher`."""
-        return LogPublisher(
+        publisher = LogPublisher(
             self,
             f"{kind}:{key}",
             kind,
@@ -134,6 +258,8 @@ class Engine:
             policy=policy,
             from_beginning=from_beginning,
         )
+        self._publishers.add(publisher)
+        return publisher
 
     def send(self, work: Callable[[], Awaitable[object]]) -> None:
         """Start the task of a sender, which the end of the log waits for.
@@ -162,7 +288,7 @@ class Engine:
 
     # -- followers -------------------------------------------------------------------------
 
-    def follow(self, follower: Follower) -> None:
+    def follow(self, follower: _Follows) -> None:
         """Have a follower hear of its topic, until nobody has needed it for a while.
 
         Raises:
@@ -197,7 +323,7 @@ class Engine:
                 if follower in self._followers.get(follower.topic, ()):
                     follower.begin(heads[follower.topic])
 
-    async def _close(self, follower: Follower) -> None:
+    async def _close(self, follower: _Follows) -> None:
         """Follow no more what nobody needs."""
         topic, followers = follower.topic, self._followers[follower.topic]
         followers.remove(follower)
@@ -212,7 +338,7 @@ class Engine:
             for one in again:
                 one.mark_stale()
 
-    def mark_stale(self, follower: Follower) -> None:
+    def mark_stale(self, follower: _Follows) -> None:
         """Have a follower read."""
         self._stale[follower] = None
         self._news.unpark_all()
@@ -266,6 +392,5 @@ class Engine:
         now = clock.current_time()
         for followers in list(self._followers.values()):
             for follower in list(followers):
-                fanout = follower.fanout
-                if not fanout.count and now - fanout.last_change >= _IDLE_SECONDS:
+                if now - follower.idle_since >= _IDLE_SECONDS:
                     await self._close(follower)

@@ -24,6 +24,7 @@ from typing import Any
 import trio
 
 from flowstream._clock import clock
+from flowstream._closing import CloseReason
 from flowstream.abc import Encoder
 from flowstream.tasks._failure import passes
 from flowstream.topics._buffered_delivery import BufferedDelivery
@@ -96,6 +97,7 @@ class Fanout:
             group = Group(self._history, encoder, framing, shared=shared)
             self.groups[key] = group
         group.add(member)
+        member.joined = self._history.head
         if member.timeout is not None:
             self._waited_for[member] = None
             if from_beginning:
@@ -116,6 +118,11 @@ class Fanout:
                 self._note_change("leave")
 
         return leave
+
+    def end(self, reason: CloseReason, detail: str) -> None:
+        """End the streams of all subscribers."""
+        for member in list(self.members()):
+            member.subscriber.close(reason, detail)
 
     def touch(self) -> None:
         """Set `last_change` to now."""

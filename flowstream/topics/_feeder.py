@@ -33,7 +33,8 @@ from flowstream.sources._running import run_to_end
 from flowstream.tasks._failure import first_of, is_refusal
 from flowstream.tasks._retry import Backoff, Retry
 from flowstream.tasks._supervised import before_startup, supervised_nursery
-from flowstream.topics._publisher import Publisher, fed
+from flowstream.topics._publish_arguments import fed
+from flowstream.topics._publisher import Publisher
 
 logger = logging.getLogger("flowstream")
 

@@ -15,11 +15,13 @@ or lost with the end of an epoch. It becomes a seam of the window.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import trio
 
 from flowstream._clock import clock
+from flowstream._closing import CloseReason
 from flowstream._errors import LogUnavailableError
 from flowstream.abc import Head, Log, Position, Record
 from flowstream.ids._event_id import event_id
@@ -27,6 +29,7 @@ from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry
 from flowstream.topics._envelope import UnknownEnvelopeError, unwrap
 from flowstream.topics._fanout import Fanout
+from flowstream.topics._log_statistics import LogCounts
 from flowstream.topics._published import Published
 from flowstream.topics._window import Window
 
@@ -59,12 +62,13 @@ class Follower:
         fanout: delivers them.
         published: called with each event that enters the window.
         stale: called when there is something to read: then `catch_up` is to be called.
+        counts: counts what happens; by default its own.
 
     Attributes:
         topic: the same.
         window: the same.
         is_stale: whether there is something to read.
-        seams: places at which events were missing, so far.
+        counts: what happened to it so far.
     """
 
     def __init__(
@@ -75,11 +79,12 @@ class Follower:
         fanout: Fanout,
         published: Callable[[Published], None],
         stale: Callable[[Follower], None],
+        counts: LogCounts | None = None,
     ) -> None:
         self.topic = topic
         self.window = window
         self.is_stale = False
-        self.seams = 0
+        self.counts = counts or LogCounts()
         self.fanout = fanout
         self._log = log
         self._published = published
@@ -127,6 +132,29 @@ class Follower:
             await self._wait()
         return None
 
+    @property
+    def seams(self) -> int:
+        """Places at which events were missing, so far."""
+        return self.counts.trimmed_seams + self.counts.lost_seams
+
+    @property
+    def idle_since(self) -> float:
+        """When the last subscriber left; infinity while there are any."""
+        return math.inf if self.fanout.count else self.fanout.last_change
+
+    def end_life(self, before: str | None) -> None:
+        """End the subscribers of a topic that was deleted.
+
+        Args:
+            before: the epoch of its next life. Who came in that life stays. None: nobody stays.
+        """
+        start = None if before is None else self.window.start_of(before)
+        if before is not None and not self.window.is_open:
+            return  # they are about to come, into the new life
+        for member in list(self.fanout.members()):
+            if start is None or member.joined < start:
+                member.subscriber.close(CloseReason.STOPPED, "Topic.delete()")
+
     def close(self) -> None:
         """Follow the topic no more."""
         self.window.end()
@@ -153,9 +181,11 @@ class Follower:
         if not self.window.is_open:
             self._heard = max(self._heard, (records[-1].epoch, records[-1].number))
         elif self._follows_on(before, records):
+            self.counts.add(fitting_hints=1)
             self._take(records)
             self._hand_out(len(records))
         else:
+            self.counts.add(other_hints=1)
             self.mark_stale()
 
     def _follows_on(self, before: int, records: Sequence[Record]) -> bool:
@@ -206,6 +236,7 @@ class Follower:
         window = self.window
         at = window.position
         head, known, records = await self._log.read(self.topic, at, PAGE_ITEMS, mine=True)
+        self.counts.add(reads=1)
         if not window.is_open:
             return
         if window.position[0] != at[0]:
@@ -237,6 +268,7 @@ class Follower:
                 self._pass_over((record.epoch, record.number - 1))
             published = self.decode(record)
             if published is None:
+                self.counts.add(unreadable=1)
                 self._pass_over((record.epoch, record.number))
                 continue
             window.receive((record.epoch, record.number), published)
@@ -279,16 +311,17 @@ class Follower:
     def _pass_over(self, position: Position) -> None:
         """Go on behind `position`; what lies before it is not to be had here."""
         if position[0] == self.window.position[0]:
+            self.counts.add(trimmed_seams=1)
             self._leave_out(lambda: self.window.skip_to(position))
         else:
             self._break_off(position)
 
     def _break_off(self, position: Position) -> None:
+        self.counts.add(lost_seams=1)
         self._leave_out(lambda: self.window.break_off(position))
 
     def _leave_out(self, make_seam: Callable[[], None]) -> None:
         make_seam()
-        self.seams += 1
         self._put_all_behind()
 
     def _put_all_behind(self) -> None:

@@ -66,6 +66,7 @@ class History:
     """
 
     __slots__ = (
+        "_born",
         "_clock",
         "_encodings",
         "_kept",
@@ -91,6 +92,7 @@ class History:
         self._loose = 0  # bytes of those published since some were last moved into segments
         self._sealed = 0  # number of the last event that was
         self._encodings = Encodings()
+        self._born = 0  # number of the last event before its epoch
         self.epoch: str = new_epoch()
         self.first: int = 1
         self.head: int = 0
@@ -227,6 +229,18 @@ class History:
             events = [kept[index] for index in range(start - first, number - first + 1)]
             self._encodings.move_in(events, first)
 
+    def begin_anew(self) -> None:
+        """Forget all events. What is appended next has a new epoch; numbers go on."""
+        self._kept.clear()
+        self._own_ids.clear()
+        self._repeats.clear()
+        self._size = self._loose = 0
+        self._sealed = self.head
+        self._encodings = Encodings()
+        self.delivered = self._born = self.head
+        self.first = self.head + 1
+        self.epoch = new_epoch(self.epoch)
+
     def trim(self) -> None:
         """Drop events beyond the bounds. Call it also before reading, since time passes."""
         kept, replay = self._kept, self.replay
@@ -310,7 +324,7 @@ class History:
             parsed = parse_event_id(id)
             if parsed is not None and parsed[0] == self.epoch:
                 number = parsed[1]
-        if number is None or number > self.head:
+        if number is None or not self._born <= number <= self.head:
             return Missing(None)
         if number + 1 < self.first:
             return Missing(self.head - number)

@@ -75,15 +75,18 @@ class LogCursor(Cursor):
         """Take the place that it came for; `number` is where a new client begins."""
         self._opening = False
         after, window = self._came_with, self._window
+        self._member.joined = window.head
         if after is not None:
             position = parse_event_id(after)
             found = None if position is None else window.number_of(position)
             if position is None:
                 self._lost, self._came_with = True, None
             elif found is not None and window.has(found):
+                self._follower.counts.add(window_hits=1)
                 self._recognize()
                 number = found
             else:
+                self._follower.counts.add(window_misses=1)
                 self._reading = position
         self._member.number = number
         self.catch_up()

@@ -106,6 +106,7 @@ class LogPages:
         self._pages: OrderedDict[tuple[str, Position], tuple[LogPage, int, float]] = OrderedDict()
         self._size = 0
         self._flights: dict[tuple[str, Position], _ComingPage] = {}
+        self._forgotten = 0  # calls of `forget`
         self.read: int = 0
         self.shared: int = 0
 
@@ -147,9 +148,16 @@ class LogPages:
                 self.shared += 1
                 return flight.page
 
+    def forget(self, topic: str) -> None:
+        """Keep no page of a topic that was deleted, nor one that is on its way."""
+        self._forgotten += 1
+        for key in [key for key in self._pages if key[0] == topic]:
+            self._size -= self._pages.pop(key)[1]
+
     async def _fetch(self, key: tuple[str, Position], decode: Decode) -> LogPage:
         topic, start = key
         flight = self._flights[key] = _ComingPage()
+        forgotten = self._forgotten
         try:
             head, known, records = await self._log.read(topic, start, PAGE_ITEMS)
             self.read += 1
@@ -158,7 +166,7 @@ class LogPages:
         finally:
             del self._flights[key]
             flight.landed.set()
-        if records:  # else there may be some the next time
+        if records and forgotten == self._forgotten:  # else there may be others the next time
             size = sum(len(record.data) for record in records)
             self._pages[key] = page, size, clock.current_time()
             self._size += size

@@ -12,6 +12,7 @@ other processes do, and `publish` waits until every subscriber here was handed i
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -26,14 +27,19 @@ from flowstream.limits import Replay
 from flowstream.logs._append_arguments import check_idempotency
 from flowstream.sources._feed import Feed, Subscriber, Terms
 from flowstream.tasks._failure import passes
+from flowstream.topics._control import Control
 from flowstream.topics._envelope import check_key, key_text, wrap
 from flowstream.topics._follower import Follower
 from flowstream.topics._log_cursor import LogCursor
 from flowstream.topics._log_pages import LogPages
 from flowstream.topics._log_snapshots import FromAppInLog, KeptInLog
+from flowstream.topics._log_statistics import LogCounts, LogStatistics
+from flowstream.topics._presence import Presence, PresenceTopic
+from flowstream.topics._publish_arguments import MOST_BYTES, check_many
 from flowstream.topics._published import Published
-from flowstream.topics._publisher import MOST_BYTES, Publisher, check_many
+from flowstream.topics._publisher import Publisher
 from flowstream.topics._sender import Sender
+from flowstream.topics._single_process import PresenceHearer
 from flowstream.topics._snapshots import LatestByKey
 from flowstream.topics._window import Window
 
@@ -47,11 +53,20 @@ class Shared(Protocol):
         log: the log.
         pages: what was read of it lately.
         patience: seconds that a publisher waits for it.
+        control: what the workers of the log tell each other.
+        presence: who is where on all workers.
+        counts: what happened with the log.
     """
 
     log: Log
     pages: LogPages
     patience: float
+    control: Control
+    presence: Presence
+    counts: LogCounts
+
+    async def delete(self, topic: str) -> None:
+        """Forget a topic's events, and end its subscribers on all workers."""
 
     def send(self, work: Callable[[], Awaitable[object]]) -> None:
         """Start the task of a sender, which the end of the log waits for.
@@ -104,13 +119,27 @@ class LogPublisher(Publisher):
         )
         self._shared = shared
         self._topic = topic
+        self._keep = replay
         self._window = window
+        self._counts = LogCounts(shared.counts)
         self._keyed = False  # whether the log keeps the newest event of each key
         self._follower = Follower(
-            topic, shared.log, window, self.fanout, self._entered, shared.mark_stale
+            topic,
+            shared.log,
+            window,
+            self.fanout,
+            self._entered,
+            shared.mark_stale,
+            self._counts,
         )
         self._sender = Sender(
-            topic, shared.log, replay, shared.send, self._committed, shared.patience
+            topic,
+            shared.log,
+            replay,
+            shared.send,
+            self._committed,
+            shared.patience,
+            self._counts,
         )
 
     # -- publishing ------------------------------------------------------------------------
@@ -205,6 +234,55 @@ class LogPublisher(Publisher):
         """Return how far the topic has come. **Waits** for the log."""
         heads = await self._shared.log.heads([self._topic])
         return heads[self._topic]
+
+    async def delete(self) -> None:
+        """Forget all events, and end the subscribers on all workers; **wait** for the log.
+
+        Raises:
+            LogUnavailableError: see `Engine.delete`.
+        """
+        await self._shared.delete(self._topic)
+
+    # -- what there is to know -------------------------------------------------------------
+
+    @property
+    def control(self) -> Control:
+        """What the workers of its log tell each other."""
+        return self._shared.control
+
+    def tell_presence(self, into: PresenceHearer, name: str, event: str) -> None:
+        """Have `into`, which is in the same log, hear of the subscribers on all workers."""
+        assert isinstance(into, LogPublisher)
+        self._shared.presence.share(into.as_presence_topic(), name, self.fanout.count)
+
+    def total(self, into: PresenceHearer | None, name: str) -> int:
+        """Return how many subscribers all workers have.
+
+        Raises:
+            RuntimeError: workers don't tell each other, for want of a presence topic.
+        """
+        if into is None:
+            raise RuntimeError(
+                f"{self.name} is in a log, and its workers tell each other how many subscribers "
+                "they have if it has a presence topic: write Topic(..., presence=another_topic)"
+            )
+        assert isinstance(into, LogPublisher)
+        return self._shared.presence.total(into.as_presence_topic(), name)
+
+    def as_presence_topic(self) -> PresenceTopic:
+        """Return what other workers need to know to publish in it."""
+        keep = self._keep
+        seconds = None if keep.seconds == math.inf else keep.seconds
+        return PresenceTopic(self._topic, keep.items, seconds, keep.bytes, self._keyed)
+
+    @property
+    def queued(self) -> int:
+        """How many events wait for the next append."""
+        return self._sender.queued
+
+    def log_statistics(self) -> LogStatistics:
+        """Return what happened between this process and the log."""
+        return self._counts.statistics(queued=self.queued, followed=int(self._window.is_open))
 
     def _entry(
         self,

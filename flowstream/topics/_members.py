@@ -37,6 +37,7 @@ class Member:
     Attributes:
         behind: whether it pulls the events that it lacks. If so, nothing is pushed to it.
         gone: whether it has left.
+        joined: number of the topic's newest event when it came.
         got: the last round of its group, if it got that; None if it is out of step.
         counted: its stream has counted the direct writes up to this round.
         direct: writes to its connection, if that is known to be possible.
@@ -52,6 +53,7 @@ class Member:
         "filled",
         "gone",
         "got",
+        "joined",
         "keyed",
         "name",
         "number",
@@ -79,6 +81,7 @@ class Member:
         self.rereads: bool = terms.policy.rereads
         self.behind: bool = False
         self.gone: bool = False
+        self.joined: int = number
         self.got: Round | None = None
         self.counted: Round | None = None
         self.direct: Callable[[bytes], bool] | None = None

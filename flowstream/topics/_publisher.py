@@ -20,11 +20,11 @@ import trio
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
 from flowstream._errors import outside_event_loop, unencodable
-from flowstream._event import Event, copied
+from flowstream._event import Event
 from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Encoder, Policy
 from flowstream.encoders import SSE
-from flowstream.ids._event_id import event_id, is_ours
+from flowstream.ids._event_id import event_id
 from flowstream.ids._joined_id import Place, name_tag
 from flowstream.limits import Replay
 from flowstream.logs._append_arguments import check_idempotency
@@ -35,16 +35,13 @@ from flowstream.topics._cursor import Cursor
 from flowstream.topics._fanout import Fanout
 from flowstream.topics._history import History
 from flowstream.topics._joined import Joined
+from flowstream.topics._publish_arguments import MOST_BYTES, check_many
 from flowstream.topics._published import Published
+from flowstream.topics._single_process import SingleProcess
 from flowstream.topics._snapshots import FromApp, KeptByKey, LatestByKey, Snapshots
 
 # After this many events for few subscribers or none, other tasks run once.
 _BURST_EVENTS = 64
-
-# Most events of one `publish_many`: as many as the history holds for sure until they are delivered.
-MOST_EVENTS = 1024
-# Bytes of them, unless the replay has room for more.
-MOST_BYTES = 1 << 20
 
 _DEFAULT_ENCODER = SSE()
 
@@ -57,7 +54,7 @@ _ID_BYTES = 64
 _NAME_LENGTH = 100
 
 
-class Publisher(SingleFeed):
+class Publisher(SingleProcess, SingleFeed):
     """A history and its subscribers: the feed of a topic or a run.
 
     Args:
@@ -397,24 +394,13 @@ class Publisher(SingleFeed):
     def close(self, reason: CloseReason, detail: str = "") -> None:
         """Take no more events, and end the subscribers at once."""
         self.ending = (reason, None, detail)
-        for member in self.fanout.members():
-            member.subscriber.close(reason, detail)
+        self.fanout.end(reason, detail)
 
-
-def check_many(events: Sequence[Event]) -> None:
-    """Raise unless so many events can be published at once."""
-    if len(events) > MOST_EVENTS:
-        raise ValueError(
-            f"publish_many takes at most {MOST_EVENTS:,} events, not {len(events):,}: call it once "
-            f"for each {MOST_EVENTS:,}"
-        )
-
-
-def fed(item: Any) -> Event:
-    """Return the event for an item of a source, to be published; the item stays unchanged.
-
-    If it comes from another topic or run, its id says where it is there. So it gets a new one.
-    """
-    if not isinstance(item, Event):
-        return Event(item)
-    return copied(item, id=None if item.id is not None and is_ours(item.id) else item.id)
+    async def delete(self) -> None:
+        """Forget all events, and end the subscribers. What is published next has a new epoch."""
+        self.history.begin_anew()
+        self._keys = None
+        if self.snapshots is not None:
+            self.snapshots.clear()
+        self.fanout.end(CloseReason.STOPPED, "Topic.delete()")
+        await trio.lowlevel.checkpoint()

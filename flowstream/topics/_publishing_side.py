@@ -26,7 +26,8 @@ from flowstream._event import Event
 from flowstream.sources._as_source import SourceMaker
 from flowstream.tasks._retry import Retry
 from flowstream.topics._feeder import Feeder, Feeders
-from flowstream.topics._publisher import Publisher, fed
+from flowstream.topics._publish_arguments import fed
+from flowstream.topics._publisher import Publisher
 
 _type = type  # below, an event has one
 

@@ -25,6 +25,7 @@ from flowstream.abc import Appended, Log, LogEntry
 from flowstream.limits import Replay
 from flowstream.tasks._retry import Backoff, Retry
 from flowstream.tasks._timers import Timer, start_timer
+from flowstream.topics._log_statistics import LogCounts
 
 logger = logging.getLogger("flowstream")
 
@@ -120,10 +121,10 @@ class Sender:
         committed: called with the events of an append, and where they are, before their callers
             go on.
         patience: seconds that a call waits.
+        counts: counts what happens; by default its own.
 
     Attributes:
-        retries: appends that were repeated so far.
-        lost: events so far for which nobody waited, and which are not in the log.
+        counts: the same.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Sender:
         start: Callable[[Callable[[], Awaitable[object]]], None],
         committed: Callable[[Sequence[LogEntry], Sequence[Appended]], None],
         patience: float = PATIENCE,
+        counts: LogCounts | None = None,
     ) -> None:
         self._topic = topic
         self._log = log
@@ -149,8 +151,17 @@ class Sender:
         self._working = False
         self._sent: list[Sending] = []  # those of the append that is on its way
         self._timer: Timer | None = None
-        self.retries = 0
-        self.lost = 0
+        self.counts = counts or LogCounts()
+
+    @property
+    def retries(self) -> int:
+        """Appends that were repeated so far."""
+        return self.counts.retries
+
+    @property
+    def lost(self) -> int:
+        """Events so far for which nobody waited, and which are not in the log."""
+        return self.counts.lost
 
     @property
     def queued(self) -> int:
@@ -175,6 +186,10 @@ class Sender:
         self._add(sending)
         try:
             return await sending.wait()
+        except LogUnavailableError as error:
+            if error.maybe:
+                self.counts.add(unsure=len(entries))
+            raise
         finally:
             if not sending.sent:
                 self._withdraw(sending)
@@ -281,11 +296,14 @@ class Sender:
                     sending.sent = False
                 self._refused += batch
             else:
+                self.counts.add(refused=1)
                 for sending in batch:
                     self._lose(sending, _copy(error))
             return
         entries = [entry for sending in batch for entry in sending.entries]
         if entries:
+            duplicates = sum(one.duplicate for one in results)
+            self.counts.add(appends=1, appended=len(results) - duplicates, duplicates=duplicates)
             self._committed(entries, results)
         place = 0
         for sending in batch:
@@ -325,12 +343,12 @@ class Sender:
                 wait = backoff.fail(0.0)
                 if clock.current_time() + wait >= until:
                     raise LogUnavailableError(*error.args, maybe=maybe) from error
-                self.retries += 1
+                self.counts.add(retries=1)
                 await trio.sleep(wait)
 
     def _lose(self, sending: Sending, error: Exception) -> None:
         if sending.lost is not None:
-            self.lost += len(sending.entries)
+            self.counts.add(lost=len(sending.entries))
         sending.fail(error)
 
     def _closed(self, *, maybe: bool) -> LogUnavailableError:

@@ -91,6 +91,9 @@ class Snapshots(Protocol):
         """Return a snapshot that includes event `number`, as far as the app can tell."""
         ...
 
+    def clear(self) -> None:
+        """Forget all events."""
+
 
 class LatestByKey:
     """A snapshot that the topic keeps itself: the newest event of each `Event.key`.
@@ -233,6 +236,9 @@ class FromApp:
         self._flight: _Flight | None = None
 
     def published(self, published: Published) -> None:
+        """Do nothing: the app itself has the events."""
+
+    def clear(self) -> None:
         """Do nothing: the app itself has the events."""
 
     async def get(self, number: int) -> AsOf:

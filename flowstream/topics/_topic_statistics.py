@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flowstream.topics._log_statistics import LogStatistics
+
 
 @dataclass(frozen=True, slots=True)
 class TopicStatistics:
@@ -39,3 +41,5 @@ class TopicStatistics:
     """How often one of them has failed."""
     bad_items: int
     """Items that they left out, because they could not be made or published."""
+    log: LogStatistics | None = None
+    """What happened between this process and the log; None for a topic in memory."""

@@ -97,6 +97,11 @@ class Window(History):
             end = stretch.start - 1
         return None
 
+    def start_of(self, epoch: str) -> int | None:
+        """Return the number behind which `epoch`, or a later one, begins; None if none has."""
+        found = (stretch.start for stretch in self._stretches if stretch.epoch >= epoch)
+        return next(found, None)
+
     def has(self, number: int) -> bool:
         """Return whether it has all events behind `number`."""
         self.trim()

@@ -25,8 +25,9 @@ from flowstream.limits import Buffer, Replay, check_positive
 from flowstream.sources._feed import HasFeed, SingleFeed
 from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry
-from flowstream.topics._app_log import find_log
+from flowstream.topics._app_log import OpenLog, find_log
 from flowstream.topics._feeder import Feeder, Feeders, FeederStatistics
+from flowstream.topics._log_statistics import LogStatistics
 from flowstream.topics._publisher import Publisher
 from flowstream.topics._publishing_side import PublishingSide
 from flowstream.topics._snapshots import LatestByKey
@@ -38,6 +39,7 @@ __all__ = [
     "Feeder",
     "FeederStatistics",
     "LatestByKey",
+    "LogStatistics",
     "Replay",
     "Retry",
     "Topic",
@@ -61,7 +63,10 @@ class Topic(PublishingSide, HasFeed):
             may return an `Event` with the id of the last event that went into it. Otherwise
             flowstream takes it to hold what was published before the call.
         presence: another topic, which gets an event ``join`` or ``leave`` whenever a subscriber
-            comes or goes, with the body ``{"topic", "subscribers"}`` and the name as its key.
+            comes or goes, with the body ``{"topic", "subscribers"}`` and the name as its key. In
+            a log it gets the sum over all workers, at most once a second; the share of a worker
+            that was killed is in it for 15 s more. Both topics must be in the same log, or both
+            in memory.
         snapshot_timeout: seconds that the function may take. Then it is cancelled, and the
             streams that wait for it end with `error`; their clients may come back. While they
             wait they get heartbeats.
@@ -73,6 +78,7 @@ class Topic(PublishingSide, HasFeed):
 
     Raises:
         RuntimeError: from a first use: the log that it belongs in is not open.
+        ValueError: from a first use: its presence topic is not in the same log.
         TypeError, ValueError: an argument is not what is said above.
     """
 
@@ -107,6 +113,7 @@ class Topic(PublishingSide, HasFeed):
         self._log = log
         self._is_bound = False
         self._was_in_log = False
+        self._opened: OpenLog | None = None
         self._publisher = self._in_memory()
         self._feeders = Feeders(name, self._bind)
 
@@ -165,6 +172,8 @@ class Topic(PublishingSide, HasFeed):
             return self._publisher
         if not self.closed:
             opened = find_log(self.name, self._log, was_in_log=self._was_in_log)
+            self._check_presence(opened)
+            self._opened = opened
             if opened is not None:
                 self._publisher = opened.publisher(self.name, self._replay, self._count_changed)
                 self._prepare_snapshots(self._publisher)
@@ -179,6 +188,7 @@ class Topic(PublishingSide, HasFeed):
             publisher.close(CloseReason.SHUTDOWN, "the log was closed")
             self._publisher = self._in_memory()
             self._is_bound = False
+            self._opened = None
 
     def _in_memory(self) -> Publisher:
         publisher = Publisher("topic", self.name, self._replay, self._count_changed)
@@ -205,6 +215,23 @@ class Topic(PublishingSide, HasFeed):
             self._publisher.close(reason, "Topic.aclose()")
             await trio.lowlevel.checkpoint()
 
+    async def delete(self) -> None:
+        """Forget all events, and end the subscribers with `stopped`. The topic stays usable.
+
+        What is published from now on is a new life of the topic, also if that happens meanwhile.
+        A client that comes back with an id from before gets a gap of unknown size, and what
+        follows. Feeders (`publish_from`) go on.
+
+        In a log it does so for all workers, and **waits** for the log. Other workers end their
+        subscribers as soon as they hear of it: within milliseconds, or 10 s if a hint was lost.
+
+        Raises:
+            LogUnavailableError: the log is away, for longer than the patience of publishers. The
+                events may be forgotten, and subscribers of other workers may go on. Call it again.
+            RuntimeError: the log that it belongs in is not open.
+        """
+        await self._bind().delete()
+
     def _touch(self) -> None:
         """Count as used now, for `_idle_for`."""
         self._publisher.fanout.touch()
@@ -228,6 +255,19 @@ class Topic(PublishingSide, HasFeed):
     def subscribers(self) -> int:
         """How many streams and subscriptions are there now."""
         return self._publisher.fanout.count
+
+    @property
+    def total_subscribers(self) -> int:
+        """How many streams and subscriptions there are on all workers.
+
+        In memory it is the same as `subscribers`. In a log, another worker's clients are counted
+        within a second or so, and those of a worker that was killed for 15 s more.
+
+        Raises:
+            RuntimeError: the topic is in a log, and has no `presence`; or that log is not open.
+        """
+        presence = self._presence
+        return self._bind().total(None if presence is None else presence._bind(), self.name)
 
     @property
     def _idle_for(self) -> float:
@@ -256,13 +296,13 @@ class Topic(PublishingSide, HasFeed):
             feeders=len(self._feeders),
             feed_failures=self._feeders.counts.failures,
             bad_items=self._feeders.counts.bad_items,
+            log=self._publisher.log_statistics(),
         )
 
     def _count_changed(self, event: str) -> None:
         if self._presence is not None and not self._presence.closed:
-            body = {"topic": self.name, "subscribers": self.subscribers}
             try:
-                self._presence.publish_soon(body, type=event, key=self.name)
+                self._publisher.tell_presence(self._presence._bind(), self.name, event)
                 self._presence_is_full = False
             except trio.WouldBlock:
                 if not self._presence_is_full:
@@ -276,6 +316,22 @@ class Topic(PublishingSide, HasFeed):
                     raise
                 # Who comes and goes here has no part in what others do there.
                 logger.exception("the presence topic of %r failed", self.name)
+
+    def _check_presence(self, opened: OpenLog | None) -> None:
+        """Check that the presence topic is in `opened`, where this topic is about to be.
+
+        Raises:
+            ValueError: one is in a log, and the other in memory or in another log.
+        """
+        other = self._presence
+        if other is None or other.closed:
+            return
+        other._bind()
+        if other._opened is not opened:
+            raise ValueError(
+                f"the topic {self.name!r} and its presence topic {other.name!r} must be in the "
+                "same log, or both in memory: give both the same log="
+            )
 
     def _prepare_snapshots(self, publisher: Publisher) -> None:
         snapshot = self._snapshot

@@ -19,34 +19,32 @@ from __future__ import annotations
 import heapq
 import inspect
 import math
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from flowstream._clock import clock
-from flowstream._closing import CloseReason
-from flowstream._errors import FlowstreamError, PublicError
-from flowstream.abc import Encoder, Log
+from flowstream._errors import FlowstreamError
+from flowstream.abc import Log
 from flowstream.limits import check_count, check_positive
-from flowstream.sources._feed import (
-    Feed,
-    FeedCursor,
-    FeedOrigin,
-    Feeds,
-    SingleFeed,
-    Subscriber,
-    Terms,
-)
+from flowstream.sources._feed import Feed, Feeds
 from flowstream.tasks._timers import Timer, start_timer
-from flowstream.topics._app_log import has_log
-from flowstream.topics._joined import Joined
+from flowstream.topics._app_log import find_log
+from flowstream.topics._grants import Grant, Grants, TooManyTopicsError
 from flowstream.topics.topic import Topic
 
+__all__ = [
+    "NotAuthorizedError",
+    "TooManyTopicsError",
+    "TopicNameError",
+    "Topics",
+    "TopicsStatistics",
+]
+
 Authorize = Callable[[str, Any], Any]
+Subject = Callable[[str, Any], str | None]
 
 # An idle topic is looked for so many times in its idle time.
 _LOOKS = 4
@@ -82,10 +80,6 @@ class TopicNameError(FlowstreamError, ValueError):
         self.limit = limit
 
 
-class TooManyTopicsError(FlowstreamError):
-    """There are `limit` topics, and all are in use; usually answered with a 503."""
-
-
 @dataclass(frozen=True, slots=True)
 class TopicsStatistics:
     """A moment of all topics."""
@@ -114,6 +108,9 @@ class Topics(Feeds):
             those not used for the longest time.
         authorize: ``authorize(name, request)``, a function or an async function. It refuses by
             returning something false or by raising. None admits everybody, to every name.
+        subject: ``subject(name, request)``, a function that returns whose stream it is: a text
+            such as a user's id, or None for nobody's. `revoke_subject` ends streams by it. It is
+            called before `authorize`.
         name_limit: characters that a name may have.
         log: the log that the topics are in, unless `factory` gives one its own: see `Topic`.
 
@@ -130,13 +127,15 @@ class Topics(Feeds):
         idle: float = 60.0,
         limit: int = 10_000,
         authorize: Authorize | None = None,
+        subject: Subject | None = None,
         name_limit: int = 256,
         log: Log | None = None,
     ) -> None:
         check_positive("idle", idle, unit="seconds")
         check_count("limit", limit, unit="topics")
         check_count("name_limit", name_limit, unit="characters")
-        for name, function in (("factory", factory), ("authorize", authorize)):
+        functions = {"factory": factory, "authorize": authorize, "subject": subject}
+        for name, function in functions.items():
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not {type(function).__name__}")
         if log is not None and not isinstance(log, Log):
@@ -148,7 +147,8 @@ class Topics(Feeds):
         self._name_limit = name_limit
         self._authorize = authorize
         self._topics: dict[str, Topic] = {}
-        self._grants: weakref.WeakSet[_Grant] = weakref.WeakSet()
+        self._subject = subject
+        self._grants = Grants(by_subject=subject is not None)
         self._forgotten = 0
         self._timer: Timer | None = None
 
@@ -191,13 +191,15 @@ class Topics(Feeds):
             NotAuthorizedError: `authorize` refused.
             TooManyTopicsError: there is no room for another topic.
             TopicNameError: `name` is longer than `name_limit`; `authorize` was not asked.
-            TypeError: `name` is no `str`.
-            Exception: what `authorize` raises.
+            TypeError: `name` is no `str`, or `subject` returned neither a `str` nor None.
+            RuntimeError: there is a `subject`, and the log of the app is not open.
+            Exception: what `authorize` or `subject` raises.
         """
         self._check_name(name)
         # Quart's `request` is a proxy, which means another request in another task.
         actual = getattr(request, "_get_current_object", None)
-        grant = _Grant(self, name, request if actual is None else actual())
+        request = request if actual is None else actual()
+        grant = Grant(self._grants, self.__getitem__, name, request, self._whose(name, request))
         self._grants.add(grant)  # from here on: what is revoked while it is asked for, too
         if self._authorize is not None:
             allowed = self._authorize(name, grant.request)
@@ -233,9 +235,10 @@ class Topics(Feeds):
         )
 
     def revoke(self, predicate: Callable[[str, Any], object]) -> int:
-        """End, with reason `stopped`, the streams for which `predicate` is true.
+        """End, with reason `stopped`, the streams of this process for which `predicate` is true.
 
-        A stream that was opened and has not begun yet ends as soon as it begins.
+        A stream that was opened and has not begun yet ends as soon as it begins. A function can't
+        be sent to other workers: with several of them, use `revoke_subject`.
 
         Args:
             predicate: called with the topic's name and the request of each open stream that was
@@ -244,11 +247,57 @@ class Topics(Feeds):
         Returns:
             How many open streams it ended.
         """
-        chosen = [grant for grant in self._grants if predicate(grant.name, grant.request)]
-        count = sum(grant.streams for grant in chosen)
-        for grant in chosen:
-            grant.stop()
-        return count
+        return self._grants.revoke(predicate)
+
+    async def revoke_subject(self, subject: str, name: str | None = None) -> int:
+        """End, with reason `stopped`, the streams of a subject, on all workers of the log.
+
+        Make `authorize` refuse first, or else a client that comes back is admitted. A stream that
+        was opened and has not begun yet ends as soon as it begins. This process's streams end at
+        once. Then it **waits** until the revocation is in the log. Other workers end theirs as
+        soon as they hear of it: within milliseconds, or 10 s if a hint was lost. One that was
+        frozen or cut off, for so long that the log no longer has all revocations of that time (an
+        hour, or 1,000), ends all streams that have a subject, and their clients may come back.
+        All `Topics` of the same log that have a `subject` are meant.
+
+        Args:
+            subject: what the function `subject` returned for the streams.
+            name: only streams of the topic of that name; None for all topics.
+
+        Returns:
+            How many open streams of this process it ended.
+
+        Raises:
+            LogUnavailableError: the log is away, for longer than the patience of publishers. Other
+                workers may not have heard of it: call it again.
+            RuntimeError: there is no function `subject`, or the log of the app is not open.
+            TypeError: `subject` or `name` is no `str`.
+        """
+        if self._subject is None:
+            raise RuntimeError(
+                "there are no subjects to revoke: write Topics(subject=lambda name, request: ...)"
+            )
+        if not isinstance(subject, str):
+            raise TypeError(f"a subject is a str, not {type(subject).__name__}")
+        if name is not None:
+            self._check_name(name)
+        self._listen(name or "")
+        return await self._grants.revoke_subject(subject, name)
+
+    async def delete(self, name: str) -> None:
+        """Forget the events of the topic of that name, and end its subscribers: `Topic.delete`.
+
+        In a log it is deleted for all workers, also if this process has no such topic.
+
+        Raises:
+            LogUnavailableError: the log is away: see `Topic.delete`.
+            TopicNameError: `name` is longer than `name_limit`.
+            TypeError: `name` is no `str`.
+        """
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._new(name)
+        await topic.delete()
 
     async def aclose(self) -> None:
         """Close all topics: their subscribers get what is left, and end with `completed`."""
@@ -266,7 +315,7 @@ class Topics(Feeds):
             topics=len(self._topics),
             limit=self._limit,
             subscribers=sum(topic.subscribers for topic in self._topics.values()),
-            opened=sum(grant.streams for grant in self._grants),
+            opened=self._grants.streams,
             forgotten=self._forgotten,
         )
 
@@ -274,14 +323,37 @@ class Topics(Feeds):
         self._check_name(name)
         if len(self._topics) >= self._limit:
             self._make_room()
-        topic = self._factory(name)
-        if not isinstance(topic, Topic):
-            raise TypeError(f"factory must return a Topic, not {type(topic).__name__}")
-        topic._prefer_log(self._log)
+        topic = self._new(name)
         topic._touch()
         if self._timer is None:
             self._timer = start_timer(clock.current_time() + self._idle / _LOOKS, self._look)
         return topic
+
+    def _new(self, name: str) -> Topic:
+        self._check_name(name)
+        topic = self._factory(name)
+        if not isinstance(topic, Topic):
+            raise TypeError(f"factory must return a Topic, not {type(topic).__name__}")
+        topic._prefer_log(self._log)
+        return topic
+
+    def _whose(self, name: str, request: Any) -> str | None:
+        """Return whose stream it will be, and hear from now on what others revoke."""
+        if self._subject is None:
+            return None
+        self._listen(name)
+        subject = self._subject(name, request)
+        if subject is not None and not isinstance(subject, str):
+            raise TypeError(
+                "subject must return a str or None, and must not be async, so that a revocation "
+                f"can't miss it; it returned {type(subject).__name__}"
+            )
+        return subject
+
+    def _listen(self, name: str) -> None:
+        opened = find_log(name, self._log, was_in_log=False)
+        if opened is not None and opened.engine is not None:
+            self._grants.listen(opened.engine.control)
 
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str):
@@ -319,73 +391,3 @@ class Topics(Feeds):
     def _forget(self, name: str) -> None:
         self._topics.pop(name)._close_idle()
         self._forgotten += 1
-
-
-class _Grant(SingleFeed):
-    """One client's leave to subscribe to a topic, and what can end that."""
-
-    def __init__(self, topics: Topics, name: str, request: Any) -> None:
-        self._topics = topics
-        self._topic: Topic | None = None
-        self._subscribers: dict[Subscriber, None] = {}
-        self._revoked = False
-        self.name = name
-        self.request = request
-
-    def topic(self) -> Topic:
-        """Return the topic, or the new one of its name if it was forgotten.
-
-        Raises:
-            TooManyTopicsError: there is no room for it.
-        """
-        if self._topic is None or self._topic.closed:
-            self._topic = self._topics[self.name]
-        return self._topic
-
-    def join(self, subscriber: Subscriber, encoder: Encoder | None, terms: Terms) -> FeedCursor:
-        """Have `subscriber` get what is published in the topic.
-
-        Raises:
-            PublicError: it was forgotten since the view asked, and there is no room for it.
-        """
-        try:
-            topic = self.topic()
-        except TooManyTopicsError as error:
-            raise PublicError("busy", "there are too many topics", retryable=True) from error
-        terms = replace(terms, left=partial(self._left, subscriber))
-        cursor = topic._feed.join(subscriber, encoder, terms)
-        self._subscribers[subscriber] = None
-        self._topics._grants.add(self)
-        if self._revoked:
-            subscriber.close(CloseReason.STOPPED, "Topics.revoke()")
-        return cursor
-
-    def _left(self, subscriber: Subscriber) -> None:
-        self._subscribers.pop(subscriber, None)
-        if not self._subscribers:
-            self._topics._grants.discard(self)
-
-    def stop(self) -> None:
-        """End the streams."""
-        self._revoked = True
-        for subscriber in list(self._subscribers):
-            subscriber.close(CloseReason.STOPPED, "Topics.revoke()")
-
-    @property
-    def streams(self) -> int:
-        """How many there are."""
-        return len(self._subscribers)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether the topic is in a durable log, or will be if it is not made yet."""
-        return has_log() if self._topic is None else self._topic._feed.is_shared
-
-    @property
-    def origin(self) -> FeedOrigin:
-        """That of the topic, which is made if there is none."""
-        return self.topic()._feed.origin
-
-    def beside(self, others: Sequence[SingleFeed]) -> Feed:
-        """Return a feed of this one and `others`."""
-        return Joined([self, *others])
