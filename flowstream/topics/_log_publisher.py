@@ -24,7 +24,7 @@ from flowstream._event import Event
 from flowstream.abc import Appended, Encoder, Head, Log, LogEntry, Policy, Position, Record
 from flowstream.ids._event_id import event_id
 from flowstream.limits import Replay
-from flowstream.logs._append_arguments import check_idempotency
+from flowstream.logs._append_arguments import check_idempotency, check_topic
 from flowstream.sources._feed import Feed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._control import Control
@@ -93,6 +93,9 @@ class LogPublisher(Publisher):
         shared: the log, and what its publishers share.
         topic: the topic's name in the log.
         kind, key, replay, changed, policy, from_beginning: see `Publisher`.
+
+    Raises:
+        ValueError: the log can't have a topic of that name.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class LogPublisher(Publisher):
         policy: Policy = Feed.policy,
         from_beginning: bool = False,
     ) -> None:
+        check_topic(topic)  # before the engine asks the log for it, together with others
         window = Window(replay, clock.current_time)
         super().__init__(
             kind,

@@ -67,7 +67,7 @@ class NotAuthorizedError(FlowstreamError):
 
 
 class TopicNameError(FlowstreamError, ValueError):
-    """The name of a topic is too long; usually answered with a 400.
+    """The name of a topic is too long, or no text; usually answered with a 400.
 
     Args:
         length: characters of the name.
@@ -75,7 +75,10 @@ class TopicNameError(FlowstreamError, ValueError):
     """
 
     def __init__(self, length: int, limit: int) -> None:
-        super().__init__(f"a topic's name may have {limit} characters, not {length}")
+        if length > limit:
+            super().__init__(f"a topic's name may have {limit} characters, not {length}")
+        else:
+            super().__init__("a topic's name must not have a NUL or half a surrogate in it")
         self.length = length
         self.limit = limit
 
@@ -358,7 +361,7 @@ class Topics(Feeds):
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str):
             raise TypeError(f"a topic's name must be a str, not {type(name).__name__}")
-        if len(name) > self._name_limit:
+        if len(name) > self._name_limit or not _is_text(name):
             raise TopicNameError(len(name), self._name_limit)
 
     def _look(self, now: float) -> float:
@@ -391,3 +394,11 @@ class Topics(Feeds):
     def _forget(self, name: str) -> None:
         self._topics.pop(name)._close_idle()
         self._forgotten += 1
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a log could have a topic of that name."""
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False

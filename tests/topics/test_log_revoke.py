@@ -7,7 +7,7 @@ import trio
 from shared_log import ALL_CALLS, FINE, Weather, open_workers
 from trio.testing import wait_all_tasks_blocked
 
-from flowstream import Event, Topics, sse
+from flowstream import Event, TopicNameError, Topics, sse
 from flowstream.abc import LogEntry
 from flowstream.limits import Replay
 from flowstream.logs import LogUnavailableError
@@ -267,3 +267,16 @@ async def test_topics_that_are_gone_are_not_told(autojump_clock):
         gc.collect()
         assert len(one.engine.control._listeners) == 1
         await one.publish(Event(1).data)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udc80"])
+async def test_a_name_that_no_log_can_have(name, autojump_clock):
+    """A client's is refused before the log is asked, and an app's when the topic is bound."""
+    async with open_workers(1) as (_, one):
+        rooms = Rooms(one)
+        for call in (rooms.open, rooms.delete, lambda name: rooms.revoke_subject("ada", name)):
+            with pytest.raises(TopicNameError, match="must not have a NUL or half a surrogate"):
+                await call(name)
+        with pytest.raises(ValueError, match=r"NUL|surrogate"):
+            one.engine.publisher("topic", name, Replay(), print)
+        await one.publish(1)
