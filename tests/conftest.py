@@ -136,6 +136,14 @@ def pytest_runtest_makereport():
     return report
 
 
+@pytest.fixture(autouse=True)
+def _no_apps_of_others():
+    """Forget apps that want a log and are not served: they are of other tests."""
+    yield
+    if module := sys.modules.get("flowstream.topics._app_log"):
+        module._wishes.clear()
+
+
 class ServerProcess:
     """``flowstream serve`` in a process of its own.
 

@@ -34,6 +34,9 @@ async def tell() -> None:
         async for event in events:
             if event.type in ("join", "leave"):
                 say("told", event.data["subscribers"])
+            elif event.type == "snapshot":  # what was told before it subscribed
+                for latest in event.data:
+                    say("told", latest["data"]["subscribers"])
 
 
 async def main(url: str, users: list[str]) -> None:
