@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -287,4 +288,6 @@ def test_a_server_does_not_load_them() -> None:
     program = "import sys, flowstream.cli; print([n for n in sys.modules if n in sys.argv[1:]])"
     names = ["sqlite3", "flowstream.commands", "flowstream.logs._sqlite_log"]
     command = [sys.executable, "-c", program, *names]
-    assert subprocess.check_output(command, text=True) == "[]\n"
+    # What counts lines in CI has SQLite loaded by itself.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+    assert subprocess.check_output(command, text=True, env=environment) == "[]\n"
