@@ -91,7 +91,7 @@ class SQLiteLog(Log):
             raise ValueError(f"path must name a file, not {name!r}: for memory, write MemoryLog()")
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(f"synchronous must be 'FULL' or 'NORMAL', not {synchronous!r}")
-        self.path = os.path.abspath(name)
+        self.path: str = os.path.abspath(name)
         check_positive("patience", patience, unit="seconds")
         self._patience = patience
         self._file = SQLiteFile(self.path, synchronous, LogClock())

@@ -104,7 +104,9 @@ class Engine:
         self._sent = trio.lowlevel.ParkingLot()
         self._part = 0
 
-    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC114  # `AppLog.open` starts it
+        self, *, task_status: Any = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Hold the log open and follow topics, until it is cancelled.
 
         Then events that are on their way have 5 s more.
@@ -128,7 +130,9 @@ class Engine:
                 self._closing = True
                 work.cancel()
 
-    async def _hold(self, work: trio.CancelScope, *, task_status: Any) -> None:
+    async def _hold(  # noqa: ASYNC114, ASYNC128  # `run` starts it, and `_work` says that it has
+        self, work: trio.CancelScope, *, task_status: Any
+    ) -> None:
         """Hold the log open until `work` was cancelled, and all that uses the log has ended."""
         with trio.CancelScope() as guard:
             async with trio.open_nursery() as nursery:
@@ -138,7 +142,7 @@ class Engine:
                     await self._work(task_status)
                 nursery.cancel_scope.cancel()
 
-    async def _work(self, task_status: Any) -> None:
+    async def _work(self, status: Any) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -147,7 +151,7 @@ class Engine:
                 for _ in range(_READERS):
                     nursery.start_soon(self._read)
                 nursery.start_soon(self._sweep)
-                task_status.started()
+                status.started()
         finally:
             self._nursery = None
             for tail in (self.control.tail, self.presence.tail):

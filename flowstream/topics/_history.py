@@ -83,7 +83,7 @@ class History:
     )
 
     def __init__(self, replay: Replay, clock: Callable[[], float]) -> None:
-        self.replay = replay
+        self.replay: Replay = replay
         self._clock = clock
         self._kept: deque[Published] = deque()
         self._own_ids: dict[str, int] = {}
