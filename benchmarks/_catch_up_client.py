@@ -34,8 +34,11 @@ def main() -> None:
         for fd, _ in poller.poll(0 if unopened else 60):
             connection, missing = streams[fd]
             got = connection.recv_into(buffer)
-            if not got:
+            if not got and missing > 0:
                 raise SystemExit(f"a client was cut off with {missing} events missing")
+            if not got:  # Node closes a connection that has been idle while others still read
+                poller.unregister(fd)
+                continue
             size += got
             found = buffer.count(b"~", 0, got)
             streams[fd] = connection, missing - found
