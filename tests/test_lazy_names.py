@@ -15,7 +15,7 @@ import pytest
 import flowstream
 from flowstream._lazy import lazy_names
 
-LIMITS = {"import flowstream": 12, "from flowstream import sse": 122}
+LIMITS = {"import flowstream": 12, "from flowstream import sse": 120}
 
 LAZY = [
     ("flowstream", "serve"),
