@@ -86,6 +86,15 @@ class LogFullError(LogUnavailableError):
     """A log has no room for what was to be appended, and did not append it."""
 
 
+def copied_error(error: Exception) -> Exception:
+    """Return a log's error as one of its own, for each task that gets it and adds a traceback."""
+    if not isinstance(error, LogUnavailableError):
+        return error
+    one = type(error)(*error.args, maybe=error.maybe)
+    one.__cause__ = error.__cause__
+    return one
+
+
 class DecodingError(FlowstreamError, ValueError):
     """Bytes handed to a decoder break the format or a bound of the decoder."""
 

@@ -27,7 +27,7 @@ import outcome
 import trio
 
 from flowstream._clock import chance, clock
-from flowstream._errors import LogFullError, LogUnavailableError
+from flowstream._errors import LogFullError, LogUnavailableError, copied_error
 from flowstream.logs._bells import Bells
 from flowstream.logs._sqlite_faults import fault, is_busy, locked
 from flowstream.logs._sqlite_file import SQLiteFile
@@ -160,7 +160,7 @@ class SQLiteWriter:
             alone = isinstance(error, LogFullError) or not isinstance(error, LogUnavailableError)
             if alone and len(batch) > 1:
                 return [result for job in batch for result in self._do([job])]
-            return [(job, outcome.Error(_copy(error))) for job in batch]
+            return [(job, outcome.Error(copied_error(error))) for job in batch]
 
     def _commit(
         self, batch: list[WriteJob], *, careful: bool = False
@@ -273,12 +273,3 @@ class SQLiteWriter:
 
     def _ended(self) -> LogUnavailableError:
         return LogUnavailableError(f"{self._file.path} was closed before this was appended")
-
-
-def _copy(error: Exception) -> Exception:
-    """Return an error of its own for each task, since each adds to its traceback."""
-    if not isinstance(error, LogUnavailableError):
-        return error
-    one = type(error)(*error.args, maybe=error.maybe)
-    one.__cause__ = error.__cause__
-    return one

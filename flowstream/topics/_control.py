@@ -70,7 +70,7 @@ class Control:
         self.tail: LogTail = LogTail(CONTROL_TOPIC, log, self._hear, self._miss, stale)
         self.sent: int = 0
         self.heard: int = 0
-        self._sender = Sender(CONTROL_TOPIC, log, _KEEP, start, _ignore, patience)
+        self._sender = Sender(CONTROL_TOPIC, log, _KEEP, start, patience=patience)
         self._listeners: weakref.WeakSet[ControlListener] = weakref.WeakSet()
 
     def add(self, listener: ControlListener) -> None:
@@ -113,7 +113,3 @@ class Control:
                 if passes(error):
                     raise
                 logger.exception("a control message failed")  # the others hear it all the same
-
-
-def _ignore(*_: object) -> None:
-    """Hear that messages are in the log; their callers go on by themselves."""

@@ -135,7 +135,7 @@ class Follower:
     @property
     def seams(self) -> int:
         """Places at which events were missing, so far."""
-        return self.counts.trimmed_seams + self.counts.lost_seams
+        return self.counts["trimmed_seams"] + self.counts["lost_seams"]
 
     @property
     def idle_since(self) -> float:

@@ -123,7 +123,7 @@ class Presence:
         self._log = log
         self._start = start
         self._patience = patience
-        self._sender = Sender(PRESENCE_TOPIC, log, _KEEP, start, _ignore, patience)
+        self._sender = Sender(PRESENCE_TOPIC, log, _KEEP, start, patience=patience)
         self._into: dict[str, PresenceTopic] = {}
         self._senders: dict[PresenceTopic, Sender] = {}
         self._changed: dict[PresencePlace, None] = {}  # own counts that were not said yet
@@ -366,7 +366,7 @@ class Presence:
         found = self._senders.get(topic)
         if found is None:
             found = self._senders[topic] = Sender(
-                topic.topic, self._log, topic.keep, self._start, _ignore, self._patience
+                topic.topic, self._log, topic.keep, self._start, patience=self._patience
             )
         return found
 
@@ -386,7 +386,3 @@ def _nested(counts: dict[PresencePlace, int]) -> dict[str, dict[str, int]]:
     for (into, name), count in counts.items():
         found.setdefault(into, {})[name] = count
     return found
-
-
-def _ignore(*_: object) -> None:
-    """Hear that messages are in the log; their callers go on by themselves."""

@@ -20,7 +20,7 @@ from contextlib import suppress
 import trio
 
 from flowstream._clock import chance, clock
-from flowstream._errors import LogFullError, LogUnavailableError
+from flowstream._errors import LogFullError, LogUnavailableError, copied_error
 from flowstream.abc import Appended, Log, LogEntry
 from flowstream.limits import Replay
 from flowstream.tasks._retry import Backoff, Retry
@@ -119,7 +119,7 @@ class Sender:
         keep: how much the topic keeps.
         start: starts a task that outlives the caller.
         committed: called with the events of an append, and where they are, before their callers
-            go on.
+            go on; None if nobody else has to know.
         patience: seconds that a call waits.
         counts: counts what happens; by default its own.
 
@@ -133,7 +133,7 @@ class Sender:
         log: Log,
         keep: Replay,
         start: Callable[[Callable[[], Awaitable[object]]], None],
-        committed: Callable[[Sequence[LogEntry], Sequence[Appended]], None],
+        committed: Callable[[Sequence[LogEntry], Sequence[Appended]], None] | None = None,
         patience: float = PATIENCE,
         counts: LogCounts | None = None,
     ) -> None:
@@ -156,12 +156,12 @@ class Sender:
     @property
     def retries(self) -> int:
         """Appends that were repeated so far."""
-        return self.counts.retries
+        return self.counts["retries"]
 
     @property
     def lost(self) -> int:
         """Events so far for which nobody waited, and which are not in the log."""
-        return self.counts.lost
+        return self.counts["lost"]
 
     @property
     def queued(self) -> int:
@@ -298,13 +298,14 @@ class Sender:
             else:
                 self.counts.add(refused=1)
                 for sending in batch:
-                    self._lose(sending, _copy(error))
+                    self._lose(sending, copied_error(error))
             return
         entries = [entry for sending in batch for entry in sending.entries]
         if entries:
             duplicates = sum(one.duplicate for one in results)
             self.counts.add(appends=1, appended=len(results) - duplicates, duplicates=duplicates)
-            self._committed(entries, results)
+            if self._committed is not None:
+                self._committed(entries, results)
         place = 0
         for sending in batch:
             end = place + len(sending.entries)
@@ -358,12 +359,3 @@ class Sender:
 def _is_refusal(error: Exception) -> bool:
     """Return whether a log that could be reached took none of a batch."""
     return isinstance(error, LogFullError) or not isinstance(error, LogUnavailableError)
-
-
-def _copy(error: Exception) -> Exception:
-    """Return an error of its own for each caller, since each adds to its traceback."""
-    if not isinstance(error, LogUnavailableError):
-        return error
-    one = type(error)(*error.args, maybe=error.maybe)
-    one.__cause__ = error.__cause__
-    return one
