@@ -22,6 +22,7 @@ import msgspec
 from flowstream.abc import Log, LogEntry, Record
 from flowstream.limits import Replay
 from flowstream.tasks._failure import passes
+from flowstream.topics._log_reader import LogReader
 from flowstream.topics._log_tail import LogTail
 from flowstream.topics._sender import Sender
 
@@ -64,7 +65,7 @@ class Control:
         self,
         log: Log,
         start: Callable[[Callable[[], Awaitable[object]]], None],
-        stale: Callable[[LogTail], None],
+        stale: Callable[[LogReader], None],
         patience: float,
     ) -> None:
         self.tail: LogTail = LogTail(CONTROL_TOPIC, log, self._hear, self._miss, stale)

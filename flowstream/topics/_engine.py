@@ -11,27 +11,26 @@ import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import trio
 
 from flowstream._clock import clock
 from flowstream._errors import LogUnavailableError
-from flowstream.abc import Head, Log, Policy, Record
+from flowstream.abc import Log, Policy, Record
 from flowstream.limits import Replay, check_positive
 from flowstream.sources._feed import Feed
 from flowstream.tasks._retry import Backoff
 from flowstream.topics._control import Control
-from flowstream.topics._follower import RETRY, Follower
+from flowstream.topics._follower import Follower
 from flowstream.topics._log_pages import LogPages
 from flowstream.topics._log_publisher import LogPublisher
+from flowstream.topics._log_reader import RETRY, LogReader, insist
 from flowstream.topics._log_statistics import LogCounts, LogStatistics
 from flowstream.topics._presence import Presence
 from flowstream.topics._sender import PATIENCE
 
 logger = logging.getLogger("flowstream")
-
-T = TypeVar("T")
 
 # Followers that read at the same time.
 _READERS = 2
@@ -45,27 +44,6 @@ _IDLE_SECONDS = 30.0
 
 # Seconds that events which are on their way have when the log is closed.
 _DRAIN_SECONDS = 5.0
-
-
-class _Follows(Protocol):
-    """One topic of the log, as somebody here follows it."""
-
-    topic: str
-
-    @property
-    def idle_since(self) -> float: ...
-
-    def begin(self, head: Head) -> None: ...
-
-    def close(self) -> None: ...
-
-    def hear(self, before: int, records: Sequence[Record]) -> None: ...
-
-    def compare(self, head: Head) -> None: ...
-
-    def mark_stale(self) -> None: ...
-
-    async def catch_up(self) -> None: ...
 
 
 class Engine:
@@ -94,9 +72,9 @@ class Engine:
         self.presence = Presence(log, self.send, self.mark_stale, patience)
         self.control.add(self)
         self._publishers: weakref.WeakSet[LogPublisher] = weakref.WeakSet()
-        self._followers: dict[str, list[_Follows]] = {}
-        self._opening: list[_Follows] = []
-        self._stale: OrderedDict[_Follows, None] = OrderedDict()
+        self._followers: dict[str, list[LogReader]] = {}
+        self._opening: list[LogReader] = []
+        self._stale: OrderedDict[LogReader, None] = OrderedDict()
         self._news = trio.lowlevel.ParkingLot()  # of the tasks that open and read
         self._nursery: trio.Nursery | None = None
         self._closing = False
@@ -162,7 +140,7 @@ class Engine:
         """Hear from now on what other workers say; **wait** until that is sure."""
         tails = (self.control.tail, self.presence.tail)
         with trio.move_on_after(self.patience) as scope:
-            await self._insist(self.presence.prepare)
+            await insist(self.presence.prepare, self.patience)
             for tail in tails:
                 self.follow(tail)
             for tail in tails:
@@ -170,23 +148,6 @@ class Engine:
         if scope.cancelled_caught:
             raise LogUnavailableError("the log does not answer, so other workers can't be heard")
         self._check_open().start_soon(self.presence.run)
-
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until it succeeds, for `patience` seconds from now.
-
-        Raises:
-            LogUnavailableError: it never did.
-        """
-        deadline = clock.current_time() + self.patience
-        backoff = Backoff(RETRY)
-        while True:
-            try:
-                return await call()
-            except LogUnavailableError:
-                wait = backoff.fail(0.0)
-                if clock.current_time() + wait >= deadline:
-                    raise
-                await trio.sleep(wait)
 
     # -- workers ---------------------------------------------------------------------------
 
@@ -201,7 +162,7 @@ class Engine:
         """
         self._check_open()
         old = await self._epoch(topic)
-        await self._insist(lambda: self.log.delete(topic))
+        await insist(lambda: self.log.delete(topic), self.patience)
         born = await self._epoch(topic)
         # Where it was empty there is no new epoch: then all who are there came before.
         before = None if born == old else born
@@ -209,7 +170,7 @@ class Engine:
         await self.control.send("deleted", topic=topic, before=before)
 
     async def _epoch(self, topic: str) -> str:
-        heads = await self._insist(lambda: self.log.heads([topic]))
+        heads = await insist(lambda: self.log.heads([topic]), self.patience)
         return heads[topic].epochs[-1][0]
 
     def hear_control(self, what: str, fields: Mapping[str, Any]) -> None:
@@ -292,7 +253,7 @@ class Engine:
 
     # -- followers -------------------------------------------------------------------------
 
-    def follow(self, follower: _Follows) -> None:
+    def follow(self, follower: LogReader) -> None:
         """Have a follower hear of its topic, until nobody has needed it for a while.
 
         Raises:
@@ -327,7 +288,7 @@ class Engine:
                 if follower in self._followers.get(follower.topic, ()):
                     follower.begin(heads[follower.topic])
 
-    async def _close(self, follower: _Follows) -> None:
+    async def _close(self, follower: LogReader) -> None:
         """Follow no more what nobody needs."""
         topic, followers = follower.topic, self._followers[follower.topic]
         followers.remove(follower)
@@ -342,7 +303,7 @@ class Engine:
             for one in again:
                 one.mark_stale()
 
-    def mark_stale(self, follower: _Follows) -> None:
+    def mark_stale(self, follower: LogReader) -> None:
         """Have a follower read."""
         self._stale[follower] = None
         self._news.unpark_all()

@@ -22,21 +22,17 @@ import trio
 
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
-from flowstream._errors import LogUnavailableError
 from flowstream.abc import Head, Log, Position, Record
 from flowstream.ids._event_id import event_id
 from flowstream.tasks._failure import passes
-from flowstream.tasks._retry import Retry
 from flowstream.topics._envelope import UnknownEnvelopeError, unwrap
 from flowstream.topics._fanout import Fanout
+from flowstream.topics._log_reader import PAGE_ITEMS, LogReader
 from flowstream.topics._log_statistics import LogCounts
 from flowstream.topics._published import Published
 from flowstream.topics._window import Window
 
 logger = logging.getLogger("flowstream")
-
-PAGE_ITEMS = 512
-"""Events that are read from a log at once."""
 
 _NOTHING: Position = ("", -1)
 
@@ -48,11 +44,8 @@ _DELIVERIES = 256
 # Seconds that the next page waits for subscribers to be handed the last one.
 _DELIVERY_SECONDS = 1.0
 
-RETRY = Retry(first=0.1, longest=2.0)
-"""Between two tries to reach a log that is away."""
 
-
-class Follower:
+class Follower(LogReader):
     """One topic of a log, as this process follows it.
 
     Args:
@@ -65,9 +58,7 @@ class Follower:
         counts: counts what happens; by default its own.
 
     Attributes:
-        topic: the same.
         window: the same.
-        is_stale: whether there is something to read.
         counts: what happened to it so far.
     """
 
@@ -78,20 +69,16 @@ class Follower:
         window: Window,
         fanout: Fanout,
         published: Callable[[Published], None],
-        stale: Callable[[Follower], None],
+        stale: Callable[[LogReader], None],
         counts: LogCounts | None = None,
     ) -> None:
-        self.topic = topic
+        super().__init__(topic, log, stale)
         self.window = window
-        self.is_stale = False
         self.counts = counts or LogCounts()
         self.fanout = fanout
-        self._log = log
         self._published = published
-        self._tell_stale = stale
         self._changed: trio.Event | None = None  # while somebody waits
         self._heard: Position = _NOTHING  # the newest event of which it heard before it began
-        self._is_reading = False
         self._warned = False
 
     # -- opening and closing ---------------------------------------------------------------
@@ -196,40 +183,8 @@ class Follower:
             for place, record in enumerate(records, 1)
         )
 
-    def compare(self, head: Head) -> None:
-        """Take the log's word for how far the topic has come."""
-        if self.window.is_open:
-            epoch, number = self.window.position
-            if head.number > number or head.epochs[-1][0] != epoch:
-                self.mark_stale()
-
-    def mark_stale(self) -> None:
-        """Note that there is something to read."""
-        if self.window.is_open and not self.is_stale:
-            self.is_stale = True
-            if not self._is_reading:
-                self._tell_stale(self)
-
-    async def catch_up(self) -> None:
-        """Read until the window has come to the log's head.
-
-        Raises:
-            LogUnavailableError: the log can't be read. There is still something to read.
-        """
-        self._is_reading = True
-        try:
-            while self._has_to_read():
-                # What is marked from here on may not be in what is read.
-                self.is_stale = False
-                await self._read()
-        except LogUnavailableError:
-            self.is_stale = self.window.is_open
-            raise
-        finally:
-            self._is_reading = False
-
-    def _has_to_read(self) -> bool:
-        return self.is_stale and self.window.is_open
+    def _place(self) -> Position | None:
+        return self.window.position if self.window.is_open else None
 
     async def _read(self) -> None:
         """Read once."""

@@ -13,21 +13,21 @@ Each step that waits for the log is made by `prepare`, while the stream sends he
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
 import trio
 
-from flowstream._errors import LogUnavailableError
 from flowstream.abc import Encoder, Position
 from flowstream.ids._event_id import event_id, parse_event_id
 from flowstream.sources._feed import Subscriber, Terms
 from flowstream.tasks._failure import passes
-from flowstream.tasks._retry import Backoff
 from flowstream.topics._cursor import VAIN_SNAPSHOTS, Cursor
 from flowstream.topics._fanout import Fanout
-from flowstream.topics._follower import RETRY, Follower
+from flowstream.topics._follower import Follower
 from flowstream.topics._log_pages import LogPage, LogPages, encoded_once
+from flowstream.topics._log_reader import insist
 from flowstream.topics._published import Published
 from flowstream.topics._snapshots import AsOf, Snapshots, unusable
 from flowstream.topics._window import Window
@@ -173,16 +173,15 @@ class LogCursor(Cursor):
 
     async def _fetch(self, position: Position) -> LogPage:
         """Return what follows `position`, as soon as there is something, or the window has it."""
-        backoff = Backoff(RETRY)
         follower = self._follower
+
+        def read() -> Awaitable[LogPage]:
+            return self._pages.after(
+                follower.topic, position, follower.decode, goes_on=self._goes_on
+            )
+
         while True:
-            try:
-                page = await self._pages.after(
-                    follower.topic, position, follower.decode, goes_on=self._goes_on
-                )
-            except LogUnavailableError:
-                await trio.sleep(backoff.fail(0.0))
-                continue
+            page = await insist(read)
             if page.known and (page.events or page.end != position):
                 return page
             # It goes on in the window, when that has come as far.

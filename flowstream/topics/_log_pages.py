@@ -20,7 +20,7 @@ import trio
 
 from flowstream._clock import clock
 from flowstream.abc import Encoder, Head, Log, Position, Record
-from flowstream.topics._follower import PAGE_ITEMS
+from flowstream.topics._log_reader import PAGE_ITEMS
 from flowstream.topics._published import Published
 
 # Bytes of pages that are kept, as the log has them, for all topics.

@@ -32,6 +32,7 @@ from flowstream.topics._envelope import check_key, key_text, wrap
 from flowstream.topics._follower import Follower
 from flowstream.topics._log_cursor import LogCursor
 from flowstream.topics._log_pages import LogPages
+from flowstream.topics._log_reader import LogReader
 from flowstream.topics._log_snapshots import FromAppInLog, KeptInLog
 from flowstream.topics._log_statistics import LogCounts, LogStatistics
 from flowstream.topics._presence import Presence, PresenceTopic
@@ -75,7 +76,7 @@ class Shared(Protocol):
             RuntimeError: the log is not open.
         """
 
-    def mark_stale(self, follower: Follower) -> None:
+    def mark_stale(self, follower: LogReader) -> None:
         """Have a follower read."""
 
     def follow(self, follower: Follower) -> None:

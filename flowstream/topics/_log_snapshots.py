@@ -7,11 +7,10 @@ from typing import Any
 
 import trio
 
-from flowstream._errors import LogUnavailableError
 from flowstream.abc import Log, Record
 from flowstream.ids._event_id import parse_event_id
-from flowstream.tasks._retry import Backoff
-from flowstream.topics._follower import RETRY, Follower
+from flowstream.topics._follower import Follower
+from flowstream.topics._log_reader import insist
 from flowstream.topics._published import Published
 from flowstream.topics._snapshots import AsOf, FromApp, KeptByKey, LatestByKey
 
@@ -49,13 +48,9 @@ class KeptInLog(KeptByKey):
 
     async def get(self, number: int) -> AsOf:
         """Return a snapshot of the newest events. **Waits** for the log if they have to be read."""
-        backoff = Backoff(RETRY)
         async with self._turn:
             while self.waits:
-                try:
-                    await self._read()
-                except LogUnavailableError:
-                    await trio.sleep(backoff.fail(0.0))
+                await insist(self._read)
         return await super().get(number)
 
     async def _read(self) -> None:

@@ -13,12 +13,10 @@ from collections.abc import Callable, Sequence
 import trio
 
 from flowstream.abc import Head, Log, Position, Record
-
-# Records that are read from the log at once.
-_PAGE_RECORDS = 512
+from flowstream.topics._log_reader import PAGE_ITEMS, LogReader
 
 
-class LogTail:
+class LogTail(LogReader):
     """One internal topic of a log, as this process hears it.
 
     Args:
@@ -30,13 +28,8 @@ class LogTail:
         past: whether to hear first what the topic still keeps from before it was opened.
 
     Attributes:
-        topic: the same.
         position: the log's position behind the last record that was heard; None until it is open.
-        is_stale: whether there is something to read.
-        idle_since: infinity, for it is always needed.
     """
-
-    idle_since: float = math.inf
 
     def __init__(
         self,
@@ -44,19 +37,15 @@ class LogTail:
         log: Log,
         hear: Callable[[Record], None],
         missed: Callable[[], None],
-        stale: Callable[[LogTail], None],
+        stale: Callable[[LogReader], None],
         *,
         past: bool = False,
     ) -> None:
-        self.topic: str = topic
+        super().__init__(topic, log, stale)
         self.position: Position | None = None
-        self.is_stale: bool = False
-        self._log = log
         self._hear = hear
         self._missed = missed
-        self._tell_stale = stale
         self._past = past
-        self._is_reading = False
         self._early = False  # whether a hint came before it was open
         self._caught_up = trio.Event()
 
@@ -97,19 +86,13 @@ class LogTail:
         else:
             self.mark_stale()
 
-    def compare(self, head: Head) -> None:
-        """Take the log's word for how far the topic has come."""
-        if self.position is not None:
-            epoch, number = self.position
-            if head.number > number or head.epochs[-1][0] != epoch:
-                self.mark_stale()
+    @property
+    def idle_since(self) -> float:
+        """Infinity, for it is always needed."""
+        return math.inf
 
-    def mark_stale(self) -> None:
-        """Note that there is something to read."""
-        if self.position is not None and not self.is_stale:
-            self.is_stale = True
-            if not self._is_reading:
-                self._tell_stale(self)
+    def _place(self) -> Position | None:
+        return self.position
 
     async def catch_up(self) -> None:
         """Read until everything was heard.
@@ -117,26 +100,13 @@ class LogTail:
         Raises:
             LogUnavailableError: the log can't be read. There is still something to read.
         """
-        self._is_reading = True
-        try:
-            while self._has_to_read():
-                self.is_stale = False
-                try:
-                    await self._read()
-                except BaseException:
-                    self.is_stale = True
-                    raise
-        finally:
-            self._is_reading = False
+        await super().catch_up()
         self._caught_up.set()
-
-    def _has_to_read(self) -> bool:
-        return self.is_stale and self.position is not None
 
     async def _read(self) -> None:
         at = self.position
         assert at is not None
-        head, known, records = await self._log.read(self.topic, at, _PAGE_RECORDS, mine=True)
+        head, known, records = await self._log.read(self.topic, at, PAGE_ITEMS, mine=True)
         if self.position is None:
             return
         epoch, first = head.epochs[-1]

@@ -33,6 +33,7 @@ from flowstream.ids._event_id import new_epoch
 from flowstream.limits import Replay
 from flowstream.tasks._retry import Backoff, Retry
 from flowstream.topics._envelope import key_text, wrap
+from flowstream.topics._log_reader import LogReader
 from flowstream.topics._log_tail import LogTail
 from flowstream.topics._presence_counts import WORKER_SECONDS, PresenceCounts, PresencePlace
 from flowstream.topics._sender import Sender
@@ -114,7 +115,7 @@ class Presence:
         self,
         log: Log,
         start: Callable[[Callable[[], Awaitable[object]]], None],
-        stale: Callable[[LogTail], None],
+        stale: Callable[[LogReader], None],
         patience: float,
     ) -> None:
         self.tail: LogTail = LogTail(PRESENCE_TOPIC, log, self._hear, self._miss, stale, past=True)

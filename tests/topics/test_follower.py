@@ -11,7 +11,8 @@ from flowstream.abc import Head, Record
 from flowstream.ids._event_id import event_id
 from flowstream.topics._envelope import wrap
 from flowstream.topics._fanout import Fanout
-from flowstream.topics._follower import PAGE_ITEMS, Follower
+from flowstream.topics._follower import Follower
+from flowstream.topics._log_reader import PAGE_ITEMS
 from flowstream.topics._window import Window
 
 E1, E2 = "1lgppmf8l75", "1lgppmf9aaa"

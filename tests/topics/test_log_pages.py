@@ -7,8 +7,8 @@ from flowstream import Event
 from flowstream._errors import LogUnavailableError
 from flowstream.abc import Head, Record
 from flowstream.encoders import NDJSON, SSE
-from flowstream.topics._follower import PAGE_ITEMS
 from flowstream.topics._log_pages import LogPages, encoded_once
+from flowstream.topics._log_reader import PAGE_ITEMS
 from flowstream.topics._published import Published
 
 E1, E2 = "1lgppmf8l75", "1lgppmf9aaa"
