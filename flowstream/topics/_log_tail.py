@@ -31,6 +31,8 @@ class LogTail(LogReader):
         position: the log's position behind the last record that was heard; None until it is open.
     """
 
+    is_stale: bool
+
     def __init__(
         self,
         topic: str,
@@ -114,7 +116,8 @@ class LogTail(LogReader):
             self.position = epoch, first - 1
             if head.number:  # an empty topic was never written to, so nothing is missed
                 self._missed()
-            self.is_stale = head.number >= first
+            if head.number >= first:
+                self.is_stale = True
         elif records:
             self._take(records)
             if self.position[1] < head.number or self.position[0] != epoch:
