@@ -8,9 +8,11 @@ compares heads: each topic's every ten seconds.
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import trio
@@ -72,7 +74,8 @@ class Engine:
         self.presence = Presence(log, self.send, self.mark_stale, patience)
         self.control.add(self)
         self._publishers: weakref.WeakSet[LogPublisher] = weakref.WeakSet()
-        self._followers: dict[str, list[LogReader]] = {}
+        # {topic: [reader, …]}, in the order in which the topics are looked at next.
+        self._followers: OrderedDict[str, list[LogReader]] = OrderedDict()
         self._opening: list[LogReader] = []
         self._stale: OrderedDict[LogReader, None] = OrderedDict()
         self._news = trio.lowlevel.ParkingLot()  # of the tasks that open and read
@@ -80,7 +83,6 @@ class Engine:
         self._closing = False
         self._sending = 0
         self._sent = trio.lowlevel.ParkingLot()
-        self._part = 0
 
     async def run(  # noqa: ASYNC114  # `AppLog.open` starts it
         self, *, task_status: Any = trio.TASK_STATUS_IGNORED
@@ -336,26 +338,27 @@ class Engine:
                 backoff = Backoff(RETRY)
 
     async def _sweep(self) -> None:
-        """Compare heads, and close what nobody needs, a part of the topics each second."""
+        """Look at a part of the topics each second: compare heads, and close what nobody needs."""
         while True:
             await trio.sleep(_SWEEP_SECONDS)
-            self._part = (self._part + 1) % _SWEEP_PARTS
-            names = sorted(self._followers)[self._part :: _SWEEP_PARTS]
+            names = list(islice(self._followers, math.ceil(len(self._followers) / _SWEEP_PARTS)))
             try:
                 await self._compare(names)
-                await self._close_idle()
+                await self._close_idle(names)
             except LogUnavailableError:
                 pass  # the next sweep will see
 
     async def _compare(self, names: Sequence[str]) -> None:
         if names:
             for name, head in (await self.log.heads(names)).items():
-                for follower in self._followers.get(name, ()):
-                    follower.compare(head)
+                if followers := self._followers.get(name):
+                    self._followers.move_to_end(name)
+                    for follower in followers:
+                        follower.compare(head)
 
-    async def _close_idle(self) -> None:
+    async def _close_idle(self, names: Sequence[str]) -> None:
         now = clock.current_time()
-        for followers in list(self._followers.values()):
-            for follower in list(followers):
+        for name in names:
+            for follower in list(self._followers.get(name, ())):
                 if now - follower.idle_since >= _IDLE_SECONDS:
                     await self._close(follower)
