@@ -15,6 +15,7 @@
     ├── TooManyTopicsError             nobody's: no room for another topic (see `Topics`)
     ├── LogUnavailableError            the environment's: a topic's log can't be reached or used
     │   └── LogFullError               its disk is full
+    ├── FencedError                    nobody's: somebody else owns the topic of a log by now
     ├── SlowConsumerError              a subscription's: it did not take its events in time
     └── DecodingError (ValueError)     the peer's: bytes that are not the format they claim to be
 
@@ -86,11 +87,21 @@ class LogFullError(LogUnavailableError):
     """A log has no room for what was to be appended, and did not append it."""
 
 
+class FencedError(FlowstreamError):
+    """A topic's lease is another one than the caller's, or has ended. Nothing was appended.
+
+    The caller was silent for longer than its lease, so somebody ended the lease or took it over.
+    """
+
+
 def copied_error(error: Exception) -> Exception:
     """Return a log's error as one of its own, for each task that gets it and adds a traceback."""
-    if not isinstance(error, LogUnavailableError):
+    if isinstance(error, FencedError):
+        one: Exception = type(error)(*error.args)
+    elif isinstance(error, LogUnavailableError):
+        one = type(error)(*error.args, maybe=error.maybe)
+    else:
         return error
-    one = type(error)(*error.args, maybe=error.maybe)
     one.__cause__ = error.__cause__
     return one
 

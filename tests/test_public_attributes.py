@@ -43,7 +43,7 @@ ENCODER = (
     "automatic_ids control encode header headers heartbeat in_band join media_type numbered "
     "opening start verbatim"
 )
-LOG = "aclose append delete heads latest read run topics trim unwatch watch"
+LOG = "aclose append beat claim delete end heads latest leases read run topics trim unwatch watch"
 POLICY = "keyed max_age rereads start timeout"
 SOURCE = "discard headers length repeatable run status typed"
 
@@ -133,6 +133,7 @@ PUBLIC = {
     "abc.Judge": "arrive behind drained",
     "abc.LatestPage": "cursor head records",
     "abc.Log": LOG,
+    "abc.Lease": "ended owner seconds token",
     "abc.LogEntry": "data idempotency_key idempotency_seconds key",
     "abc.Policy": POLICY,
     "abc.Record": "age data epoch number",
@@ -153,6 +154,7 @@ PUBLIC = {
     "llm.Token": "data",
     "llm.ToolCall": "arguments custom id index name",
     "llm.Usage": "input_tokens output_tokens",
+    "logs.FencedError": "",
     "logs.LogFullError": "maybe",
     "logs.LogUnavailableError": "maybe",
     "logs.MemoryLog": LOG,

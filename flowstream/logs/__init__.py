@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flowstream._errors import LogFullError, LogUnavailableError
+from flowstream._errors import FencedError, LogFullError, LogUnavailableError
 from flowstream._lazy import lazy_names, name_publicly
 from flowstream.logs._open_log import open_log
 
@@ -35,6 +35,13 @@ __getattr__, __dir__ = lazy_names(
     },
 )
 
-__all__ = ["LogFullError", "LogUnavailableError", "MemoryLog", "SQLiteLog", "open_log"]
+__all__ = [
+    "FencedError",
+    "LogFullError",
+    "LogUnavailableError",
+    "MemoryLog",
+    "SQLiteLog",
+    "open_log",
+]
 
 name_publicly(__name__, globals(), __all__)

@@ -23,6 +23,7 @@ from flowstream.abc import (
     Record,
     Stale,
 )
+from flowstream.abc._abstract_log import no_leases
 from flowstream.ids._event_id import new_epoch
 from flowstream.limits import Replay
 from flowstream.logs._append_arguments import (
@@ -69,9 +70,17 @@ class MemoryLog(Log):
                 self._watched.clear()
 
     async def append(
-        self, topic: str, entries: Sequence[LogEntry], *, keep: Replay, token: str
+        self,
+        topic: str,
+        entries: Sequence[LogEntry],
+        *,
+        keep: Replay,
+        token: str,
+        fence: int | None = None,
     ) -> list[Appended]:
         """Append all entries or none: see `flowstream.abc.Log.append`."""
+        if fence is not None:
+            raise no_leases(self)
         self._begin()
         check_append(topic, entries, keep, token)
         await trio.lowlevel.checkpoint()

@@ -7,7 +7,7 @@ the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -17,6 +17,7 @@ from flowstream.abc import (
     Head,
     Hint,
     LatestPage,
+    Lease,
     Log,
     LogEntry,
     Position,
@@ -71,10 +72,19 @@ class NamespacedLog(Log):
         await self.inner.run(hear, hear_stale, task_status=task_status)
 
     async def append(
-        self, topic: str, entries: Sequence[LogEntry], *, keep: Replay, token: str
+        self,
+        topic: str,
+        entries: Sequence[LogEntry],
+        *,
+        keep: Replay,
+        token: str,
+        fence: int | None = None,
     ) -> list[Appended]:
         """Append all entries or none: see `flowstream.abc.Log.append`."""
-        return await self.inner.append(self._full(topic), entries, keep=keep, token=token)
+        full = self._full(topic)
+        if fence is None:  # an older log may not know the argument
+            return await self.inner.append(full, entries, keep=keep, token=token)
+        return await self.inner.append(full, entries, keep=keep, token=token, fence=fence)
 
     async def read(
         self, topic: str, after: Position, limit: int, *, mine: bool = False
@@ -113,6 +123,47 @@ class NamespacedLog(Log):
     async def delete(self, topic: str) -> None:
         """Forget the topic: see `flowstream.abc.Log.delete`."""
         await self.inner.delete(self._full(topic))
+
+    async def claim(
+        self, topic: str, owner: str, *, seconds: float, instead: int | None = None
+    ) -> Lease:
+        """Take the topic's lease, if it has none: see `flowstream.abc.Log.claim`."""
+        return await self.inner.claim(self._full(topic), owner, seconds=seconds, instead=instead)
+
+    async def beat(
+        self, owner: str, tokens: Mapping[str, int], *, seconds: float
+    ) -> dict[str, Lease | None]:
+        """Renew leases: see `flowstream.abc.Log.beat`."""
+        full = {self._full(topic): token for topic, token in tokens.items()}
+        leases = await self.inner.beat(owner, full, seconds=seconds)
+        return {self._ours(name): lease for name, lease in leases.items()}
+
+    async def end(
+        self,
+        topic: str,
+        fence: int,
+        entry: LogEntry,
+        *,
+        keep: Replay,
+        token: str,
+        seconds: float,
+        lapsed: bool = False,
+    ) -> Lease | None:
+        """Append the last event and end the lease: see `flowstream.abc.Log.end`."""
+        return await self.inner.end(
+            self._full(topic),
+            fence,
+            entry,
+            keep=keep,
+            token=token,
+            seconds=seconds,
+            lapsed=lapsed,
+        )
+
+    async def leases(self, topics: Iterable[str]) -> dict[str, Lease | None]:
+        """Return each topic's lease: see `flowstream.abc.Log.leases`."""
+        leases = await self.inner.leases(self._all_full(topics))
+        return {self._ours(name): lease for name, lease in leases.items()}
 
     async def aclose(self) -> None:
         """End `run`, and wait until it has returned."""

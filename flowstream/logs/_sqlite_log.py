@@ -33,6 +33,7 @@ from flowstream.abc import (
     Record,
     Stale,
 )
+from flowstream.abc._abstract_log import no_leases
 from flowstream.limits import Replay, check_positive
 from flowstream.logs import _sqlite_append as jobs
 from flowstream.logs._append_arguments import (
@@ -127,9 +128,17 @@ class SQLiteLog(Log):
                 opened.close()
 
     async def append(
-        self, topic: str, entries: Sequence[LogEntry], *, keep: Replay, token: str
+        self,
+        topic: str,
+        entries: Sequence[LogEntry],
+        *,
+        keep: Replay,
+        token: str,
+        fence: int | None = None,
     ) -> list[Appended]:
         """Append all entries or none: see `flowstream.abc.Log.append`."""
+        if fence is not None:
+            raise no_leases(self)
         opened = self._opened()
         size = check_append(topic, entries, keep, token)
         if not entries:
