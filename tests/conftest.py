@@ -15,9 +15,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import trio
+from real_servers.programs import missing
 
 import flowstream
 from flowstream.server import streaming_config
+
+pytest_plugins = ["real_servers.fixtures"]
 
 # Hypercorn's own logger does not propagate; to this one it writes where `caplog` looks.
 SERVER_LOG = logging.getLogger("tests.server")
@@ -284,13 +287,6 @@ def in_chromium(program):
             return await trio.to_thread.run_sync(session, use, abandon_on_cancel=True)
 
     return run
-
-
-def missing(why):
-    """Skip the test, or fail it where CI is set."""
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 class Client:

@@ -108,6 +108,7 @@ def test_a_module_is_of_a_size_that_one_can_read(name: str) -> None:
 BESIDES = {
     "mutants": "what the tests themselves are worth",
     "real": "browsers and other people's clients",
+    "real_servers": "the brokers and databases that tests start",
 }
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
-from _postgres import postgres_server
 
 from flowstream.abc import Encoder, Judge, Policy, Verdict
 from flowstream.buffer._buffer_outlet import BufferOutlet
@@ -110,7 +108,6 @@ def kept() -> Kept:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def postgres(postgres_server: str) -> str:
     """Give the DSN of a Postgres server, as a superuser; one for all tests."""
-    with postgres_server() as dsn:
-        yield dsn
+    return postgres_server

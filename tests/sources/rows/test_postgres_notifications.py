@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import closing
 
 import pytest
 import trio
-from _postgres import VARIABLE, Sessions, postgres_server, refused_dsn, restartable
+from _postgres import Sessions, refused_dsn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -205,26 +204,23 @@ async def test_a_topic_is_fed_again_when_the_connection_was_lost(channels):
     await channels.wait_until([])
 
 
-async def test_a_topic_is_fed_again_after_a_restart_of_the_server():
+async def test_a_topic_is_fed_again_after_a_restart_of_the_server(own_postgres):
     """It is away for a while and refuses; when it is there again, so is the topic."""
-    if VARIABLE in os.environ:
-        pytest.skip("restarts a server of its own only")
-    with postgres_server() as dsn, restartable(dsn) as server:
-        topic = Topic("jobs")
-        async with Flowstream(), topic.subscribe() as events:
-            source = postgres_notifications(dsn, "jobs", load=json.loads)
-            topic.publish_from(source, retry=Retry(first=0.01, longest=0.1))
-            for number in range(2):
-                with closing(Channels(dsn)) as channels, trio.fail_after(20):
-                    while not channels.is_heard("jobs"):  # noqa: ASYNC110  # there is no event
-                        await trio.sleep(0.01)
-                    channels.notify("jobs", "{", str(number))
-                    assert (await anext(events)).data == number
-                if number == 0:
-                    await trio.to_thread.run_sync(server.stop)
-                    failures = topic.statistics().feed_failures
-                    await Channels.wait_until_failed(topic, failures + 2)
-                    await trio.to_thread.run_sync(server.start)
+    server, topic = own_postgres(), Topic("jobs")
+    async with Flowstream(), topic.subscribe() as events:
+        source = postgres_notifications(server.dsn, "jobs", load=json.loads)
+        topic.publish_from(source, retry=Retry(first=0.01, longest=0.1))
+        for number in range(2):
+            with closing(Channels(server.dsn)) as channels, trio.fail_after(20):
+                while not channels.is_heard("jobs"):  # noqa: ASYNC110  # there is no event
+                    await trio.sleep(0.01)
+                channels.notify("jobs", "{", str(number))
+                assert (await anext(events)).data == number
+            if number == 0:
+                await trio.to_thread.run_sync(server.stop)
+                failures = topic.statistics().feed_failures
+                await Channels.wait_until_failed(topic, failures + 2)
+                await trio.to_thread.run_sync(server.start)
     assert topic.statistics().bad_items == 2
 
 
