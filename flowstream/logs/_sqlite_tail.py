@@ -215,7 +215,6 @@ class SQLiteTail:
 
     def _find(self, db: sqlite3.Connection, names: Sequence[str]) -> None:
         """Look for the rows of these topics. Those that are not there get a higher id one day."""
-        self._find_new(db)
         self._topics.update(
             find_topics(db, "name", [name for name in names if name in self._names])
         )
@@ -241,8 +240,11 @@ class SQLiteTail:
                 self._topics[id] = found
 
     def _group(self, rows: list[Any], news: list[News], now: float) -> None:
-        """Add the events of watched topics, those of one topic that follow on as one hint."""
-        open: dict[int, tuple[int, list[Record]]] = {}
+        """Add the events of watched topics, those of one topic as one hint.
+
+        They follow on each other: a log deletes only the oldest events of a topic, or all.
+        """
+        hints: dict[int, list[Record]] = {}
         for _, id, number, at, data in rows:
             known = self._topics.get(id)
             if known is None or number is None:
@@ -251,11 +253,10 @@ class SQLiteTail:
             if number < epochs[0][1]:
                 continue  # of an epoch that is no longer known
             record = Record(epoch_at(epochs, number), number, data, max(0.0, now - at))
-            place = open.get(id)
-            if place is None or place[1][-1].number + 1 != number:
-                place = open[id] = number - 1, []
-                news.append((name, number - 1, place[1]))
-            place[1].append(record)
+            if id not in hints:
+                hints[id] = []
+                news.append((name, number - 1, hints[id]))
+            hints[id].append(record)
 
 
 def _is_dense(rows: Sequence[Any], pos: int) -> bool:

@@ -138,7 +138,6 @@ class Transaction:
         self.moment: float = anchor + clock.since_boot()
         if self.unsynced not in ("", clock.boot) or self.pos < seen:
             self.begin_life()
-            self.mark("")
 
     def begin_life(self) -> None:
         """Have every topic begin a new epoch, at its first touch."""

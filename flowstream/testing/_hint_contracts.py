@@ -47,6 +47,16 @@ async def _(bench: LogBench) -> None:
         await one.until(lambda: len(one.heard) == 20)
 
 
+@contract("a topic that was in the log before it was opened has hints")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        await one.append("news", b"a")
+    async with bench.open() as one:
+        await one.log.watch(["news"])
+        (last,) = await one.append("news", b"b")
+        await one.until(partial(_has, one, last.number))
+
+
 @contract("a topic that is not watched has no hints")
 async def _(bench: LogBench) -> None:
     async with bench.open() as one:

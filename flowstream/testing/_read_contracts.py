@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from flowstream._clock import clock
@@ -101,6 +103,28 @@ async def _(bench: LogBench) -> None:
             except kind:
                 continue
             raise AssertionError(f"no {kind.__name__} for {limit!r}")
+
+
+@contract("a text that can't be a topic's name raises in each method")
+async def _(bench: LogBench) -> None:
+    async with bench.open() as one:
+        log = one.log
+        calls: list[Callable[[str], Awaitable[object]]] = [
+            lambda name: log.read(name, ("e", 0), 1),
+            lambda name: log.heads([name]),
+            lambda name: log.watch([name]),
+            lambda name: log.unwatch([name]),
+            log.latest,
+            log.trim,
+            log.delete,
+        ]
+        for place, call in enumerate(calls):
+            for name in ("", "a\0b", "n" * 1025):
+                try:
+                    await call(name)
+                except ValueError:
+                    continue
+                raise AssertionError(f"no ValueError: call {place} of {name[:9]!r}")
 
 
 @contract("a position of an unknown epoch is said to be unknown, whatever text it has")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flowstream._clock import clock
 from flowstream.logs._bells import OLD_SECONDS, Bells
 
 
@@ -117,3 +118,51 @@ def test_a_closed_bell_is_gone(tmp_path: Path) -> None:
     assert bells.wait(5) is False
     bells.close()
     assert os.listdir(tmp_path / "e.db-bells") == []
+
+
+def test_a_bell_that_was_hung_long_ago_is_heard(tmp_path: Path, hung: list[Bells]) -> None:
+    """The folder is read at the first ring, however old it is."""
+    hung += [Bells(str(tmp_path / "e.db")) for _ in range(2)]
+    os.utime(tmp_path / "e.db-bells", (0, 0))
+    hung[0].ring()
+    assert hung[1]._poll.poll(0)
+
+
+def test_the_folder_is_read_again_when_it_may_have_changed(
+    tmp_path: Path, hung: list[Bells], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two changes within the grain of the file's time are both seen; a still one is read once."""
+    folder = tmp_path / "e.db-bells"
+    now = 10**18
+    monkeypatch.setattr(clock, "file_time_ns", lambda: now)
+    reads: list[int] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda where: reads.append(1) or listdir(where))
+    hung += [Bells(str(tmp_path / "e.db")) for _ in range(2)]
+    os.utime(folder, ns=(now, now))
+    now += 10_000_000
+    hung[0].ring()
+    hung.append(Bells(str(tmp_path / "e.db")))
+    os.utime(folder, ns=(now - 10_000_000,) * 2)  # as if it had been hung in the same moment
+    hung[0].ring()
+    assert hung[2]._poll.poll(0)
+    now += 1_000_000_000
+    before = len(reads)
+    for _ in range(5):
+        hung[0].ring()
+    assert len(reads) == before
+    hung.append(Bells(str(tmp_path / "e.db")))
+    os.utime(folder, ns=(now, now))
+    hung[0].ring()
+    assert hung[3]._poll.poll(0)
+
+
+def test_a_process_that_hears_of_its_own_commits_by_itself_is_not_rung(
+    tmp_path: Path, hung: list[Bells]
+) -> None:
+    """Its own bell stays silent, and all others ring."""
+    hung += [Bells(str(tmp_path / "e.db")) for _ in range(3)]
+    hung[0].ring(own=False)
+    assert [bool(bells._poll.poll(0)) for bells in hung] == [False, True, True]
+    hung[0].ring()
+    assert hung[0]._poll.poll(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -148,19 +149,47 @@ async def test_closing_does_not_wait_for_a_lock(tmp_path: Path) -> None:
     assert "closed before this was appended" in str(failed[0])
 
 
-@pytest.mark.parametrize("magic", [0x6969, 0xFF534D42, 0xFE534D42, 0x01021997])
+# As linux/magic.h and the sources of each have them.
+NETWORK = [
+    (0x6969, "NFS"),
+    (0x517B, "SMB"),
+    (0xFE534D42, "SMB"),
+    (0xFF534D42, "CIFS"),
+    (0x5346414F, "AFS"),
+    (0x73757245, "Coda"),
+    (0x00C36400, "Ceph"),
+    (0x01021997, "9P"),
+    (0x786F4256, "VirtualBox"),
+    (0x0BD00BD0, "Lustre"),
+    (0x47504653, "GPFS"),
+    (0x7461636F, "OCFS2"),
+    (0x01161970, "GFS2"),
+    (0x19830326, "BeeGFS"),
+]
+
+
+@pytest.mark.parametrize(("magic", "kind"), NETWORK)
 async def test_a_network_file_system_is_refused(
-    magic: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    magic: int, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is made there, and the message says where to put the file."""
     monkeypatch.setattr(sqlite_file, "magic_number", lambda path: magic)
-    with pytest.raises(LogUnavailableError, match=r"network file system .*disk of this machine"):
+    says = rf"on a network file system \({kind}.*disk of this machine"
+    with pytest.raises(LogUnavailableError, match=says):
         async with open_log(SQLiteLog(tmp_path / "events.db")):
             raise AssertionError
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("magic", "says"), [(0x794C7630, "overlayfs"), (0x01021994, "tmpfs")])
+@pytest.mark.parametrize(
+    ("magic", "says"),
+    [
+        (0x794C7630, "overlayfs, and dies with the container"),
+        (0x01021994, "tmpfs, and dies with the container"),
+        (0x858458F6, "ramfs, and dies with the container"),
+        (0x65735546, "FUSE, which may be a network file system"),
+    ],
+)
 async def test_what_dies_with_its_container_is_warned_of(
     magic: int,
     says: str,
@@ -173,7 +202,7 @@ async def test_what_dies_with_its_container_is_warned_of(
     with caplog.at_level(logging.WARNING):
         async with open_log(SQLiteLog(tmp_path / "events.db")) as log:
             await append(log, b"x", "1")
-    assert f"is on {says}, and dies with the container" in caplog.text
+    assert f"is on {says}" in caplog.text
 
 
 def test_the_magic_number_is_the_kernels(small_disk: Path) -> None:
@@ -207,13 +236,22 @@ async def test_places_where_no_file_can_be(tmp_path: Path) -> None:
     other.close()
 
 
+async def test_the_file_says_which_program_made_it_and_in_which_version(tmp_path: Path) -> None:
+    """Other releases, and `file`, read it at the places that SQLite has for that."""
+    path = tmp_path / "events.db"
+    async with open_log(SQLiteLog(path)):
+        pass
+    header = path.read_bytes()[:100]
+    assert (header[68:72], header[60:64]) == (b"fslg", bytes([0, 0, 0, 1]))
+
+
 async def test_a_file_of_a_later_release_is_refused(tmp_path: Path) -> None:
     """It is not changed, and the message says what to install."""
     path = tmp_path / "events.db"
     async with open_log(SQLiteLog(path)):
         pass
     db = sqlite3.connect(path)
-    db.execute("pragma user_version=99")
+    db.execute("pragma user_version=2")
     db.close()
     with pytest.raises(LogUnavailableError, match="later release of flowstream"):
         async with open_log(SQLiteLog(path)):
@@ -242,3 +280,38 @@ def test_an_io_error_of_a_commit_may_have_stored_it() -> None:
     assert fault("/e.db", error, committing=True).maybe is True
     assert fault("/e.db", error).maybe is False
     assert "kernel's log" in str(fault("/e.db", error))
+
+
+def sqlite_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    error.sqlite_errorname = f"SQLITE {code}"
+    return error
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP])
+def test_an_index_that_can_not_grow_is_a_full_disk_only_where_the_disk_is_full(
+    code: int, small_disk: Path
+) -> None:
+    """Else the disk fails, and to make room would not help."""
+    path = str(small_disk / "events.db")
+    found = fault(path, sqlite_error(code))
+    assert not isinstance(found, LogFullError)
+    assert "kernel's log" in str(found)
+    (small_disk / "large").write_bytes(bytes(1 << 20))
+    assert isinstance(fault(path, sqlite_error(code)), LogFullError)
+
+
+@pytest.mark.parametrize("name", ["events.db", "events.db-wal"])
+def test_a_write_that_fails_at_the_bound_of_a_file_says_which_bound(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite writes 64 KiB and the 24 bytes of a frame at once; a file further off is not it."""
+    path = str(tmp_path / "events.db")
+    (tmp_path / name).write_bytes(bytes(100_000))
+    write = sqlite_error(sqlite3.SQLITE_IOERR_WRITE)
+    for bound, full in ((165_560, True), (165_561, False), (resource.RLIM_INFINITY, False)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, bound=bound: (bound, bound))
+        found = fault(path, write)
+        assert isinstance(found, LogFullError) is full
+        assert ("165,560 bytes: raise the limit" in str(found)) is full

@@ -275,6 +275,29 @@ async def test_what_is_over_its_bounds_is_deleted(
         assert (await append(log, keep=Replay(items=0)))[1] == 101
 
 
+@pytest.mark.usefixtures("sweeping")
+async def test_what_is_a_little_over_its_bound_is_deleted_a_minute_later(
+    machine: Machine, aeventually: Aeventually
+) -> None:
+    """An append does not pay for it; nobody reads it, and it takes no room for long."""
+    async with open_log(machine.log()) as log:
+        for _ in range(70):
+            await append(log, keep=Replay(items=50))
+        assert (await head(log)).first == 21
+        machine.later(59)
+        await append(log, "other")  # a commit, behind which the writer looks for what is due
+        assert machine.tables("select floor from topic where name = 'news'") == [(1,)]
+        machine.later(2)
+        await aeventually(  # type: ignore[misc]
+            lambda: machine.tables("select floor from topic where name = 'news'") == [(21,)],
+            "the floor",
+        )
+        machine.later(5)
+        await aeventually(  # type: ignore[misc]
+            lambda: len(machine.tables("select 1 from event where topic = 1")) == 50, "50 are left"
+        )
+
+
 async def test_a_flood_that_nobody_keeps_does_not_fill_the_disk(machine: Machine) -> None:
     """At most 1,024 events, or 1 MiB, of a topic wait for other processes to see them."""
     async with open_log(machine.log()) as log:
@@ -314,6 +337,35 @@ async def test_a_topic_is_forgotten_a_week_after_its_last_event(
         again, number = await append(log, keep=keep)
         assert number == 1
         assert again > epoch
+
+
+@pytest.mark.usefixtures("sweeping")
+async def test_what_a_later_append_no_longer_keeps_is_deleted_at_once(
+    machine: Machine, aeventually: Aeventually
+) -> None:
+    """Events that the new bound makes too old go with the next sweep, and not when it is due."""
+    async with open_log(machine.log()) as log:
+        await append(log)
+        machine.later(200)
+        await append(log, keep=Replay(seconds=100))
+        await aeventually(  # type: ignore[misc]
+            lambda: machine.tables("select number from event") == [(2,)], "one is left"
+        )
+
+
+@pytest.mark.usefixtures("sweeping")
+async def test_a_week_counts_from_the_last_append(
+    machine: Machine, aeventually: Aeventually
+) -> None:
+    """A topic that was made long ago is remembered for as long as one that is new."""
+    keep = Replay(seconds=100)
+    async with open_log(machine.log()) as log:
+        await append(log, keep=keep)
+        machine.later(6 * 86400)
+        await append(log, keep=keep)
+        machine.later(6 * 86400)
+        await aeventually(lambda: not machine.tables("select * from event"), "expired")  # type: ignore[misc]
+        assert (await append(log, keep=keep))[1] == 3
 
 
 @pytest.mark.usefixtures("sweeping")

@@ -3,6 +3,7 @@
 ::
 
     .venv/bin/python tests/mutants/run.py --seed 1 --count 200 --jobs 2
+    .venv/bin/python tests/mutants/run.py --part logs --seed 1 --count 200 --jobs 2
 
 It copies the package and the tests into temporary folders and runs the tests once to learn which
 test reaches which line. Then it makes one mistake at a time (see mutations.py) and runs the tests
@@ -43,33 +44,58 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
 SURVIVORS = HERE / "survivors.toml"
 
-# From the package's folder; a pattern may find nothing.
-TARGETS = [
-    "buffer/*.py",
-    "topics/*.py",
-    "asgi/_stream.py",
-    "asgi/_ending.py",
-    "asgi/_last_word.py",
-    "asgi/_watch.py",
-]
-# Without those that drive browsers, databases or servers in processes of their own.
-TESTS = [
-    "tests/buffer/test_*.py",
-    "tests/tasks/test_timers.py",
-    "tests/test_policies.py",
-    "tests/testing/test_*.py",
-    "tests/asgi/test_*.py",
-    "tests/topics/test_*.py",
-    "tests/runs/test_runs.py",
-    "tests/runs/test_runs_edges.py",
-    "tests/starlette/test_*.py",
-    "tests/server/log/test_access_log.py",
-    "tests/server/test_direct_writes_exact.py",
-    "tests/server/test_one_write.py",
-    "tests/server/test_stream_carrier.py",
-]
-# Many conversations drawn at random: what they see is seen in the end, but a minute later.
-LEFT_OUT = ["tests/topics/test_ledger.py", "tests/topics/test_ledger_sockets.py"]
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Modules that are measured together, and the tests that may see their mistakes.
+
+    Args:
+        targets: the modules, as patterns from the package's folder; one may find nothing.
+        tests: files of tests, as patterns: without those that drive browsers, databases or servers
+            in processes of their own.
+        left_out: of these, files with many conversations drawn at random: what they see is seen in
+            the end, but a minute later.
+    """
+
+    targets: tuple[str, ...]
+    tests: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+
+PARTS = {
+    "streams": Part(
+        targets=(
+            "buffer/*.py",
+            "topics/*.py",
+            "asgi/_stream.py",
+            "asgi/_ending.py",
+            "asgi/_last_word.py",
+            "asgi/_watch.py",
+        ),
+        tests=(
+            "tests/buffer/test_*.py",
+            "tests/tasks/test_timers.py",
+            "tests/test_policies.py",
+            "tests/testing/test_*.py",
+            "tests/asgi/test_*.py",
+            "tests/topics/test_*.py",
+            "tests/runs/test_runs.py",
+            "tests/runs/test_runs_edges.py",
+            "tests/starlette/test_*.py",
+            "tests/server/log/test_access_log.py",
+            "tests/server/test_direct_writes_exact.py",
+            "tests/server/test_one_write.py",
+            "tests/server/test_stream_carrier.py",
+        ),
+        left_out=("tests/topics/test_ledger.py", "tests/topics/test_ledger_sockets.py"),
+    ),
+    # The log in memory, the one on SQLite, and what all logs share.
+    "logs": Part(
+        targets=("logs/*.py",),
+        tests=("tests/logs/test_*.py", "tests/commands/test_log_commands.py"),
+        left_out=("tests/logs/test_chaos.py",),
+    ),
+}
 COPIED = ["flowstream", "tests", "docs", "examples", "benchmarks", "pyproject.toml", "README.md"]
 
 BAR = 0.9
@@ -197,7 +223,7 @@ def _write(path: Path, source: bytes) -> None:
         compiled.unlink()
 
 
-def candidates(targets: list[str] = TARGETS, project: Path = PROJECT) -> list[Mutation]:
+def candidates(targets: Iterable[str], project: Path = PROJECT) -> list[Mutation]:
     """Return every mistake that can be made in the targets."""
     package = project / "flowstream"
     paths = [path for target in targets for path in sorted(package.glob(target))]
@@ -241,11 +267,11 @@ def reaching(mutation: Mutation, reach: Reach, budget: float = BUDGET) -> list[s
     return [test for test, seconds in zip(tests, spent, strict=True) if seconds <= budget]
 
 
-def learned(jobs: int) -> Reach:
+def learned(part: Part, jobs: int) -> Reach:
     """Return which lines each test reaches: `jobs` processes share the files of tests."""
-    paths = [path for pattern in TESTS for path in sorted(PROJECT.glob(pattern))]
+    paths = [path for pattern in part.tests for path in sorted(PROJECT.glob(pattern))]
     files = [path.relative_to(PROJECT).as_posix() for path in paths]
-    files = [name for name in files if name not in LEFT_OUT]
+    files = [name for name in files if name not in part.left_out]
     reach: Reach = {}
     with ExitStack() as stack:
         folders = [
@@ -349,6 +375,7 @@ def report(
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="See whether the tests notice small mistakes.")
+    parser.add_argument("--part", choices=PARTS, default="streams", help="what is measured")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=2, help="mistakes at a time")
@@ -361,12 +388,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="a file with what each test reaches: taken from it if it exists, else written to it",
     )
     options = parser.parse_args(arguments)
-    every = candidates()
+    part = PARTS[options.part]
+    every = candidates(part.targets)
     mistakes = [
         one for one in chosen(every, options.seed, options.count) if options.only in one.name
     ]
     reasons = harmless()
-    for name in sorted(reasons.keys() - {one.name for one in every}):
+    possible = {one.name for each in PARTS.values() for one in candidates(each.targets)}
+    for name in sorted(reasons.keys() - possible):
         print(f"listed as harmless, and no longer possible: {name}")
     if options.list:
         print("\n".join(one.name for one in mistakes))
@@ -375,7 +404,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.reach is not None and options.reach.exists():
         reach: Reach = json.loads(options.reach.read_text())
     else:
-        reach = learned(options.jobs)
+        reach = learned(part, options.jobs)
         if options.reach is not None:
             options.reach.write_text(json.dumps(reach))
     for test in sorted(reach.keys() - usable(reach).keys()):

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 from mutations import chosen, mutated, mutations
-from run import PROJECT, Sandbox, candidates, harmless, reaching, report, usable
+from run import PARTS, PROJECT, Sandbox, candidates, harmless, reaching, report, usable
 
 PACKAGE = b'''
 """Not changed: 1 < 2."""
@@ -116,9 +116,10 @@ def test_a_seed_always_chooses_the_same_and_an_edit_elsewhere_changes_nothing():
     assert first == [one.name for one in chosen(longer, 1, 6)]
 
 
-def test_every_mistake_that_can_be_made_in_the_targets_changes_the_code():
+@pytest.mark.parametrize("part", PARTS)
+def test_every_mistake_that_can_be_made_in_the_targets_changes_the_code(part):
     """Each has a name of its own; those of a seed are still Python, and not what they were."""
-    every = candidates()
+    every = candidates(PARTS[part].targets)
     assert len({one.name for one in every}) == len(every) > 1000
     for one in chosen(every, 7, 50):
         source = (PROJECT / "flowstream" / one.file).read_bytes()

@@ -78,6 +78,19 @@ async def test_a_slow_client_goes_on_from_the_log_without_a_gap(autojump_clock):
                     assert (event.type, event.data) == (None, n)
 
 
+async def test_a_gap_comes_before_events_that_the_window_no_longer_has(autojump_clock):
+    """A client with an unknown id reads late: first it hears that it lost some, then the rest."""
+    async with open_workers(1, replay=Replay(items=5000)) as (_, one), reading(one.topic):
+        await settle(1)  # the window is open
+        async with one.topic.subscribe(after="nonsense") as events:
+            for start in range(0, 3000, 1000):
+                await one.publisher.publish_many([Event(n) for n in range(start, start + 1000)])
+            gap = await events.__anext__()
+            assert (gap.type, gap.data["missed"]) == ("gap", None)
+            got = [(await events.__anext__()).data for _ in range(3000)]
+            assert got == list(range(3000))
+
+
 async def resumed(worker, after, seconds=15, **options):
     """Return what a client gets that comes back with `after`."""
     async with reading(worker.topic, after=after, **options) as client:
