@@ -6,7 +6,7 @@ waits, so nothing can be half done: each call is one step of the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -17,13 +17,13 @@ from flowstream.abc import (
     Head,
     Hint,
     LatestPage,
+    Lease,
     Log,
     LogEntry,
     Position,
     Record,
     Stale,
 )
-from flowstream.abc._abstract_log import no_leases
 from flowstream.ids._event_id import new_epoch
 from flowstream.limits import Replay
 from flowstream.logs._append_arguments import (
@@ -34,7 +34,9 @@ from flowstream.logs._append_arguments import (
     check_topics,
 )
 from flowstream.logs._epochs import Epochs, begin_epoch, is_evidence
+from flowstream.logs._lease_rules import Claim, check_beat, check_claim, check_seconds, check_token
 from flowstream.logs._log_run import LogRun, not_open
+from flowstream.logs._memory_leases import MemoryLeases
 from flowstream.logs._memory_topic import MemoryTopic
 
 # Seconds between two looks for topics to forget.
@@ -49,6 +51,7 @@ class MemoryLog(Log):
 
     def __init__(self) -> None:
         self._topics: dict[str, MemoryTopic] = {}
+        self._leases = MemoryLeases()
         self._watched: set[str] = set()
         self._epoch = new_epoch()
         self._looked = 0.0
@@ -79,17 +82,30 @@ class MemoryLog(Log):
         fence: int | None = None,
     ) -> list[Appended]:
         """Append all entries or none: see `flowstream.abc.Log.append`."""
-        if fence is not None:
-            raise no_leases(self)
         self._begin()
         check_append(topic, entries, keep, token)
+        if fence is not None:
+            check_token("fence", fence)
         await trio.lowlevel.checkpoint()
-        hint = self._begin()
+        self._begin()
+        now = clock.current_time()
+        found = self._find(topic, now)
+        if fence is not None:
+            self._leases.check(topic, fence)
         if not entries:
             return []
-        now = clock.current_time()
         self._look(now)
-        found = self._topics.get(topic)
+        return self._append(topic, found, entries, keep, token, now)
+
+    def _append(
+        self,
+        topic: str,
+        found: MemoryTopic | None,
+        entries: Sequence[LogEntry],
+        keep: Replay,
+        token: str,
+        now: float,
+    ) -> list[Appended]:
         if found is not None:
             keyed = sum(entry.idempotency_key is not None for entry in entries)
             if keyed:
@@ -99,7 +115,7 @@ class MemoryLog(Log):
         before = found.number
         results, records = found.append(entries, keep, token, now)
         if records and topic in self._watched:
-            hint(topic, before, records)
+            self._begin()(topic, before, records)
         return results
 
     async def read(
@@ -110,12 +126,13 @@ class MemoryLog(Log):
         check_topic(topic)
         check_limit(limit)
         await trio.lowlevel.checkpoint()
-        found = self._topics.get(topic)
+        now = clock.current_time()
+        found = self._find(topic, now)
         if found is None:
             return self._unknown(), after == (self._epoch, 0), []
         if mine and is_evidence(found.epochs, found.number, after):
             found.epochs = begin_epoch(found.epochs, found.number)
-        return found.read(after, limit, clock.current_time())
+        return found.read(after, limit, now)
 
     async def heads(self, topics: Iterable[str]) -> dict[str, Head]:
         """Return each topic's head: see `flowstream.abc.Log.heads`."""
@@ -123,10 +140,11 @@ class MemoryLog(Log):
         names = check_topics(topics)
         await trio.lowlevel.checkpoint()
         now = clock.current_time()
-        return {
-            name: self._topics[name].head(now) if name in self._topics else self._unknown()
-            for name in names
-        }
+        heads: dict[str, Head] = {}
+        for name in names:
+            found = self._find(name, now)
+            heads[name] = self._unknown() if found is None else found.head(now)
+        return heads
 
     async def watch(self, topics: Iterable[str]) -> None:
         """Have hints of these topics: see `flowstream.abc.Log.watch`."""
@@ -145,10 +163,10 @@ class MemoryLog(Log):
         self._begin()
         check_topic(topic)
         await trio.lowlevel.checkpoint()
-        found = self._topics.get(topic)
+        now = clock.current_time()
+        found = self._find(topic, now)
         if found is None:
             return LatestPage(self._unknown(), {}, None)
-        now = clock.current_time()
         return LatestPage(found.head(now), *found.latest(cursor or "", now))
 
     async def topics(
@@ -157,6 +175,7 @@ class MemoryLog(Log):
         """Return names of topics: see `flowstream.abc.Log.topics`."""
         self._begin()
         await trio.lowlevel.checkpoint()
+        self._forget_leases(clock.current_time())
         names = sorted(
             name
             for name, topic in self._topics.items()
@@ -170,20 +189,82 @@ class MemoryLog(Log):
         self._begin()
         check_topic(topic)
         await trio.lowlevel.checkpoint()
-        found = self._topics.get(topic)
-        return found.trim(keep, clock.current_time()) if found else 0
+        now = clock.current_time()
+        found = self._find(topic, now)
+        return found.trim(keep, now) if found else 0
 
     async def delete(self, topic: str) -> None:
         """Forget the topic: see `flowstream.abc.Log.delete`."""
         self._begin()
         check_topic(topic)
         await trio.lowlevel.checkpoint()
-        found = self._topics.get(topic)
-        if found is None:
-            return
-        self._topics[topic] = found.reborn(clock.current_time())
-        if topic in self._watched and self._stale is not None:
-            self._stale(topic)
+        self._leases.forget(topic)
+        self._begin_anew(topic, clock.current_time())
+
+    async def claim(
+        self, topic: str, owner: str, *, seconds: float, instead: int | None = None
+    ) -> Lease:
+        """Take the topic's lease, if it has none: see `flowstream.abc.Log.claim`."""
+        self._begin()
+        check_claim(topic, owner, seconds, instead)
+        await trio.lowlevel.checkpoint()
+        self._begin()
+        now = clock.current_time()
+        self._look(now)
+        self._find(topic, now)
+        lease, claim = self._leases.claim(topic, owner, seconds, instead, now)
+        if claim is Claim.ANEW:
+            self._begin_anew(topic, now)
+        return lease
+
+    async def beat(
+        self, owner: str, tokens: Mapping[str, int], *, seconds: float
+    ) -> dict[str, Lease | None]:
+        """Renew leases: see `flowstream.abc.Log.beat`."""
+        self._begin()
+        check_beat(owner, tokens, seconds)
+        await trio.lowlevel.checkpoint()
+        self._begin()
+        now = clock.current_time()
+        self._forget_leases(now)
+        return {
+            topic: self._leases.beat(topic, owner, token, seconds, now)
+            for topic, token in tokens.items()
+        }
+
+    async def end(
+        self,
+        topic: str,
+        fence: int,
+        entry: LogEntry,
+        *,
+        keep: Replay,
+        token: str,
+        seconds: float,
+        lapsed: bool = False,
+    ) -> Lease | None:
+        """Append the last event and end the lease: see `flowstream.abc.Log.end`."""
+        self._begin()
+        check_append(topic, [entry], keep, token)
+        check_token("fence", fence)
+        check_seconds(seconds)
+        await trio.lowlevel.checkpoint()
+        self._begin()
+        now = clock.current_time()
+        found = self._find(topic, now)
+        if self._leases.may_end(topic, fence, now, lapsed):
+            self._append(topic, found, [entry], keep, token, now)
+            self._leases.end(topic, seconds, now)
+        return self._leases.find(topic, now)
+
+    async def leases(self, topics: Iterable[str]) -> dict[str, Lease | None]:
+        """Return each topic's lease: see `flowstream.abc.Log.leases`."""
+        self._begin()
+        names = check_topics(topics)
+        await trio.lowlevel.checkpoint()
+        now = clock.current_time()
+        self._forget_leases(now)
+        return {name: self._leases.find(name, now) for name in names}
 
     async def aclose(self) -> None:
         """End `run`, and wait until it has returned."""
@@ -199,12 +280,39 @@ class MemoryLog(Log):
         return Head(epochs, 0, 1)
 
     def _look(self, now: float) -> None:
-        """Forget topics that have had no events for long."""
+        """Forget topics that have had no events for long, and those whose lease is forgotten."""
         if now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
-        for name in [name for name, topic in self._topics.items() if topic.is_forgotten(now)]:
+        self._forget_leases(now)
+        for name, topic in list(self._topics.items()):
+            if topic.is_forgotten(now) and name not in self._leases:
+                self._forget(name)
+
+    def _forget_leases(self, now: float) -> None:
+        for name in self._leases.gone(now):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._leases.forget(name)
+        found = self._topics.pop(name, None)
+        if found is not None:
             # Its numbers are free again, so its epoch must not begin another topic.
-            last, _ = self._topics.pop(name).epochs[-1]
+            last, _ = found.epochs[-1]
             if self._epoch <= last:
                 self._epoch = new_epoch(last)
+
+    def _find(self, name: str, now: float) -> MemoryTopic | None:
+        """Return a topic, unless it goes with its lease."""
+        if self._leases.is_gone(name, now):
+            self._forget(name)
+        return self._topics.get(name)
+
+    def _begin_anew(self, name: str, now: float) -> None:
+        """Delete what a topic has."""
+        found = self._topics.get(name)
+        if found is None:
+            return
+        self._topics[name] = found.reborn(now)
+        if name in self._watched and self._stale is not None:
+            self._stale(name)

@@ -68,6 +68,7 @@ def trim(tx: Transaction, name: str, keep: Replay | None) -> int:
 
 def delete(tx: Transaction, name: str) -> None:
     """Forget the topic. Its row stays, with its number, in a new epoch."""
+    tx.forget_lease(name)
     topic = tx.topic(name)
     if topic is None or topic.deleted:
         return

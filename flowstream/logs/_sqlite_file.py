@@ -85,6 +85,25 @@ create table latest(
 create index latest_number on latest(topic, number);
 """
 
+# What a later release has added. One that does not know it leaves it alone, so the version stays.
+_ADDED = """
+create table if not exists lease(
+  topic text primary key,    -- its name, which may have no row in topic
+  owner text not null,
+  token integer not null,
+  until real not null,       -- when it lapses
+  ended integer not null,
+  gone real not null         -- when it is forgotten, with the topic
+) without rowid;
+create index if not exists lease_gone on lease(gone);
+create table if not exists fence(
+  one integer primary key check (one = 1),
+  token integer not null     -- the last fencing token
+);
+insert or ignore into fence select 1, 0 where not exists(select 1 from fence)
+"""
+_HAS_ADDED = "select count(*) from sqlite_master where name in ('lease', 'lease_gone', 'fence')"
+
 
 class SQLiteFile:
     """A log's file. Its methods are called in threads.
@@ -129,6 +148,7 @@ class SQLiteFile:
                 check_kind(self.path, db)  # before anything is changed
                 self._set_up(db)
                 self._make_schema(db)
+                self._add_tables(db)
             finally:
                 db.close()
         except sqlite3.Error as error:
@@ -149,6 +169,7 @@ class SQLiteFile:
                     "or start the app again to begin with an empty log"
                 )
             self._set_up(db)
+            self._add_tables(db)
         except BaseException:
             db.close()
             raise
@@ -194,6 +215,21 @@ class SQLiteFile:
                     "insert into log values(1, ?, 1, '', ?, ?)",
                     (new_epoch(), clock.boot, clock.anchor(0.0)),
                 )
+            db.execute("commit")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("rollback")
+            raise
+
+    def _add_tables(self, db: sqlite3.Connection) -> None:
+        """Add what a file of an earlier release does not have."""
+        (known,) = db.execute(_HAS_ADDED).fetchone()
+        if known == 3:
+            return
+        db.execute("begin immediate")
+        try:
+            for statement in _ADDED.split(";"):
+                db.execute(statement)
             db.execute("commit")
         except BaseException:
             if db.in_transaction:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -27,15 +27,16 @@ from flowstream.abc import (
     Head,
     Hint,
     LatestPage,
+    Lease,
     Log,
     LogEntry,
     Position,
     Record,
     Stale,
 )
-from flowstream.abc._abstract_log import no_leases
 from flowstream.limits import Replay, check_positive
 from flowstream.logs import _sqlite_append as jobs
+from flowstream.logs import _sqlite_leases as leases
 from flowstream.logs._append_arguments import (
     check_append,
     check_limit,
@@ -43,6 +44,7 @@ from flowstream.logs._append_arguments import (
     check_topics,
 )
 from flowstream.logs._bells import Bells
+from flowstream.logs._lease_rules import check_beat, check_claim, check_seconds, check_token
 from flowstream.logs._log_clock import LogClock
 from flowstream.logs._log_run import LogRun, not_open
 from flowstream.logs._sqlite_faults import fault
@@ -137,10 +139,19 @@ class SQLiteLog(Log):
         fence: int | None = None,
     ) -> list[Appended]:
         """Append all entries or none: see `flowstream.abc.Log.append`."""
-        if fence is not None:
-            raise no_leases(self)
         opened = self._opened()
         size = check_append(topic, entries, keep, token)
+        if fence is not None:
+            check_token("fence", fence)
+            fenced = partial(
+                leases.append,
+                name=topic,
+                entries=tuple(entries),
+                keep=keep,
+                token=token,
+                fence=fence,
+            )
+            return await opened.writer.submit(fenced, size)
         if not entries:
             await trio.lowlevel.checkpoint()
             return []
@@ -190,7 +201,9 @@ class SQLiteLog(Log):
     ) -> tuple[list[str], str | None]:
         """Return names of topics: see `flowstream.abc.Log.topics`."""
         opened = self._opened()
-        return await opened.read(partial(read_names, prefix=prefix, cursor=cursor or ""))
+        return await opened.read(
+            partial(read_names, clock=self._file.clock, prefix=prefix, cursor=cursor or "")
+        )
 
     async def trim(self, topic: str, keep: Replay | None = None) -> int:
         """Forget what is not kept: see `flowstream.abc.Log.trim`."""
@@ -203,6 +216,60 @@ class SQLiteLog(Log):
         opened = self._opened()
         check_topic(topic)
         await opened.writer.submit(partial(jobs.delete, name=topic))
+
+    async def claim(
+        self, topic: str, owner: str, *, seconds: float, instead: int | None = None
+    ) -> Lease:
+        """Take the topic's lease, if it has none: see `flowstream.abc.Log.claim`."""
+        opened = self._opened()
+        check_claim(topic, owner, seconds, instead)
+        return await opened.writer.submit(
+            partial(leases.claim, name=topic, owner=owner, seconds=seconds, instead=instead)
+        )
+
+    async def beat(
+        self, owner: str, tokens: Mapping[str, int], *, seconds: float
+    ) -> dict[str, Lease | None]:
+        """Renew leases: see `flowstream.abc.Log.beat`."""
+        opened = self._opened()
+        check_beat(owner, tokens, seconds)
+        return await opened.writer.submit(
+            partial(leases.beat, owner=owner, tokens=dict(tokens), seconds=seconds)
+        )
+
+    async def end(
+        self,
+        topic: str,
+        fence: int,
+        entry: LogEntry,
+        *,
+        keep: Replay,
+        token: str,
+        seconds: float,
+        lapsed: bool = False,
+    ) -> Lease | None:
+        """Append the last event and end the lease: see `flowstream.abc.Log.end`."""
+        opened = self._opened()
+        size = check_append(topic, [entry], keep, token)
+        check_token("fence", fence)
+        check_seconds(seconds)
+        work = partial(
+            leases.end,
+            name=topic,
+            fence=fence,
+            entry=entry,
+            keep=keep,
+            token=token,
+            seconds=seconds,
+            lapsed=lapsed,
+        )
+        return await opened.writer.submit(work, size)
+
+    async def leases(self, topics: Iterable[str]) -> dict[str, Lease | None]:
+        """Return each topic's lease: see `flowstream.abc.Log.leases`."""
+        opened = self._opened()
+        names = check_topics(topics)
+        return await opened.read(partial(leases.read_leases, clock=self._file.clock, names=names))
 
     async def new_epoch(self) -> None:
         """Have every topic begin a new epoch, for a file that was restored from a copy.

@@ -24,6 +24,7 @@ _TOPICS = (
     " where topic = topic.id and number >= max(topic.floor, topic.head - topic.items + 1)"
     " and at > ? - topic.seconds order by number limit 1) end from topic where name"
 )
+_NOT_GONE = "not exists(select 1 from lease where lease.topic = name and gone <= ?)"
 
 
 @contextmanager
@@ -119,12 +120,17 @@ def read_latest(db: sqlite3.Connection, clock: LogClock, name: str, cursor: str)
         return LatestPage(head, found, last)
 
 
-def read_names(db: sqlite3.Connection, prefix: str, cursor: str) -> tuple[list[str], str | None]:
+def read_names(
+    db: sqlite3.Connection, clock: LogClock, prefix: str, cursor: str
+) -> tuple[list[str], str | None]:
     """Return names of topics that begin with `prefix`, behind `cursor`, and the next cursor."""
-    rows = db.execute(
-        "select name from topic where name > ? and name >= ? and not deleted order by name limit ?",
-        (cursor, prefix, PAGE_NAMES + 1),
-    ).fetchall()
+    with snapshot(db):
+        _, _, now = read_time(db, clock)
+        rows = db.execute(
+            "select name from topic where name > ? and name >= ? and not deleted"
+            f" and {_NOT_GONE} order by name limit ?",
+            (cursor, prefix, now, PAGE_NAMES + 1),
+        ).fetchall()
     names = [name for (name,) in rows if name.startswith(prefix)]  # they stand together
     page = names[:PAGE_NAMES]
     return page, page[-1] if len(names) > PAGE_NAMES else None
@@ -163,7 +169,9 @@ def _find(
     db: sqlite3.Connection, now: float, names: Sequence[str]
 ) -> Iterator[tuple[TopicRow, Head]]:
     """Yield the row and the head of each topic that is there, of `HEADS` at the most."""
-    rows = db.execute(f"{_TOPICS} in ({','.join('?' * len(names))})", (now, *names))
+    rows = db.execute(
+        f"{_TOPICS} in ({','.join('?' * len(names))}) and {_NOT_GONE}", (now, *names, now)
+    )
     for *row, young in rows:
         topic = TopicRow.of(row)
         first = topic.first()

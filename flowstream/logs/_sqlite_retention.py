@@ -123,6 +123,12 @@ def first_young(tx: Transaction, topic: TopicRow, seconds: float) -> tuple[int, 
 
 def sweep(tx: Transaction) -> None:
     """Delete what is over its time, of some topics; the rest when it is called again."""
+    before = tx.db.total_changes
+    for name in tx.gone_leases(_SWEEP_TOPICS):
+        tx.topic(name)  # which forgets it with its lease
+        tx.forget_lease(name)  # of a topic that never had an event
+        if tx.db.total_changes - before >= _SWEEP_ROWS:
+            break
     for topic in tx.due_topics(_SWEEP_TOPICS):
         keep = topic.keep
         topic.due = math.inf
@@ -131,9 +137,12 @@ def sweep(tx: Transaction) -> None:
         pass_by(tx, topic)
         if topic.floor > topic.head:
             if topic.touched <= tx.moment - FORGET_SECONDS:
-                forget(tx, topic)
-                continue
-            topic.look_at(topic.touched + FORGET_SECONDS)
+                if not tx.has_lease(topic):
+                    tx.forget(topic)
+                    continue
+                topic.look_at(tx.moment + FORGET_SECONDS)
+            else:
+                topic.look_at(topic.touched + FORGET_SECONDS)
         elif keep.seconds < math.inf:
             topic.look_at(at + keep.seconds)
         tx.save(topic)
@@ -156,18 +165,11 @@ def is_due(db: sqlite3.Connection, now: float) -> bool:
     (due,) = db.execute(
         "select exists(select 1 from topic where due <= ?)"
         " or exists(select 1 from key where until <= ?)"
-        " or exists(select 1 from event where number is null and at <= ?)",
-        (now, now, now - PASSING_SECONDS),
+        " or exists(select 1 from event where number is null and at <= ?)"
+        " or exists(select 1 from lease where gone <= ?)",
+        (now, now, now - PASSING_SECONDS, now),
     ).fetchone()
     return bool(due)
-
-
-def forget(tx: Transaction, topic: TopicRow) -> None:
-    """Delete all of a topic. If it is appended to again, its numbers begin anew."""
-    tx.clear(topic)
-    tx.remove(topic)
-    tx.retire_epoch(topic.epochs)
-    tx.notice(topic.id)
 
 
 def _bound_latest(tx: Transaction, topic: TopicRow) -> None:

@@ -33,6 +33,8 @@ from flowstream.logs._sqlite_insertion import Insertion
 TOPIC_COLUMNS = (
     "id, name, epochs, life, head, floor, size, items, seconds, bytes, touched, deleted, due"
 )
+# Whether a topic goes with its lease.
+_IS_GONE = "exists(select 1 from lease where lease.topic = name and gone <= ?)"
 # The highest `pos` that the log ever gave.
 _LAST_POS = "select coalesce(max(seq), 0) from sqlite_sequence where name = 'event'"
 
@@ -153,6 +155,31 @@ class Transaction:
         self.unsynced = boot
         self.db.execute("update log set unsynced = ?", (boot,))
 
+    def forget(self, topic: TopicRow) -> None:
+        """Delete all of a topic. If it is appended to again, its numbers begin anew."""
+        self.clear(topic)
+        self.remove(topic)
+        self.retire_epoch(topic.epochs)
+        self.notice(topic.id)
+
+    def forget_lease(self, name: str) -> None:
+        """Delete the lease of the topic `name`."""
+        self.db.execute("delete from lease where topic = ?", (name,))
+
+    def has_lease(self, topic: TopicRow) -> bool:
+        """Return whether a topic has a lease."""
+        (found,) = self.db.execute(
+            "select exists(select 1 from lease where topic = ?)", (topic.name,)
+        ).fetchone()
+        return bool(found)
+
+    def gone_leases(self, limit: int) -> list[str]:
+        """Return topics that are to be forgotten with their leases."""
+        rows = self.db.execute(
+            "select topic from lease where gone <= ? order by gone limit ?", (self.moment, limit)
+        ).fetchall()
+        return [name for (name,) in rows]
+
     def retire_epoch(self, epochs: Epochs) -> None:
         """Have the log's epoch sort behind those of a topic whose numbers are free again."""
         if self.epoch <= epochs[-1][0]:
@@ -165,9 +192,16 @@ class Transaction:
         if known is not None:
             return known
         found = self.db.execute(
-            f"select {TOPIC_COLUMNS} from topic where name = ?", (name,)
+            f"select {TOPIC_COLUMNS}, {_IS_GONE} from topic where name = ?", (self.moment, name)
         ).fetchone()
-        return self._touched(found) if found else None
+        if not found:
+            return None
+        *row, gone = found
+        if gone:
+            self.forget_lease(name)
+            self.forget(TopicRow.of(row))
+            return None
+        return self._touched(row)
 
     def due_topics(self, limit: int) -> list[TopicRow]:
         """Return topics to look at, the most overdue first."""

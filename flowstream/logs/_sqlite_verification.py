@@ -49,6 +49,7 @@ def verify(db: sqlite3.Connection, step: Callable[[int, int], None]) -> Iterator
             yield f"SQLite finds the file damaged: {text}"
     step(1, total)
     yield from _file(db)
+    yield from _leases(db)
     step(2, total)
     (life,) = db.execute("select life from log").fetchone()
     for place, topic in enumerate(topics):
@@ -69,6 +70,16 @@ def _file(db: sqlite3.Connection) -> Iterator[str]:
         ).fetchone()
         if lost:
             yield f"{what} is of a topic that is not there ({lost:,} times)"
+
+
+def _leases(db: sqlite3.Connection) -> Iterator[str]:
+    (known,) = db.execute("select count(*) from sqlite_master where name = 'fence'").fetchone()
+    if not known:  # it is of a release without leases
+        return
+    for name, token in db.execute(
+        "select topic, token from lease where token > coalesce((select max(token) from fence), 0)"
+    ):
+        yield f"the topic {name!r}: its lease has the token {token}, which was never given"
 
 
 def _epochs(topic: TopicRow, life: int) -> Iterator[str]:

@@ -27,7 +27,7 @@ import outcome
 import trio
 
 from flowstream._clock import chance, clock
-from flowstream._errors import LogFullError, LogUnavailableError, copied_error
+from flowstream._errors import FencedError, LogFullError, LogUnavailableError, copied_error
 from flowstream.logs._bells import Bells
 from flowstream.logs._sqlite_faults import fault, is_busy, locked
 from flowstream.logs._sqlite_file import SQLiteFile
@@ -173,9 +173,7 @@ class SQLiteWriter:
         committing = False
         try:
             tx = self._begin(careful)
-            results: list[tuple[WriteJob, outcome.Outcome[Any]]] = [
-                (job, outcome.Value(job.work(tx))) for job in batch
-            ]
+            results = [(job, _result(job, tx)) for job in batch]
             tx.finish()
             committing = True
             tx.db.execute("commit")
@@ -273,3 +271,10 @@ class SQLiteWriter:
 
     def _ended(self) -> LogUnavailableError:
         return LogUnavailableError(f"{self._file.path} was closed before this was appended")
+
+
+def _result(job: WriteJob, tx: Transaction) -> outcome.Outcome[Any]:
+    try:
+        return outcome.Value(job.work(tx))
+    except FencedError as error:  # it has changed nothing, so the others need not be done again
+        return outcome.Error(error)

@@ -9,13 +9,22 @@ import trio
 from flowstream.testing import (
     _append_contracts,
     _hint_contracts,
+    _lease_contracts,
+    _lease_end_contracts,
     _read_contracts,
     _retention_contracts,
 )
 from flowstream.testing._log_contract import CASE_SECONDS, CONTRACTS, LogBench, OpenStore
 
 # Imported for the contracts that they add.
-_MODULES = (_append_contracts, _read_contracts, _retention_contracts, _hint_contracts)
+_MODULES = (
+    _append_contracts,
+    _read_contracts,
+    _retention_contracts,
+    _hint_contracts,
+    _lease_contracts,
+    _lease_end_contracts,
+)
 
 
 def log_contracts(*, several: bool = True) -> list[str]:

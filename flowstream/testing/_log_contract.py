@@ -98,6 +98,10 @@ class LogUnderTest:
         token = self._bench.token() if token is None else token
         return await self.log.append(topic, entries, keep=keep, token=token)
 
+    def token(self) -> str:
+        """Return a token that no other append has."""
+        return self._bench.token()
+
     async def head(self, topic: str) -> Head:
         """Return the topic's head."""
         return (await self.log.heads([topic]))[topic]
