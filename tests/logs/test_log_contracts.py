@@ -40,8 +40,10 @@ async def test_a_log_in_a_file_keeps_the_contract(contract: str, tmp_path: Path)
         return opened  # type: ignore[return-value]
 
     await check_log(factory, contract)
+    steps: list[tuple[int, int]] = []
     with reading(str(tmp_path / "events.db")) as db:
-        assert list(verify(db, lambda done, total: None)) == []
+        assert list(verify(db, lambda *step: steps.append(step))) == []
+    assert steps == [(done, steps[0][1]) for done in range(steps[0][1] + 1)]
 
 
 @pytest.mark.parametrize("url", ["memory:", "sqlite:///{folder}/events.db"])

@@ -18,6 +18,7 @@ from flowstream import Replay
 from flowstream.abc import Appended, Log, LogEntry
 from flowstream.logs import LogFullError, LogUnavailableError, SQLiteLog, open_log
 from flowstream.logs import _sqlite_file as sqlite_file
+from flowstream.logs import _sqlite_log as sqlite_log
 from flowstream.logs._file_system import magic_number, warning, why_refused
 from flowstream.logs._sqlite_faults import fault
 
@@ -315,3 +316,55 @@ def test_a_write_that_fails_at_the_bound_of_a_file_says_which_bound(
         found = fault(path, write)
         assert isinstance(found, LogFullError) is full
         assert ("165,560 bytes: raise the limit" in str(found)) is full
+
+
+def test_a_disk_without_room_for_a_file_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may be full of small files; where kinds of disks count none, that is not it."""
+    path = str(tmp_path / "events.db")
+    real = os.statvfs(tmp_path)
+    for files, free, full in ((1000, 0, True), (1000, 1, False), (0, 0, False)):
+        values = [*real[:5], files, free, *real[7:]]
+        monkeypatch.setattr(os, "statvfs", lambda path, values=values: os.statvfs_result(values))
+        found = str(fault(path, sqlite_error(sqlite3.SQLITE_CANTOPEN)))
+        assert ("has no room for one more file" in found) is full
+        assert ("can't be opened by user" in found) is not full
+
+
+async def test_a_read_that_fails_says_why_and_the_next_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the sentence that an append would have, and its connection is not used again."""
+    used: list[sqlite3.Connection] = []
+
+    def broken(db: sqlite3.Connection, **arguments: object) -> None:
+        used.append(db)
+        raise sqlite_error(sqlite3.SQLITE_IOERR_READ)
+
+    async with open_log(SQLiteLog(tmp_path / "events.db")) as log:
+        await append(log, b"x", "1")
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite_log, "read_heads", broken)
+            with pytest.raises(
+                LogUnavailableError, match=r"the disk that .*events\.db is on fails"
+            ):
+                await log.heads(["news"])
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            used[0].execute("select 1")
+        assert (await log.heads(["news"]))["news"].number == 1
+
+
+async def test_the_wal_is_cut_behind_a_burst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a burst took on the disk is given back, but for a bound."""
+    monkeypatch.setattr(sqlite_file, "_WAL_BYTES", 100_000)
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_PAGES", 20)
+    wal = tmp_path / "events.db-wal"
+    async with open_log(SQLiteLog(tmp_path / "events.db")) as log:
+        await append(log, bytes(5_000_000), "burst")
+        assert wal.stat().st_size > 5_000_000
+        for number in range(100):  # a reader may hold it back at one moment
+            await append(log, bytes(20_000), f"{number}")
+        assert wal.stat().st_size < 1_000_000

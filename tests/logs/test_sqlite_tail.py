@@ -165,6 +165,24 @@ async def test_a_topic_that_is_taken_up_again_is_heard_from_there(open_tail: Ope
         assert tail.ear.numbers == [("news", 0, [1]), ("news", 2, [3])]
 
 
+async def test_a_file_that_another_is_put_in_place_of_is_stale(
+    open_tail: OpenTail, tmp_path: Path
+) -> None:
+    """Though as much was appended to it, and the tail never found the name free."""
+    other = tmp_path / "other.db"
+    async with open_log(SQLiteLog(other)) as log:
+        await log.append("news", [LogEntry(b"other")], keep=KEEP, token="t")
+    async with open_tail() as tail:
+        await tail.log.watch(["news"])
+        await tail.append("news", b"mine")
+        await tail.look()
+        for ending in ("-wal", "-shm"):
+            tail.path.with_name(f"{tail.path.name}{ending}").unlink()
+        other.replace(tail.path)
+        await tail.look()
+        assert tail.ear.stale == [None]
+
+
 def unreadable(db: sqlite3.Connection) -> int:
     """Fail as SQLite does on a broken disk."""
     error = sqlite3.OperationalError("disk I/O error")

@@ -8,7 +8,7 @@
 It copies the package and the tests into temporary folders and runs the tests once to learn which
 test reaches which line. Then it makes one mistake at a time (see mutations.py) and runs the tests
 that reach its line, those first that reach most of the module per second. A mistake is *seen* if a
-test fails, if nothing can be imported any more, or if a test hangs.
+test fails, and again when it runs alone; if nothing can be imported any more; or if a test hangs.
 
 What survives is either no mistake at all or lacks a test. survivors.toml lists the first, each with
 the reason why it is harmless. The exit status is 1 if another one survives, or if less than 90 % of
@@ -195,19 +195,33 @@ class Sandbox:
         start = time.monotonic()
         try:
             _write(path, mutated(source, mutation))
-            seconds = [reach[test]["seconds"] for test in tests]
-            limit = 4 * TEST_TIMEOUT + 3 * sum(seconds)
-            timeout = ["--timeout", str(TEST_TIMEOUT + 3 * max(seconds))]
-            status, output = self.pytest([*timeout, *self._listed(tests)], limit)
+            seen, by = self._seen(tests, reach)
         finally:
             _write(path, source)
-        took = time.monotonic() - start
-        if status == 0:
-            return Outcome(False, f"{len(tests)} tests", took)
-        if status is None:
-            return Outcome(True, "hangs", took)
-        failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", output, re.MULTILINE)
-        return Outcome(True, failed[1] if failed else f"exit status {status}", took)
+        return Outcome(seen, by, time.monotonic() - start)
+
+    def _seen(self, tests: list[str], reach: Reach) -> tuple[bool, str]:
+        """Return whether a test fails, and which.
+
+        It must fail again when it runs alone. Else it failed by chance, and the others decide.
+        """
+        tests = [*tests]
+        seconds = [reach[test]["seconds"] for test in tests]
+        limit = 4 * TEST_TIMEOUT + 3 * sum(seconds)
+        timeout = ["--timeout", str(TEST_TIMEOUT + 3 * max(seconds))]
+        while tests:
+            status, output = self.pytest([*timeout, *self._listed(tests)], limit)
+            if status == 0:
+                break
+            if status is None:
+                return True, "hangs"
+            failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", output, re.MULTILINE)
+            if failed is None or failed[1] not in tests:
+                return True, failed[1] if failed else f"exit status {status}"
+            if self.pytest([*timeout, *self._listed([failed[1]])], limit)[0] != 0:
+                return True, failed[1]
+            tests.remove(failed[1])
+        return False, f"{len(tests)} tests"
 
     def _listed(self, tests: list[str]) -> list[str]:
         """Return the argument that stands for tests, which may be many."""

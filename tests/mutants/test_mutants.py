@@ -160,6 +160,35 @@ def test_a_planted_mistake_is_seen_and_one_that_no_test_looks_at_is_not(project,
     assert "-    if value > MOST:\n+    if (value >= MOST):" in capsys.readouterr().out
 
 
+def test_a_test_that_fails_by_chance_sees_nothing(project, sandbox):
+    """It must fail again when it runs alone; and a mistake may be seen by the next test."""
+    (sandbox.folder / "tests" / "test_box.py").write_text(
+        """
+import pathlib
+from flowstream.box import clamp
+
+def test_chance():  # fails at the second of its runs
+    runs = pathlib.Path("runs.txt")
+    runs.write_text((runs.read_text() if runs.exists() else "") + "x")
+    assert clamp(5)
+    assert len(runs.read_text()) != 2
+
+def test_clamp():
+    assert clamp(5) == 2
+"""
+    )
+    reach = usable(sandbox.learn(["tests/test_box.py"]))
+    named = {one.name.split("py ")[1]: one for one in candidates(["box.py"], project)}
+    equal = named["clamp: if value > MOST: => if (value >= MOST):"]
+    tests = ["tests/test_box.py::test_chance", "tests/test_box.py::test_clamp"]
+    outcome = sandbox.attempt(equal, tests, reach)
+    assert (outcome.seen, outcome.by) == (False, "1 tests")
+    assert (sandbox.folder / "runs.txt").read_text() == "xxx"
+    (sandbox.folder / "runs.txt").write_text("x")
+    wrong = sandbox.attempt(named["clamp: if value > MOST: => if (value <= MOST):"], tests, reach)
+    assert (wrong.seen, wrong.by) == (True, "tests/test_box.py::test_clamp")
+
+
 def test_each_reason_is_a_sentence():
     """What is listed as harmless says why."""
     for name, reason in harmless().items():
