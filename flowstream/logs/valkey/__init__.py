@@ -1,0 +1,1 @@
+"""A log on a server of Valkey or Redis, and the client that it speaks through."""

@@ -1,0 +1,269 @@
+"""One connection to a Valkey or Redis server.
+
+::
+
+    call ──► Conversation ──► writer task ──► stream
+    call ◄── Conversation ◄── reader task ◄── stream
+                                watch task: asks PING when it is quiet
+
+Only the writer task writes: a write over TLS that is cancelled in the middle ruins the connection,
+and callers are cancelled at any time. It takes all that waits into one write, so many callers at
+once cost little more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from flowstream._clock import clock
+from flowstream._errors import LogUnavailableError
+from flowstream.limits import check_positive
+from flowstream.logs.valkey._conversation import Conversation, PendingCall, Reply, Word
+from flowstream.logs.valkey._server_error import Meaning, ServerError
+from flowstream.tasks._flag import Flag
+
+_WRITE_BYTES = 256 << 10
+_READ_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ValkeyTimeouts:
+    """How long to wait for a server, in seconds.
+
+    Raises:
+        TypeError, ValueError: a value is not a number above 0.
+    """
+
+    start: float = 5.0
+    """For the first connection of all, with everything that is asked over it; then it fails."""
+    connect: float = 3.0
+    """For one server to accept a connection, prove who it is, and say what it is."""
+    reply: float = 10.0
+    """For the oldest reply that is owed, from when the last one came. While parts of a large one
+    come, it is not late."""
+    silence: float = 1.0
+    """Until a server that says nothing is asked whether it is there."""
+    answer: float = 2.0
+    """For it to say something then."""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            check_positive(name, getattr(self, name), unit="seconds")
+
+
+class ValkeyConnection:
+    """A connection that is open, and the calls over it.
+
+    Args:
+        stream: what it goes over.
+        where: the server's address, for messages.
+        timeouts: how long to wait for the server.
+        pushed: called in the event loop with each push, such as a message of a channel. It must
+            not raise.
+
+    Attributes:
+        where: the server's address.
+        lost: why nothing can be asked any more; None while it can.
+        info: what the server said about itself (``INFO``), by name; see `ValkeyClient`.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        where: str,
+        timeouts: ValkeyTimeouts,
+        pushed: Callable[[list[Any]], None],
+    ) -> None:
+        self.where = where
+        self.lost: str | None = None
+        self.info: dict[str, str] = {}
+        self._stream = stream
+        self._timeouts = timeouts
+        self._conversation = Conversation(pushed)
+        self._heard = self._progress = clock.current_time()
+        self._scope = trio.CancelScope()
+        self._gone = Flag()
+        self._unsent = trio.Event()
+        self._entrance = trio.Lock()  # of callers that wait for room, in their order
+        self._room = trio.Event()
+
+    async def call(self, *command: Word) -> Reply:
+        """Ask one command and **wait** for its reply.
+
+        If much is owed already (4,096 replies, or 16 MiB of commands), it first waits for room.
+        A caller may be cancelled at any moment: if the command was put, the server may do it.
+
+        SUBSCRIBE and UNSUBSCRIBE must name channels, and return None once all are confirmed.
+
+        Raises:
+            ServerError: the server refused it, or failed.
+            LogUnavailableError: the connection was lost; ``maybe`` says whether the server may have
+                got the command.
+            TypeError, ValueError: a word can't be written.
+        """
+        [result] = await self.call_many([command])
+        if isinstance(result, ServerError):
+            raise result
+        return result
+
+    async def call_many(self, commands: Sequence[Sequence[Word]]) -> list[Reply | ServerError]:
+        """Ask commands in one write and **wait** for all replies; see `call`.
+
+        No other caller's command comes between them. An error is returned in its place.
+        """
+        if not commands:
+            await trio.lowlevel.checkpoint()
+            return []
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._conversation.full or self._entrance.locked():
+            async with self._entrance:
+                while self._conversation.full and self.lost is None:
+                    await self._room.wait()
+                call = self._put(commands)
+        else:
+            call = self._put(commands)
+        return await self._results(call)
+
+    async def run(  # noqa: ASYNC114  # `ValkeyClient` starts it
+        self, *, task_status: Any = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Write and read until the connection is lost, or this is cancelled; then close it."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._watch)
+                    nursery.start_soon(self._read)
+                    task_status.started()
+        finally:
+            self.give_up("the log was closed")
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._stream)
+
+    def give_up(self, why: str) -> None:
+        """Use this connection no more; all calls that are owed something fail at once.
+
+        Args:
+            why: for the message of their errors, behind the server's address.
+        """
+        if self.lost is not None:
+            return
+        self.lost = f"{self.where}: {why}"
+        for call in self._conversation.abandon():
+            self._wake(call)
+        self._room.set()
+        self._gone.set()
+        self._scope.cancel()
+
+    async def wait_lost(self) -> None:
+        """**Wait** until nothing can be asked any more; see `lost`."""
+        await self._gone.wait()
+
+    def _put(self, commands: Sequence[Sequence[Word]]) -> PendingCall:
+        if self.lost is not None:
+            raise LogUnavailableError(self.lost)
+        if not self._conversation.calls:
+            self._progress = clock.current_time()
+        call = self._conversation.put(commands)
+        self._unsent.set()
+        return call
+
+    async def _results(self, call: PendingCall) -> list[Reply | ServerError]:
+        """**Wait** until the call has all its replies, or can't get them any more."""
+        if call.owed and self.lost is None:
+            call.waiter = trio.lowlevel.current_task()
+
+            def leave(_: object) -> trio.lowlevel.Abort:
+                call.waiter = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(leave)
+        if call.owed:
+            assert self.lost is not None
+            raise LogUnavailableError(self.lost, maybe=self._conversation.was_sent(call))
+        return call.results
+
+    @staticmethod
+    def _wake(call: PendingCall) -> None:
+        task, call.waiter = call.waiter, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def _write(self) -> None:
+        conversation = self._conversation
+        try:
+            while True:
+                await self._unsent.wait()
+                self._unsent = trio.Event()
+                while data := conversation.take(_WRITE_BYTES):
+                    await self._stream.send_all(data)
+                    if len(data) == _WRITE_BYTES:
+                        # It takes what it is sent. A small write proves nothing: the kernel has it.
+                        self._heard = self._progress = clock.current_time()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.give_up(_broken(error))
+
+    async def _read(self) -> None:
+        conversation = self._conversation
+        try:
+            while data := await self._stream.receive_some(_READ_BYTES):
+                self._heard = clock.current_time()
+                for call in conversation.receive(data):
+                    self._progress = self._heard
+                    self._look(call.results)
+                    self._wake(call)
+                if conversation.amid:
+                    self._progress = self._heard
+                if conversation.fault is not None:
+                    self.give_up(conversation.fault)
+                    return
+                if self._entrance.locked() and not conversation.full:
+                    room, self._room = self._room, trio.Event()
+                    room.set()
+            self.give_up("the server closed the connection")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.give_up(_broken(error))
+
+    def _look(self, results: list[Any]) -> None:
+        """Give up if the server is not any more what it was."""
+        for result in results:
+            if isinstance(result, ServerError) and result.meaning is Meaning.ELSEWHERE:
+                self.give_up(result.sentence)
+
+    async def _watch(self) -> None:
+        """Ask PING when the server is silent, and give up if it says nothing then."""
+        times = self._timeouts
+        ping: PendingCall | None = None
+        while self.lost is None:
+            now = clock.current_time()
+            if ping is not None and not ping.owed:
+                ping = None
+            quiet = self._heard + times.silence
+            if ping is None and now >= quiet:
+                ping = self._put([(b"PING",)])
+            due = quiet if ping is None else quiet + times.answer
+            if ping is not None and now >= due:
+                self.give_up(f"the server says nothing for {times.silence + times.answer:g} s")
+                return
+            if self._conversation.calls:
+                owed = self._progress + times.reply
+                if now >= owed:
+                    self.give_up(f"the server owes a reply for {times.reply:g} s")
+                    return
+                due = min(due, owed)
+            with trio.move_on_at(due):
+                if ping is None:
+                    await trio.sleep_forever()
+                else:
+                    with suppress(LogUnavailableError):
+                        await self._results(ping)
+
+
+def _broken(error: BaseException) -> str:
+    cause = error.__cause__
+    return f"the connection broke ({cause})" if cause is not None else "the connection broke"
