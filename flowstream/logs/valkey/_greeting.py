@@ -73,8 +73,7 @@ class Greeting:
 
     async def aclose(self) -> None:
         """Close the connection at once."""
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(self.stream)
+        await _close(self.stream)
 
 
 async def greet(
@@ -95,23 +94,27 @@ async def greet(
     where = written(address)
     with _sorted_faults(where, seconds):
         stream: trio.abc.Stream = await trio.open_tcp_stream(*address)
-        if login.tls is not None:
-            secure = trio.SSLStream(stream, login.tls, server_hostname=address[0])
-            stream = secure
-    greeting = Greeting(where, stream, seconds)
     try:
         if login.tls is not None:
             with _sorted_faults(where, seconds):
+                secure = trio.SSLStream(stream, login.tls, server_hostname=address[0])
+                stream = secure
                 await secure.do_handshake()
+        greeting = Greeting(where, stream, seconds)
         [hello] = await greeting.ask((b"HELLO", 3, *login.words, b"SETNAME", _CLIENT_NAME))
         greeting.hello = _heard(where, hello)
         unfit = facts.why_unfit(greeting.hello, sentinel=sentinel)
         if unfit is not None:
             raise RefusedError(f"{where}: {unfit}")
     except BaseException:
-        await greeting.aclose()
+        await _close(stream)
         raise
     return greeting
+
+
+async def _close(stream: trio.abc.Stream) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(stream)
 
 
 @contextmanager

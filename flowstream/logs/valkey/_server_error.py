@@ -44,6 +44,7 @@ MEANINGS: dict[str, tuple[Meaning, str]] = {
     "UNBLOCKED": (Meaning.ELSEWHERE, "the server became a replica while it waited for others"),
     "LOADING": (Meaning.ELSEWHERE, "the server has restarted, and loads its data"),
     "NOAUTH": (Meaning.ELSEWHERE, "the server asks for a password: write it in the URL"),
+    "NOSCRIPT": (Meaning.ELSEWHERE, "the server has forgotten the log's scripts"),
     "REDIRECT": (Meaning.ELSEWHERE, "the server has become a replica"),
     "BUSY": (Meaning.LATER, "a script keeps the server busy"),
     "TRYAGAIN": (Meaning.LATER, "the server asks to try again"),

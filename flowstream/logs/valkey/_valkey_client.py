@@ -84,7 +84,7 @@ class ValkeyClient:
             await self._available.wait()
             await trio.lowlevel.checkpoint()
 
-    async def run(  # noqa: ASYNC114  # the log starts it
+    async def run(  # noqa: ASYNC114, ASYNC128  # the log starts it, and `_live` says so
         self, *, task_status: Any = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Connect, and connect again whenever the connection is lost, until this is cancelled.
@@ -116,7 +116,9 @@ class ValkeyClient:
                 raise LogUnavailableError(self.away)
             await trio.sleep(backoff.fail(clock.current_time() - self._since))
 
-    async def _live(self, deadline: float, task_status: Any) -> None:
+    async def _live(  # noqa: ASYNC114  # `run` calls it
+        self, deadline: float, task_status: Any
+    ) -> None:
         """Find the primary, and lend the connection to it out until it is lost.
 
         Args:
