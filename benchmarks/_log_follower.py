@@ -1,6 +1,7 @@
 """A process that follows the topic `far` of a log by its hints, and says how old each event was.
 
-It is given the log's file, and prints `ready`. It prints what it found behind a line of input.
+It is given the log's URL and how many events will come, and prints `ready`. It prints what it
+found behind a line of input.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from collections.abc import Sequence
 import trio
 
 from flowstream.abc import Record
-from flowstream.logs import SQLiteLog, open_log
-
-EVENTS = 1000
+from flowstream.logs import open_log
 
 
-async def main(path: str) -> None:
+async def main(url: str, events: int) -> None:
     """Follow until all events have come, or the input ends."""
     seconds: list[float] = []
     all_came = trio.Event()
@@ -26,12 +25,12 @@ async def main(path: str) -> None:
     def hint(topic: str, before: int, records: Sequence[Record]) -> None:
         now = time.monotonic_ns()
         seconds.extend((now - int(record.data[:20])) / 1e9 for record in records)
-        if len(seconds) >= EVENTS:
+        if len(seconds) >= events:
             all_came.set()
 
-    async with open_log(SQLiteLog(path), hint=hint) as log:
+    async with open_log(url, hint=hint) as log:
         await log.watch(["far"])
-        await trio.sleep(0.5)  # the file was read on from where it was
+        await trio.sleep(0.5)  # the log was read on from where it was
         cpu = time.process_time()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
@@ -42,4 +41,4 @@ async def main(path: str) -> None:
     sys.stdout.write(json.dumps({"seconds": seconds, "cpu": cpu}) + "\n")
 
 
-trio.run(main, sys.argv[1])
+trio.run(main, sys.argv[1], int(sys.argv[2]))

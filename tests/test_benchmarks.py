@@ -17,6 +17,8 @@ import pytest
 import trio
 import trio.testing
 
+import flowstream.logs
+
 HERE = Path(__file__).parent.parent / "benchmarks"
 PROGRAMS = {path.name: path for path in sorted(HERE.glob("*.py"))}
 
@@ -24,7 +26,7 @@ PROGRAMS = {path.name: path for path in sorted(HERE.glob("*.py"))}
 WITHOUT = {
     "attacks.py": "attacks servers; the homes are behind them",
     "buffer.py": "serves nothing",
-    "log.py": "serves nothing: it measures a log's file",
+    "log.py": "serves nothing: it measures a log",
     "server_cost.py": "compares two servers, by an app that streams nothing of flowstream's",
 }
 
@@ -117,19 +119,20 @@ SERVERS = {
     "stalled_clients.py": (["--serve", "{home}"], "/paced", b"data:"),
     "files.py": (["--serve", "file_chunks-{home}", "--path", __file__], "/", b"in each of the"),
     "_rows_sides.py": (["{home}", "none.sqlite", "dbname=none"], "/figures?watch=1", b"worst"),
+    "_log_delivery_servers.py": (["{home}", "sqlite:///{tmp}/{home}.db"], "/statistics", b"direct"),
 }
 
 
-@pytest.mark.chaos  # twenty-four processes
+@pytest.mark.chaos  # twenty-eight processes
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_program_serves_in_each_home(name):
+def test_a_program_serves_in_each_home(name, tmp_path):
     """Each program that a benchmark runs starts in all homes and answers a request."""
     arguments, path, expected = SERVERS[name]
     with ExitStack() as stack:
         processes = {}
         for home in homes.HOMES:
-            filled = [argument.format(home=home) for argument in arguments]
+            filled = [argument.format(home=home, tmp=tmp_path) for argument in arguments]
             command = [sys.executable, str(HERE / name), *filled]
             process = stack.enter_context(
                 subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -144,3 +147,47 @@ def test_a_program_serves_in_each_home(name):
                     line = answer.readline()
                     assert line, got
                     got += line
+
+
+# A store is measured as soon as there is a log for it.
+STORES = {"sqlite": "SQLiteLog", "valkey": "ValkeyLog", "postgres": "PostgresLog"}
+
+
+@pytest.mark.chaos  # servers, and several processes
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "store", [store for store, log in STORES.items() if log in flowstream.logs.__all__]
+)
+def test_each_log_is_measured_beside_its_floor(store, tmp_path):
+    """A little of everything is measured, and each ratio and each bar has its figures."""
+    stores = load("_log_stores").STORES[store]
+    setting = stores.settings[0]
+    result = tmp_path / "result.json"
+    command = [sys.executable, str(HERE / "log.py"), "--log", store, "--quick"]
+    subprocess.run([*command, "--settings", setting, "--json", result], check=True)
+    (found,) = json.loads(result.read_text())[setting]
+    expected = {*stores.ratios, *stores.bars}
+    if not stores.breakable:
+        expected -= {"killed to first event live, s", "stall to error, s over patience"}
+    assert expected <= found.keys()
+    # Memory grows in pages, and an error may come to the millisecond: these may be 0.
+    rough = ("memory of a followed topic, bytes", "stall to error, s over patience")
+    assert all(value > (-1 if name in rough else 0) for name, value in found.items()), found
+
+
+@pytest.mark.chaos  # servers, and a C compiler
+@pytest.mark.timeout(180)
+def test_deliveries_through_a_log_are_measured(tmp_path):
+    """Every client gets every event of each worker, written directly."""
+    result = tmp_path / "result.json"
+    command = [sys.executable, str(HERE / "log_delivery.py"), "--rounds", "1", "--homes", "bare"]
+    few = ["--clients", "10", "--seconds", "0.1", "--json", str(result)]
+    done = subprocess.run([*command, *few], check=True, stdout=subprocess.PIPE, text=True)
+    samples = json.loads(result.read_text())["samples"]
+    assert [(one["topic"], one["workers"]) for one in samples[::2]] == [
+        ("memory", 1),
+        ("sqlite", 1),
+        ("sqlite", 2),
+    ]
+    assert all(one["cpu"] > 0 and one["deliveries"] in (100, 200) for one in samples)
+    assert done.stdout.count("100.0% of") == 3

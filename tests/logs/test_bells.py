@@ -166,3 +166,13 @@ def test_a_process_that_hears_of_its_own_commits_by_itself_is_not_rung(
     assert [bool(bells._poll.poll(0)) for bells in hung] == [False, True, True]
     hung[0].ring()
     assert hung[0]._poll.poll(0)
+
+
+def test_bells_that_could_not_be_hung_close_nothing_of_others(tmp_path: Path) -> None:
+    """The process keeps its standard input, and to ring without a folder does nothing."""
+    (tmp_path / "e.db-bells").write_text("no folder")
+    before = os.fstat(0)
+    bells = Bells(str(tmp_path / "e.db"))
+    bells.ring()
+    bells.close()
+    assert os.fstat(0) == before
