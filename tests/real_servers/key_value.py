@@ -169,6 +169,22 @@ class KeyValueServer:
         self.kill()
         self.start()
 
+    def take_port(self, port: int) -> None:
+        """Listen at another port from now on. Connections that there are stay.
+
+        So an address moves from one server to another, as in a failover.
+        """
+        assert self._process is not None
+        if self._process.runs:
+            self.call("CONFIG", "SET", "port", port)
+            self.port = port
+            self.call("CONFIG", "REWRITE")
+        else:
+            lines = self._file.read_text().splitlines()
+            others = [line for line in lines if not line.startswith("port ")]
+            self._file.write_text("\n".join([*others, f"port {port}", ""]))
+            self.port = port
+
     def freeze(self) -> None:
         """Have it stand still (SIGSTOP)."""
         assert self._process is not None
@@ -223,26 +239,40 @@ class KeyValueServer:
 
     # -- its replicas ----------------------------------------------------------------------
 
-    def replica_of(self, master: KeyValueServer) -> None:
-        """Have it copy another one from now on; **wait** until it is in step."""
+    def replica_of(self, master: KeyValueServer, *, through: int = 0) -> None:
+        """Have it copy another one from now on. See `wait_in_step`, too.
+
+        Args:
+            master: what it copies.
+            through: the port of a proxy in front of it.
+        """
         if password := master._settings.get("requirepass"):
             self.config(masterauth=password)
-        self.call("REPLICAOF", "127.0.0.1", master.port)
+        self.call("REPLICAOF", "127.0.0.1", through or master.port)
         self.call("CONFIG", "REWRITE")
-        self.wait_in_step(master)
 
     def wait_in_step(self, master: KeyValueServer) -> None:
-        """Wait until it has all that `master` has at this moment."""
-        target = int(master.info("replication")["master_repl_offset"])
+        """Wait until it has all that `master` has at this moment, also in its file."""
+        wanted = master.info("replication")
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             with suppress(WireError, OSError, KeyError):
                 found = self.info("replication")
-                linked = found.get("master_link_status") == "up"
-                if linked and int(found["slave_repl_offset"]) >= target:
-                    return
+                if found["master_replid"] != wanted["master_replid"]:
+                    # It follows another life of the master; or that begins a new one for it.
+                    wanted = master.info("replication")
+                elif found["master_link_status"] == "up":
+                    behind = int(wanted["master_repl_offset"]) - int(found["slave_repl_offset"])
+                    if behind <= 0 and not self._rewrites:
+                        return
             time.sleep(0.01)
         raise RuntimeError(f"the replica is not in step:\n{self.log[-2000:]}")
+
+    @property
+    def _rewrites(self) -> bool:
+        """Whether it still writes its append-only file anew, as a replica does at first."""
+        found = self.info("persistence")
+        return "1" in (found["aof_rewrite_in_progress"], found["aof_rewrite_scheduled"])
 
     def promote(self) -> None:
         """Have it be a master from now on."""

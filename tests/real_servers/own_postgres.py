@@ -46,6 +46,7 @@ class OwnPostgres:
         tcp: whether it also listens on 127.0.0.1, at `port`.
         certificates: with them it takes TLS there.
         standby_of: the server that it is a standby of, from a copy made now.
+        through: the port of a proxy in front of that server, which it follows it by.
         settings: of its configuration.
 
     Attributes:
@@ -63,6 +64,7 @@ class OwnPostgres:
         tcp: bool = False,
         certificates: Certificates | None = None,
         standby_of: OwnPostgres | None = None,
+        through: int = 0,
         **settings: str | int,
     ) -> None:
         self._account = programs.account()
@@ -85,7 +87,7 @@ class OwnPostgres:
             if standby_of is None:
                 self._make_cluster()
             else:
-                self._copy_from(standby_of)
+                self._copy_from(standby_of, through)
             self.start()
         except BaseException:
             self.close()
@@ -184,6 +186,11 @@ class OwnPostgres:
         return f"postgres://{USER}:{quote(PASSWORD)}@127.0.0.1:{self.port}/postgres"
 
     @property
+    def socket(self) -> Path:
+        """Its Unix socket."""
+        return self.folder / f".s.PGSQL.{self.port}"
+
+    @property
     def version(self) -> int:
         """Its major version."""
         return int((self._data / "PG_VERSION").read_text())
@@ -264,18 +271,19 @@ class OwnPostgres:
 
     # -- its standbys ----------------------------------------------------------------------
 
-    def follow(self, primary: OwnPostgres) -> None:
+    def follow(self, primary: OwnPostgres, *, through: int = 0) -> None:
         """Be a standby of another server from now on, with a new copy of its data."""
         self.crash()
         shutil.rmtree(self._data)
-        self._copy_from(primary)
+        self._copy_from(primary, through)
         self.start()
 
-    def _copy_from(self, primary: OwnPostgres) -> None:
+    def _copy_from(self, primary: OwnPostgres, through: int) -> None:
+        front = psycopg.conninfo.make_conninfo(primary.dsn, host="127.0.0.1", port=through)
         self._do(
             self._binaries / "pg_basebackup",
             f"--pgdata={self._data}",
-            f"--dbname={primary.dsn}",
+            f"--dbname={front if through else primary.dsn}",
             "--write-recovery-conf",
             "--checkpoint=fast",
             "--wal-method=stream",

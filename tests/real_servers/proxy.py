@@ -132,6 +132,10 @@ def _connect(target: Target) -> socket.socket:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     else:
         peer = socket.socket(socket.AF_UNIX)
-        peer.connect(str(target))
+        try:
+            peer.connect(str(target))
+        except OSError:
+            peer.close()
+            raise
     peer.settimeout(None)
     return peer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from real_servers.own_process import free_port
 from real_servers.proxy import Proxy
 from real_servers.sentinels import Sentinels
 from real_servers.wire import WireError, call
@@ -55,12 +56,14 @@ def test_a_replica_is_promoted(own_server, kind):
     one, other = own_server(kind), own_server(kind)
     one.call("SET", "here", "one")
     other.replica_of(one)
+    other.wait_in_step(one)
     assert not other.is_master
     with pytest.raises(WireError, match="READONLY"):
         other.call("SET", "here", "other")
     other.promote()
     other.call("SET", "here", "other")
     one.replica_of(other)
+    one.wait_in_step(other)
     assert one.call("GET", "here") == "other"
 
 
@@ -106,11 +109,29 @@ def test_a_proxy_speaks_tls_is_cut_held_and_points_elsewhere(own_server, certifi
         assert call(proxy.port, "GET", "who", tls=client) == "other"
 
 
+def test_an_address_moves_to_another_server(own_server, kind):
+    """The first one lets it go; a server that was given a port has it in its next life, too."""
+    one, other = own_server(kind), own_server(kind)
+    port = one.port
+    one.take_port(free_port())
+    other.take_port(port)
+    other.call("SET", "who", "other")
+    assert call(port, "GET", "who") == "other"
+    other.kill()
+    other.take_port(free_port())
+    other.start()
+    assert other.port != port
+    assert other.call("GET", "who") == "other"
+    one.take_port(port)
+    assert call(port, "GET", "who") is None
+
+
 @pytest.mark.chaos
 def test_sentinels_promote_a_replica(own_server, kind):
     """When they are told to, and when the master is killed; the old one comes back as a replica."""
     one, other = own_server(kind), own_server(kind)
     other.replica_of(one)
+    other.wait_in_step(one)
     with Sentinels(one) as sentinels:
         assert sentinels.master_port() == one.port
         sentinels.failover()

@@ -21,7 +21,8 @@ class Account:
         topic: what is known of its topic.
         start: the place from which on it wants everything; None if it comes new.
         filtered: whether it wants only some.
-        keeps_up: whether it reads so fast, from a topic that keeps so much, that no gap is excused.
+        keeps_up: whether it reads so fast, from a topic that keeps so much, that no gap is excused,
+            but that between two epochs.
 
     Attributes:
         first, last: everything between them is accounted for.
@@ -86,7 +87,7 @@ class Account:
             if missed is not None:
                 raise LedgerError(f"{self} came with a wrong id, and is said to miss {missed}")
             self._lost = False
-        elif self.keeps_up:
+        elif self.keeps_up and not (missed is None and self.topic.rolls_back):
             raise LedgerError(f"{self} keeps up, and was told of a gap of {missed}")
         if self._pending == "":
             self._pending = missed
@@ -145,6 +146,8 @@ class Account:
             raise LedgerError(f"{self} got {place} twice, or out of order")
         if pending != "":
             self.gaps.append((last, place, None if pending is None else int(pending)))
+        if self.keeps_up and pending is None and place.epoch == last.epoch:
+            raise LedgerError(f"{self} keeps up, and was told of a gap before {place}")
         if not self.filtered:
             missed = 0 if pending == "" else pending
             if place.epoch != last.epoch:

@@ -1,4 +1,4 @@
-"""What is done to the processes of a run, and to their log."""
+"""What is done to the processes of a run, and to their machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import random
 import resource
 import signal
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
+
+from . import broker_faults
+from .broker_faults import Fault
 
 if TYPE_CHECKING:
     from .run import Run, Seat
@@ -152,8 +154,6 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-Fault = Callable[["Run", random.Random], Awaitable[None]]
-
 BY_NAME: dict[str, Fault] = {
     "kill a worker": kill_a_worker,
     "kill a publisher": kill_a_publisher,
@@ -166,5 +166,6 @@ BY_NAME: dict[str, Fault] = {
     "restart a worker": restart_a_worker,
     "hand over": hand_over,
     "reboot": reboot,
+    **broker_faults.BY_NAME,
 }
 """See `plan.FAULTS`."""

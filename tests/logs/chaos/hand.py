@@ -1,7 +1,8 @@
 """A process that does one thing to the log, and prints what it found as JSON.
 
-``heads`` gives the position of each topic, ``last TEXT`` publishes an event in each, ``trim TOPIC
-ITEMS`` has a topic keep no more, ``versions TOPIC`` counts the envelopes by version.
+``heads`` gives the position of each topic, ``epochs TOPIC ...`` the epochs of each, ``last TEXT``
+publishes an event in each, ``trim TOPIC ITEMS`` has a topic keep no more, ``versions TOPIC`` counts
+the envelopes by version.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ async def main(what: str, *arguments: str) -> None:
                 name: await topic.publish(text, key=key_of(text) if name == "keyed" else None)
                 for name, topic in topics.items()
             }
+    elif what == "epochs":
+        async with open_log(role.url) as opened:
+            heads = await opened.heads([f"topic:{topic}" for topic in arguments])
+            found = {topic: heads[f"topic:{topic}"].epochs for topic in arguments}
     else:
         topic, *rest = arguments
         async with open_log(role.url) as opened:

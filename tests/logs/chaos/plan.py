@@ -6,37 +6,53 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass
+from typing import Any
 
-FAULTS = (
+_OF_PROCESSES = (
     "kill a worker",
     "kill a publisher",
     "freeze a worker",
     "freeze a publisher",
     "trim",
-    "set the clock",
-    "fill the disk",
-    "set a quota",
     "restart a worker",
     "hand over",
-    "reboot",
 )
-"""The names of all faults; see `faults`."""
+_OF_A_MACHINE = ("set the clock", "fill the disk", "set a quota", "reboot")
+_OF_A_BROKER = (
+    "kill the broker",
+    "freeze the broker",
+    "lose the tail",
+    "cut sessions",
+    "refuse writes",
+    "fail over in step",
+    "fail over behind",
+    "split the brain",
+)
+_OF_VALKEY = (*_OF_PROCESSES, *_OF_A_BROKER, "flush the broker")
+
+FAULTS = {
+    "sqlite": (*_OF_PROCESSES, *_OF_A_MACHINE),
+    "valkey": _OF_VALKEY,
+    "redis": _OF_VALKEY,
+    "postgres": (*_OF_PROCESSES, *_OF_A_BROKER, "lose the tail unseen"),
+}
+"""The names of all faults, by log; see `faults` and `broker_faults`."""
 
 TOPICS = ("plain", "keyed", "small")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run.
-
-    The log's URL may have ``{folder}`` in it: an empty folder on a small disk of its own.
-    """
+    """One run. `Plan.over` gives one with the sizes that are usual for its log."""
 
     seed: int
     events: int
     """Events that are to be acknowledged, or may be in the log."""
-    url: str = "sqlite:///{folder}/events.db"
-    faults: tuple[str, ...] = FAULTS
+    log: str = "sqlite"
+    """Its kind: "sqlite", "valkey", "redis" or "postgres"."""
+    query: str = ""
+    """Of the log's URL."""
+    faults: tuple[str, ...] = FAULTS["sqlite"]
     """Which faults there are. Each happens once, before any happens twice."""
     breaks: int = 14
     """How many faults happen."""
@@ -55,8 +71,18 @@ class Plan:
     """Versions of the envelope that processes write: each new process draws one."""
     planted: str = ""
     """A fault planted in publisher 0 or worker 1, which the ledger must find; see `disguise`."""
+    freeze: float = 3.0
+    """Seconds for which a broker is frozen, at most."""
     verbose: bool = False
     """Whether it says what it does while it does it."""
+
+    @classmethod
+    def over(cls, log: str, seed: int, events: int, **changes: Any) -> Plan:
+        """Return a plan over this log: all its faults, and more clients over a broker."""
+        usual: dict[str, Any] = {"faults": FAULTS[log]}
+        if log != "sqlite":
+            usual |= {"publishers": 3, "clients": 60, "breaks": 2 + len(FAULTS[log])}
+        return cls(seed, events, log, **{**usual, **changes})
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ import trio
 
 from . import processes
 from .account import Account
+from .broker import Broker
 from .client import DROPPING, FAST, HABITS, Client
-from .disk import Disk, small_disk
+from .disk import Disk
 from .faults import BY_NAME
 from .plan import TOPICS, Plan, Role
 from .processes import Process
+from .store import Store, open_store, url_of
 from .texts import make_text
 from .truth import LedgerError, Life, Place, Truth, name_of
 
@@ -84,7 +86,7 @@ class Run:
 
     Args:
         plan: what it does.
-        disk: the log's disk.
+        store: where the log lies.
         folder: for the driver's files.
 
     Attributes:
@@ -93,11 +95,11 @@ class Run:
         clients: all of them.
     """
 
-    def __init__(self, plan: Plan, disk: Disk, folder: Path) -> None:
+    def __init__(self, plan: Plan, store: Store, folder: Path) -> None:
         self.plan = plan
-        self.disk = disk
+        self.store = store
         self.clock = FakeClock(folder / "clock")
-        self.truth = Truth(TOPICS)
+        self.truth = Truth(TOPICS, rolls_back=isinstance(store, Broker))
         # One is supervised, for the hand-over.
         self.workers = [
             Seat(f"w{number}", supervised=number == 0) for number in range(plan.workers)
@@ -105,17 +107,36 @@ class Run:
         share = plan.events // plan.publishers
         self.publishers = [Seat(f"p{number}", events=share) for number in range(plan.publishers)]
         self.clients: list[Client] = []
-        self._url = plan.url.format(folder=disk.folder)
+        self._url = url_of(store, plan)
         self._dice = random.Random(f"{plan.seed} lives")
         self._counts: Counter[str] = Counter()
-        self._powered = trio.Event()
+        self._powered = trio.Event()  # whether processes may start
         self._powered.set()
+        self._holds = 0
         self._hands = 0
+        self._troubles = 0
         self._troubled_until = 0.0
         self._clean: set[str] = set()
         self._stopping = False
         self._started: list[Process] = []
         self._began = time.monotonic()
+
+    @property
+    def disk(self) -> Disk:
+        """The disk of a SQLite log."""
+        assert isinstance(self.store, Disk)
+        return self.store
+
+    @property
+    def broker(self) -> Broker:
+        """The broker of a log that is in one."""
+        assert isinstance(self.store, Broker)
+        return self.store
+
+    @property
+    def over(self) -> bool:
+        """Whether all that should be published is."""
+        return all(seat.done for seat in self.publishers)
 
     def count(self, what: str) -> None:
         """Count something for the report."""
@@ -156,14 +177,14 @@ class Run:
                     if seat.process is not None:
                         seat.process.kill()
             versions = await self.hand("versions", "plain")
+            await self.note_epochs()
         finally:
             for process in self._started:
                 process.close()
         self._verify()
         self._say("verified")
-        return Report(
-            self.plan, self._counts, time.monotonic() - self._began, self.disk.mounted, versions
-        )
+        mounted = isinstance(self.store, Broker) or self.store.mounted
+        return Report(self.plan, self._counts, time.monotonic() - self._began, mounted, versions)
 
     async def _begin(self, nursery: trio.Nursery) -> None:
         heads: dict[str, str] = await self.hand("heads")
@@ -322,9 +343,13 @@ class Run:
 
     async def power_cut(self, *, wall: float, boot: str) -> None:
         """Kill all processes, and let others come in another boot of the machine."""
-        self._powered = trio.Event()
-        while self._hands:  # noqa: ASYNC110  # there is no event
-            await trio.sleep(0.01)
+        await self.cut_power()
+        self.clock.set(wall=wall, boot=boot, booted=time.clock_gettime(time.CLOCK_BOOTTIME) - 5)
+        self.restore_power()
+
+    async def cut_power(self) -> None:
+        """Kill all processes, and let none come until `restore_power`."""
+        await self._hold_back()
         there = [seat.process for seat in self.workers + self.publishers if seat.process]
         for process in there:
             pids = process.children
@@ -333,17 +358,46 @@ class Run:
                 processes.kill_pid(pid)
         for process in there:
             await process.over.wait()
-        self.clock.set(wall=wall, boot=boot, booted=time.clock_gettime(time.CLOCK_BOOTTIME) - 5)
-        self._powered.set()
+
+    async def _hold_back(self) -> None:
+        """Let no process start, and wait until none does one thing to the log."""
+        if not self._holds:
+            self._powered = trio.Event()
+        self._holds += 1
+        while self._hands:  # noqa: ASYNC110  # there is no event
+            await trio.sleep(0.01)
+
+    def restore_power(self) -> None:
+        """Let processes start again, if nothing else holds them back."""
+        self._holds -= 1
+        if not self._holds:
+            self._powered.set()
+
+    @asynccontextmanager
+    async def no_new_lives(self) -> AsyncIterator[None]:
+        """Let no process start in the meantime."""
+        await self._hold_back()
+        try:
+            yield
+        finally:
+            self.restore_power()
 
     @asynccontextmanager
     async def trouble(self) -> AsyncIterator[None]:
         """Excuse processes that end in the meantime."""
+        self._troubles += 1
         self._troubled_until = float("inf")
         try:
             yield
         finally:
-            self._troubled_until = trio.current_time() + _AFTERMATH
+            self._troubles -= 1
+            if not self._troubles:
+                self._troubled_until = trio.current_time() + _AFTERMATH
+
+    async def note_epochs(self) -> None:
+        """Note which epochs the log knows."""
+        for topic, epochs in (await self.hand("epochs", *TOPICS)).items():
+            self.truth.topics[topic].note_epochs([Place(*one) for one in epochs])
 
     async def hand(self, *arguments: str) -> Any:
         """Do one thing to the log, in a process of its own; return what it printed."""
@@ -381,7 +435,8 @@ class Run:
         for topic in truth.topics.values():
             topic.verify()
             topic.prepare()
-        truth.topics["plain"].verify_soon(self._clean)
+        if isinstance(self.store, Disk):  # a broker may lose what nobody has seen
+            truth.topics["plain"].verify_soon(self._clean)
         for client in self.clients:
             account = client.account
             account.close()
@@ -391,14 +446,14 @@ class Run:
 
 
 async def run_plan(plan: Plan) -> Report:
-    """Run a plan on a disk of its own.
+    """Run a plan over a log of its own.
 
     Raises:
         LedgerError: a promise was broken.
     """
-    with small_disk(plan.disk) as disk, TemporaryDirectory(prefix="chaos-") as folder:
+    with open_store(plan) as store, TemporaryDirectory(prefix="chaos-") as folder:
         try:
-            return await Run(plan, disk, Path(folder)).run()
+            return await Run(plan, store, Path(folder)).run()
         except BaseExceptionGroup as group:
             # The first broken promise says more than the group of all that ended with it.
             broken, others = group.split(LedgerError)

@@ -39,10 +39,18 @@ class Place(NamedTuple):
 
 
 class TopicTruth:
-    """What is known of one topic."""
+    """What is known of one topic.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the topic.
+        rolls_back: whether its log may forget its end, and then begins a new epoch.
+    """
+
+    def __init__(self, name: str, *, rolls_back: bool) -> None:
         self.name = name
+        self.rolls_back = rolls_back
+        self.epochs: set[str] = set()  # all that were seen
+        self._known: dict[str, int] = {}  # the first number of each epoch, as the log says
         self.sent: set[str] = set()
         self.once: dict[str, str] = {}  # {name: the rest of its text}, with an idempotency key
         self.soon: set[str] = set()
@@ -50,17 +58,38 @@ class TopicTruth:
         self.refused: set[str] = set()  # it was said that they are not in the log
         self.names: dict[Place, str] = {}
         self.places: dict[str, Place] = {}
+        self.uncertain: set[str] = set()  # it was said that they may be there
+        self._earlier: list[tuple[str, Place, Place]] = []  # the same event under two ids
         self.snapshots: dict[tuple[Place, str], list[str]] = {}
         self.last: Place | None = None  # of the event behind all others
 
     def note(self, place: Place, name: str) -> None:
         """An event was acknowledged, or seen, under this id."""
+        self.epochs.add(place.epoch)
         known = self.names.setdefault(place, name)
         if known != name:
             raise LedgerError(f"one id for two events in {self.name}: {place} {known} {name}")
         before = self.places.setdefault(name, place)
         if before != place:
-            raise LedgerError(f"two ids for one event in {self.name}: {name} {before} {place}")
+            if not self.rolls_back or before.epoch == place.epoch:
+                raise LedgerError(f"two ids for one event in {self.name}: {name} {before} {place}")
+            # It was lost before its publisher heard of it, and published again.
+            low, high = sorted((before, place))
+            self._earlier.append((name, low, high))
+            self.places[name] = high
+
+    def note_epochs(self, epochs: list[Place]) -> None:
+        """The log says that it has these epochs, each with its first number."""
+        for epoch, first in epochs:
+            known = self._known.setdefault(epoch, first)
+            if known != first:
+                raise LedgerError(f"epoch {epoch} of {self.name} begins at {known} and at {first}")
+
+    def is_lost(self, place: Place, by: str) -> bool:
+        """Return whether an event is no more in the log when the epoch `by` has begun."""
+        return any(
+            place.epoch < epoch <= by and number <= place.number for epoch, number in self._firsts
+        )
 
     def snapshot(self, place: Place, entries: list[tuple[str, str]]) -> None:
         """A client got a snapshot as of this place: (key, name) of each event in it."""
@@ -78,11 +107,25 @@ class TopicTruth:
             raise LedgerError(f"it was said that they are not in {self.name}: {sorted(appeared)}")
         if strangers := set(self.names.values()) - self.sent:
             raise LedgerError(f"nobody sent what was seen in {self.name}: {sorted(strangers)[:5]}")
+        self._find_firsts()
+        for name, low, high in self._earlier:
+            if not self.is_lost(low, high.epoch):
+                raise LedgerError(f"two ids for one event in {self.name}: {name} {low} {high}")
         self._verify_order()
         self._verify_snapshots()
 
+    def _find_firsts(self) -> None:
+        """Find the first number of each epoch; where the log no longer knows it, that seen."""
+        firsts: dict[str, int] = {}
+        for place in self.names:
+            firsts[place.epoch] = min(place.number, firsts.get(place.epoch, place.number))
+        self._firsts = sorted({**firsts, **self._known}.items())
+
     def _verify_order(self) -> None:
-        """Each lane sends one event after the other."""
+        """Each lane sends one event after the other.
+
+        One that it gave up waiting for may still be on its way to a broker.
+        """
         lanes: dict[str, list[tuple[int, Place]]] = defaultdict(list)
         for name, place in self.places.items():
             lane, number = lane_of(name)
@@ -90,7 +133,7 @@ class TopicTruth:
         for lane, events in lanes.items():
             events.sort()
             for (one, before), (other, after) in pairwise(events):
-                again = self.once.keys() & {f"{lane}/{one}", f"{lane}/{other}"}
+                again = (self.once.keys() | self.uncertain) & {f"{lane}/{one}", f"{lane}/{other}"}
                 if after < before and not again:
                     raise LedgerError(f"order in {self.name}: {lane}, {one} came behind {other}")
 
@@ -102,6 +145,8 @@ class TopicTruth:
             found = {key_of(name): name for name in names}
             for key, places in by_key.items():
                 count = bisect_right(places, place)
+                while count and self.is_lost(places[count - 1], place.epoch):
+                    count -= 1
                 due = self.names[places[count - 1]] if count else None
                 name = found.get(key)
                 # One that nobody has seen otherwise may be newer than all that are known.
@@ -171,8 +216,8 @@ class Truth:
         settled: events of which it is known what became of them; publishers count by it.
     """
 
-    def __init__(self, topics: Iterable[str]) -> None:
-        self.topics = {name: TopicTruth(name) for name in topics}
+    def __init__(self, topics: Iterable[str], *, rolls_back: bool) -> None:
+        self.topics = {name: TopicTruth(name, rolls_back=rolls_back) for name in topics}
         self.settled = 0
         self._waiting: list[tuple[int, trio.Event]] = []
 
@@ -193,7 +238,9 @@ class Truth:
             life.open.pop((rest[0], rest[1]), None)
             if word == "not":
                 topic.refused.add(rest[1])
-            elif rest[1] not in topic.soon:
+            else:
+                topic.uncertain.add(rest[1])
+            if word == "maybe" and rest[1] not in topic.soon:
                 self._settle(life)
             topic.soon.discard(rest[1])
         elif word == "soon":
@@ -214,6 +261,10 @@ class Truth:
         self.settled += 1
         while self._waiting and self._waiting[0][0] <= self.settled:
             self._waiting.pop(0)[1].set()
+
+    def count_epochs(self) -> int:
+        """Return how many epochs of all topics were seen."""
+        return sum(len(topic.epochs) for topic in self.topics.values())
 
     async def until(self, settled: int) -> None:
         """Wait until so many events are settled."""
