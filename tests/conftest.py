@@ -58,6 +58,7 @@ LONG = (
     "test_sqlite_processes.py",
     "test_log_contracts.py",
     "test_chaos.py",
+    "test_brokers.py",
     "test_fuzz_server.py",
     "test_fuzz_faults.py",
     "test_supervisor.py",
