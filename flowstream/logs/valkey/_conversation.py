@@ -12,9 +12,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import hiredis
-
+from flowstream._errors import missing_extra
 from flowstream.logs.valkey._server_error import ServerError
+
+try:
+    import hiredis
+except ImportError:
+    raise missing_extra("a log on Valkey or Redis", "valkey") from None
 
 Word: TypeAlias = bytes | str | int | float
 Reply: TypeAlias = Any

@@ -5,6 +5,7 @@ A sentinel is asked no more than this, and one thing behind it.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,15 +58,15 @@ class Greeting:
             LogUnavailableError: the connection was lost, or the server is slow.
         """
         call = self._conversation.put(commands)
-        with _sorted_faults(self.where, self._seconds):
+        plain = not isinstance(self.stream, trio.SSLStream)
+        hint = "; if it asks for TLS, write valkeys:// or rediss:// in the URL" if plain else ""
+        with _sorted_faults(self.where, self._seconds, broken=hint):
             await self.stream.send_all(self._conversation.take(_WRITE_BYTES))
             while call.owed:
                 data = await self.stream.receive_some(_READ_BYTES)
                 if not data:
-                    raise LogUnavailableError(
-                        f"{self.where}: the server closed the connection; if it asks for TLS, "
-                        "write valkeys:// or rediss:// in the URL"
-                    )
+                    message = f"{self.where}: the server closed the connection{hint}"
+                    raise LogUnavailableError(message)
                 self._conversation.receive(data)
                 if self._conversation.fault is not None:
                     raise LogUnavailableError(f"{self.where}: {self._conversation.fault}")
@@ -96,7 +97,7 @@ async def greet(
         stream: trio.abc.Stream = await trio.open_tcp_stream(*address)
     try:
         if login.tls is not None:
-            with _sorted_faults(where, seconds):
+            with _sorted_faults(where, seconds, slow="; if it has no TLS, write valkey://"):
                 secure = trio.SSLStream(stream, login.tls, server_hostname=address[0])
                 stream = secure
                 await secure.do_handshake()
@@ -107,7 +108,8 @@ async def greet(
         if unfit is not None:
             raise RefusedError(f"{where}: {unfit}")
     except BaseException:
-        await _close(stream)
+        with trio.move_on_after(1, shield=True):
+            await trio.aclose_forcefully(stream)
         raise
     return greeting
 
@@ -118,8 +120,16 @@ async def _close(stream: trio.abc.Stream) -> None:
 
 
 @contextmanager
-def _sorted_faults(where: str, seconds: float) -> Iterator[None]:
+def _sorted_faults(
+    where: str, seconds: float, *, slow: str = "", broken: str = ""
+) -> Iterator[None]:
     """Run the block for so many seconds; raise what fails in it as one of two errors.
+
+    Args:
+        where: the server's address.
+        seconds: how long it may take.
+        slow: what to add when it takes longer.
+        broken: what to add when the connection breaks.
 
     Raises:
         LogUnavailableError: this may pass.
@@ -129,9 +139,9 @@ def _sorted_faults(where: str, seconds: float) -> Iterator[None]:
         with trio.fail_after(seconds):
             yield
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise _broken(where, error.__cause__) from None
+        raise _broken(where, error.__cause__, broken) from None
     except trio.TooSlowError:
-        message = f"{where}: the server does not answer for {seconds:g} s"
+        message = f"{where}: the server does not answer for {seconds:g} s{slow}"
         raise LogUnavailableError(message) from None
     except OSError as error:
         raise LogUnavailableError(f"{where}: no connection ({_reason(error)})") from None
@@ -156,7 +166,7 @@ def _heard(where: str, hello: Reply | ServerError) -> dict[str, str]:
     raise RefusedError(sentence)
 
 
-def _broken(where: str, cause: BaseException | None) -> Exception:
+def _broken(where: str, cause: BaseException | None, hint: str) -> Exception:
     """Return the error for a connection that broke while the server was greeted."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return RefusedError(
@@ -164,17 +174,21 @@ def _broken(where: str, cause: BaseException | None) -> Exception:
             "its authority's as ssl_ca_certs, and the name that is in it as the host"
         )
     if isinstance(cause, ssl.SSLEOFError) or not isinstance(cause, ssl.SSLError):
-        return LogUnavailableError(f"{where}: the connection broke")
+        return LogUnavailableError(f"{where}: the connection broke{hint}")
     if cause.reason == "WRONG_VERSION_NUMBER":
         return RefusedError(f"{where}: the server has no TLS on this port: write valkey://")
     return RefusedError(f"{where}: TLS failed ({cause.reason}): does it ask for ssl_certfile?")
 
 
 def _reason(error: OSError) -> str:
-    """Return why a connection failed, without the list of all addresses that were tried."""
-    while error.strerror is None and isinstance(error.__cause__, OSError):
-        error = error.__cause__
-    return error.strerror or str(error)
+    """Return why a connection failed, in few words; of all that was tried, why the first did."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    found = cause if isinstance(cause, OSError) else error
+    if found.errno is not None and found.errno > 0:  # one of a name server is negative
+        return os.strerror(found.errno)
+    return found.strerror or str(found)
 
 
 def _unheard(push: list[Any]) -> None:

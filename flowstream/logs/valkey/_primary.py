@@ -79,9 +79,9 @@ class Primary:
         selected, info = await greeting.ask((b"SELECT", number), (b"INFO",))
         if isinstance(selected, ServerError) and selected.meaning is Meaning.FAULT:
             raise RefusedError(f"{where}: the server has no database {number}")
-        for reply in (selected, info):
+        for name, reply in (("SELECT", selected), ("INFO", info)):
             if isinstance(reply, ServerError):
-                raise sort_error(where, reply)
+                raise _refusal(where, name, reply)
         known = facts.read_info(info if isinstance(info, bytes) else b"")
         if known.get("loading", "0") != "0":
             raise LogUnavailableError(f"{where}: the server loads its data")
@@ -99,8 +99,18 @@ class Primary:
         if found is None:
             raise RefusedError(f"{greeting.where}: this sentinel knows no service {service!r}")
         if isinstance(found, ServerError):
-            raise sort_error(greeting.where, found)
+            raise _refusal(greeting.where, "SENTINEL", found)
         primary = facts.read_address(found)
         if primary is None:
             raise LogUnavailableError(f"{greeting.where}: the sentinel's answer makes no sense")
         return primary
+
+
+def _refusal(where: str, name: str, error: ServerError) -> Exception:
+    """Return the error for a command that a server refused, without the server's text.
+
+    The text may repeat what was sent before, and that was the password.
+    """
+    if error.meaning is Meaning.FAULT:
+        return LogUnavailableError(f"{where}: the server refused {name} ({error.code})")
+    return sort_error(where, error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -29,6 +30,7 @@ logger = logging.getLogger("flowstream")
 
 # A server that was killed is back soon, and one that failed over is found soon.
 _RETRY = Retry(first=0.05, longest=1.0)
+_LOOK_SECONDS = 5
 _SENTENCES = 100  # different ones that are logged
 
 _PASSING = (LogUnavailableError, RefusedError)
@@ -145,11 +147,25 @@ class ValkeyClient:
                 self._available.set()
                 task_status.started()
                 try:
-                    await connection.wait_lost()
+                    while connection.lost is None:
+                        with trio.move_on_after(_LOOK_SECONDS):
+                            await connection.wait_lost()
+                        await self._look(connection)
                 finally:
                     self._connection, self.away = None, connection.lost
                     self._available = trio.Event()
                     self._lost()
+
+    @staticmethod
+    async def _look(connection: ValkeyConnection) -> None:
+        """Give the connection up if its server is a replica now.
+
+        Nothing else tells a worker that only reads, and a replica may have lost its primary.
+        """
+        with suppress(LogUnavailableError, ServerError):
+            reply = await connection.call(b"INFO", b"replication")
+            if facts.read_info(reply).get("role") == "slave":
+                connection.give_up("the server has become a replica")
 
     def _check(self, connection: ValkeyConnection) -> None:
         """Refuse a server whose settings lose events, at the start; later, warn.

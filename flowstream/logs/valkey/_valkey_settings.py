@@ -168,6 +168,8 @@ def _parameters(query: str, sentinel: bool, options: Collection[str]) -> dict[st
 
 def _path(path: str, number: str, sentinel: bool) -> tuple[str | None, int]:
     """Return the sentinels' service, and the number of the database."""
+    if "@" in path:  # so the host was no host
+        raise ValueError(f"the URL has a / in front of its @: {_ENCODE}")
     parts = path.split("/")
     service = None
     if sentinel:
@@ -195,7 +197,8 @@ def _userinfo(text: str) -> tuple[bytes | None, bytes | None]:
 def _address(text: str, default: int) -> Address:
     """Return the host and the port of ``host``, ``host:port``, ``[::1]`` or ``[::1]:port``."""
     if text.startswith("["):
-        host, _, port = text[1:].partition("]")
+        host, bracket, port = text[1:].partition("]")
+        host = host if bracket else ""
         separator, port = port[:1], port[1:]
     else:
         host, separator, port = text.partition(":")
