@@ -10,6 +10,7 @@ from typing import Any
 import hiredis
 import trio
 
+from flowstream.logs import LogUnavailableError
 from flowstream.logs.valkey._valkey_client import ValkeyClient
 from flowstream.logs.valkey._valkey_connection import ValkeyConnection, ValkeyTimeouts
 from flowstream.logs.valkey._valkey_settings import ValkeySettings
@@ -110,3 +111,21 @@ async def opened(url: str, **arguments: Any) -> AsyncIterator[Opened]:
         await nursery.start(client.run)
         yield client
         nursery.cancel_scope.cancel()
+
+
+def only(group: BaseExceptionGroup) -> BaseException:
+    """Return the one error in a group."""
+    while isinstance(group, BaseExceptionGroup):
+        [group] = group.exceptions
+    return group
+
+
+async def fails_to_open(url: str, **arguments: Any) -> str:
+    """Return the sentence with which a client can't be opened."""
+    try:
+        async with opened(url, **arguments):
+            raise AssertionError("it was opened")
+    except BaseExceptionGroup as group:
+        error = only(group)
+        assert isinstance(error, LogUnavailableError), error
+        return str(error)

@@ -7,30 +7,12 @@ import logging
 import pytest
 import trio
 import trio.testing
-from _odd_server import INFO, bulk, hello, odd_server, opened, polite
+from _odd_server import INFO, bulk, fails_to_open, hello, odd_server, opened, polite
 
 from flowstream.logs import LogUnavailableError
 from flowstream.logs.valkey import _conversation
 from flowstream.logs.valkey._server_error import ServerError
 from flowstream.logs.valkey._valkey_connection import ValkeyConnection, ValkeyTimeouts
-
-
-def only(group: BaseExceptionGroup) -> BaseException:
-    """Return the one error in a group."""
-    while isinstance(group, BaseExceptionGroup):
-        [group] = group.exceptions
-    return group
-
-
-async def fails_to_open(url: str, **arguments) -> str:
-    """Return the sentence with which a client can't be opened."""
-    try:
-        async with opened(url, **arguments):
-            raise AssertionError("it was opened")
-    except BaseExceptionGroup as group:
-        error = only(group)
-        assert isinstance(error, LogUnavailableError), error
-        return str(error)
 
 
 @pytest.mark.parametrize(
