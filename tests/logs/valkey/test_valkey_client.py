@@ -9,9 +9,8 @@ import sys
 import pytest
 import trio
 import trio.lowlevel
-from _odd_server import opened
+from _odd_server import fails_to_open, opened
 from real_servers.proxy import Proxy
-from test_odd_servers import fails_to_open
 
 from flowstream.logs import LogFullError, LogUnavailableError
 from flowstream.logs.valkey._server_error import Meaning, ServerError

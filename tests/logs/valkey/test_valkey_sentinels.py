@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import trio
-from _odd_server import opened
+from _odd_server import fails_to_open, opened
 from real_servers.sentinels import Sentinels
-from test_odd_servers import fails_to_open
 
 from flowstream.logs import LogUnavailableError
 from flowstream.logs.valkey._server_error import ServerError
