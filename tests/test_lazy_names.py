@@ -15,7 +15,7 @@ import pytest
 import flowstream
 from flowstream._lazy import lazy_names
 
-LIMITS = {"import flowstream": 12, "from flowstream import sse": 120}
+LIMITS = {"import flowstream": 16, "from flowstream import sse": 125}
 
 LAZY = [
     ("flowstream", "serve"),

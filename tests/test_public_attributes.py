@@ -159,6 +159,8 @@ PUBLIC = {
     "logs.LogUnavailableError": "maybe",
     "logs.MemoryLog": LOG,
     "logs.SQLiteLog": f"{LOG} new_epoch path",
+    "logs.ValkeyLog": f"{LOG} new_epoch",
+    "logs.ValkeyTimeouts": "answer connect reply silence start",
     "quart.Flowstream": "init_app statistics",
     "quart.FlowstreamStatistics": "closed left open",
     "server.ServerConfig": (

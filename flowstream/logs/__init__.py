@@ -5,11 +5,11 @@ log                         what it is for
 ==========================  =================================================================
 `MemoryLog`                 one process; forgets everything when it ends
 `SQLiteLog`                 one file, any number of processes on one machine
+`ValkeyLog`                 a Valkey or Redis server, any number of machines
 ==========================  =================================================================
 
 `Flowstream(app, log=...)` puts an app's topics into one, and `open_log` opens one by its URL.
-`flowstream.abc.Log` is the interface,
-and `flowstream.testing.check_log` checks a log of your own.
+`flowstream.abc.Log` is the interface, and `flowstream.testing.check_log` checks a log of your own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from flowstream.logs._open_log import open_log
 if TYPE_CHECKING:
     from flowstream.logs._memory_log import MemoryLog
     from flowstream.logs._sqlite_log import SQLiteLog
+    from flowstream.logs.valkey._valkey_connection import ValkeyTimeouts
+    from flowstream.logs.valkey._valkey_log import ValkeyLog
 
 __getattr__: Callable[[str], Any]
 __dir__: Callable[[], list[str]]
@@ -32,6 +34,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "MemoryLog": "flowstream.logs._memory_log",
         "SQLiteLog": "flowstream.logs._sqlite_log",
+        "ValkeyLog": "flowstream.logs.valkey._valkey_log",
+        "ValkeyTimeouts": "flowstream.logs.valkey._valkey_connection",
     },
 )
 
@@ -41,6 +45,8 @@ __all__ = [
     "LogUnavailableError",
     "MemoryLog",
     "SQLiteLog",
+    "ValkeyLog",
+    "ValkeyTimeouts",
     "open_log",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -13,7 +14,16 @@ from flowstream.abc import Hint, Log, Record, Stale
 from flowstream.logs._log_run import alone
 from flowstream.logs._namespaced_log import NamespacedLog
 
-_KNOWN = "write sqlite:///events.db, sqlite:////var/lib/app/events.db or memory:"
+_KNOWN = (
+    "write sqlite:///events.db, sqlite:////var/lib/app/events.db, valkey://host:6379/0 or memory:"
+)
+
+# {scheme: (the module of its log, its class)}; such a URL may have a password in it.
+_SERVERS = {
+    scheme: ("flowstream.logs.valkey._valkey_log", "ValkeyLog")
+    for name in ("valkey", "valkeys", "redis", "rediss")
+    for scheme in (name, f"{name}+sentinel")
+}
 
 
 def _unheard(topic: str, before: int, records: Sequence[Record]) -> None:
@@ -44,7 +54,8 @@ async def open_log(
 
     Args:
         log: a log, or a URL: ``sqlite:///events.db`` (three slashes for a path from here, four for
-            one from the root; ``?synchronous=NORMAL`` for `SQLiteLog`'s argument) or ``memory:``.
+            one from the root; ``?synchronous=NORMAL`` for `SQLiteLog`'s argument),
+            ``valkey://host:6379/0`` (see `ValkeyLog`) or ``memory:``.
         namespace: names of topics in the log begin with it, and those here have it left out: up
             to 64 letters, digits, ``-``, ``_`` and ``.``. None for all topics of the log.
         hint: see `flowstream.abc.Log.run`.
@@ -74,10 +85,17 @@ def from_url(url: str) -> Log:
     """Return the log that `url` names. It is not open yet.
 
     Raises:
-        TypeError, ValueError: no log has such a URL; the message says what to write.
+        TypeError, ValueError: no log has such a URL; the message says what to write, and has no
+            secret in it.
+        ImportError: a package that it needs is not installed; the message says which.
     """
     if not isinstance(url, str):
         raise TypeError(f"a log is given as an object or a URL, not {type(url).__name__}: {_KNOWN}")
+    scheme = url.partition(":")[0].lower()
+    if scheme in _SERVERS:
+        module, name = _SERVERS[scheme]
+        server: Log = getattr(import_module(module), name)(url)
+        return server
     parts = urlsplit(url)
     if parts.scheme == "memory":
         if url.rstrip("/") != "memory:":
@@ -95,5 +113,6 @@ def from_url(url: str) -> Log:
         from flowstream.logs._sqlite_log import SQLiteLog
 
         return SQLiteLog(unquote(parts.path[1:]), **options)
-    scheme = parts.scheme or url
-    raise ValueError(f"there is no log {scheme!r}: {_KNOWN}")
+    # Of a URL of another kind no more than the scheme is repeated: it may have a password.
+    said = parts.scheme if "@" in url else parts.scheme or url
+    raise ValueError(f"there is no log {said!r}: {_KNOWN}")
