@@ -103,6 +103,11 @@ class Conversation:
         """Whether so much is owed that no more may be asked; one call may exceed the bounds."""
         return self.owed >= OWED_ITEMS or self.owed_bytes >= OWED_BYTES
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes `take` has yet to take."""
+        return len(self._out)
+
     def put(self, commands: Sequence[Sequence[Word]]) -> PendingCall:
         """Put commands at the end of what is to be sent; nothing, if one of them can't be written.
 

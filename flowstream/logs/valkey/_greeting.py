@@ -16,6 +16,7 @@ import trio
 from flowstream._errors import LogUnavailableError
 from flowstream.logs.valkey import _server_facts as facts
 from flowstream.logs.valkey._conversation import Conversation, Reply, Word
+from flowstream.logs.valkey._plain_stream import PlainStream
 from flowstream.logs.valkey._server_error import Meaning, ServerError
 from flowstream.logs.valkey._valkey_settings import Address, ServerLogin, written
 
@@ -94,11 +95,13 @@ async def greet(
     """
     where = written(address)
     with _sorted_faults(where, seconds):
-        stream: trio.abc.Stream = await trio.open_tcp_stream(*address)
+        connected = await trio.open_tcp_stream(*address)
+    stream: trio.abc.Stream
+    stream = PlainStream(connected) if login.tls is None else connected
     try:
         if login.tls is not None:
             with _sorted_faults(where, seconds, slow="; if it has no TLS, write valkey://"):
-                secure = trio.SSLStream(stream, login.tls, server_hostname=address[0])
+                secure = trio.SSLStream(connected, login.tls, server_hostname=address[0])
                 stream = secure
                 await secure.do_handshake()
         greeting = Greeting(where, stream, seconds)

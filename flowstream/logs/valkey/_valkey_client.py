@@ -152,7 +152,8 @@ class ValkeyClient:
                             await connection.wait_lost()
                         await self._look(connection)
                 finally:
-                    self._connection, self.away = None, connection.lost
+                    self._connection = None
+                    self.away = connection.lost or "the log is closed"
                     self._available = trio.Event()
                     self._lost()
 

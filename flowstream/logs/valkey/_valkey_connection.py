@@ -2,13 +2,14 @@
 
 ::
 
-    call ──► Conversation ──► writer task ──► stream
+    call ──► Conversation ──► writer task ──► stream    (a lone call: without the writer task)
     call ◄── Conversation ◄── reader task ◄── stream
                                 watch task: asks PING when it is quiet
 
-Only the writer task writes: a write over TLS that is cancelled in the middle ruins the connection,
-and callers are cancelled at any time. It takes all that waits into one write, so many callers at
-once cost little more than one.
+No caller waits while it writes: a write over TLS that is cancelled in the middle ruins the
+connection, and callers are cancelled at any time. The writer task takes all that waits into one
+write, so many callers at once cost little more than one. A call that finds nothing owed, without
+TLS, is handed to the kernel at once; the writer task sends what the kernel did not take.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from flowstream._clock import clock
 from flowstream._errors import LogUnavailableError
 from flowstream.limits import check_positive
 from flowstream.logs.valkey._conversation import Conversation, PendingCall, Reply, Word
+from flowstream.logs.valkey._plain_stream import PlainStream
 from flowstream.logs.valkey._server_error import Meaning, ServerError
 from flowstream.tasks._flag import Flag
 
@@ -90,6 +92,8 @@ class ValkeyConnection:
         self._scope = trio.CancelScope()
         self._gone = Flag()
         self._unsent = trio.Event()
+        self._rest = b""  # what the kernel did not take of a lone call
+        self._writing = False
         self._entrance = trio.Lock()  # of callers that wait for room, in their order
         self._room = trio.Event()
 
@@ -130,6 +134,34 @@ class ValkeyConnection:
             call = self._put(commands)
         return await self._results(call)
 
+    async def call_confirmed(self, *command: Word, replicas: int, milliseconds: int) -> Reply:
+        """Ask a command that writes, and **wait** until so many replicas have what it wrote.
+
+        The command must write something in any case: for one that only reads, some servers count
+        the replicas that have what this connection wrote before.
+
+        Args:
+            command: see `call`.
+            replicas: how many replicas must confirm.
+            milliseconds: how long to wait for them, less than 2,000: this connection hears nothing
+                else meanwhile.
+
+        Raises:
+            ServerError: see `call`.
+            LogUnavailableError: see `call`; or fewer replicas confirmed, then ``maybe`` is true.
+        """
+        reply, confirmed = await self.call_many([command, (b"WAIT", replicas, milliseconds)])
+        if isinstance(reply, ServerError):
+            raise reply
+        if isinstance(confirmed, ServerError):
+            raise LogUnavailableError(f"{self.where}: {confirmed.sentence}", maybe=True)
+        if confirmed < replicas:
+            raise LogUnavailableError(
+                f"{self.where}: {confirmed} of {replicas} replicas have confirmed in time",
+                maybe=True,
+            )
+        return reply
+
     async def run(  # noqa: ASYNC114  # `ValkeyClient` starts it
         self, *, task_status: Any = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -168,11 +200,27 @@ class ValkeyConnection:
     def _put(self, commands: Sequence[Sequence[Word]]) -> PendingCall:
         if self.lost is not None:
             raise LogUnavailableError(self.lost)
-        if not self._conversation.calls:
-            self._progress = clock.current_time()
+        alone = not self._conversation.calls
         call = self._conversation.put(commands)
-        self._unsent.set()
+        if alone:
+            self._progress = clock.current_time()
+        if alone and not self._writing and isinstance(self._stream, PlainStream):
+            self._send_nowait(self._stream)
+        else:
+            self._unsent.set()
         return call
+
+    def _send_nowait(self, stream: PlainStream) -> None:
+        data = self._conversation.take(_WRITE_BYTES)
+        try:
+            sent = stream.send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.give_up(_broken(error))
+            return
+        if sent < len(data) or self._conversation.unsent:
+            self._rest = data[sent:]
+            self._writing = True
+            self._unsent.set()
 
     async def _results(self, call: PendingCall) -> list[Reply | ServerError]:
         """**Wait** until the call has all its replies, or can't get them any more."""
@@ -199,9 +247,12 @@ class ValkeyConnection:
         conversation = self._conversation
         try:
             while True:
+                self._writing = False
                 await self._unsent.wait()
                 self._unsent = trio.Event()
-                while data := conversation.take(_WRITE_BYTES):
+                self._writing = True
+                while data := self._rest or conversation.take(_WRITE_BYTES):
+                    self._rest = b""
                     await self._stream.send_all(data)
                     if len(data) == _WRITE_BYTES:
                         # It takes what it is sent. A small write proves nothing: the kernel has it.

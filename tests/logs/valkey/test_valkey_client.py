@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import trio
@@ -144,6 +145,17 @@ async def test_users_passwords_and_databases(server) -> None:
     assert "asks for a password" in await fails_to_open(f"valkey://{at}")
 
 
+async def test_the_client_itself_needs_three_commands(server) -> None:
+    """A user that may INFO, SELECT and PING alone comes in, and stays."""
+    server.add_user("least", "pw", "-@all", "+info", "+select", "+ping")
+    times = ValkeyTimeouts(silence=0.01)
+    async with opened(f"valkey://least:pw@127.0.0.1:{server.port}/3", timeouts=times) as client:
+        connection = await client.connection()
+        await trio.sleep(0.1)
+        assert await connection.call("PING") == b"PONG"
+        assert (client.connections, client.away) == (1, None)
+
+
 async def test_a_full_server_is_a_full_log(server) -> None:
     """A write beyond maxmemory is refused as full, inside a script, too."""
     async with opened(server.url) as client:
@@ -195,6 +207,29 @@ async def test_a_server_that_is_made_a_replica_is_left(own_server) -> None:
         assert await connection.call("GET", "k") == b"1"
 
 
+async def test_replicas_confirm_what_was_written(server, own_server) -> None:
+    """A write is confirmed by a replica that runs; by one that stands still it is a maybe."""
+    replica = own_server(server.kind)
+    await trio.to_thread.run_sync(replica.replica_of, server)
+    async with opened(server.url) as client:
+        connection = await client.connection()
+        confirmed = partial(connection.call_confirmed, "INCR", "k", replicas=1)
+        with trio.fail_after(20):  # it counts only once it has told of itself
+            while (await connection.call_many([("INCR", "k"), ("WAIT", 1, 500)]))[1] == 0:
+                pass
+        before = int(await connection.call("GET", "k"))
+        assert await confirmed(milliseconds=1900) == before + 1
+        replica.freeze()
+        with pytest.raises(LogUnavailableError, match="0 of 1 replicas have confirmed") as caught:
+            await confirmed(milliseconds=50)
+        assert caught.value.maybe
+        assert int(await connection.call("GET", "k")) == before + 2
+        replica.thaw()
+        with pytest.raises(ServerError):
+            await connection.call_confirmed("INCR", replicas=1, milliseconds=50)
+
+
+@pytest.mark.chaos
 async def test_cuts_at_any_moment_are_survived(own_server) -> None:
     """Connections that are cut under load: each call ends, with a reply or a LogUnavailableError,
     and what was acknowledged is there."""

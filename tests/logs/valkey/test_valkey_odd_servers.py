@@ -468,3 +468,44 @@ async def test_ready_may_fail_and_is_tried_again(autojump_clock) -> None:
 
 async def _now(value: bytes) -> bytes:
     return value
+
+
+async def test_waiting_for_replicas_ends_with_the_role(autojump_clock) -> None:
+    """A server that becomes a replica while it waits for others may have written."""
+
+    async def answer(command, stream):
+        if command[0] == b"WAIT":
+            return b"-UNBLOCKED force unblock from blocking operation\r\n"
+        return b"+OK\r\n" if command[0] == b"SET" else polite(command)
+
+    async with odd_server(answer) as server, opened(f"valkey://127.0.0.1:{server.port}") as client:
+        connection = await client.connection()
+        with pytest.raises(LogUnavailableError, match="became a replica") as caught:
+            await connection.call_confirmed("SET", "k", 1, replicas=1, milliseconds=9)
+        assert caught.value.maybe
+        assert connection.lost is not None
+
+
+async def test_what_the_kernel_does_not_take_of_a_lone_call_follows(autojump_clock) -> None:
+    """A command larger than the socket's room arrives whole, and in order with what comes next."""
+    seen: list[bytes] = []
+
+    async def answer(command, stream):
+        if command[0] == b"SET":
+            seen.append(command[1])
+            assert command[2] == b"x" * len(command[2])
+            await trio.sleep(0.01)
+            return b":%d\r\n" % len(command[2])
+        return polite(command)
+
+    async def put(connection, number, size):
+        assert await connection.call("SET", number, b"x" * size) == size
+
+    async with odd_server(answer) as server, opened(f"valkey://127.0.0.1:{server.port}") as client:
+        connection = await client.connection()
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                for number, size in enumerate([30 << 20, 1, 200_000, 7, 0]):
+                    nursery.start_soon(put, connection, number, size)
+                    await trio.lowlevel.checkpoint()
+        assert sorted(seen) == sorted([b"0", b"1", b"2", b"3", b"4"] * 3)
