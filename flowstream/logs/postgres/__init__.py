@@ -1,0 +1,1 @@
+"""The log on Postgres: its SQL, and the client that calls it."""
