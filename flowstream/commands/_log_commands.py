@@ -1,8 +1,8 @@
 """``flowstream log``: look after the log that an app keeps its topics in.
 
 A log's URL may have a password, which must not be in a command: other users of the machine can see
-those, and shells keep them. So only a file's URL is taken as an argument, and any other from the
-variable ``FLOWSTREAM_LOG_URL``, which the app reads, too.
+those, and shells keep them. So only the URL of a log in a file is taken as an argument, and any
+other from the variable ``FLOWSTREAM_LOG_URL``, which the app reads, too, or from a file.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +26,8 @@ from flowstream.logs._open_log import from_url
 from flowstream.logs._sqlite_inspection import TopicSummary, reading, summary, topic_rows
 from flowstream.logs._sqlite_log import SQLiteLog
 from flowstream.logs._sqlite_verification import verify
+from flowstream.logs.postgres._installation import SCHEMES, install
+from flowstream.logs.postgres._schema import schema_sql
 
 VARIABLE = "FLOWSTREAM_LOG_URL"
 _HEADINGS = ("topic", "epochs", "head", "first", "kept", "bytes", "newest")
@@ -35,7 +38,8 @@ def log_commands() -> None:
     """Look after the log that an app keeps its topics in.
 
     URL is that of a file: sqlite:///events.db, or sqlite:////var/lib/app/events.db. It is left out
-    where FLOWSTREAM_LOG_URL is set.
+    where FLOWSTREAM_LOG_URL is set. The URL of a Postgres database is read from there alone, or
+    from a file.
     """
 
 
@@ -45,9 +49,48 @@ _topic = click.option("--topic", metavar="NAME", help="One topic alone.")
 
 @log_commands.command()
 @_url
-def init(url: str | None) -> None:
-    """Make the log, if it is not there; or say why it can't be used."""
-    log = _found(url)
+@click.option("--url-file", metavar="FILE", type=click.Path(), help="Read the URL from a file.")
+@click.option(
+    "--grant", "roles", metavar="ROLE", multiple=True, help="Postgres: a role that uses the log."
+)
+@click.option(
+    "--failover",
+    type=click.Choice(["loses", "keeps"]),
+    help="Postgres: whether a failover may lose commits. It keeps all of them if the standby that "
+    "takes over is synchronous. Otherwise (the default) all topics then begin a new epoch.",
+)
+@click.option("--print", "printed", is_flag=True, help="Postgres: print the SQL, and run nothing.")
+def init(
+    url: str | None,
+    url_file: str | None,
+    roles: tuple[str, ...],
+    failover: str | None,
+    printed: bool,
+) -> None:
+    """Make the log, or upgrade it; or say why it can't be used.
+
+    In Postgres this makes the schema "flowstream". Run it as the role that is to own it, before a
+    release that needs it. Roles of the app are given the right to use it with --grant, and can
+    neither read nor change its tables.
+    """
+    if printed:
+        if url or url_file or failover:
+            raise click.UsageError("--print takes --grant alone: it connects to nothing")
+        click.echo(f"begin;\n{_schema(roles)}commit;")
+        return
+    if url and url_file:
+        raise click.UsageError("write the URL of a file, or --url-file, and not both")
+    given = _from_file(url_file) if url_file else None if url else os.environ.get(VARIABLE)
+    if given and given.partition(":")[0].lower() in SCHEMES:
+        loses = None if failover is None else failover == "loses"
+        with _errors():
+            database = _install(given, roles, loses)
+        granted = f"; {', '.join(roles)} may use it" if roles else ""
+        click.echo(f"the log in the database {database} can be used{granted}")
+        return
+    if roles or failover:
+        raise click.UsageError("--grant and --failover are for a log on Postgres")
+    log = _found(url, given)
     with _errors():
         trio.run(_open_and_close, log)
     click.echo(f"{log.path} is a log, and can be used")
@@ -149,8 +192,42 @@ async def _begin_epochs(log: SQLiteLog) -> None:
         await log.new_epoch()
 
 
-def _found(url: str | None) -> SQLiteLog:
+def _install(url: str, roles: Sequence[str], failover_loses: bool | None) -> str:
+    try:
+        return install(url, roles, failover_loses=failover_loses)
+    except ValueError as error:
+        raise click.UsageError(f"--grant: {error}") from None
+
+
+def _schema(roles: Sequence[str]) -> str:
+    try:
+        return schema_sql(roles)
+    except ValueError as error:
+        raise click.UsageError(f"--grant: {error}") from None
+
+
+def _from_file(path: str) -> str:
+    """Return the URL in a file.
+
+    Raises:
+        click.UsageError: it can't be read, or has no URL in it.
+    """
+    try:
+        text = Path(path).read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise click.UsageError(f"--url-file {path} can't be read: {why}") from None
+    if not text:
+        raise click.UsageError(f"--url-file {path} is empty: write the URL into it")
+    return text
+
+
+def _found(url: str | None, named: str | None = None) -> SQLiteLog:
     """Return the log that a command is about; it is not open.
+
+    Args:
+        url: what the command was given.
+        named: what another place has. None for the variable's.
 
     Raises:
         click.UsageError: there is none, or it is another kind.
@@ -160,7 +237,7 @@ def _found(url: str | None) -> SQLiteLog:
             "the URL of a file is expected, sqlite:///events.db; one that may have a password is "
             f"written into {VARIABLE}, where other users of the machine can't see it"
         )
-    given = url or os.environ.get(VARIABLE)
+    given = url or named or os.environ.get(VARIABLE)
     if not given:
         raise click.UsageError(f"no log is named: write sqlite:///events.db, or set {VARIABLE}")
     try:

@@ -35,7 +35,7 @@ class SQLLog:
         self.connection.close()
 
     def ask(self, query, *values):
-        return self.connection.execute(query, values).fetchall()
+        return self.connection.execute(query, values or None).fetchall()
 
     def one(self, query, *values):
         ((value,),) = self.ask(query, *values)

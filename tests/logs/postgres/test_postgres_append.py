@@ -4,15 +4,6 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from logs.postgres._sql_log import SQLLog, make_schema
-
-
-@pytest.fixture
-def log(postgres_database):
-    make_schema(postgres_database)
-    log = SQLLog(postgres_database)
-    yield log
-    log.close()
 
 
 def test_events_get_the_numbers_that_follow(log):

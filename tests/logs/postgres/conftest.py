@@ -1,0 +1,36 @@
+"""The log's SQL in a database that the tests share; each finds it empty."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from logs.postgres._sql_log import SQLLog, make_schema
+from psycopg.conninfo import make_conninfo
+
+_EMPTY = """
+truncate flowstream.topic, flowstream.event, flowstream.token, flowstream.key, flowstream.latest,
+    flowstream.lease, flowstream.relay, flowstream.outbox, flowstream.committing restart identity;
+delete from flowstream.log;
+insert into flowstream.log(epoch) values ('');
+select flowstream.current_log(), flowstream.keep_partitions();
+"""
+
+
+@pytest.fixture(scope="session")
+def schema_dsn(postgres_server):
+    """Give the DSN of a database with the schema, as its owner."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("drop database if exists flowstream_sql")
+        connection.execute("create database flowstream_sql")
+    dsn = make_conninfo(postgres_server, dbname="flowstream_sql")
+    make_schema(dsn)
+    return dsn
+
+
+@pytest.fixture
+def log(schema_dsn):
+    """Give the functions of the schema, called by its owner."""
+    log = SQLLog(schema_dsn)
+    log.connection.execute(_EMPTY)
+    yield log
+    log.close()

@@ -1,0 +1,120 @@
+"""The SQL of the log on Postgres: epochs, and the lives of the log."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from flowstream.ids._event_id import event_id, new_epoch, parse_event_id
+
+
+def test_an_epoch_is_one_of_python_s(log):
+    """An epoch of the server's has the form of one made here, and sorts among them."""
+    before = new_epoch()
+    made = log.one("select flowstream.new_epoch_behind('')")
+    assert parse_event_id(event_id(made, 1)) == (made, 1)
+    assert before[:6] <= made[:6]
+
+
+@pytest.mark.parametrize(
+    ("last", "behind"),
+    [
+        ("1lgppmf8l75", None),
+        ("vvvvvvvvvv0", "vvvvvvvvvv00"),
+        ("vvvvvvvvvv000000", "vvvvvvvvvv1"),
+    ],
+)
+def test_an_epoch_sorts_behind_the_last(log, last, behind):
+    """If the clock was set back, it is the last one with a 0, up to five of them."""
+    made = log.one("select flowstream.new_epoch_behind(%s)", last)
+    assert made > last
+    assert behind in (None, made)
+
+
+def test_a_position_that_the_log_lost_begins_a_new_epoch(log):
+    """A reader that had event 5 of a log with 3 begins an epoch; one that had 3 does not."""
+    log.append("a", b"1", b"2", b"3")
+    log.append("b", b"1")
+    epoch = log.epoch("a")
+    log.ask("select flowstream.touch('a', %s, 3)", epoch)
+    assert log.epoch("a") == epoch
+    log.ask("select flowstream.touch('a', %s, 5)", epoch)
+    later = log.epoch("a")
+    assert later > epoch
+    assert log.append("a", b"4")[1] == f"{epoch}:1,{later}:4"
+    # Who had 5 events reads on behind the third.
+    assert log.read("a", epoch, 5)[1] == [(4, b"4")]
+    # A second reader with the same evidence begins no further one; other topics begin theirs.
+    log.ask("select flowstream.touch('a', %s, 5)", epoch)
+    assert log.epoch("a") == later
+    assert log.read("b")[0][4] is False
+    assert log.append("b", b"2")[1].count(",") == 1
+    assert log.read("b")[0][4] is True
+
+
+def test_an_unknown_topic_is_evidence_too(log):
+    """A reader with an event of a topic that is not there shows a loss; one with number 0 not."""
+    epoch = log.epoch("a")
+    log.ask("select flowstream.touch('a', %s, 0)", epoch)
+    assert log.epoch("a") == epoch
+    log.ask("select flowstream.touch('a', %s, 1)", epoch)
+    assert log.epoch("a") > epoch
+
+
+def test_less_wal_than_was_seen_is_a_new_life(log):
+    """A process that saw more WAL than there is begins a life; of another lineage it does not."""
+    _, lineage, wal, epoch, read_only = log.ask("select * from flowstream.hello('', 0)")[0]
+    assert read_only is False
+    assert log.ask("select * from flowstream.hello(%s, %s)", lineage, wal)[0][1] == lineage
+    assert log.ask("select * from flowstream.hello('other', %s)", wal + 10**9)[0][1] == lineage
+    later = log.ask("select * from flowstream.hello(%s, %s)", lineage, wal + 10**9)[0]
+    assert later[1] != lineage
+    assert later[3] > epoch
+    # Another process with the same evidence finds the new life, and begins none.
+    assert log.ask("select * from flowstream.hello(%s, %s)", lineage, wal + 10**9)[0][1] == later[1]
+    rows = log.append_many([("a", [b"1"], {})], later[1], wal + 10**9)
+    assert log.ask("select * from flowstream.hello('', 0)")[0][1] != later[1]
+    assert rows[0][3] == 1
+
+
+def test_eight_epochs_are_kept(log):
+    """The oldest epoch goes, and with it the events that it has alone."""
+    for number in range(10):
+        log.append("a", b"%d" % number)
+        log.ask("select flowstream.new_epoch()")
+    row, _ = log.read("a")
+    assert row[1].count(",") == 7
+    assert (row[2], row[3]) == (10, 3)
+
+
+def test_another_timeline_is_a_new_epoch(log):
+    """A log that says it was made by another lineage begins an epoch with the next append."""
+    log.append("a", b"1")
+    log.ask("update flowstream.log set lineage = 'x:00000009:1' returning 1")
+    log.ask("update flowstream.topic set lineage = 'x:00000009:1' returning 1")
+    assert log.read("a")[0][4] is False
+    assert log.append("a", b"2")[1].count(",") == 1
+
+
+def test_a_failover_may_be_trusted(log):
+    """With `failover_loses` off the timeline is not part of what is compared."""
+    log.ask("update flowstream.log set failover_loses = false returning 1")
+    lineage = log.ask("select * from flowstream.hello('', 0)")[0][1]
+    assert lineage.split(":")[1] == "*"
+
+
+def test_a_read_only_server_says_so(log, schema_dsn):
+    """A transaction that may not write gets no lineage, and no error."""
+    with psycopg.connect(schema_dsn) as connection:
+        connection.read_only = True
+        row = connection.execute("select * from flowstream.hello('', 0)").fetchone()
+    assert row == (1, None, None, None, True)
+
+
+def test_a_commit_is_flushed_whatever_the_session_says(log):
+    """Where commits are not flushed, an append has its own commit flushed, and no other."""
+    log.ask("select set_config('synchronous_commit', 'off', false)")
+    with log.connection.transaction():
+        log.append("a", b"1")
+        assert log.one("show synchronous_commit") == "on"
+    assert log.one("show synchronous_commit") == "off"
