@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from flowstream import Replay
 from flowstream.abc import LogEntry
@@ -85,3 +87,33 @@ async def test_a_full_page_of_names_that_is_the_last_has_no_cursor(
                     partial(log.append, name, [LogEntry(b"x")], keep=Replay(), token="t")
                 )
         assert await log.topics() == (names, None)
+
+
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///{folder}/events.db"])
+async def test_each_call_gives_others_a_turn(url: str, tmp_path: Path) -> None:
+    """So who calls a log in a loop can be cancelled, and does not hold up the event loop."""
+    async with open_log(url.format(folder=tmp_path)) as log:
+        keep = Replay()
+        entry = LogEntry(b"x")
+        lease = await log.claim("run", "me", seconds=60)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            partial(log.append, "news", [entry], keep=keep, token="t"),
+            partial(log.append, "news", [], keep=keep, token="u"),
+            partial(log.append, "run", [entry], keep=keep, token="t", fence=lease.token),
+            partial(log.read, "news", ("e", 0), 1),
+            partial(log.heads, ["news"]),
+            partial(log.watch, ["news"]),
+            partial(log.unwatch, ["news"]),
+            partial(log.latest, "news"),
+            log.topics,
+            partial(log.trim, "news"),
+            partial(log.delete, "news"),
+            partial(log.claim, "run", "you", seconds=60),
+            partial(log.beat, "me", {"run": lease.token}, seconds=60),
+            partial(log.leases, ["run"]),
+            partial(log.end, "run", lease.token, entry, keep=keep, token="e", seconds=60),
+            log.aclose,
+        ]
+        for call in calls:
+            with trio.testing.assert_checkpoints():
+                await call()
