@@ -21,8 +21,8 @@ from flowstream.logs.valkey._valkey_connection import ValkeyConnection, ValkeyTi
 from flowstream.logs.valkey._valkey_scripts import script, scripts
 from flowstream.logs.valkey._valkey_settings import ValkeySettings
 
-# What all keys begin with.
-PREFIX = "flowstream:"
+# What all keys begin with. In braces, because a Cluster would then keep all in one place.
+PREFIX = "{flowstream}:"
 # Seconds before a command is asked again that the server was too busy for.
 _PAUSE = 0.02
 # Seconds that the server waits for its replicas in one call: it says nothing meanwhile.

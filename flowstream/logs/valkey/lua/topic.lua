@@ -110,11 +110,12 @@ local function make(name, epoch, deleted)
     epochs = epoch .. ':1', number = 0, size = 0, touched = now, deleted = deleted, turned = 0,
     expires = 0, latest = 0, birth = epoch, now = now,
   }
-  clear(name)
   set_keep(topic, '0 0 0')
+  -- The first write is one that a full server refuses; behind it, it refuses nothing more.
   call('HSET', topic.key, 'life', life, 'epochs', topic.epochs, 'number', 0, 'size', 0,
     'keep', topic.keep, 'touched', whole(now), 'turned', 0, 'expires', 0, 'latest', 0,
     'birth', epoch)
+  clear(name)
   if deleted then call('HSET', topic.key, 'deleted', deleted) end
   look_at(topic, now + FORGET)
   call('HINCRBY', KEYS[1], 'topics', 1)
