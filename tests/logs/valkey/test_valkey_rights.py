@@ -87,7 +87,7 @@ async def test_a_missing_right_is_said(own_server: Own) -> None:
     server = own_server("valkey")
     rules = [rule for rule in documented() if rule != "+hset"]
     server.add_user("app", "secret", *rules)
-    with pytest.raises(LogUnavailableError, match="permission|ACL") as raised:
+    with pytest.raises(LogUnavailableError, match=r"permission|ACL") as raised:
         async with open_log(ValkeyLog(url_of(server))):
             pass
     assert "secret" not in str(raised.value)
