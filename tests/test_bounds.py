@@ -39,6 +39,7 @@ NO_CONSTANTS = {
     "logs._sqlite_file._APPLICATION_ID",
     "logs._sqlite_faults._WRITE_BYTES",
     "logs._sqlite_file._VERSION",
+    "logs.postgres._outbox_statement.MOST",
     "logs.postgres._schema.VERSION",
     "logs.valkey._valkey_values.MOST",
     "logs.valkey._valkey_values._MICROSECONDS",

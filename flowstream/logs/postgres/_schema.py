@@ -97,7 +97,7 @@ def schema_sql(roles: Iterable[str] = ()) -> str:
     Raises:
         ValueError: a role's name can't be one.
     """
-    folder = files(__package__) / "sql"
+    folder = files("flowstream.logs.postgres") / "sql"
     parts = [_BEGIN]
     parts += [(folder / f"{name}.sql").read_text("utf-8") for name in (*_FILES, "version")]
     parts += [_DATA, _REVOKE]
