@@ -81,15 +81,21 @@ language sql immutable as $$
     or (p_epoch = flowstream.last_epoch(p_epochs) and p_number > p_head)
 $$;
 
--- What the server says of itself: its cluster, its timeline, the log's life.
+-- What the server says of itself: its cluster, its timeline, the log's life. The cluster is read
+-- from a file, once a session, since a session never gets to another one. The timeline may change
+-- while a session is open.
 create or replace function flowstream.lineage(l flowstream.log) returns text
-language sql stable as $$
-  select (select system_identifier from pg_catalog.pg_control_system()) || ':'
-    || case when l.failover_loses
-         then substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8)
-         else '*' end
-    || ':' || l.life
-$$;
+language plpgsql stable as $$
+declare v_cluster text := current_setting('flowstream.cluster', true);
+begin
+  if v_cluster is null or v_cluster = '' then
+    v_cluster := (select system_identifier from pg_catalog.pg_control_system());
+    perform set_config('flowstream.cluster', v_cluster, false);
+  end if;
+  return v_cluster || ':' || case when l.failover_loses
+      then substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) else '*' end
+    || ':' || l.life;
+end $$;
 
 create or replace function flowstream.flushed() returns bigint
 language sql volatile as $$ select (pg_catalog.pg_current_wal_flush_lsn() - '0/0')::bigint $$;
@@ -163,7 +169,8 @@ end $$;
 -- Begin a new life if a reader has what the log has not, and the topic's new epoch if it is due.
 create or replace function flowstream.touch(p_topic text, p_epoch text, p_number bigint)
 returns void
-language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare l flowstream.log; t flowstream.topic;
 begin
   perform flowstream.flush_commit();

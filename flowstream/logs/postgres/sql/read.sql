@@ -20,7 +20,8 @@ create or replace function flowstream.read(
   p_topic text, p_epoch text, p_number bigint, p_limit int, p_bytes bigint)
 returns table(o_topic bigint, o_epochs text, o_head bigint, o_first bigint, o_current boolean,
   o_wal bigint, o_number bigint, o_age float8, o_data bytea)
-language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp as $$
+language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   l flowstream.log;
   t flowstream.topic;
@@ -64,7 +65,8 @@ create or replace function flowstream.follow(
   p_topics bigint[], p_after bigint[], p_limit int, p_bytes bigint)
 returns table(o_topic bigint, o_epochs text, o_head bigint, o_number bigint, o_age float8,
   o_data bytea)
-language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp as $$
+language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   t flowstream.topic;
   r record;
@@ -103,14 +105,16 @@ end $$;
 
 create or replace function flowstream.ids(p_names text[])
 returns table(o_topic bigint, o_name text, o_epochs text, o_head bigint)
-language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp as $$
+language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   select id, name, epochs, head from flowstream.topic
   where name = any(p_names) and gone > clock_timestamp()
 $$;
 
 create or replace function flowstream.names(p_topics bigint[])
 returns table(o_topic bigint, o_name text, o_epochs text, o_head bigint)
-language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp as $$
+language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   select id, name, epochs, head from flowstream.topic
   where id = any(p_topics) and gone > clock_timestamp()
 $$;
@@ -118,7 +122,8 @@ $$;
 -- The heads of topics that are there, and a row with a null name for all others.
 create or replace function flowstream.heads(p_names text[])
 returns table(o_name text, o_epochs text, o_head bigint, o_first bigint)
-language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp as $$
+language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   select null, epoch || ':1', 0, 1 from flowstream.log
   union all
   select t.name, t.epochs, t.head, flowstream.first_kept(t, clock_timestamp(), t.seconds)
@@ -130,7 +135,8 @@ $$;
 create or replace function flowstream.latest(p_topic text, p_after text, p_bytes bigint)
 returns table(o_topic bigint, o_epochs text, o_head bigint, o_first bigint, o_key text,
   o_epoch text, o_number bigint, o_age float8, o_data bytea, o_more boolean)
-language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp as $$
+language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   t flowstream.topic;
   v_now timestamptz := clock_timestamp();
@@ -159,7 +165,8 @@ end $$;
 -- Names that begin with a prefix, behind a name. They stand together, so the limit comes first.
 create or replace function flowstream.topics(p_prefix text, p_after text, p_limit int)
 returns table(o_name text)
-language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp as $$
+language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   select name from (
     select name from flowstream.topic
     where name > p_after and name >= p_prefix and not deleted and gone > clock_timestamp()
