@@ -99,7 +99,7 @@ def from_url(url: str) -> Log:
     parts = urlsplit(url)
     if parts.scheme == "memory":
         if url.rstrip("/") != "memory:":
-            raise ValueError(f"a log in memory has no name: write memory:, not {url!r}")
+            raise ValueError("a log in memory has no name: write memory:, and nothing behind it")
         from flowstream.logs._memory_log import MemoryLog
 
         return MemoryLog()
@@ -109,7 +109,7 @@ def from_url(url: str) -> Log:
         options: dict[str, Any] = dict(parse_qsl(parts.query))
         unknown = options.keys() - {"synchronous"}
         if unknown or parts.fragment:
-            raise ValueError(f"a SQLite log takes ?synchronous=FULL or NORMAL alone, not {url!r}")
+            raise ValueError("a SQLite log takes ?synchronous=FULL or NORMAL, and nothing else")
         from flowstream.logs._sqlite_log import SQLiteLog
 
         return SQLiteLog(unquote(parts.path[1:]), **options)

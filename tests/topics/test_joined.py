@@ -35,6 +35,7 @@ async def read_some(client, count):
     return [await client.next_event() for _ in range(count)]
 
 
+@pytest.mark.on_each_log
 async def test_one_id_resumes_all_in_any_order():
     """The id of any event resumes each topic where it was, however the topics are listed."""
     a, b, c = Topic("a"), Topic("b"), Topic("c")
@@ -213,6 +214,7 @@ async def test_an_id_that_is_too_long_to_be_kept():
     assert {one.type for one in got[:-1]} == {"gap"}
 
 
+@pytest.mark.on_each_log
 async def test_a_topic_that_is_listed_twice():
     """Each of its events comes once."""
     a, b = Topic("a"), Topic("b")
@@ -224,6 +226,7 @@ async def test_a_topic_that_is_listed_twice():
         assert a.subscribers == 1
 
 
+@pytest.mark.on_each_log
 async def test_a_key_means_something_in_its_topic_only():
     """With `Conflate` a price does not take the place of an alert about the same thing."""
     prices, alerts = Topic("prices"), Topic("alerts")
@@ -238,6 +241,7 @@ async def test_a_key_means_something_in_its_topic_only():
     assert got == ["halted", "4"]
 
 
+@pytest.mark.on_each_log
 async def test_grants_in_it_and_ndjson():
     """`Topics.open` may be among them; revoking one ends the stream; NDJSON has the same ids."""
     topics, a = Topics(), Topic("a")
@@ -258,6 +262,7 @@ async def test_grants_in_it_and_ndjson():
         assert (await client.next_value())["data"] == 2
 
 
+@pytest.mark.on_each_log
 async def test_it_ends_when_all_of_them_have_ended():
     """One topic that closes ends nothing; the last does, with `completed`."""
     a, b = Topic("a"), Topic("b")
@@ -271,6 +276,7 @@ async def test_it_ends_when_all_of_them_have_ended():
         await client.wait_finished()
 
 
+@pytest.mark.on_each_log
 async def test_one_that_cannot_be_joined_leaves_no_place_behind(autojump_clock):
     """If there is no room for one of them, the client is told and the others are left."""
     a, topics = Topic("a"), Topics(limit=1)

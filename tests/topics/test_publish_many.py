@@ -16,6 +16,7 @@ async def take(events, count):
 # -- publish_many --------------------------------------------------------------------------
 
 
+@pytest.mark.on_each_log
 async def test_all_get_all_in_one_piece(autojump_clock):
     """Several events stand side by side, also while another task publishes."""
     topic = Topic("t")
@@ -60,6 +61,7 @@ async def test_the_ids_come_back_in_order():
 @pytest.mark.parametrize(
     "bad", [object(), Event("x", key=[]), Event("x", id=""), Event(Event("x"))]
 )
+@pytest.mark.on_each_log
 async def test_all_or_none(bad):
     """One that can't be published keeps out those before it, and uses up no id."""
     topic = Topic("t")
@@ -71,6 +73,7 @@ async def test_all_or_none(bad):
         assert (await anext(events)).data == "d"
 
 
+@pytest.mark.on_each_log
 async def test_none_if_the_topic_is_closed():
     """It raises what `publish` raises."""
     topic = Topic("t")
@@ -88,6 +91,7 @@ async def test_one_item_is_not_several(one):
     assert topic.statistics().published == 0
 
 
+@pytest.mark.on_each_log
 async def test_a_generator_that_fails_publishes_nothing():
     """The items are all there before the first is published."""
 
@@ -230,6 +234,7 @@ async def test_a_wrong_key_is_refused(wrong):
     assert topic.statistics().published == 0
 
 
+@pytest.mark.on_each_log
 async def test_a_thread_and_topics_take_a_key():
     """`publish_from_thread` and `Topics.publish` pass it on."""
     topics = Topics()
@@ -287,6 +292,7 @@ async def test_soon_is_bounded_in_bytes(autojump_clock):
         assert [len(event.data) for event in await take(events, 11)] == [5] + [100_000] * 10
 
 
+@pytest.mark.on_each_log
 async def test_soon_says_what_is_wrong():
     """A bad item, a bad `on_lost` and a closed topic are told at once."""
     topic = Topic("t")
@@ -326,6 +332,7 @@ async def test_a_position_is_exact_beside_ids_of_the_apps_own():
         assert (await anext(events)).data == "c"
 
 
+@pytest.mark.on_each_log
 async def test_a_snapshot_at_a_position_misses_nothing_and_doubles_nothing():
     """The state is read after the position, so it has what is older, and a client gets the rest."""
     state = []

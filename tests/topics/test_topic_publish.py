@@ -33,6 +33,7 @@ async def drain(events):
         await trio.sleep(1)
 
 
+@pytest.mark.on_each_log
 async def test_it_is_published_at_once_and_delivered_in_order(autojump_clock):
     """Three publishers: everybody gets everything once, in the order of the ids."""
     topic = Topic("t")
@@ -169,6 +170,7 @@ async def test_a_filter_that_fails_ends_that_subscriber_alone(autojump_clock):
         assert topic.statistics().subscribers == 1
 
 
+@pytest.mark.on_each_log
 async def test_a_batch_with_a_bad_event_fails_where_it_is_bad(autojump_clock):
     """While one is waited for a batch grows: the failing filter is met in the waiting, too."""
 
@@ -273,6 +275,7 @@ async def test_what_nobody_can_encode_is_not_published():
     assert topic.statistics().published == 0
 
 
+@pytest.mark.on_each_log
 async def test_publishing_from_a_thread(autojump_clock):
     """From Trio's threads, and from any other once the loop is known."""
     topic = Topic("t")
@@ -466,6 +469,7 @@ async def test_a_delivery_to_many_lets_others_run(monkeypatch):
     assert took[1] - took[0] == 4
 
 
+@pytest.mark.on_each_log
 async def test_a_program_that_is_behind_gets_the_newest_of_a_key_without_an_id():
     """Its id would claim what is still queued."""
     topic = Topic("t")
@@ -479,6 +483,7 @@ async def test_a_program_that_is_behind_gets_the_newest_of_a_key_without_an_id()
     assert [(event.data, event.id) for event in got[1:]] == [(3, None), (2, None)]
 
 
+@pytest.mark.on_each_log
 async def test_what_a_gap_is_after_that_follows_the_past(autojump_clock):
     """The past that was read from the history counts as delivered."""
     topic = Topic("t")
@@ -492,6 +497,7 @@ async def test_what_a_gap_is_after_that_follows_the_past(autojump_clock):
     assert (gap.data["missed"], gap.data["after"]) == (2, ids[2])
 
 
+@pytest.mark.on_each_log
 async def test_a_reader_may_be_lost_again_and_again(autojump_clock):
     """Each time it goes on with a snapshot, as long as the replay follows on that."""
     topic = Topic("t", replay=Replay(items=1), snapshot=LatestByKey())

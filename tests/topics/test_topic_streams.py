@@ -64,6 +64,7 @@ async def test_a_client_goes_on_where_it_left_off(autojump_clock):
         *("EPOCH.1", "EPOCH.b99", "EPOCH.b1", "EPOCH.a1x", "EPOCH.lost", "61afodmm:EPOCH.a1"),
     ],
 )
+@pytest.mark.on_each_log
 async def test_an_id_that_is_not_known(id, autojump_clock):
     """A gap of unknown size, which repeats nothing of it, then live: nothing is replayed."""
     topic = Topic("t")
@@ -92,6 +93,7 @@ async def test_falling_off_the_ring(autojump_clock):
         assert (await client.next_event()).data == "live"
 
 
+@pytest.mark.on_each_log
 async def test_what_a_gap_is_after_when_nothing_came_yet(autojump_clock):
     """A client that came back and lost events before its first is told of the id it came with."""
     topic = Topic("t")
@@ -173,6 +175,7 @@ async def test_a_snapshot_that_fails(autojump_clock, caplog):
     assert topic.statistics().subscribers == 0
 
 
+@pytest.mark.on_each_log
 async def test_a_snapshot_that_cannot_be_encoded(autojump_clock, caplog):
     """It fails like one that cannot be made, and says so in the log."""
     caplog.set_level(logging.ERROR, logger="flowstream")
@@ -227,6 +230,7 @@ async def test_a_snapshot_says_what_is_in_it(autojump_clock):
         ]
 
 
+@pytest.mark.on_each_log
 async def test_the_latest_of_each_key(autojump_clock, caplog):
     """In the order in which they were last published; bounded, with one word in the log."""
     topic = Topic("t", snapshot=LatestByKey(keys=2))
@@ -239,6 +243,7 @@ async def test_the_latest_of_each_key(autojump_clock, caplog):
     assert len([r for r in caplog.records if "more than 2 keys" in r.getMessage()]) == 1
 
 
+@pytest.mark.on_each_log
 async def test_a_stream_leaves_a_topic_that_has_ended(autojump_clock):
     """It gets all there is, ends with `completed`, and is counted no more."""
     topic = Topic("t")
@@ -362,6 +367,7 @@ async def test_csv_has_its_header_though_events_come_one_by_one(server, client, 
     assert body.split() == [b"a,b", b"1,2", b"3,4"]
 
 
+@pytest.mark.on_each_log
 async def test_max_bytes_holds(server, client, aeventually, counted):
     """A stream with a bound in bytes is not written past, and the bound is kept."""
     topic, reports = Topic("t"), []
@@ -380,6 +386,7 @@ async def test_max_bytes_holds(server, client, aeventually, counted):
 
 
 @pytest.mark.parametrize("kind", ["middleware", "HTTP/1.0", "where"])
+@pytest.mark.on_each_log
 async def test_what_is_never_written_past(kind, server, client, aeventually, counted):
     """Middleware that compresses, a response without chunks, a filter: the ordinary way."""
     topic, reports = Topic("t"), []

@@ -98,6 +98,7 @@ async def test_refusals_in_quart(caplog):
     assert [one for one in caplog.records if one.levelname == "ERROR"] == []
 
 
+@pytest.mark.on_each_log
 async def test_the_apps_own_error_pages():
     """Its page for a 403 is used; so is its handler of the exception, made before or later."""
     topics = Topics(authorize=lambda name, request: False)
@@ -193,6 +194,7 @@ def test_what_makes_no_sense_for_a_topic(source, options, error, message):
         sse(source, **options)
 
 
+@pytest.mark.on_each_log
 async def test_a_subscription_is_a_source():
     """It is streamed like a topic's events, ids included, by whoever subscribed for a client."""
     topic = Topic("a")
@@ -237,6 +239,7 @@ async def test_where_makes_no_gaps():
         assert [(await client.next_event()).data for _ in range(2)] == ["3", "5"]
 
 
+@pytest.mark.on_each_log
 async def test_an_early_warning():
     """A buffer that gets fuller than its mark says so, in band, once."""
     topic = Topic("a")
@@ -298,6 +301,7 @@ def test_several_workers_that_are_real(served, client, eventually):
     )
 
 
+@pytest.mark.on_each_log
 async def test_too_many_topics_is_an_error_of_ours():
     """An app that answers by itself catches it."""
     topics = Topics(limit=1)

@@ -20,6 +20,7 @@ from flowstream import (
 from flowstream.testing import collect, open_stream
 
 
+@pytest.mark.on_each_log
 async def test_a_topic_is_made_once():
     """The same name is the same topic, made by the factory with that name."""
     made = []
@@ -188,6 +189,7 @@ def test_arguments_are_checked(options, error):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.on_each_log
 async def test_authorize(asynchronous):
     """A function or an async function; false refuses, and makes no topic."""
 
@@ -207,6 +209,7 @@ async def test_authorize(asynchronous):
     assert list(topics) == []  # there is nobody yet
 
 
+@pytest.mark.on_each_log
 async def test_authorize_that_raises():
     """The app's own exception comes out, for the framework to answer."""
 
@@ -252,6 +255,7 @@ async def test_revoke(autojump_clock):
     ]
 
 
+@pytest.mark.on_each_log
 async def test_revoked_before_it_begins():
     """What is revoked between the view and the first byte ends as soon as it begins."""
     topics = Topics()
@@ -262,6 +266,7 @@ async def test_revoked_before_it_begins():
     assert topics["a"].subscribers == 0
 
 
+@pytest.mark.on_each_log
 async def test_revoked_while_it_is_asked_for():
     """So does what is revoked while `authorize` still thinks."""
     thinking, go_on = trio.Event(), trio.Event()
@@ -285,6 +290,7 @@ async def test_revoked_while_it_is_asked_for():
     assert b'{"reason":"stopped"}' in bodies[0]
 
 
+@pytest.mark.on_each_log
 async def test_a_grant_that_is_never_used_is_not_kept():
     """A HEAD, or a view that fails, leaves nothing behind."""
     topics = Topics()
@@ -298,6 +304,7 @@ async def test_a_grant_that_is_never_used_is_not_kept():
     assert asked == []
 
 
+@pytest.mark.on_each_log
 async def test_a_stream_that_has_ended_is_not_asked_about():
     """`revoke` sees the streams that are open, whoever still holds on to those before."""
     topics, asked = Topics(), []

@@ -1,0 +1,80 @@
+"""Topics on each log: fixtures of tests that are written for it, and a mark for those of before.
+
+A test that is marked ``on_each_log`` was written for topics in memory, and holds for all: it runs
+in memory, and then once inside an app with each log. There the clock is the real one, since a file
+and a server do not jump.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from each_log import ALL, MEMORY, SHARED, Store
+
+from flowstream.quart import Flowstream
+
+
+@pytest.fixture(params=ALL)
+def store(request: pytest.FixtureRequest, tmp_path: Any) -> Store:
+    """Give one log after the other, memory too."""
+    return Store.of(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=SHARED)
+def shared_store(request: pytest.FixtureRequest, tmp_path: Any) -> Store:
+    """Give each log that several processes can share."""
+    return Store.of(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def _store_around(request: pytest.FixtureRequest, tmp_path: Any) -> Store:
+    """Give the log that a test of before runs in."""
+    return Store.of(request.param, request, tmp_path)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have a marked test run on each log."""
+    if metafunc.definition.get_closest_marker("on_each_log"):
+        metafunc.fixturenames.append("_store_around")
+        metafunc.parametrize("_store_around", ALL, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: Any) -> Generator[None, Any, Any]:
+    """Open the log around a marked test, in its own task."""
+    store = item.funcargs.get("_store_around") if hasattr(item, "funcargs") else None
+    if store is not None and store.kind != MEMORY:
+        item.obj = _in_an_app(item.obj, store)
+    return (yield)
+
+
+def _in_an_app(test: Any, store: Store) -> Any:
+    assert inspect.iscoroutinefunction(test), "mark only tests that are async"
+
+    @functools.wraps(test)
+    async def run(**arguments: Any) -> None:
+        async with Flowstream(log=store.url, namespace=store.namespace):
+            await test(**arguments)
+
+    return run
+
+
+@pytest.fixture
+def autojump_clock(request: pytest.FixtureRequest) -> Any:
+    """Give the clock that jumps; or the real one, if the test is in a log outside this process."""
+    if "_store_around" in request.fixturenames:
+        store = request.getfixturevalue("_store_around")
+        if store.kind != MEMORY:
+            return None
+    return request.getfixturevalue("_jumping_clock")
+
+
+@pytest.fixture
+def _jumping_clock() -> Any:
+    from trio.testing import MockClock
+
+    return MockClock(autojump_threshold=0)
