@@ -35,6 +35,7 @@ NO_CONSTANTS = {
     "encoders.ndjson._LF",
     "topics._envelope.VERSION",
     "topics._envelope._FIELDS",
+    "runs._run_end._KIND",
     "logs._file_system._STATFS_BYTES",
     "logs._sqlite_file._APPLICATION_ID",
     "logs._sqlite_faults._WRITE_BYTES",
