@@ -37,6 +37,7 @@ NO_CONSTANTS = {
     "topics._envelope._FIELDS",
     "runs._run_end._KIND",
     "logs._file_system._STATFS_BYTES",
+    "logs.postgres._binary_values._LARGEST",
     "logs._sqlite_file._APPLICATION_ID",
     "logs._sqlite_faults._WRITE_BYTES",
     "logs._sqlite_file._VERSION",

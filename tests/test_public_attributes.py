@@ -159,6 +159,7 @@ PUBLIC = {
     "logs.LogFullError": "maybe",
     "logs.LogUnavailableError": "maybe",
     "logs.MemoryLog": LOG,
+    "logs.PostgresLog": f"{LOG} new_epoch outbox",
     "logs.SQLiteLog": f"{LOG} new_epoch path",
     "logs.ValkeyLog": f"{LOG} new_epoch",
     "logs.ValkeyTimeouts": "answer connect reply silence start",

@@ -24,6 +24,8 @@ SHORT = {
     "server.http2._reset_limit": "HTTP/2 and HTTP/3 count by it, and neither is part of the other",
     "server.http3._hypercorn_quic": "needs aioquic, which is an extra: `_hypercorn` loads without",
     "tasks._flag": "streams, writers and connections use it, in three rooms",
+    "logs._append_results": "of three logs, each in a room of its own",
+    "logs.postgres._lineage": "three connections and the writer share one",
 }
 """Modules of less than 40 lines."""
 
