@@ -14,11 +14,20 @@ from chaos.disguise import PLANTED
 from chaos.plan import FAULTS, Plan
 from chaos.run import Report, run_plan
 from chaos.truth import LedgerError
+from real_servers.programs import MissingProgramError, key_value_program, missing
 
 pytestmark = pytest.mark.chaos
 
 
 SEED = int(os.environ.get("CHAOS_SEED", "13"))
+
+
+def needs_server(log: str) -> None:
+    """Skip the test where this machine has no such server; fail it where CI is set."""
+    try:
+        key_value_program(log)
+    except MissingProgramError as error:
+        missing(str(error))
 
 
 async def run_and_tell(plan: Plan) -> Report:
@@ -42,6 +51,65 @@ async def test_nothing_is_lost_in_silence_whatever_breaks() -> None:
         assert counts[what] > 0, what
     assert counts["full disks"] + counts["quotas"] >= 2
     assert counts["tracebacks"] == 0
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("log", ["valkey", "redis"])
+async def test_nothing_is_lost_in_silence_whatever_breaks_a_broker(log: str) -> None:
+    """20,000 events, with the broker broken in each way: an end of it may be lost, and is told."""
+    needs_server(log)
+    report = await run_and_tell(Plan.over(log, seed=SEED, events=20_000))
+    counts = report.counts
+    assert counts["acknowledged"] > 17_000
+    assert counts["deliveries"] > 60_000
+    assert counts["gaps"] > 0
+    # One is at work at a time: the last ones may come too late on a busy machine.
+    assert sum(counts[what] > 0 for what in _BROKEN) >= 4, counts
+    assert counts["tracebacks"] == 0
+
+
+_BROKEN = (
+    "broker kills",
+    "broker freezes",
+    "lost tails",
+    "tails lost unseen",
+    "flushes",
+    "cut sessions",
+    "refused writes",
+    "failovers in step",
+    "failovers that lose",
+    "split brains",
+)
+
+
+@pytest.mark.timeout(300)
+async def test_a_log_that_wrongly_trusts_its_broker_is_found_out() -> None:
+    """The broker loses its end, and the log was told that it never does: ids are given twice.
+
+    Nobody reads: a reader may have seen more than the broker has, and prove the promise wrong.
+    """
+    plan = Plan.over(
+        "valkey",
+        SEED,
+        6000,
+        faults=("lose the tail",),
+        breaks=3,
+        pace=1000.0,
+        workers=1,
+        clients=0,
+        query="?never_rolls_back=true",
+    )
+    with pytest.raises(LedgerError, match="one id for two events"):
+        await run_and_tell(plan)
+
+
+@pytest.mark.parametrize("log", ["valkey", "redis"])
+async def test_over_a_broker_that_is_well_nothing_is_lost(log: str) -> None:
+    """Everything is acknowledged and seen, and a client that keeps up misses nothing."""
+    needs_server(log)
+    report = await run_and_tell(Plan.over(log, SEED, 2000, faults=(), pace=3000.0))
+    assert report.counts["tracebacks"] == 0
+    assert report.counts["seen"] == report.counts["sent"]
 
 
 async def test_clients_that_keep_up_see_no_gap_while_nothing_breaks() -> None:

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--publishers", type=int)
-    parser.add_argument("--pace", type=float, default=Plan.pace, help="events a second, at most")
+    parser.add_argument("--pace", type=float, help="events a second, at most")
     parser.add_argument("--batch", type=int, default=Plan.batch, help="events at once, at most")
     parser.add_argument("--seconds", type=float, default=math.inf, help="of publishing, at most")
     parser.add_argument("--disk", type=lambda size: int(size) << 20, help="MiB of the log's disk")

@@ -79,7 +79,9 @@ class Account:
         missed, after = body["missed"], body["after"]
         self._trace.append(("gap", missed, after, body["before"]))
         self.counts["gaps"] += 1
-        if after is not None and (self._anew or after != self._last_id):
+        # A log that has lost the end of an epoch can't tell which numbers were in it.
+        might_be = self._lost and missed is None and self.topic.rolls_back
+        if after is not None and ((self._anew and not might_be) or after != self._last_id):
             raise LedgerError(f"{self} was told of a gap behind {after}")
         if missed is not None and missed <= 0:
             raise LedgerError(f"{self} was told of a gap of {missed}")
@@ -107,6 +109,7 @@ class Account:
         if self._lost:
             raise LedgerError(f"{self} got a snapshot in front of the gap that was due")
         self.topic.snapshot(place, [(one["key"], name_of(one["data"])) for one in entries])
+        self._go_back(place)
         if not self._anew and self.last is not None:
             self._check_snapshot(self.last, place)
         if self.last is not None and self.last < place:
@@ -135,6 +138,7 @@ class Account:
 
     def _follow_on(self, place: Place) -> None:
         """Check that `place` is what comes next."""
+        self._go_back(place)
         last, pending = self.last, self._pending
         if self._anew or last is None:
             # It said that it has lost its place, and takes what it is given.
@@ -156,6 +160,18 @@ class Account:
             elif missed is not None and place.number != last.number + 1 + int(missed):
                 raise LedgerError(f"{self} was told of {missed} missed, and got {place}")
         self._arrive(place)
+
+    def _go_back(self, place: Place) -> None:
+        """Take a place of an earlier epoch, if a split brain excuses that.
+
+        The server that a worker still has does not know the newer epoch of the other one. So the
+        client is told that it has lost its place.
+        """
+        last = self.last
+        told = self.topic.splits and self._pending is None
+        if told and last is not None and place < last and place.epoch != last.epoch:
+            self.counts["went back"] += 1
+            self.last = Place(place.epoch, place.number - 1)
 
     def _arrive(self, place: Place) -> None:
         if self.first is None:

@@ -14,15 +14,22 @@ if TYPE_CHECKING:
     from .broker import Broker
     from .run import Run
 
+# Seconds after which a fault is one of the ledger itself. It is a bound, and no measure.
+_LONGEST = 120.0
+
 
 @asynccontextmanager
 async def _breaking(run: Run, what: str) -> AsyncIterator[Broker]:
-    """Give the broker to one fault, and note afterwards which epochs have begun."""
+    """Give the broker to one fault, and note afterwards which epochs have begun.
+
+    A fault that has begun is not cancelled: a broker in the middle of one may stay away.
+    """
     async with run.broker.lock:
-        run.count(what)
-        async with run.trouble():
-            yield run.broker
-        await run.note_epochs()
+        with trio.fail_after(_LONGEST, shield=True):
+            run.count(what)
+            async with run.trouble():
+                yield run.broker
+            await run.note_epochs()
 
 
 async def restart(run: Run, dice: random.Random) -> None:
@@ -40,18 +47,18 @@ async def freeze(run: Run, dice: random.Random) -> None:
             await trio.to_thread.run_sync(broker.freeze)
             await trio.sleep(dice.uniform(0.5, 1.0) * run.plan.freeze)
         finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(broker.thaw)
+            await trio.to_thread.run_sync(broker.thaw)
 
 
 async def lose_tail(run: Run, dice: random.Random) -> None:
     """Kill -9 it, and start it without the end of what it had. Workers live through it."""
-    async with run.no_new_lives(), _breaking(run, "lost tails") as broker:
+    async with _breaking(run, "lost tails") as broker, run.no_new_lives():
         epochs = run.truth.count_epochs()
         await trio.to_thread.run_sync(broker.lose_tail, dice, _wait(dice, 0.5, 2.0))
         # Who comes new has seen nothing, and can't tell that it is gone.
+        enough = run.truth.settled + 500  # a log that trusts its broker begins no epoch
         with trio.move_on_after(20):
-            while run.truth.count_epochs() == epochs and not run.over:  # noqa: ASYNC110
+            while run.truth.count_epochs() == epochs and run.truth.settled < enough:  # noqa: ASYNC110
                 await trio.sleep(0.02)
 
 
@@ -88,8 +95,7 @@ async def refuse_writes(run: Run, dice: random.Random) -> None:
             await trio.to_thread.run_sync(broker.refuse_writes)
             await trio.sleep(dice.uniform(0.3, 1.5))
         finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(broker.take_writes)
+            await trio.to_thread.run_sync(broker.take_writes)
 
 
 async def fail_over_in_step(run: Run, dice: random.Random) -> None:
@@ -107,6 +113,8 @@ async def fail_over_behind(run: Run, dice: random.Random) -> None:
 async def split(run: Run, dice: random.Random) -> None:
     """Have both servers take writes for a while."""
     async with _breaking(run, "split brains") as broker:
+        for topic in run.truth.topics.values():
+            topic.splits = True
         await trio.to_thread.run_sync(broker.split, dice, _wait(dice, 0.5, 2.0))
 
 

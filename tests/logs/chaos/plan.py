@@ -81,7 +81,8 @@ class Plan:
         """Return a plan over this log: all its faults, and more clients over a broker."""
         usual: dict[str, Any] = {"faults": FAULTS[log]}
         if log != "sqlite":
-            usual |= {"publishers": 3, "clients": 60, "breaks": 2 + len(FAULTS[log])}
+            # A broker is away for seconds: there are events left for each fault.
+            usual |= {"publishers": 3, "clients": 60, "breaks": len(FAULTS[log]), "pace": 600.0}
         return cls(seed, events, log, **{**usual, **changes})
 
 

@@ -44,11 +44,15 @@ class TopicTruth:
     Args:
         name: of the topic.
         rolls_back: whether its log may forget its end, and then begins a new epoch.
+
+    Attributes:
+        splits: whether the log has been in two servers at once.
     """
 
     def __init__(self, name: str, *, rolls_back: bool) -> None:
         self.name = name
         self.rolls_back = rolls_back
+        self.splits = False  # two servers may take writes at once
         self.epochs: set[str] = set()  # all that were seen
         self._known: dict[str, int] = {}  # the first number of each epoch, as the log says
         self.sent: set[str] = set()
