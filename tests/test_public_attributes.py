@@ -76,6 +76,7 @@ PUBLIC = {
         "lost_seams other_hints pages_read pages_shared queued reads refused retries "
         "trimmed_seams unreadable unsure window_hits window_misses"
     ),
+    "LostRun": "after events key",
     "MissingExtraError": "",
     "NDJSON": ENCODER + " wire_name",
     "NoSuchRunError": "code headers message retry_after retryable status",
@@ -89,8 +90,8 @@ PUBLIC = {
     "Run": "attached epoch key reason statistics stop subscribe wait",
     "RunExistsError": "code headers message retry_after retryable status",
     "RunStatistics": "age attached key published reason replay_bytes replay_items unattended",
-    "Runs": "get get_or_start start statistics stop",
-    "RunsStatistics": "attached ended kept limit running started",
+    "Runs": "claim get get_or_start open start statistics stop",
+    "RunsStatistics": "attached ended kept limit lost reaped resumed running started",
     "SSE": ENCODER + " wire_name",
     "Sample": POLICY + " every interval",
     "SharedReceive": "disconnected",
@@ -158,6 +159,7 @@ PUBLIC = {
     "logs.LogFullError": "maybe",
     "logs.LogUnavailableError": "maybe",
     "logs.MemoryLog": LOG,
+    "logs.PostgresLog": f"{LOG} new_epoch outbox",
     "logs.SQLiteLog": f"{LOG} new_epoch path",
     "logs.ValkeyLog": f"{LOG} new_epoch",
     "logs.ValkeyTimeouts": "answer connect reply silence start",

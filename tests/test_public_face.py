@@ -43,6 +43,7 @@ NAMES = [
     "TopicsStatistics",
     "Runs",
     "Run",
+    "LostRun",
     "RunsStatistics",
     "RunStatistics",
     "Block",
@@ -123,8 +124,9 @@ SIGNATURES = {
     "resumable": "(function)",
     "Topics": "(factory=<class 'flowstream.Topic'>, *, idle=60.0, limit=10000, authorize=None, "
     "subject=None, name_limit=256, log=None)",
-    "Runs": "(grace=30.0, *, replay=Replay(items=10000, seconds=inf, bytes=1048576), "
-    "max_running=1000, keep=60.0, max_kept=1000, cleanup_timeout=5.0)",
+    "Runs": "(name='runs', *, grace=30.0, replay=Replay(items=10000, seconds=inf, "
+    "bytes=1048576), max_running=1000, keep=60.0, max_kept=1000, cleanup_timeout=5.0, log=None, "
+    "lease=15.0, on_owner_lost='close')",
     "Block": "(timeout=None)",
     "DropOldest": "(max_age=None)",
     "DropNewest": "(max_age=None)",

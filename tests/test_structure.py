@@ -19,9 +19,13 @@ MOST_AT_THE_TOP = 16
 SHORT = {
     "abc._instrument": "an interface of its own, beside those of encoders, policies and logs",
     "demo._rate": "the feed, the flood and the tokens of the demo keep their pace by it",
+    "runs._run_errors": "runs in memory and in a log raise them, and neither imports the other",
+    "runs._runs_statistics": "runs in memory and in a log fill it in",
     "server.http2._reset_limit": "HTTP/2 and HTTP/3 count by it, and neither is part of the other",
     "server.http3._hypercorn_quic": "needs aioquic, which is an extra: `_hypercorn` loads without",
     "tasks._flag": "streams, writers and connections use it, in three rooms",
+    "logs._append_results": "of three logs, each in a room of its own",
+    "logs.postgres._lineage": "three connections and the writer share one",
 }
 """Modules of less than 40 lines."""
 

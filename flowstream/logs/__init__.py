@@ -6,6 +6,7 @@ log                         what it is for
 `MemoryLog`                 one process; forgets everything when it ends
 `SQLiteLog`                 one file, any number of processes on one machine
 `ValkeyLog`                 a Valkey or Redis server, any number of machines
+`PostgresLog`               a Postgres database, any number of machines
 ==========================  =================================================================
 
 `Flowstream(app, log=...)` puts an app's topics into one, and `open_log` opens one by its URL.
@@ -24,6 +25,7 @@ from flowstream.logs._open_log import open_log
 if TYPE_CHECKING:
     from flowstream.logs._memory_log import MemoryLog
     from flowstream.logs._sqlite_log import SQLiteLog
+    from flowstream.logs.postgres._postgres_log import PostgresLog
     from flowstream.logs.valkey._valkey_connection import ValkeyTimeouts
     from flowstream.logs.valkey._valkey_log import ValkeyLog
 
@@ -33,6 +35,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "MemoryLog": "flowstream.logs._memory_log",
+        "PostgresLog": "flowstream.logs.postgres._postgres_log",
         "SQLiteLog": "flowstream.logs._sqlite_log",
         "ValkeyLog": "flowstream.logs.valkey._valkey_log",
         "ValkeyTimeouts": "flowstream.logs.valkey._valkey_connection",
@@ -44,6 +47,7 @@ __all__ = [
     "LogFullError",
     "LogUnavailableError",
     "MemoryLog",
+    "PostgresLog",
     "SQLiteLog",
     "ValkeyLog",
     "ValkeyTimeouts",

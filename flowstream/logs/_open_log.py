@@ -15,7 +15,8 @@ from flowstream.logs._log_run import alone
 from flowstream.logs._namespaced_log import NamespacedLog
 
 _KNOWN = (
-    "write sqlite:///events.db, sqlite:////var/lib/app/events.db, valkey://host:6379/0 or memory:"
+    "write sqlite:///events.db, sqlite:////var/lib/app/events.db, valkey://host:6379/0, "
+    "postgresql://host/database or memory:"
 )
 
 # {scheme: (the module of its log, its class)}; such a URL may have a password in it.
@@ -23,7 +24,9 @@ _SERVERS = {
     scheme: ("flowstream.logs.valkey._valkey_log", "ValkeyLog")
     for name in ("valkey", "valkeys", "redis", "rediss")
     for scheme in (name, f"{name}+sentinel")
-}
+} | dict.fromkeys(
+    ("postgres", "postgresql"), ("flowstream.logs.postgres._postgres_log", "PostgresLog")
+)
 
 
 def _unheard(topic: str, before: int, records: Sequence[Record]) -> None:
@@ -55,7 +58,8 @@ async def open_log(
     Args:
         log: a log, or a URL: ``sqlite:///events.db`` (three slashes for a path from here, four for
             one from the root; ``?synchronous=NORMAL`` for `SQLiteLog`'s argument),
-            ``valkey://host:6379/0`` (see `ValkeyLog`) or ``memory:``.
+            ``valkey://host:6379/0`` (see `ValkeyLog`), ``postgresql://host/database`` (see
+            `PostgresLog`) or ``memory:``.
         namespace: names of topics in the log begin with it, and those here have it left out: up
             to 64 letters, digits, ``-``, ``_`` and ``.``. None for all topics of the log.
         hint: see `flowstream.abc.Log.run`.

@@ -12,6 +12,7 @@ from flowstream.abc import Appended, LogEntry, Position
 from flowstream.ids._event_id import new_epoch
 from flowstream.limits import Replay
 from flowstream.logs._append_arguments import FORGET_SECONDS
+from flowstream.logs._append_results import results_from_text, results_to_text
 from flowstream.logs._epochs import is_evidence
 from flowstream.logs._sqlite_retention import (
     first_young,
@@ -30,7 +31,7 @@ def append(
     if topic is None:
         topic = tx.make_topic(name, keep)
     elif (known := tx.result_of(topic, token)) is not None:
-        return _results_from_text(known)
+        return results_from_text(known)
     if keep != topic.keep:
         topic.keep = keep
         topic.look_at(tx.moment)
@@ -44,7 +45,7 @@ def append(
         token,
         f"{topic.epochs[-1][0]}:{before + 1}:0:{added}"
         if added == len(results)
-        else _results_to_text(results),
+        else results_to_text(results),
     )
     keep_within(tx, topic, added)
     tx.save(topic)
@@ -112,28 +113,3 @@ def _append_one(tx: Transaction, topic: TopicRow, entry: LogEntry) -> Appended:
             (topic.id, entry.key, epoch, number, tx.moment, entry.data),
         )
     return Appended(epoch, number, False)
-
-
-def _results_to_text(results: Sequence[Appended]) -> str:
-    """Return the results as they are stored with a token: neighbours as one run."""
-    runs: list[tuple[Appended, int]] = []
-    for one in results:
-        if runs:
-            first, count = runs[-1]
-            if one == (first.epoch, first.number + count, first.duplicate):
-                runs[-1] = first, count + 1
-                continue
-        runs.append((one, 1))
-    return " ".join(
-        f"{first.epoch}:{first.number}:{first.duplicate:d}:{count}" for first, count in runs
-    )
-
-
-def _results_from_text(text: str) -> list[Appended]:
-    found: list[Appended] = []
-    for run in text.split():
-        epoch, number, duplicate, count = run.split(":")
-        found += [
-            Appended(epoch, int(number) + place, duplicate == "1") for place in range(int(count))
-        ]
-    return found

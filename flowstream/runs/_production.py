@@ -107,7 +107,7 @@ class Production:
         told = self.reason
         if told is CloseReason.CLIENT_DISCONNECTED:
             # A reader that came at the last moment is connected, and may come again.
-            told, self._error = CloseReason.ERROR, _given_up()
+            told, self._error = CloseReason.ERROR, given_up()
         with trio.move_on_after(self._cleanup_timeout, shield=True):
             await self._publisher.finish(told, self._error, self._detail)
 
@@ -127,12 +127,12 @@ class Production:
     async def _publish(self, item: Any) -> None:
         if self.reason is not None:
             await trio.lowlevel.checkpoint()  # raises Cancelled in the producer's own tasks
-            raise _refusal()
+            raise refusal()
         await self._publisher.publish(fed(item))
 
     def _publish_nowait(self, item: Any) -> None:
         if self.reason is not None:
-            raise _refusal()
+            raise refusal()
         self._publisher.publish_nowait(fed(item))
 
     def _statistics(self) -> BufferStatistics:
@@ -142,9 +142,11 @@ class Production:
         return publisher.statistics(publisher.published, dropped=dropped)
 
 
-def _refusal() -> trio.BrokenResourceError:
+def refusal() -> trio.BrokenResourceError:
+    """Return the error for a producer that goes on after the end."""
     return trio.BrokenResourceError("the run is over")
 
 
-def _given_up() -> PublicError:
+def given_up() -> PublicError:
+    """Return what a client is told that came as the run was given up."""
     return PublicError("given_up", "This was given up: nobody attended it.", retryable=True)

@@ -225,8 +225,12 @@ class Engine:
             policy=policy,
             from_beginning=from_beginning,
         )
-        self._publishers.add(publisher)
+        self.add(publisher)
         return publisher
+
+    def add(self, publisher: LogPublisher) -> None:
+        """Count what `publisher` does, as long as it is there."""
+        self._publishers.add(publisher)
 
     def send(self, work: Callable[[], Awaitable[object]]) -> None:
         """Start the task of a sender, which the end of the log waits for.

@@ -16,11 +16,12 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import trio
 
 from flowstream._clock import chance, clock
-from flowstream._errors import LogFullError, LogUnavailableError, copied_error
+from flowstream._errors import FencedError, LogFullError, LogUnavailableError, copied_error
 from flowstream.abc import Appended, Log, LogEntry
 from flowstream.limits import Replay
 from flowstream.tasks._retry import Backoff, Retry
@@ -122,6 +123,7 @@ class Sender:
             go on; None if nobody else has to know.
         patience: seconds that a call waits.
         counts: counts what happens; by default its own.
+        fence: the token of the topic's lease, if it is a run's.
 
     Attributes:
         counts: the same.
@@ -136,10 +138,11 @@ class Sender:
         committed: Callable[[Sequence[LogEntry], Sequence[Appended]], None] | None = None,
         patience: float = PATIENCE,
         counts: LogCounts | None = None,
+        fence: int | None = None,
     ) -> None:
-        self._topic = topic
-        self._log = log
-        self._keep = keep
+        self._append_all = partial(log.append, topic, keep=keep)
+        if fence is not None:  # a log without leases need not know the argument
+            self._append_all = partial(self._append_all, fence=fence)
         self._start = start
         self._committed = committed
         self._patience = patience
@@ -330,9 +333,9 @@ class Sender:
                 sending.sent = True
             entries = [entry for sending in batch for entry in sending.entries]
             try:
-                return await self._log.append(self._topic, entries, keep=self._keep, token=token)
+                return await self._append_all(entries, token=token)
             except Exception as error:
-                if not maybe and _is_refusal(error):
+                if isinstance(error, FencedError) or (not maybe and _is_refusal(error)):
                     raise
                 if not isinstance(error, LogUnavailableError):
                     # An earlier try may have succeeded, so this one proves nothing.

@@ -74,6 +74,12 @@ class Window(History):
         """The log's position behind its newest event."""
         return self.position_of(self.head)
 
+    @property
+    def beginning(self) -> Position:
+        """The log's position before all events of the epochs that it knows."""
+        first = self._stretches[0]
+        return first.epoch, first.start - first.shift
+
     def position_of(self, number: int) -> Position:
         """Return the log's position behind event `number` of the window."""
         stretch = self._stretches[0]

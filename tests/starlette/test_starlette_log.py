@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from flowstream import Runs, Topic, sse
-from flowstream.logs import LogUnavailableError, SQLiteLog
+from flowstream.logs import LogUnavailableError, MemoryLog, SQLiteLog
 from flowstream.starlette import lifespan
 from flowstream.testing import open_lifespan, open_stream
 
@@ -36,7 +36,7 @@ async def test_each_way_to_give_a_lifespan(form, tmp_path, monkeypatch):
     }[form]()
     if form == "environment":
         monkeypatch.setenv("FLOWSTREAM_LOG_URL", url)
-    topic, runs = Topic("a"), Runs(grace=None)
+    topic, runs = Topic("a"), Runs(grace=None, log=MemoryLog())
 
     async def view(request):
         return sse(topic)

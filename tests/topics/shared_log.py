@@ -205,12 +205,14 @@ class View(Log):
         await self._travel(self.weather.latency)
         return result
 
-    async def append(self, topic, entries, *, keep, token):
+    async def append(self, topic, entries, *, keep, token, fence=None):
         async def do():
             if self.weather.full:
                 await trio.lowlevel.checkpoint()
                 raise LogFullError("there is no room")
-            done = await self.broker.memory.append(topic, entries, keep=keep, token=token)
+            done = await self.broker.memory.append(
+                topic, entries, keep=keep, token=token, fence=fence
+            )
             if self.broker.random.random() < self.weather.unsure:
                 raise LogUnavailableError("the connection broke", maybe=True)
             return done
@@ -250,6 +252,23 @@ class View(Log):
 
     async def delete(self, topic):
         return await self._call("delete", lambda: self.broker.memory.delete(topic))
+
+    async def claim(self, topic, owner, *, seconds, instead=None):
+        memory = self.broker.memory
+        return await self._call(
+            "claim", lambda: memory.claim(topic, owner, seconds=seconds, instead=instead)
+        )
+
+    async def beat(self, owner, tokens, *, seconds):
+        memory = self.broker.memory
+        return await self._call("beat", lambda: memory.beat(owner, tokens, seconds=seconds))
+
+    async def end(self, topic, fence, entry, **options):
+        memory = self.broker.memory
+        return await self._call("end", lambda: memory.end(topic, fence, entry, **options))
+
+    async def leases(self, topics):
+        return await self._call("leases", lambda: self.broker.memory.leases(topics))
 
     async def aclose(self):
         await trio.lowlevel.checkpoint()

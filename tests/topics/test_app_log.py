@@ -328,7 +328,7 @@ async def test_a_log_that_is_given_but_not_open(engine_of):
 
 async def test_jobs_and_feeders_end_before_the_log_is_closed(engine_of):
     """What a run publishes in its cleanup is in the log."""
-    log, topic, runs = SomeLog(), Topic("a"), Runs(grace=None)
+    log, topic, runs = SomeLog(), Topic("a"), Runs(grace=None, log=MemoryLog())
 
     async def goodbye():
         try:

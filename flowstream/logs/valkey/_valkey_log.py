@@ -40,6 +40,7 @@ from flowstream.logs._append_arguments import (
     check_topic,
     check_topics,
 )
+from flowstream.logs._append_results import results_from_text
 from flowstream.logs._lease_rules import check_beat, check_claim, check_seconds, check_token
 from flowstream.logs._log_run import LogRun, not_open
 from flowstream.logs.valkey import _valkey_values as values
@@ -166,7 +167,7 @@ class ValkeyLog(Log):
         )
         if reply[0] == b"FENCED":
             raise _fenced(topic)
-        return values.read_results(reply[0])
+        return results_from_text(reply[0].decode())
 
     async def read(
         self, topic: str, after: Position, limit: int, *, mine: bool = False

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flowstream.abc import Appended, Head, LatestPage, Lease, LogEntry, Record
+from flowstream.abc import Head, LatestPage, Lease, LogEntry, Record
 from flowstream.limits import Replay
 from flowstream.logs._epochs import epoch_at, epochs_from_text
 from flowstream.logs.valkey._conversation import Word
@@ -39,16 +39,6 @@ def entry_words(entries: Sequence[LogEntry]) -> list[Word]:
             milliseconds = max(1, math.ceil(entry.idempotency_seconds * 1000))
             words += place, entry.key or "", entry.idempotency_key or "", milliseconds
     return words
-
-
-def read_results(text: bytes) -> list[Appended]:
-    """Return where entries are: ``epoch:first:duplicate:count``, with blanks between."""
-    results: list[Appended] = []
-    for run in text.decode().split(" "):
-        epoch, first, duplicate, count = run.split(":")
-        start, known = int(first), duplicate == "1"
-        results += [Appended(epoch, number, known) for number in range(start, start + int(count))]
-    return results
 
 
 def read_head(epochs: bytes, number: int, first: int) -> Head:

@@ -1,0 +1,243 @@
+"""What an open log on Postgres has: three connections, and what works over them.
+
+============ ======================================================================
+`writer`     appends, in batches; leases, deletions
+`reader`     pages, heads, news of watched topics
+`listener`   LISTEN, and NOTIFY of what was appended; not through a pooler
+============ ======================================================================
+
+NOTIFY is a transaction of its own behind the append. Inside it, all commits of the database that
+notify would wait for each other.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from flowstream._clock import clock
+from flowstream._errors import LogUnavailableError
+from flowstream.abc import Hint, Stale
+from flowstream.logs.postgres import _binary_values as binary
+from flowstream.logs.postgres import _statements as sql
+from flowstream.logs.postgres._lineage import Lineage
+from flowstream.logs.postgres._postgres_dsn import PostgresDSN
+from flowstream.logs.postgres._postgres_link import PostgresLink
+from flowstream.logs.postgres._postgres_news import PostgresNews
+from flowstream.logs.postgres._postgres_writer import AppendJob, PostgresWriter
+from flowstream.logs.postgres._pq_connection import (
+    PostgresCall,
+    PostgresConnection,
+    PostgresRefusedError,
+    Row,
+    Statement,
+)
+from flowstream.logs.postgres._schema import VERSION
+
+# Seconds that the log waits for its first connections, when it is opened.
+_START_SECONDS = 5.0
+# Seconds that the server may take for a part of an answer, and to let us in.
+_ANSWER_SECONDS = 3.0
+# Seconds between two looks for what is over its time, and for what apps have left to be relayed.
+_MAINTAIN_SECONDS = 5.0
+_RELAY_SECONDS = 1.0
+_RELAY_EVENTS = 500
+# Seconds to say what was appended, when the log is closed.
+_LAST_SECONDS = 1.0
+
+
+class OpenPostgres:
+    """An open log.
+
+    Args:
+        dsn: where to write and to read.
+        listen_dsn: where to listen.
+        patience: seconds that a call waits.
+        relays: whether it appends what apps leave in the relay.
+        hint: see `flowstream.abc.Log.run`.
+        stale: see `flowstream.abc.Log.run`.
+
+    Attributes:
+        lineage: what is known of the server.
+        writer: appends.
+        news: the topics that are watched.
+    """
+
+    def __init__(
+        self,
+        dsn: PostgresDSN,
+        listen_dsn: PostgresDSN,
+        patience: float,
+        relays: bool,
+        hint: Hint,
+        stale: Stale,
+    ) -> None:
+        self.lineage = Lineage()
+        self._patience = patience
+        self._relays = relays
+        self._stale = stale
+        self._was_heard = False
+        self._relay_news = trio.Event()
+        self._untold: dict[int, str] = {}  # {number of a topic: what to notify}
+        self._unsaid = trio.Event()
+        self._write = PostgresLink(dsn, "appends", _ANSWER_SECONDS, self._greet)
+        self._read = PostgresLink(dsn, "reads", _ANSWER_SECONDS, self._greet)
+        self._listen = PostgresLink(
+            listen_dsn, "news", _ANSWER_SECONDS, self._begin_listening, self._hear
+        )
+        self.writer = PostgresWriter(self._write, self.lineage, patience, self._committed)
+        self.news = PostgresNews(self._read, patience, hint, stale)
+
+    async def run(  # noqa: ASYNC114  # `PostgresLog.run` starts it
+        self, *, task_status: Any = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Hold the connections until this is cancelled.
+
+        Raises:
+            LogUnavailableError: there is no connection for 5 s, or the server refuses.
+        """
+        async with trio.open_nursery() as nursery:
+            links = await nursery.start(self._connect)
+            try:
+                async with trio.open_nursery() as work:
+                    work.start_soon(self.writer.work)
+                    work.start_soon(self.news.work)
+                    work.start_soon(self._notify)
+                    work.start_soon(self._maintain)
+                    if self._relays:
+                        work.start_soon(self._empty_relay)
+                    task_status.started()
+            finally:
+                with trio.CancelScope(shield=True, deadline=clock.current_time() + _LAST_SECONDS):
+                    await self._say()
+                links.cancel()
+
+    async def _connect(  # noqa: ASYNC114, ASYNC128  # `run` starts it
+        self, *, task_status: Any
+    ) -> None:
+        """Hold the connections, until the scope is cancelled that this has started with."""
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                with trio.move_on_after(_START_SECONDS) as start:
+                    for link in (self._write, self._read, self._listen):
+                        await nursery.start(link.run)
+                if start.cancelled_caught:
+                    failures = (self._write.failure, self._read.failure, self._listen.failure)
+                    raise next(filter(None, failures), self._write.unavailable("it is slow"))
+                scope.shield = True
+                task_status.started(scope)
+
+    async def write(self, statement: Statement, *params: bytes | None) -> list[Row]:
+        """Do a statement that writes, and **wait** for its rows.
+
+        Raises:
+            LogUnavailableError: it was not done in time, or nobody knows.
+            LogFullError: the server has no room.
+        """
+        return await self._write.call(statement, params, patience=self._patience, writes=True)
+
+    async def read(self, statement: Statement, *params: bytes | None) -> list[Row]:
+        """Do a statement that reads, and **wait** for its rows.
+
+        Raises:
+            LogUnavailableError: it was not done in time.
+        """
+        return await self._read.call(statement, params, patience=self._patience)
+
+    async def look_back(self) -> None:
+        """Have the server begin a new life if it has less than was seen of it."""
+        rows = await self.write(
+            sql.HELLO, binary.text(self.lineage.name), binary.int8(self.lineage.wal)
+        )
+        self._hear_hello(rows[0])
+
+    def tell(self, topic: int, epochs: str, newest: int) -> None:
+        """Have other processes hear that a topic has news."""
+        epoch = epochs.rpartition(",")[2].partition(":")[0]
+        self._untold[topic] = f"{topic} {epoch} {newest}"
+        self._unsaid.set()
+
+    async def _greet(self, connection: PostgresConnection) -> None:
+        """Make a connection to write or read over fit for use."""
+        [(process,)] = await connection.do(PostgresCall(sql.PROCESS))
+        # A pooler says a number of its own, and gives each statement another session.
+        connection.prepares = process == connection.process
+        params = binary.text(self.lineage.name), binary.int8(self.lineage.wal)
+        [hello] = await connection.do(PostgresCall(sql.HELLO, params))
+        if hello[0] != VERSION:
+            raise LogUnavailableError(
+                f"{self._write.where} has a log of version {hello[0]} in this database, and this "
+                f"release works with {VERSION}: run `flowstream log init` of the newer release"
+            )
+        if hello[-1]:
+            raise PostgresRefusedError("25006", "the server is read-only")
+        self._hear_hello(hello)
+
+    def _hear_hello(self, hello: Row) -> None:
+        _, name, wal, _, _ = hello
+        self.lineage.hear(name, wal)
+
+    async def _begin_listening(self, connection: PostgresConnection) -> None:
+        [(process,)] = await connection.do(PostgresCall(sql.PROCESS))
+        if process != connection.process:
+            raise LogUnavailableError(
+                f"{self._listen.where} is a pooler, which can't be listened through: give the "
+                "server's own address as listen_dsn"
+            )
+        await connection.do(PostgresCall(sql.LISTEN))
+        if self._was_heard:
+            self._stale(None)
+        self._was_heard = True
+
+    def _hear(self, payload: str) -> None:
+        if payload == "relay":
+            self._relay_news.set()
+        else:
+            self.news.hear(payload)
+
+    def _committed(self, job: AppendJob, row: Row) -> None:
+        topic, epochs, first, added, *_ = row
+        if not added:
+            return
+        self.tell(topic, epochs, first + added - 1)
+        if added == len(job.entries):
+            epoch = epochs.rpartition(",")[2].partition(":")[0]
+            self.news.add(job.topic, topic, first, epoch, job.entries)
+
+    async def _notify(self) -> None:
+        while True:
+            while not self._untold:
+                self._unsaid = trio.Event()
+                await self._unsaid.wait()
+            await self._say()
+
+    async def _say(self) -> None:
+        """Notify of what was not said yet."""
+        said = dict(self._untold)
+        if said:
+            with suppress(LogUnavailableError):  # others find it when they compare heads
+                await self._listen.call(
+                    sql.NOTIFY, [binary.text_array(list(said.values()))], patience=self._patience
+                )
+            # Only now: there may be more news by now, and who is cancelled has said nothing.
+            for topic, payload in said.items():
+                if self._untold.get(topic) == payload:
+                    del self._untold[topic]
+
+    async def _maintain(self) -> None:
+        while True:
+            with suppress(LogUnavailableError):  # the next one will do it
+                while (await self.write(sql.MAINTAIN))[0][0]:
+                    pass
+            await trio.sleep(_MAINTAIN_SECONDS)
+
+    async def _empty_relay(self) -> None:
+        while True:
+            self._relay_news = trio.Event()
+            with suppress(LogUnavailableError):  # what waits there is not lost
+                while (await self.write(sql.EMPTY_RELAY))[0][0] >= _RELAY_EVENTS:
+                    pass
+            with trio.move_on_after(_RELAY_SECONDS):
+                await self._relay_news.wait()

@@ -1,0 +1,67 @@
+"""A log on Postgres keeps every contract."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from real_servers.fixtures import url_of
+
+from flowstream.logs import open_log
+from flowstream.logs.postgres._postgres_log import PostgresLog
+from flowstream.logs.postgres._schema import schema_sql
+from flowstream.testing import check_log, log_contracts
+
+_numbers = count(1)
+# The rest takes a minute and more, since each has a database of its own.
+_FEW = log_contracts()[::10]
+
+
+@pytest.fixture(scope="module")
+def template(postgres_server: str) -> Iterator[str]:
+    """Give the name of a database with the schema in it, to be copied."""
+    name = f"contracts_{os.getpid()}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        try:
+            with psycopg.connect(make_conninfo(postgres_server, dbname=name)) as inside:
+                inside.execute(schema_sql())
+            yield name
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def url(postgres_server: str, template: str) -> Iterator[str]:
+    """Give the URL of a database of the test's own, with the schema in it."""
+    name = f"{template}_{next(_numbers)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        try:
+            yield url_of(make_conninfo(postgres_server, dbname=name))
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.mark.parametrize("contract", _FEW)
+async def test_a_log_on_postgres_keeps_contracts(contract: str, url: str) -> None:
+    """A second log in the database is as one of another process."""
+    await _check(url, contract)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("contract", [one for one in log_contracts() if one not in _FEW])
+async def test_a_log_on_postgres_keeps_the_contract(contract: str, url: str) -> None:
+    """A second log in the database is as one of another process."""
+    await _check(url, contract)
+
+
+async def _check(url: str, contract: str) -> None:
+    def opened(**callbacks: object) -> object:
+        return open_log(PostgresLog(url), **callbacks)  # type: ignore[arg-type]
+
+    await check_log(lambda: opened, contract)  # type: ignore[arg-type, return-value]
