@@ -353,3 +353,32 @@ def test_an_example_is_served_on_a_real_socket(served: int) -> None:
         assert answer.headers["Transfer-Encoding"] == "chunked"
         assert json.loads(answer.readline()) == {"type": "token", "data": "Lambdas"}
         assert json.loads(answer.readline())["type"] == "token"
+
+
+async def test_a_durable_chat_is_read_and_stopped_on_another_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two apps on one log are two workers: one makes the answer, the other shows and stops it."""
+    monkeypatch.setenv("FLOWSTREAM_LOG_URL", f"sqlite:///{tmp_path}/chats.db")
+    one, other = load("19"), load("19")
+    form = {"content-type": "application/x-www-form-urlencoded"}
+
+    async def ask(question: str) -> str:
+        body = f"question={question}".encode()
+        answer = await collect(one.app, "/chats", method="POST", headers=form, body=body)
+        assert answer.status == 201
+        return str(json.loads(answer.body)["id"])
+
+    async with open_lifespan(one.app), open_lifespan(other.app):
+        id = await ask("snow")
+        read = await collect(other.app, f"/chats/{id}")
+        *tokens, end = events(read.body)
+        assert "".join(data["data"] for _, data in tokens) == "Nothing is known of snow. "
+        assert end == ("end", {"reason": "completed"})
+        id = await ask("lambda")
+        async with open_stream(other.app, f"/chats/{id}") as client:
+            await client.next_event()
+            assert (await collect(other.app, f"/chats/{id}", method="DELETE")).status == 204
+            last = [event async for event in client][-1]
+            assert (last.type, json.loads(last.data)) == ("end", {"reason": "stopped"})
+        assert (await collect(one.app, "/chats/unknown")).status == 404

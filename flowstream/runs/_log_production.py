@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from flowstream._closing import CloseReason
-from flowstream._errors import FencedError, PublicError
+from flowstream._errors import FencedError, LogFullError, LogUnavailableError, PublicError
 from flowstream.runs._production import Production, given_up, refusal
 from flowstream.runs._run_end import RunEnd, owner_lost
 from flowstream.runs._run_publisher import RunPublisher
@@ -83,7 +83,9 @@ class LogProduction(Production):
             raise refusal()
         try:
             await self._run_publisher.publish(fed(item))
-        except FencedError:
+        except LogFullError:
+            raise
+        except (FencedError, LogUnavailableError):  # it has waited for as long as the lease
             self.lose()
             await trio.lowlevel.checkpoint()  # noqa: ASYNC120  # raises Cancelled, and is meant to
             raise refusal() from None

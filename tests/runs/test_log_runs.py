@@ -6,8 +6,9 @@ import pytest
 import trio
 from log_workers import AWAY, FINE, open_workers, read_run
 
-from flowstream import NoSuchRunError, RunExistsError, TooManyRunsError
+from flowstream import NoSuchRunError, Replay, RunExistsError, Runs, TooManyRunsError
 from flowstream._closing import CloseReason
+from flowstream.quart import Flowstream
 
 
 def counting(last, pause=1.0, log=None):
@@ -281,8 +282,6 @@ async def test_an_error_of_the_producer_is_told_everywhere(autojump_clock):
 
 async def test_what_is_not_kept_is_a_gap(autojump_clock):
     """A client that comes late is told how many events it can't have."""
-    from flowstream import Replay
-
     async with open_workers(2, replay=Replay(items=5)) as (_, one, two):
         run = await one.claim("a", list(range(1, 21)))
         await run.wait()
@@ -309,3 +308,63 @@ async def test_a_run_that_nobody_looks_at_is_ended_all_the_same(autojump_clock):
         one.freeze()
         await trio.sleep(90)
         assert two.runs.reaped == 1
+
+
+async def test_an_app_uses_its_runs_from_any_worker(tmp_path):
+    """What waits works over a log and in memory; what does not wait says what to write."""
+    for log in (f"sqlite:///{tmp_path}/events.db", None):
+        runs = Runs("chats", lease=60.0)
+        async with Flowstream(log=log):
+            with pytest.raises(NoSuchRunError):
+                await runs.open("a")
+            run = await runs.claim("a", ["hello", "world"])
+            assert await run.wait() is CloseReason.COMPLETED
+            opened = await runs.open("a")
+            assert await read_run(opened) == (["hello", "world"], None)
+            assert runs.statistics().started == 1
+            endless = await runs.claim("b", counting(10**6, 0.01))
+            with pytest.raises(RunExistsError):
+                await runs.claim("b", ["x"])
+            await runs.stop("b")
+            assert endless.reason is CloseReason.STOPPED
+            for call in (
+                lambda runs=runs: runs.start("c", ["x"]),
+                lambda runs=runs: runs.get_or_start("c", ["x"]),
+                lambda runs=runs: runs["a"],
+                lambda runs=runs: runs.get("a"),
+                lambda runs=runs: "a" in runs,
+                lambda runs=runs: len(runs),
+            ):
+                if log is None:
+                    call()
+                else:
+                    with pytest.raises(RuntimeError, match=r"await runs\.claim.*await runs\.open"):
+                        call()
+
+
+async def test_an_answer_outlives_the_app_that_made_it(tmp_path):
+    """The app is served again, and its clients find the answer."""
+    url = f"sqlite:///{tmp_path}/events.db"
+    runs = Runs("chats")
+    async with Flowstream(log=url):
+        await (await runs.claim("a", ["hello"])).wait()
+    async with Flowstream(log=url):
+        assert await read_run(await runs.open("a")) == (["hello"], None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": ""},
+        {"name": "a b"},
+        {"name": "x" * 65},
+        {"lease": 0},
+        {"lease": float("inf")},
+        {"log": "sqlite:///x"},
+        {"on_owner_lost": "resume"},
+    ],
+)
+def test_wrong_arguments_are_told_where_they_are_written(options):
+    """Not when the first run is claimed."""
+    with pytest.raises((TypeError, ValueError)):
+        Runs(**options)
