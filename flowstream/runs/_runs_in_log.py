@@ -27,6 +27,7 @@ from flowstream._clock import chance, clock
 from flowstream._closing import CloseReason
 from flowstream._errors import FencedError, LogFullError, LogUnavailableError
 from flowstream.abc import Lease
+from flowstream.logs._append_arguments import check_topic
 from flowstream.runs._durable_run import DurableRun
 from flowstream.runs._lease_keeper import LeaseKeeper
 from flowstream.runs._log_production import LogProduction
@@ -140,7 +141,7 @@ class RunsInLog:
             NoSuchRunError: there is none.
             LogUnavailableError: the log is away.
         """
-        topic = self._topic(key)
+        topic = self._find(key)
         owned = self._owned.get(topic)
         if owned is not None:
             await trio.lowlevel.checkpoint()
@@ -165,7 +166,7 @@ class RunsInLog:
             TooSlowError: it has not ended within the lease and `cleanup_timeout`.
             LogUnavailableError: the log is away.
         """
-        topic = self._topic(key)
+        topic = self._find(key)
         owned = self._owned.get(topic)
         if owned is not None and owned.production is not None:
             owned.production.stop(CloseReason.STOPPED, "Runs.stop()")
@@ -343,6 +344,18 @@ class RunsInLog:
         if not isinstance(key, str):
             raise TypeError(f"the key of a run in a log must be a str, not {type(key).__name__}")
         return self._prefix + key
+
+    def _find(self, key: str) -> str:
+        """Return the topic of a key that a client may have sent.
+
+        Raises:
+            NoSuchRunError: no topic can have that name.
+        """
+        try:
+            check_topic(topic := self._topic(key))
+        except ValueError:
+            raise NoSuchRunError from None
+        return topic
 
     def _new(self, topic: str, key: str, token: int) -> DurableRun:
         run = DurableRun(self, self._engine, topic, key, self._options.replay, token)

@@ -6,9 +6,10 @@ import pytest
 import trio
 from log_workers import AWAY, FINE, open_workers, read_run
 
-from flowstream import NoSuchRunError, Replay, RunExistsError, Runs, TooManyRunsError
+from flowstream import NoSuchRunError, Replay, RunExistsError, Runs, TooManyRunsError, sse
 from flowstream._closing import CloseReason
 from flowstream.quart import Flowstream
+from flowstream.testing import collect
 
 
 def counting(last, pause=1.0, log=None):
@@ -340,6 +341,37 @@ async def test_an_app_uses_its_runs_from_any_worker(tmp_path):
                 else:
                     with pytest.raises(RuntimeError, match=r"await runs\.claim.*await runs\.open"):
                         call()
+
+
+@pytest.mark.parametrize("key", ["", "no", "\0", "x" * 5000, "\ud800", "a/b:c", "é" * 900])
+async def test_a_key_that_no_run_can_have_is_a_404(tmp_path, key):
+    """Whatever a client sends, it is told that there is no such run."""
+    runs = Runs("chats")
+    async with Flowstream(log=f"sqlite:///{tmp_path}/events.db"):
+        with pytest.raises(NoSuchRunError):
+            await runs.open(key)
+        with pytest.raises(NoSuchRunError):
+            await runs.stop(key)
+
+
+async def test_a_client_that_has_the_end_is_not_served_again(tmp_path):
+    """An EventSource that comes back with the id of the end gets 204, as of a run in memory."""
+    runs = Runs("chats")
+    async with Flowstream(log=f"sqlite:///{tmp_path}/events.db"):
+        await (await runs.claim("a", ["hello", "world"])).wait()
+
+        async def app(scope, receive, send):
+            await sse(await runs.open("a"))(scope, receive, send)
+
+        first = await collect(app)
+        ids = [line[4:] for line in first.body.decode().splitlines() if line.startswith("id: ")]
+        assert b"hello" in first.body
+        assert b"completed" in first.body
+        again = await collect(app, headers={"last-event-id": ids[-1]})
+        assert again.status == 204
+        rest = await collect(app, headers={"last-event-id": ids[0]})
+        assert b"hello" not in rest.body
+        assert b"world" in rest.body
 
 
 async def test_an_answer_outlives_the_app_that_made_it(tmp_path):
