@@ -170,8 +170,12 @@ def test_each_log_is_measured_beside_its_floor(store, tmp_path):
     if not stores.breakable:
         expected -= {"killed to first event live, s", "stall to error, s over patience"}
     assert expected <= found.keys()
-    # Memory grows in pages, and an error may come to the millisecond: these may be 0.
-    rough = ("memory of a followed topic, bytes", "stall to error, s over patience")
+    # Memory grows in pages, an error may come to the millisecond, and all hints may follow on.
+    rough = (
+        "memory of a followed topic, bytes",
+        "stall to error, s over patience",
+        "reads beside hints",
+    )
     assert all(value > (-1 if name in rough else 0) for name, value in found.items()), found
 
 
