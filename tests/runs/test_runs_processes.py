@@ -1,12 +1,8 @@
-"""Runs over several processes and one log: workers are killed, frozen and deployed at random.
-
-Run it over another log with ``FLOWSTREAM_TEST_LOG_URL=valkey://…``. That has to be empty.
-"""
+"""Runs over several processes and one log: workers are killed, frozen and deployed at random."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,7 +11,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psycopg
 import pytest
+from real_servers.fixtures import url_of
+
+from flowstream.logs.postgres._schema import schema_sql
 
 PROGRAM = Path(__file__).parent / "log_worker_process.py"
 WORKERS, RUNS, EVENTS = 3, 100, 40
@@ -61,7 +61,27 @@ def check(line: str) -> str:
 @pytest.mark.timeout(400)
 def test_a_hundred_runs_survive_kills_freezes_and_deploys(tmp_path: Path) -> None:
     """Every client ends with the whole answer, or with what there is and `owner_lost`."""
-    url = os.environ.get("FLOWSTREAM_TEST_LOG_URL") or f"sqlite:///{tmp_path}/events.db"
+    run_and_disturb(f"sqlite:///{tmp_path}/events.db", tmp_path)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+def test_a_hundred_runs_survive_over_valkey(valkey_server: str, tmp_path: Path) -> None:
+    """So they do on several machines, with a broker."""
+    run_and_disturb(valkey_server, tmp_path)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+def test_a_hundred_runs_survive_over_postgres(postgres_database: str, tmp_path: Path) -> None:
+    """So they do on several machines, with a database."""
+    with psycopg.connect(postgres_database) as connection:
+        connection.execute(schema_sql())
+    run_and_disturb(url_of(postgres_database), tmp_path)
+
+
+def run_and_disturb(url: str, tmp_path: Path) -> None:
+    """Have workers make a hundred runs in a log, disturb them, and check what clients get."""
     dice = random.Random(7)
     done: Counter[str] = Counter()
     clients = start("clients", url, RUNS, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
