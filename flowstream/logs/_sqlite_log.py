@@ -56,6 +56,9 @@ from flowstream.logs._sqlite_writer import SQLiteWriter
 
 T = TypeVar("T")
 
+# Before all events: what proves nothing.
+_NOWHERE: Position = ("", 0)
+
 # Threads that read, for all topics: a disk gets no faster by more.
 _READERS = 4
 
@@ -167,8 +170,9 @@ class SQLiteLog(Log):
         check_limit(limit)
         work = partial(read_page, clock=self._file.clock, name=topic, after=after, limit=limit)
         page = await opened.read(work)
-        if mine and page.evidence:
-            await opened.writer.submit(partial(jobs.touch, name=topic, after=after))
+        if page.passed or (mine and page.evidence):
+            position = after if mine else _NOWHERE
+            await opened.writer.submit(partial(jobs.touch, name=topic, after=position))
             page = await opened.read(work)
         return page.head, page.known, page.records
 
@@ -176,7 +180,13 @@ class SQLiteLog(Log):
         """Return each topic's head: see `flowstream.abc.Log.heads`."""
         opened = self._opened()
         names = check_topics(topics)
-        return await opened.read(partial(read_heads, clock=self._file.clock, names=names))
+        work = partial(read_heads, clock=self._file.clock, names=names)
+        heads, passed = await opened.read(work)
+        if passed:
+            for name in passed:
+                await opened.writer.submit(partial(jobs.touch, name=name, after=_NOWHERE))
+            heads, _ = await opened.read(work)
+        return heads
 
     async def watch(self, topics: Iterable[str]) -> None:
         """Have hints of these topics: see `flowstream.abc.Log.watch`."""
@@ -192,9 +202,12 @@ class SQLiteLog(Log):
         """Return the newest events by key: see `flowstream.abc.Log.latest`."""
         opened = self._opened()
         check_topic(topic)
-        return await opened.read(
-            partial(read_latest, clock=self._file.clock, name=topic, cursor=cursor or "")
-        )
+        work = partial(read_latest, clock=self._file.clock, name=topic, cursor=cursor or "")
+        page, passed = await opened.read(work)
+        if passed:
+            await opened.writer.submit(partial(jobs.touch, name=topic, after=_NOWHERE))
+            page, _ = await opened.read(work)
+        return page
 
     async def topics(
         self, prefix: str = "", cursor: str | None = None

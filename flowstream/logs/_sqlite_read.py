@@ -45,8 +45,10 @@ class PageRead:
     head: Head
     known: bool
     records: list[Record]
+    passed: bool
+    """Whether the topic must begin a new epoch before the page may be used."""
     evidence: bool
-    """Whether the log must begin a new epoch before the page may be used, if the position was the
+    """Whether the log must begin a new life before the page may be used, if the position was the
     process's own."""
 
 
@@ -60,12 +62,13 @@ def read_page(
         if found is None:
             head = Head(((epoch, 1),), 0, 1)
             known = after == (epoch, 0)
-            return PageRead(head, known, [], is_evidence(head.epochs, 0, after))
+            return PageRead(head, known, [], False, is_evidence(head.epochs, 0, after))
         topic, head = found
-        evidence = topic.life != life or is_evidence(topic.epochs, topic.head, after)
+        passed = topic.life != life
+        evidence = is_evidence(topic.epochs, topic.head, after)
         number = locate(topic.epochs, topic.head, after)
         if number is None:
-            return PageRead(head, False, [], evidence)
+            return PageRead(head, False, [], passed, evidence)
         records: list[Record] = []
         room = PAGE_BYTES
         rows = db.execute(
@@ -79,28 +82,39 @@ def read_page(
                 break
             records.append(Record(epoch_at(topic.epochs, one), one, data, max(0.0, now - at)))
         rows.close()
-        return PageRead(head, True, records, evidence)
+        return PageRead(head, True, records, passed, evidence)
 
 
-def read_heads(db: sqlite3.Connection, clock: LogClock, names: Sequence[str]) -> dict[str, Head]:
-    """Return the head of each topic."""
+def read_heads(
+    db: sqlite3.Connection, clock: LogClock, names: Sequence[str]
+) -> tuple[dict[str, Head], list[str]]:
+    """Return the head of each topic, and the topics that must begin a new epoch first."""
     with snapshot(db):
-        epoch, _, now = read_time(db, clock)
+        epoch, life, now = read_time(db, clock)
+        passed: list[str] = []
         unknown = Head(((epoch, 1),), 0, 1)
         heads = dict.fromkeys(names, unknown)
         for start in range(0, len(names), HEADS):
             some = names[start : start + HEADS]
-            heads.update((topic.name, head) for topic, head in _find(db, now, some))
-        return heads
+            for topic, head in _find(db, now, some):
+                heads[topic.name] = head
+                if topic.life != life:
+                    passed.append(topic.name)
+        return heads, passed
 
 
-def read_latest(db: sqlite3.Connection, clock: LogClock, name: str, cursor: str) -> LatestPage:
-    """Return the newest events by key, of keys behind `cursor`."""
+def read_latest(
+    db: sqlite3.Connection, clock: LogClock, name: str, cursor: str
+) -> tuple[LatestPage, bool]:
+    """Return the newest events by key, of keys behind `cursor`.
+
+    The second value says whether the topic must begin a new epoch first.
+    """
     with snapshot(db):
-        epoch, _, now = read_time(db, clock)
+        epoch, life, now = read_time(db, clock)
         row = _find_one(db, now, name)
         if row is None:
-            return LatestPage(Head(((epoch, 1),), 0, 1), {}, None)
+            return LatestPage(Head(((epoch, 1),), 0, 1), {}, None), False
         topic, head = row
         found: dict[str, Record] = {}
         room = PAGE_BYTES
@@ -117,7 +131,7 @@ def read_latest(db: sqlite3.Connection, clock: LogClock, name: str, cursor: str)
                 break
             found[key] = Record(of, number, data, max(0.0, now - at))
         rows.close()
-        return LatestPage(head, found, last)
+        return LatestPage(head, found, last), topic.life != life
 
 
 def read_names(

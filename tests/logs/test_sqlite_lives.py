@@ -471,3 +471,19 @@ async def test_what_is_committed_while_a_watch_is_taken_up_is_heard(
             monkeypatch.setattr(sqlite_tail, "last_pos", late)
             await aeventually(lambda: heard, "the event")  # type: ignore[misc]
         assert heard == [0]
+
+
+@pytest.mark.parametrize("call", ["heads", "latest", "read"])
+async def test_a_topic_of_an_earlier_life_is_never_shown(call, tmp_path):
+    """Whatever asks for a topic first in a new life of the log sees the topic's new epoch."""
+    async with open_log(SQLiteLog(tmp_path / "events.db")) as log:
+        [old] = await log.append("news", [LogEntry(b"x", key="k")], keep=Replay(), token="t")
+        await log.new_epoch()
+        if call == "heads":
+            head = (await log.heads(["news"]))["news"]
+        elif call == "latest":
+            head = (await log.latest("news")).head
+        else:
+            head, _, _ = await log.read("news", ("elsewhere", 7), 1)
+        assert [epoch for epoch, _ in head.epochs[:-1]] == [old.epoch]
+        assert head.epochs[-1][1] == 2

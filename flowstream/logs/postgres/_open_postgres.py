@@ -12,6 +12,7 @@ notify would wait for each other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -145,6 +146,11 @@ class OpenPostgres:
             LogUnavailableError: it was not done in time.
         """
         return await self._read.call(statement, params, patience=self._patience)
+
+    async def touch(self, topics: Sequence[str]) -> None:
+        """Have topics of an earlier lineage begin a new epoch."""
+        for topic in topics:
+            await self.write(sql.TOUCH, binary.text(topic), binary.text(""), binary.int8(0))
 
     async def look_back(self) -> None:
         """Have the server begin a new life if it has less than was seen of it."""

@@ -160,7 +160,12 @@ class PostgresLog(Log):
         if mine and (page.evidence or page.wal < opened.lineage.wal):
             await opened.look_back()
             await opened.write(sql.TOUCH, *position)
-            page = PageOfTopic(await opened.read(sql.READ, *position, *ends), (epoch, number))
+        elif not page.current:
+            await opened.touch([topic])
+        else:
+            opened.lineage.see(page.wal)
+            return page.head, page.known, page.records
+        page = PageOfTopic(await opened.read(sql.READ, *position, *ends), (epoch, number))
         opened.lineage.see(page.wal)
         return page.head, page.known, page.records
 
@@ -170,7 +175,10 @@ class PostgresLog(Log):
         heads: dict[str, Head] = {}
         for some in _batches(check_topics(topics)):
             rows = await opened.read(sql.HEADS, binary.text_array(some))
-            found = {name: read_head(*head) for name, *head in rows}
+            if passed := [name for name, *_, current in rows if not current]:
+                await opened.touch(passed)
+                rows = await opened.read(sql.HEADS, binary.text_array(some))
+            found = {name: read_head(*head) for name, *head, _ in rows}
             unknown = found.pop(None)
             heads.update((name, found.get(name, unknown)) for name in some)
         await trio.lowlevel.checkpoint()
@@ -190,7 +198,11 @@ class PostgresLog(Log):
         opened = self._opened()
         check_topic(topic)
         words = binary.text(topic), binary.text(cursor or ""), binary.int8(PAGE_BYTES)
-        return read_latest(await opened.read(sql.LATEST, *words))
+        rows = await opened.read(sql.LATEST, *words)
+        if not rows[0][-1]:
+            await opened.touch([topic])
+            rows = await opened.read(sql.LATEST, *words)
+        return read_latest(rows)
 
     async def topics(
         self, prefix: str = "", cursor: str | None = None

@@ -21,18 +21,20 @@ class PageOfTopic:
         head: the topic's head.
         known: whether the topic knows the position that was asked for.
         records: what follows it.
-        evidence: whether the log must begin a new epoch before the page may be used, if the
+        current: whether the topic is of the server's lineage; if not, it must begin a new epoch
+            before the page may be used.
+        evidence: whether the log must begin a new life before the page may be used, if the
             position was the process's own.
         wal: how much the server had written to its WAL.
     """
 
-    __slots__ = ("evidence", "head", "known", "records", "wal")
+    __slots__ = ("current", "evidence", "head", "known", "records", "wal")
 
     def __init__(self, rows: Sequence[Row], after: Position) -> None:
-        _, epochs, number, first, current, self.wal, *_ = rows[0]
+        _, epochs, number, first, self.current, self.wal, *_ = rows[0]
         self.head = head = read_head(epochs, number, first)
         self.known = locate(head.epochs, number, after) is not None
-        self.evidence: bool = not current or is_evidence(head.epochs, number, after)
+        self.evidence = is_evidence(head.epochs, number, after)
         self.records = [
             Record(epoch_at(head.epochs, one), one, data, age) for *_, one, age, data in rows[1:]
         ]
@@ -40,13 +42,14 @@ class PageOfTopic:
 
 def read_latest(rows: Sequence[Row]) -> LatestPage:
     """Return what `latest` returned."""
-    _, epochs, number, first, *_ = rows[0]
+    _, epochs, head, first, *_ = rows[0]
     records = {
-        key: Record(epoch, one, data, age) for _, _, _, _, key, epoch, one, age, data, _ in rows[1:]
+        key: Record(epoch, one, data, age)
+        for _, _, _, _, key, epoch, one, age, data, *_ in rows[1:]
     }
-    more = bool(records) and rows[-1][-1]
+    more = bool(records) and rows[-1][-2]
     return LatestPage(
-        read_head(epochs, number, first), records, next(reversed(records)) if more else None
+        read_head(epochs, head, first), records, next(reversed(records)) if more else None
     )
 
 

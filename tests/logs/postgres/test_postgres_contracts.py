@@ -11,6 +11,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from real_servers.fixtures import url_of
 
+from flowstream import Replay
+from flowstream.abc import LogEntry
 from flowstream.logs import open_log
 from flowstream.logs.postgres._postgres_log import PostgresLog
 from flowstream.logs.postgres._schema import schema_sql
@@ -65,3 +67,20 @@ async def _check(url: str, contract: str) -> None:
         return open_log(PostgresLog(url), **callbacks)  # type: ignore[arg-type]
 
     await check_log(lambda: opened, contract)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("call", ["heads", "latest", "read"])
+async def test_a_topic_of_an_earlier_life_is_never_shown(call: str, url: str) -> None:
+    """Whatever asks for a topic first in a new life of the log sees the topic's new epoch."""
+    log = PostgresLog(url)
+    async with open_log(log):
+        [old] = await log.append("news", [LogEntry(b"x", key="k")], keep=Replay(), token="t")
+        await log.new_epoch()
+        if call == "heads":
+            head = (await log.heads(["news"]))["news"]
+        elif call == "latest":
+            head = (await log.latest("news")).head
+        else:
+            head, _, _ = await log.read("news", ("elsewhere", 7), 1)
+        assert [epoch for epoch, _ in head.epochs[:-1]] == [old.epoch]
+        assert head.epochs[-1][1] == 2

@@ -119,22 +119,25 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
   where id = any(p_topics) and gone > clock_timestamp()
 $$;
 
--- The heads of topics that are there, and a row with a null name for all others.
+-- The heads of topics that are there, and a row with a null name for all others. `o_current` says
+-- whether the topic is of the server's lineage; if not, touch it and ask again.
 create or replace function flowstream.heads(p_names text[])
-returns table(o_name text, o_epochs text, o_head bigint, o_first bigint)
+returns table(o_name text, o_epochs text, o_head bigint, o_first bigint, o_current boolean)
 language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
-  select null, epoch || ':1', 0, 1 from flowstream.log
+  with l as materialized (select epoch, flowstream.lineage(x) as lineage from flowstream.log x)
+  select null, l.epoch || ':1', 0, 1, true from l
   union all
-  select t.name, t.epochs, t.head, flowstream.first_kept(t, clock_timestamp(), t.seconds)
-  from flowstream.topic t where t.name = any(p_names) and t.gone > clock_timestamp()
+  select t.name, t.epochs, t.head, flowstream.first_kept(t, clock_timestamp(), t.seconds),
+    t.lineage = l.lineage
+  from flowstream.topic t, l where t.name = any(p_names) and t.gone > clock_timestamp()
 $$;
 
 -- A page of the newest events by key: first a row with the topic, whose key is null. `o_more` of
--- the last row says whether there are keys behind it.
+-- the last row says whether there are keys behind it. `o_current` of the first: see `heads`.
 create or replace function flowstream.latest(p_topic text, p_after text, p_bytes bigint)
 returns table(o_topic bigint, o_epochs text, o_head bigint, o_first bigint, o_key text,
-  o_epoch text, o_number bigint, o_age float8, o_data bytea, o_more boolean)
+  o_epoch text, o_number bigint, o_age float8, o_data bytea, o_more boolean, o_current boolean)
 language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -144,16 +147,18 @@ begin
   select * into t from flowstream.topic where name = p_topic and gone > v_now;
   if not found then
     o_epochs := (select epoch || ':1' from flowstream.log);
-    o_head := 0; o_first := 1; o_more := false;
+    o_head := 0; o_first := 1; o_more := false; o_current := true;
     return next;
     return;
   end if;
   o_topic := t.id; o_epochs := t.epochs; o_head := t.head; o_more := false;
+  o_current := t.lineage = (select flowstream.lineage(x) from flowstream.log x);
   o_first := flowstream.first_kept(t, v_now, t.seconds);
   return next;
   return query
     select null::bigint, null::text, null::bigint, null::bigint, page.key, page.epoch, page.number,
-      greatest(0, extract(epoch from v_now - page.at))::float8, page.data, page.place < page.rest
+      greatest(0, extract(epoch from v_now - page.at))::float8, page.data, page.place < page.rest,
+      null::boolean
     from (
       select x.key, x.epoch, x.number, x.at, x.data, row_number() over (order by x.key) as place,
         count(*) over () as rest, sum(octet_length(x.data)) over (order by x.key) as total
