@@ -44,7 +44,7 @@ NO_CONSTANTS = {
     "logs.postgres._outbox_statement.MOST",
     "logs.postgres._schema.VERSION",
     "logs.valkey._valkey_values.MOST",
-    "logs.valkey._valkey_values._MICROSECONDS",
+    "logs.valkey._valkey_values.MICROSECONDS",
     "logs.valkey._valkey_settings.SENTINEL_PORT",
     "logs.valkey._valkey_settings.SERVER_PORT",
     "server._frame_pieces._HEAD",

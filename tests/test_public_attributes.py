@@ -161,7 +161,7 @@ PUBLIC = {
     "logs.MemoryLog": LOG,
     "logs.PostgresLog": f"{LOG} new_epoch outbox",
     "logs.SQLiteLog": f"{LOG} new_epoch path",
-    "logs.ValkeyLog": f"{LOG} new_epoch",
+    "logs.ValkeyLog": f"{LOG} new_epoch where",
     "logs.ValkeyTimeouts": "answer connect reply silence start",
     "quart.Flowstream": "init_app statistics",
     "quart.FlowstreamStatistics": "closed left open",

@@ -13,21 +13,25 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import trio
 
-from flowstream._errors import LogUnavailableError
+from flowstream._errors import LogUnavailableError, MissingExtraError
 from flowstream.demo._progress_bar import progress
 from flowstream.limits import Replay
 from flowstream.logs import open_log
 from flowstream.logs._open_log import from_url
-from flowstream.logs._sqlite_inspection import TopicSummary, reading, summary, topic_rows
+from flowstream.logs._sqlite_inspection import reading, summary, topic_rows
 from flowstream.logs._sqlite_log import SQLiteLog
 from flowstream.logs._sqlite_verification import verify
+from flowstream.logs._topic_summary import TopicSummary
 from flowstream.logs.postgres._installation import SCHEMES, install
 from flowstream.logs.postgres._schema import schema_sql
+
+if TYPE_CHECKING:
+    from flowstream.logs.valkey._valkey_log import ValkeyLog
 
 VARIABLE = "FLOWSTREAM_LOG_URL"
 _HEADINGS = ("topic", "epochs", "head", "first", "kept", "bytes", "newest")
@@ -38,18 +42,21 @@ def log_commands() -> None:
     """Look after the log that an app keeps its topics in.
 
     URL is that of a file: sqlite:///events.db, or sqlite:////var/lib/app/events.db. It is left out
-    where FLOWSTREAM_LOG_URL is set. The URL of a Postgres database is read from there alone, or
-    from a file.
+    where FLOWSTREAM_LOG_URL is set. The URL of a Valkey or Redis server or of a Postgres database
+    is read from there alone, or from a file.
     """
 
 
 _url = click.argument("url", required=False)
+_url_file = click.option(
+    "--url-file", metavar="FILE", type=click.Path(), help="Read the URL from a file."
+)
 _topic = click.option("--topic", metavar="NAME", help="One topic alone.")
 
 
 @log_commands.command()
 @_url
-@click.option("--url-file", metavar="FILE", type=click.Path(), help="Read the URL from a file.")
+@_url_file
 @click.option(
     "--grant", "roles", metavar="ROLE", multiple=True, help="Postgres: a role that uses the log."
 )
@@ -78,9 +85,7 @@ def init(
             raise click.UsageError("--print takes --grant alone: it connects to nothing")
         click.echo(f"begin;\n{_schema(roles)}commit;")
         return
-    if url and url_file:
-        raise click.UsageError("write the URL of a file, or --url-file, and not both")
-    given = _from_file(url_file) if url_file else None if url else os.environ.get(VARIABLE)
+    given = _named(url, url_file) or (None if url else os.environ.get(VARIABLE))
     if given and given.partition(":")[0].lower() in SCHEMES:
         loses = None if failover is None else failover == "loses"
         with _errors():
@@ -92,22 +97,31 @@ def init(
         raise click.UsageError("--grant and --failover are for a log on Postgres")
     log = _found(url, given)
     with _errors():
+        if not isinstance(log, SQLiteLog):
+            _valkey_operations().try_to_open(log)
+            click.echo(f"a log can be used in {log.where}")
+            return
         trio.run(_open_and_close, log)
     click.echo(f"{log.path} is a log, and can be used")
 
 
 @log_commands.command()
 @_url
+@_url_file
 @_topic
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a topic and line.")
-def inspect(url: str | None, topic: str | None, as_json: bool) -> None:
+def inspect(url: str | None, url_file: str | None, topic: str | None, as_json: bool) -> None:
     """Show what each topic has: its epochs, its events, and how old the newest is."""
-    log = _found(url)
-    with _errors(), reading(log.path) as db:
-        rows = topic_rows(db, topic)
-        if topic is not None and not rows:
-            raise click.ClickException(f"{log.path} has no topic {topic!r}")
-        found = [summary(db, row) for row in rows if topic is not None or not row.deleted]
+    log = _found(url, _named(url, url_file))
+    with _errors():
+        if isinstance(log, SQLiteLog):
+            with reading(log.path) as db:
+                rows = topic_rows(db, topic)
+                found = [summary(db, row) for row in rows if topic is not None or not row.deleted]
+        else:
+            found = _valkey_operations().summaries(log, topic)
+    if topic is not None and not found:
+        raise _no_topic(log, topic)
     if as_json:
         for one in found:
             click.echo(json.dumps(_plain(one)))
@@ -120,61 +134,97 @@ def inspect(url: str | None, topic: str | None, as_json: bool) -> None:
 
 @log_commands.command("verify")
 @_url
-def verify_command(url: str | None) -> None:
-    """Check all that can be checked on the file. The exit status is 1 if something is wrong."""
-    log = _found(url)
+@_url_file
+def verify_command(url: str | None, url_file: str | None) -> None:
+    """Check all that can be checked on the log. The exit status is 1 if something is wrong."""
+    log = _found(url, _named(url, url_file))
     findings: list[str] = []
-    with _errors(), reading(log.path) as db:
-        topics = len(topic_rows(db))
-        with progress(f"verifying {topics:,} topics", topics + 2) as shown:
-            findings += verify(db, lambda done, _: shown(done))
+    with _errors():
+        if isinstance(log, SQLiteLog):
+            with reading(log.path) as db:
+                topics = len(topic_rows(db))
+                with progress(f"verifying {topics:,} topics", topics + 2) as shown:
+                    findings += verify(db, lambda done, _: shown(done))
+        else:
+            topics, findings = _valkey_operations().verify_log(log)
     for finding in findings:
         click.echo(finding)
     if findings:
         raise click.ClickException(
-            f"{log.path} is not as a log leaves it ({len(findings):,} findings): restore it from a "
-            "copy, and then run `flowstream log new-epoch`"
+            f"{_where(log)} is not as a log leaves it ({len(findings):,} findings): restore it "
+            "from a copy, and then run `flowstream log new-epoch`"
         )
-    click.echo(f"{log.path} is in order: {topics:,} topics")
+    click.echo(f"{_where(log)} is in order: {topics:,} topics")
 
 
 @log_commands.command()
 @_url
+@_url_file
 @click.option("--topic", metavar="NAME", required=True, help="The topic.")
 @click.option("--items", type=click.IntRange(min=0), help="Keep so many events.")
 @click.option("--bytes", "size", type=click.IntRange(min=0), help="Keep so many bytes of events.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Keep events so long.")
 def trim(
-    url: str | None, topic: str, items: int | None, size: int | None, seconds: float | None
+    url: str | None,
+    url_file: str | None,
+    topic: str,
+    items: int | None,
+    size: int | None,
+    seconds: float | None,
 ) -> None:
     """Forget events of a topic now: what it need not keep, or all but what the options say."""
-    log = _found(url)
+    log = _found(url, _named(url, url_file))
+    given = {"items": items, "bytes": size, "seconds": seconds}
+    changes: Any = {name: value for name, value in given.items() if value is not None}
+    count: int | None = None
     with _errors():
-        with reading(log.path) as db:
-            rows = topic_rows(db, topic)
-        if not rows:
-            raise click.ClickException(f"{log.path} has no topic {topic!r}")
-        given = {"items": items, "bytes": size, "seconds": seconds}
-        changes: Any = {name: value for name, value in given.items() if value is not None}
-        keep = dataclasses.replace(rows[0].keep, **changes)
-        count = trio.run(_trim, log, topic, keep)
+        if isinstance(log, SQLiteLog):
+            with reading(log.path) as db:
+                rows = topic_rows(db, topic)
+            if rows:
+                keep = dataclasses.replace(rows[0].keep, **changes)
+                count = trio.run(_trim, log, topic, keep)
+        else:
+            count = _valkey_operations().trim_topic(log, topic, changes)
+    if count is None:
+        raise _no_topic(log, topic)
     click.echo(f"forgotten of {topic!r}: {count:,}")
 
 
 @log_commands.command("new-epoch")
 @_url
-def new_epoch(url: str | None) -> None:
-    """Have every topic begin a new epoch, after the file was restored from a copy.
+@_url_file
+def new_epoch(url: str | None, url_file: str | None) -> None:
+    """Have every topic begin a new epoch, after the log was restored from a copy.
 
     Clients that had events which the copy does not have are then told that they missed some.
     Processes that have the log open go on.
     """
-    log = _found(url)
+    log = _found(url, _named(url, url_file))
     with _errors():
-        with reading(log.path):
-            pass  # it is there: nothing is made
-        trio.run(_begin_epochs, log)
-    click.echo(f"every topic of {log.path} begins a new epoch with its next event")
+        if isinstance(log, SQLiteLog):
+            with reading(log.path):
+                pass  # it is there: nothing is made
+            trio.run(_begin_epochs, log)
+        else:
+            _valkey_operations().begin_epochs(log)
+    click.echo(f"every topic of {_where(log)} begins a new epoch with its next event")
+
+
+def _valkey_operations() -> Any:
+    """Return what is done to a log in Valkey. It needs the extra ``valkey``."""
+    from flowstream.commands import _valkey_operations
+
+    return _valkey_operations
+
+
+def _where(log: Any) -> str:
+    """Return the path or the address of a log."""
+    return str(log.path if isinstance(log, SQLiteLog) else log.where)
+
+
+def _no_topic(log: Any, topic: str) -> click.ClickException:
+    return click.ClickException(f"{_where(log)} has no topic {topic!r}")
 
 
 async def _open_and_close(log: SQLiteLog) -> None:
@@ -206,6 +256,17 @@ def _schema(roles: Sequence[str]) -> str:
         raise click.UsageError(f"--grant: {error}") from None
 
 
+def _named(url: str | None, url_file: str | None) -> str | None:
+    """Return the URL in a file, if one was named.
+
+    Raises:
+        click.UsageError: a URL was given, too.
+    """
+    if url and url_file:
+        raise click.UsageError("write the URL of a file, or --url-file, and not both")
+    return _from_file(url_file) if url_file else None
+
+
 def _from_file(path: str) -> str:
     """Return the URL in a file.
 
@@ -222,7 +283,7 @@ def _from_file(path: str) -> str:
     return text
 
 
-def _found(url: str | None, named: str | None = None) -> SQLiteLog:
+def _found(url: str | None, named: str | None = None) -> SQLiteLog | ValkeyLog:
     """Return the log that a command is about; it is not open.
 
     Args:
@@ -242,16 +303,23 @@ def _found(url: str | None, named: str | None = None) -> SQLiteLog:
         raise click.UsageError(f"no log is named: write sqlite:///events.db, or set {VARIABLE}")
     try:
         log = from_url(given)
+    except MissingExtraError as error:
+        raise click.ClickException(str(error)) from None
     except (TypeError, ValueError) as error:
         # The message may have the URL in it, and so the password of a variable.
         why = str(error) if url else "it is not the URL of a log"
         raise click.UsageError(f"{VARIABLE if not url else 'URL'}: {why}") from None
-    if not isinstance(log, SQLiteLog):
-        raise click.UsageError(
-            f"a {type(log).__name__} has nothing that a command could look after: name a file, "
-            "sqlite:///events.db"
-        )
-    return log
+    if isinstance(log, SQLiteLog):
+        return log
+    if not given.startswith("memory"):
+        from flowstream.logs.valkey._valkey_log import ValkeyLog
+
+        if isinstance(log, ValkeyLog):
+            return log
+    raise click.UsageError(
+        f"a {type(log).__name__} has nothing that this command could look after: name a file, "
+        "sqlite:///events.db"
+    )
 
 
 @contextmanager

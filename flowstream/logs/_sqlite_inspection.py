@@ -10,38 +10,18 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from flowstream._errors import LogUnavailableError
-from flowstream.limits import Replay
-from flowstream.logs._epochs import Epochs
 from flowstream.logs._log_clock import LogClock
 from flowstream.logs._sqlite_faults import fault
 from flowstream.logs._sqlite_file import check_kind
 from flowstream.logs._sqlite_read import read_time, snapshot
 from flowstream.logs._sqlite_transaction import TOPIC_COLUMNS, TopicRow
+from flowstream.logs._topic_summary import TopicSummary
 
 # Seconds to wait for a process that is just making the file, or recovers it.
 _BUSY_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class TopicSummary:
-    """What a topic has: see `flowstream.abc.Head` for the first three."""
-
-    name: str
-    epochs: Epochs
-    number: int
-    first: int
-    kept: int
-    """Events that can be read."""
-    size: int
-    """Their bytes."""
-    age: float | None
-    """Seconds since the newest of them; None if there is none."""
-    keep: Replay
-    deleted: bool
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 
-from flowstream.logs._epochs import EPOCHS_KEPT
 from flowstream.logs._sqlite_inspection import topic_rows
 from flowstream.logs._sqlite_transaction import TopicRow, last_pos
+from flowstream.logs._topic_summary import check_epochs
 
 # What belongs to a topic, and the number in it.
 _PARTS = {
@@ -83,12 +83,7 @@ def _leases(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def _epochs(topic: TopicRow, life: int) -> Iterator[str]:
-    names = [name for name, _ in topic.epochs]
-    firsts = [first for _, first in topic.epochs]
-    if names != sorted(set(names)) or len(names) > EPOCHS_KEPT:
-        yield f"its epochs are not in order: {', '.join(names)}"
-    if firsts != sorted(firsts) or firsts[0] < 1 or firsts[-1] > topic.head + 1:
-        yield f"its epochs begin at {firsts}, and its newest event has the number {topic.head}"
+    yield from check_epochs(topic.epochs, topic.head)
     if topic.life > life:
         yield f"it is of the life {topic.life} of the log, which is in its life {life}"
 

@@ -106,7 +106,11 @@ def test_the_variable_names_the_log(run: Run, path: Path, monkeypatch: pytest.Mo
     """Its value is not shown, since it may have a password."""
     monkeypatch.setenv("FLOWSTREAM_LOG_URL", "sqlite:///events.db")
     assert "news" in run("inspect").stdout
-    for url in ("postgres://me:secret@host/db", "sqlite://me:secret@host", "memory:secret"):
+    monkeypatch.setenv("FLOWSTREAM_LOG_URL", "postgres://me:secret@host/db")
+    result = run("inspect")
+    assert (result.exit_code, "secret" in result.output) == (2, False)
+    assert "nothing that this command could look after" in result.stderr
+    for url in ("kafka://me:secret@host/db", "sqlite://me:secret@host", "memory:secret"):
         monkeypatch.setenv("FLOWSTREAM_LOG_URL", url)
         result = run("inspect")
         assert result.exit_code == 2

@@ -46,7 +46,8 @@ from flowstream.logs._log_run import LogRun, not_open
 from flowstream.logs.valkey import _valkey_values as values
 from flowstream.logs.valkey._open_valkey import OpenValkey
 from flowstream.logs.valkey._valkey_connection import ValkeyTimeouts
-from flowstream.logs.valkey._valkey_settings import ValkeySettings
+from flowstream.logs.valkey._valkey_inspection import InspectedTopic, read_inspection
+from flowstream.logs.valkey._valkey_settings import ValkeySettings, written
 
 # Topics in one call: others wait for the server meanwhile.
 _BATCH = 512
@@ -76,6 +77,9 @@ class ValkeyLog(Log):
         sentinel_ssl_context: the same for sentinels.
         timeouts: how long to wait for the server in its several states.
 
+    Attributes:
+        where: the addresses of the servers and the database's number, for messages.
+
     Raises:
         TypeError, ValueError: an argument is none of these; the message has no secret in it.
         MissingExtraError: the package hiredis is not installed.
@@ -101,6 +105,8 @@ class ValkeyLog(Log):
         if timeouts is not None and not isinstance(timeouts, ValkeyTimeouts):
             raise TypeError(f"timeouts must be ValkeyTimeouts(), not {type(timeouts).__name__}")
         check_positive("patience", patience, unit="seconds")
+        servers = ", ".join(map(written, settings.addresses))
+        self.where: str = f"{servers} (database {settings.database})"
         self._settings = settings
         self._patience = patience
         self._replicas = _replicas(wait_replicas, settings.options.get("wait_replicas"))
@@ -318,6 +324,18 @@ class ValkeyLog(Log):
             LogUnavailableError: the server is away.
         """
         await self._opened().write("adopt", "1")
+
+    async def _inspect(self, topic: str) -> InspectedTopic | None:
+        """Return what a topic has, and what is wrong with it; None if there is none.
+
+        This is for operators: the server reads the whole topic in one step.
+
+        Raises:
+            LogUnavailableError: the server is away.
+        """
+        opened = self._opened()
+        check_topic(topic)
+        return read_inspection(topic, await opened.read("inspect", topic))
 
     async def aclose(self) -> None:
         """End `run`, and wait until it has returned."""

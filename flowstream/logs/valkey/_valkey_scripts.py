@@ -46,6 +46,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "delete": ("life", "topic"),
     "end": ("life", "topic", "retention", "entries", "lease"),
     "heads": ("life", "topic"),
+    "inspect": ("life", "topic"),
     "latest": ("life", "topic"),
     "leases": ("life", "topic", "lease"),
     "names": ("life",),

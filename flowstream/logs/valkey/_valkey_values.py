@@ -15,7 +15,7 @@ from flowstream.limits import Replay
 from flowstream.logs._epochs import epoch_at, epochs_from_text
 from flowstream.logs.valkey._conversation import Word
 
-_MICROSECONDS = 1_000_000
+MICROSECONDS = 1_000_000
 # Whole numbers up to here are exact in a script.
 MOST = (1 << 53) - 1
 
@@ -28,7 +28,7 @@ def keep_to_text(keep: Replay) -> str:
 
 def microseconds(seconds: float) -> int:
     """Return a duration as scripts read it: 1 or more."""
-    return max(1, min(math.ceil(seconds * _MICROSECONDS), MOST))
+    return max(1, min(math.ceil(seconds * MICROSECONDS), MOST))
 
 
 def entry_words(entries: Sequence[LogEntry]) -> list[Word]:
@@ -74,7 +74,7 @@ def read_lease(reply: Sequence[Any] | None) -> Lease | None:
     if not reply:
         return None
     owner, token, left, ended = reply
-    return Lease(owner.decode(), int(token), int(left) / _MICROSECONDS, bool(ended))
+    return Lease(owner.decode(), int(token), int(left) / MICROSECONDS, bool(ended))
 
 
 def read_hint(payload: bytes) -> tuple[int, list[Record]] | None:
@@ -96,4 +96,4 @@ def read_hint(payload: bytes) -> tuple[int, list[Record]] | None:
 
 
 def _age(now: int, stamp: bytes) -> float:
-    return max(0.0, (now - int(stamp)) / _MICROSECONDS)
+    return max(0.0, (now - int(stamp)) / MICROSECONDS)
