@@ -43,7 +43,10 @@ ENCODER = (
     "automatic_ids control encode header headers heartbeat in_band join media_type numbered "
     "opening start verbatim"
 )
-LOG = "aclose append beat claim delete end heads latest leases read run topics trim unwatch watch"
+LOG = (
+    "aclose append beat claim delete end heads latest leases outbox_statement read run topics trim "
+    "unwatch watch"
+)
 POLICY = "keyed max_age rereads start timeout"
 SOURCE = "discard headers length repeatable run status typed"
 
@@ -115,7 +118,7 @@ PUBLIC = {
     "TooManyRunsError": "code headers message retry_after retryable status",
     "TooManyTopicsError": "",
     "Topic": (
-        "aclose closed delete epoch name position publish publish_from publish_from_thread "
+        "aclose closed delete epoch name outbox position publish publish_from publish_from_thread "
         "publish_many publish_nowait publish_soon statistics subscribe subscribers "
         "total_subscribers"
     ),
@@ -135,6 +138,7 @@ PUBLIC = {
     "abc.LatestPage": "cursor head records",
     "abc.Log": LOG,
     "abc.Lease": "ended owner seconds token",
+    "abc.OutboxStatement": "parameters sql",
     "abc.LogEntry": "data idempotency_key idempotency_seconds key",
     "abc.Policy": POLICY,
     "abc.Record": "age data epoch number",

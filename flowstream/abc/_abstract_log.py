@@ -13,6 +13,8 @@ from flowstream.abc._log_values import (
     LatestPage,
     Lease,
     LogEntry,
+    OutboxStatement,
+    ParameterStyle,
     Position,
     Record,
     Stale,
@@ -239,6 +241,33 @@ class Log(abc.ABC):
             NotImplementedError: this log has no leases.
         """
         raise no_leases(self)
+
+    def outbox_statement(
+        self,
+        topic: str,
+        entry: LogEntry,
+        *,
+        keep: Replay,
+        notify: bool = True,
+        style: ParameterStyle = "format",
+    ) -> OutboxStatement:
+        """Return the statement that appends `entry` when a transaction of the app commits.
+
+        Args:
+            topic: its name.
+            entry: what to append.
+            keep: as for `append`.
+            notify: whether other processes are told at once. If not, they find it within 10 s.
+            style: how the app's driver writes parameters.
+
+        Raises:
+            NotImplementedError: this log is not in a database of the app.
+            TypeError, ValueError: an argument can't be stored.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no transactions of the app: put the topic in a "
+            "PostgresLog, or write `await topic.publish(...)` behind the commit"
+        )
 
 
 def no_leases(log: Log) -> NotImplementedError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Position: TypeAlias = tuple[str, int]
 """A place in a topic: an epoch, and the number of the last event before it. What follows a
@@ -90,3 +90,15 @@ Hint: TypeAlias = Callable[[str, int, Sequence[Record]], None]
 """Hears of news: the topic, the number that the records follow on, the records."""
 Stale: TypeAlias = Callable[[str | None], None]
 """Hears that hints of a topic may have been lost, or of all topics for None: read its head."""
+
+ParameterStyle: TypeAlias = Literal["format", "dollar", "named"]
+"""How a database's driver writes parameters: ``%s``, ``$1`` or ``:name``."""
+
+
+class OutboxStatement(NamedTuple):
+    """A statement that publishes inside a transaction of the app."""
+
+    sql: str
+    """One ``select``, with a placeholder for each parameter."""
+    parameters: tuple[Any, ...] | dict[str, Any]
+    """Their values: a `dict` in the style ``named``, else a `tuple`."""

@@ -20,6 +20,8 @@ from flowstream.abc import (
     Lease,
     Log,
     LogEntry,
+    OutboxStatement,
+    ParameterStyle,
     Position,
     Record,
     Stale,
@@ -164,6 +166,19 @@ class NamespacedLog(Log):
         """Return each topic's lease: see `flowstream.abc.Log.leases`."""
         leases = await self.inner.leases(self._all_full(topics))
         return {self._ours(name): lease for name, lease in leases.items()}
+
+    def outbox_statement(
+        self,
+        topic: str,
+        entry: LogEntry,
+        *,
+        keep: Replay,
+        notify: bool = True,
+        style: ParameterStyle = "format",
+    ) -> OutboxStatement:
+        """Return the statement for a transaction: see `flowstream.abc.Log.outbox_statement`."""
+        full = self._full(topic)
+        return self.inner.outbox_statement(full, entry, keep=keep, notify=notify, style=style)
 
     async def aclose(self) -> None:
         """End `run`, and wait until it has returned."""

@@ -21,7 +21,17 @@ import trio
 from flowstream._clock import clock
 from flowstream._errors import LogUnavailableError, outside_event_loop
 from flowstream._event import Event
-from flowstream.abc import Appended, Encoder, Head, Log, LogEntry, Policy, Position, Record
+from flowstream.abc import (
+    Appended,
+    Encoder,
+    Head,
+    Log,
+    LogEntry,
+    OutboxStatement,
+    Policy,
+    Position,
+    Record,
+)
 from flowstream.ids._event_id import event_id
 from flowstream.limits import Replay
 from flowstream.logs._append_arguments import check_idempotency, check_topic
@@ -191,6 +201,11 @@ class LogPublisher(Publisher):
             return []
         appended = await self._send_all(entries)
         return [event_id(one.epoch, one.number) for one in appended]
+
+    def outbox(self, event: Event, once: tuple[str | None, float], **how: Any) -> OutboxStatement:
+        """Return the statement that publishes `event` in a transaction of the app."""
+        entry = self._entry(event, *once)
+        return self._shared.log.outbox_statement(self._topic, entry, keep=self._keep, **how)
 
     def publish_nowait(self, event: Event) -> str:
         """Raise RuntimeError: an event in a log has an id only when the log has it."""

@@ -9,6 +9,7 @@ call                   returns      for
 `publish_nowait`       the id       the same, over a log in memory
 `publish_from_thread`  the id       a thread
 `publish_from`         a `Feeder`   a source, for as long as the app is served
+`outbox`               a statement  a transaction of the app, over a log in its database
 ====================== ============ ===========================================================
 
 What they do is in `Publisher`.
@@ -23,6 +24,7 @@ from typing import Any
 import trio
 
 from flowstream._event import Event
+from flowstream.abc import OutboxStatement, ParameterStyle
 from flowstream.sources._as_source import SourceMaker
 from flowstream.tasks._retry import Retry
 from flowstream.topics._feeder import Feeder, Feeders
@@ -229,6 +231,51 @@ class PublishingSide(abc.ABC):
                     "the event loop first"
                 ) from None
         return trio.from_thread.run(publish, trio_token=token)
+
+    def outbox(
+        self,
+        data: Any,
+        *,
+        type: str | None = None,
+        key: object = None,
+        essential: bool = False,
+        idempotency_key: str | None = None,
+        idempotency_seconds: float = 300.0,
+        notify: bool = True,
+        style: ParameterStyle = "format",
+    ) -> OutboxStatement:
+        """Return a statement that publishes one event when a transaction of the app commits.
+
+        Execute it anywhere in the transaction, with the app's own connection to the database that
+        the topic's `PostgresLog` is in::
+
+            event = orders.outbox({"id": 7, "state": "paid"})
+            await connection.execute(event.sql, event.parameters)
+
+        A rollback publishes nothing. The events of one transaction keep their order. Their ids
+        are not known before the commit, so there are none here.
+
+        Args:
+            data: the item.
+            type: the event's name.
+            key: what the event is about.
+            essential: no policy drops it.
+            idempotency_key: as for `publish`.
+            idempotency_seconds: as for `publish`.
+            notify: whether all workers are told at once. Commits that tell them wait for each
+                other; without it, they find the event within 10 s.
+            style: how the driver writes parameters: ``"format"`` for ``%s`` (psycopg),
+                ``"dollar"`` for ``$1`` (asyncpg), ``"named"`` for ``:name`` (SQLAlchemy).
+
+        Raises:
+            NotImplementedError, RuntimeError: the topic is in no `PostgresLog`.
+            TypeError, ValueError: an argument can't be stored.
+            EncodingError: `data` has no form in JSON.
+        """
+        event = Event(data, type=type, key=key, essential=essential)
+        publisher = self._publisher if self._is_bound else self._bind()
+        once = idempotency_key, idempotency_seconds
+        return publisher.outbox(event, once, notify=notify, style=style)
 
     def publish_from(
         self,

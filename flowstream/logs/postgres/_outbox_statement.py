@@ -2,10 +2,10 @@
 
 A user's program, with psycopg::
 
-    async with await connection.transaction():
-        await connection.execute("insert into orders ...")
-        event = outbox_statement("orders", entry, keep)
-        await connection.execute(event.sql, event.parameters)
+    with connection.transaction():
+        connection.execute("insert into orders ...")
+        event = orders.outbox({"id": 7})
+        connection.execute(event.sql, event.parameters)
 
 Drivers have three ways to write parameters. Each is a `style`:
 
@@ -22,14 +22,12 @@ Types are written with ``cast``, because SQLAlchemy would read a name in ``:topi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from flowstream.abc import LogEntry
+from flowstream.abc import LogEntry, OutboxStatement, ParameterStyle
 from flowstream.limits import Replay
 from flowstream.logs._append_arguments import check_append
 
-ParameterStyle = Literal["format", "dollar", "named"]
 OutboxTable = Literal["trigger", "relay"]
 
 # In the order of the parameters of `flowstream.put` and `flowstream.relay`.
@@ -47,16 +45,6 @@ _TYPES = {
 _FUNCTIONS: dict[OutboxTable, str] = {"trigger": "put", "relay": "relay"}
 # What a bigint holds; `Replay` has no such bound.
 MOST = (1 << 63) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxStatement:
-    """A statement, and what it is executed with."""
-
-    sql: str
-    """One ``select``, with a placeholder for each parameter."""
-    parameters: tuple[Any, ...] | dict[str, Any]
-    """Their values: a `dict` in the style ``named``, else a `tuple`."""
 
 
 def outbox_statement(

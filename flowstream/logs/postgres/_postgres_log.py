@@ -8,7 +8,7 @@ on order, numbers and epochs. A topic is a row with a counter, whose lock orders
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import trio
 
@@ -21,6 +21,8 @@ from flowstream.abc import (
     Lease,
     Log,
     LogEntry,
+    OutboxStatement,
+    ParameterStyle,
     Position,
     Record,
     Stale,
@@ -39,6 +41,7 @@ from flowstream.logs._log_run import LogRun, not_open
 from flowstream.logs.postgres import _binary_values as binary
 from flowstream.logs.postgres import _statements as sql
 from flowstream.logs.postgres._open_postgres import OpenPostgres
+from flowstream.logs.postgres._outbox_statement import OutboxTable, outbox_statement
 from flowstream.logs.postgres._postgres_dsn import PostgresDSN
 from flowstream.logs.postgres._postgres_pages import (
     PageOfTopic,
@@ -47,8 +50,6 @@ from flowstream.logs.postgres._postgres_pages import (
     read_leases,
 )
 from flowstream.logs.postgres._postgres_writer import AppendJob
-
-Outbox = Literal["trigger", "relay"]
 
 # Topics in one call.
 _BATCH = 512
@@ -82,7 +83,7 @@ class PostgresLog(Log):
         dsn: str,
         *,
         listen_dsn: str | None = None,
-        outbox: Outbox = "trigger",
+        outbox: OutboxTable = "trigger",
         patience: float = 5.0,
     ) -> None:
         if outbox not in ("trigger", "relay"):
@@ -91,7 +92,7 @@ class PostgresLog(Log):
         self._dsn = PostgresDSN(dsn)
         self._listen_dsn = self._dsn if listen_dsn is None else PostgresDSN(listen_dsn)
         self._patience = patience
-        self.outbox: Outbox = outbox
+        self.outbox: OutboxTable = outbox
         self._open: OpenPostgres | None = None
         self._running = LogRun()
 
@@ -315,6 +316,18 @@ class PostgresLog(Log):
             leases |= read_leases(await opened.read(sql.LEASES, binary.text_array(some)), some)
         await trio.lowlevel.checkpoint()
         return leases
+
+    def outbox_statement(
+        self,
+        topic: str,
+        entry: LogEntry,
+        *,
+        keep: Replay,
+        notify: bool = True,
+        style: ParameterStyle = "format",
+    ) -> OutboxStatement:
+        """Return the statement for a transaction: see `flowstream.abc.Log.outbox_statement`."""
+        return outbox_statement(topic, entry, keep, outbox=self.outbox, notify=notify, style=style)
 
     async def new_epoch(self) -> None:
         """Have every topic begin a new epoch, for a database that was restored from a copy.

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from flowstream import Event, Replay
-from flowstream.abc import LogEntry
-from flowstream.logs.postgres._outbox_statement import OutboxStatement, outbox_statement
+from flowstream.abc import LogEntry, OutboxStatement
+from flowstream.logs.postgres._outbox_statement import outbox_statement
 from flowstream.topics._envelope import wrap
 
 ENTRY = LogEntry(wrap(Event({"n": 1}, type="created", key="k")), "sk", "once", 60.0)
