@@ -80,6 +80,7 @@ class OpenPostgres:
         self._relays = relays
         self._stale = stale
         self._was_heard = False
+        self._connecting = trio.CancelScope()
         self._relay_news = trio.Event()
         self._untold: dict[int, str] = {}  # {number of a topic: what to notify}
         self._unsaid = trio.Event()
@@ -100,8 +101,8 @@ class OpenPostgres:
             LogUnavailableError: there is no connection for 5 s, or the server refuses.
         """
         async with trio.open_nursery() as nursery:
-            links = await nursery.start(self._connect)
             try:
+                await nursery.start(self._connect)
                 async with trio.open_nursery() as work:
                     work.start_soon(self.writer.work)
                     work.start_soon(self.news.work)
@@ -113,13 +114,13 @@ class OpenPostgres:
             finally:
                 with trio.CancelScope(shield=True, deadline=clock.current_time() + _LAST_SECONDS):
                     await self._say()
-                links.cancel()
+                self._connecting.cancel()
 
     async def _connect(  # noqa: ASYNC114, ASYNC128  # `run` starts it
         self, *, task_status: Any
     ) -> None:
-        """Hold the connections, until the scope is cancelled that this has started with."""
-        with trio.CancelScope() as scope:
+        """Hold the connections; once they are there, until `_connecting` is cancelled."""
+        with self._connecting:
             async with trio.open_nursery() as nursery:
                 with trio.move_on_after(_START_SECONDS) as start:
                     for link in (self._write, self._read, self._listen):
@@ -127,8 +128,10 @@ class OpenPostgres:
                 if start.cancelled_caught:
                     failures = (self._write.failure, self._read.failure, self._listen.failure)
                     raise next(filter(None, failures), self._write.unavailable("it is slow"))
-                scope.shield = True
-                task_status.started(scope)
+                # Behind the shield nobody would end this if it is cancelled already.
+                await trio.lowlevel.checkpoint()
+                self._connecting.shield = True
+                task_status.started()
 
     async def write(self, statement: Statement, *params: bytes | None) -> list[Row]:
         """Do a statement that writes, and **wait** for its rows.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import psycopg
 import pytest
+import trio
 from psycopg.conninfo import make_conninfo
 from real_servers.fixtures import url_of
 
 from flowstream import Replay
 from flowstream.abc import LogEntry
 from flowstream.logs import open_log
+from flowstream.logs.postgres._postgres_link import PostgresLink
 from flowstream.logs.postgres._postgres_log import PostgresLog
 from flowstream.logs.postgres._schema import schema_sql
 from flowstream.testing import check_log, log_contracts
@@ -84,3 +87,29 @@ async def test_a_topic_of_an_earlier_life_is_never_shown(call: str, url: str) ->
             head, _, _ = await log.read("news", ("elsewhere", 7), 1)
         assert [epoch for epoch, _ in head.epochs[:-1]] == [old.epoch]
         assert head.epochs[-1][1] == 2
+
+
+async def test_a_log_that_is_cancelled_as_it_opens_ends(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation in the moment in which the connections are there closes them."""
+    run = PostgresLink.run
+    scope = trio.CancelScope()
+
+    class Status:
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def started(self, *value: Any) -> None:
+            self._real.started(*value)
+            scope.cancel()
+
+    async def run_then_cancel(self: PostgresLink, *, task_status: Any) -> None:
+        last = self._purpose == "news"
+        await run(self, task_status=Status(task_status) if last else task_status)
+
+    monkeypatch.setattr(PostgresLink, "run", run_then_cancel)
+    with trio.fail_after(20), scope:
+        async with open_log(PostgresLog(url)):
+            raise AssertionError("it is open")
+    assert scope.cancelled_caught

@@ -222,7 +222,7 @@ create or replace function flowstream.append(
 returns table(o_topic bigint, o_epochs text, o_first bigint, o_added int, o_results text,
   o_fenced boolean, o_wal bigint)
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   l flowstream.log := flowstream.seen_log(p_lineage, p_wal);
   a record;

@@ -170,7 +170,7 @@ end $$;
 create or replace function flowstream.touch(p_topic text, p_epoch text, p_number bigint)
 returns void
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare l flowstream.log; t flowstream.topic;
 begin
   perform flowstream.flush_commit();

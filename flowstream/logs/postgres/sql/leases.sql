@@ -21,7 +21,7 @@ $$;
 create or replace function flowstream.leases(p_topics text[])
 returns table(o_topic text, o_owner text, o_token bigint, o_seconds float8, o_ended boolean)
 language sql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   select x.topic, x.owner, x.token, extract(epoch from x.until - clock_timestamp())::float8, x.ended
   from flowstream.lease x
   where x.topic = any(p_topics) and flowstream.is_there(x, clock_timestamp())
@@ -32,7 +32,7 @@ create or replace function flowstream.claim(
   p_topic text, p_owner text, p_seconds float8, p_instead bigint default null)
 returns table(o_topic text, o_owner text, o_token bigint, o_seconds float8, o_ended boolean)
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   l flowstream.log;
   t flowstream.topic;
@@ -78,7 +78,7 @@ create or replace function flowstream.beat(
   p_owner text, p_topics text[], p_tokens bigint[], p_seconds float8)
 returns table(o_topic text, o_owner text, o_token bigint, o_seconds float8, o_ended boolean)
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform flowstream.flush_commit();
   perform 1 from flowstream.lease where topic = any(p_topics) order by topic for update;
@@ -98,7 +98,7 @@ create or replace function flowstream.finish(
 returns table(o_topic text, o_owner text, o_token bigint, o_seconds float8, o_ended boolean,
   o_id bigint, o_epochs text, o_first bigint, o_added int, o_fenced boolean)
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   l flowstream.log;
   x flowstream.lease;

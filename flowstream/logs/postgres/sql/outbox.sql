@@ -95,7 +95,7 @@ end $$;
 
 create or replace function flowstream.flush() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare v_rows flowstream.outbox[];
 begin
   if current_query() ~* '^(\s|--[^\n]*\n|/\*.*?\*/)*prepare\s+transaction\M' then
@@ -123,7 +123,7 @@ end $$;
 -- same time does it.
 create or replace function flowstream.empty_relay(p_limit int default 500) returns int
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare v_rows flowstream.outbox[];
 begin
   if not pg_try_advisory_xact_lock(7305808868124291448) then return 0; end if;

@@ -21,7 +21,7 @@ create or replace function flowstream.read(
 returns table(o_topic bigint, o_epochs text, o_head bigint, o_first bigint, o_current boolean,
   o_wal bigint, o_number bigint, o_age float8, o_data bytea)
 language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   l flowstream.log;
   t flowstream.topic;
@@ -66,7 +66,7 @@ create or replace function flowstream.follow(
 returns table(o_topic bigint, o_epochs text, o_head bigint, o_number bigint, o_age float8,
   o_data bytea)
 language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   t flowstream.topic;
   r record;
@@ -106,7 +106,7 @@ end $$;
 create or replace function flowstream.ids(p_names text[])
 returns table(o_topic bigint, o_name text, o_epochs text, o_head bigint)
 language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   select id, name, epochs, head from flowstream.topic
   where name = any(p_names) and gone > clock_timestamp()
 $$;
@@ -114,7 +114,7 @@ $$;
 create or replace function flowstream.names(p_topics bigint[])
 returns table(o_topic bigint, o_name text, o_epochs text, o_head bigint)
 language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   select id, name, epochs, head from flowstream.topic
   where id = any(p_topics) and gone > clock_timestamp()
 $$;
@@ -124,7 +124,7 @@ $$;
 create or replace function flowstream.heads(p_names text[])
 returns table(o_name text, o_epochs text, o_head bigint, o_first bigint, o_current boolean)
 language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   with l as materialized (select epoch, flowstream.lineage(x) as lineage from flowstream.log x)
   select null, l.epoch || ':1', 0, 1, true from l
   union all
@@ -139,7 +139,7 @@ create or replace function flowstream.latest(p_topic text, p_after text, p_bytes
 returns table(o_topic bigint, o_epochs text, o_head bigint, o_first bigint, o_key text,
   o_epoch text, o_number bigint, o_age float8, o_data bytea, o_more boolean, o_current boolean)
 language plpgsql stable security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   t flowstream.topic;
   v_now timestamptz := clock_timestamp();
@@ -171,7 +171,7 @@ end $$;
 create or replace function flowstream.topics(p_prefix text, p_after text, p_limit int)
 returns table(o_name text)
 language sql stable security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
   select name from (
     select name from flowstream.topic
     where name > p_after and name >= p_prefix and not deleted and gone > clock_timestamp()

@@ -51,7 +51,7 @@ end $$;
 
 create or replace function flowstream.delete(p_topic text) returns table(o_topic bigint)
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare t flowstream.topic;
 begin
   perform flowstream.flush_commit();
@@ -70,7 +70,7 @@ end $$;
 create or replace function flowstream.trim(
   p_topic text, p_items bigint, p_seconds float8, p_bytes bigint) returns bigint
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   t flowstream.topic;
   v_now timestamptz;
@@ -202,7 +202,7 @@ end $$;
 create or replace function flowstream.maintain() returns int
 language plpgsql volatile security definer
 set search_path = pg_catalog, flowstream, pg_temp set lock_timeout = '200ms'
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
+set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_looked int;
