@@ -5,8 +5,6 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-import trustme
-
 
 class Certificates:
     """An authority, a server's certificate for ``localhost`` and 127.0.0.1, and a client's.
@@ -20,6 +18,8 @@ class Certificates:
     """
 
     def __init__(self, folder: Path) -> None:
+        import trustme  # here: tests of the oldest dependencies have no certificates
+
         ca = trustme.CA()
         server, client = ca.issue_cert("localhost", "127.0.0.1"), ca.issue_cert("client@test")
         self.authority = folder / "authority.pem"
