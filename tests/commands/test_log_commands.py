@@ -295,3 +295,36 @@ def test_a_server_does_not_load_them() -> None:
     # What counts lines in CI has SQLite loaded by itself.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     assert subprocess.check_output(command, text=True, env=environment) == "[]\n"
+
+
+# A Python in which neither package of a server's log is installed.
+_WITHOUT_EXTRAS = """
+import sys
+sys.modules["psycopg"] = sys.modules["hiredis"] = None
+from flowstream.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:///events.db", "events.db is a log, and can be used"),
+        ("postgresql://localhost/app", "flowstream-trio[postgres]"),
+        ("valkey://localhost:1/0", "flowstream-trio[valkey]"),
+    ],
+)
+def test_a_log_needs_no_package_but_its_own(tmp_path: Path, url: str, said: str) -> None:
+    """A file is used without the packages of servers; for a server, the missing one is named."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_EXTRAS, "log", "init"],
+        cwd=tmp_path,
+        env={**os.environ, "FLOWSTREAM_LOG_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if url.startswith("sqlite") else 1)

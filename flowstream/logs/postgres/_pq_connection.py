@@ -23,11 +23,16 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import outcome
-import psycopg
 import trio
-from psycopg import pq
 
+from flowstream._errors import missing_extra
 from flowstream.logs.postgres._binary_values import decoder
+
+try:
+    import psycopg
+    from psycopg import pq
+except ImportError:
+    raise missing_extra("a log on Postgres", "postgres") from None
 
 # Seconds without a word from the server after which it is asked for one.
 BEAT_SECONDS = 1.0
