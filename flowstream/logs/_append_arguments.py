@@ -5,7 +5,7 @@ So a wrong argument fails in the task that passed it, and not a batch that other
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flowstream.abc import LogEntry
 from flowstream.limits import Replay
@@ -28,6 +28,8 @@ FORGET_SECONDS = 7 * 86400.0
 PAGE_BYTES = 1 << 20
 # Names in a page of topics.
 PAGE_NAMES = 1000
+# Topics in one call of a server: others wait for it meanwhile.
+BATCH_TOPICS = 512
 
 
 def check_append(topic: str, entries: Sequence[LogEntry], keep: Replay, token: str) -> int:
@@ -78,6 +80,12 @@ def check_topics(topics: Iterable[str]) -> list[str]:
     for name in names:
         check_topic(name)
     return names
+
+
+def batches(topics: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the topics in parts, of so many as one call of a server takes."""
+    for start in range(0, len(topics), BATCH_TOPICS):
+        yield topics[start : start + BATCH_TOPICS]
 
 
 def check_limit(limit: int) -> None:

@@ -64,6 +64,11 @@ def epoch_at(epochs: Epochs, number: int) -> str:
     return next(epoch for epoch, first in reversed(epochs) if number >= first)
 
 
+def can_be_stored(epoch: str) -> bool:
+    """Return whether a server can be asked for an epoch; a client's may be any text."""
+    return epoch.isascii() and "\0" not in epoch
+
+
 def epochs_to_text(epochs: Epochs) -> str:
     """Return `epochs` as they are stored."""
     return ",".join(f"{epoch}:{first}" for epoch, first in epochs)

@@ -107,7 +107,7 @@ def may_end(topic: str, held: HeldLease | None, fence: int, now: float, lapsed: 
     return not lapsed or held.until <= now
 
 
-def check_fence(topic: str, held: HeldLease | None, fence: int) -> None:
+def check_fence(topic: str, held: HeldLease | Lease | None, fence: int) -> None:
     """Raise unless who has the token `fence` may append.
 
     Raises:
@@ -121,7 +121,12 @@ def check_fence(topic: str, held: HeldLease | None, fence: int) -> None:
         why = "its lease has ended"
     else:
         return
-    raise FencedError(f"nothing was appended to the topic {topic!r}: {why}")
+    raise fenced(topic, why)
+
+
+def fenced(topic: str, why: str = "it has another lease by now, or none") -> FencedError:
+    """Return the error for an append, or an end, whose fencing token does not hold."""
+    return FencedError(f"nothing was appended to the topic {topic!r}: {why}")
 
 
 def check_claim(topic: str, owner: str, seconds: float, instead: int | None = None) -> None:

@@ -33,10 +33,7 @@ from flowstream.runs._lease_keeper import LeaseKeeper
 from flowstream.runs._log_production import LogProduction
 from flowstream.runs._log_runs_options import LogRunsOptions
 from flowstream.runs._lost_run import LostRun, Resume, ResumedSource
-from flowstream.runs._run_end import (
-    RunEnd,
-    owner_lost,
-)
+from flowstream.runs._run_end import RunEnd, owner_lost
 from flowstream.runs._run_errors import NoSuchRunError, RunExistsError, TooManyRunsError
 from flowstream.runs._run_records import RunRecords
 from flowstream.runs._run_watch import RunWatch
@@ -118,7 +115,7 @@ class RunsInLog:
             TooManyRunsError: there is no room for another.
             LogUnavailableError: the log is away.
         """
-        topic = self._topic(key)
+        topic = self._prefix + key
         if topic in self._owned or topic in self._claiming:
             raise RunExistsError
         if self.running >= self._options.max_running:
@@ -340,11 +337,6 @@ class RunsInLog:
 
     # -- what is known of runs -------------------------------------------------------------
 
-    def _topic(self, key: str) -> str:
-        if not isinstance(key, str):
-            raise TypeError(f"the key of a run in a log must be a str, not {type(key).__name__}")
-        return self._prefix + key
-
     def _find(self, key: str) -> str:
         """Return the topic of a key that a client may have sent.
 
@@ -352,7 +344,7 @@ class RunsInLog:
             NoSuchRunError: no topic can have that name.
         """
         try:
-            check_topic(topic := self._topic(key))
+            check_topic(topic := self._prefix + key)
         except ValueError:
             raise NoSuchRunError from None
         return topic

@@ -21,6 +21,7 @@ import trio
 from flowstream._clock import clock
 from flowstream._errors import LogUnavailableError
 from flowstream.abc import Hint, Stale
+from flowstream.logs._epochs import epochs_from_text
 from flowstream.logs.postgres import _binary_values as binary
 from flowstream.logs.postgres import _statements as sql
 from flowstream.logs.postgres._lineage import Lineage
@@ -164,7 +165,7 @@ class OpenPostgres:
 
     def tell(self, topic: int, epochs: str, newest: int) -> None:
         """Have other processes hear that a topic has news."""
-        epoch = epochs.rpartition(",")[2].partition(":")[0]
+        epoch = epochs_from_text(epochs)[-1][0]
         self._untold[topic] = f"{topic} {epoch} {newest}"
         self._unsaid.set()
 
@@ -212,7 +213,7 @@ class OpenPostgres:
             return
         self.tell(topic, epochs, first + added - 1)
         if added == len(job.entries):
-            epoch = epochs.rpartition(",")[2].partition(":")[0]
+            epoch = epochs_from_text(epochs)[-1][0]
             self.news.add(job.topic, topic, first, epoch, job.entries)
 
     async def _notify(self) -> None:

@@ -164,12 +164,11 @@ class PostgresLink:
 
         The second value says whether a later try can't mend it.
         """
-        error, final = self.unavailable("it has no address"), False
-        held = False
         try:
             attempts = await self._dsn.attempts()
         except OSError as failure:
             return self.unavailable(f"its name is not found ({failure})"), False
+        error, final = self.unavailable("it has no address"), False
         for conninfo in attempts:
             try:
                 connection = await open_connection(
@@ -178,29 +177,36 @@ class PostgresLink:
             except PostgresLostError as failure:
                 error, final = self.unavailable(failure.text), False
                 continue
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(connection.work)
-                try:
-                    await self._ready(connection)
-                except PostgresRefusedError as failure:
-                    error = self.refused(failure, connection)
-                    final = refusal(failure.state).remedy is Remedy.REFUSED
-                except LogUnavailableError as failure:
-                    error, final = failure, True
-                except PostgresLostError as failure:
-                    error, final = self.unavailable(failure.text), False
-                else:
-                    self._connection = connection
-                    self._connected.set()
-                    begin()
-                    try:
-                        await connection.lost.wait()
-                    finally:
-                        self._connection = None
-                        self._connected = trio.Event()
-                    error, final = self.unavailable(connection.why), False
-                    held = True
-                nursery.cancel_scope.cancel()
-            if held:
-                break
+            unfit = await self._use(connection, begin)
+            if unfit is None:
+                return self.unavailable(connection.why), False
+            error, final = unfit
         return error, final
+
+    async def _use(
+        self, connection: PostgresConnection, begin: Callable[[], None]
+    ) -> tuple[LogUnavailableError, bool] | None:
+        """Lend a connection out until it is lost; return why not, if it is not fit for use."""
+        unfit: tuple[LogUnavailableError, bool] | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.work)
+            try:
+                await self._ready(connection)
+            except PostgresRefusedError as failure:
+                final = refusal(failure.state).remedy is Remedy.REFUSED
+                unfit = self.refused(failure, connection), final
+            except LogUnavailableError as failure:
+                unfit = failure, True
+            except PostgresLostError as failure:
+                unfit = self.unavailable(failure.text), False
+            else:
+                self._connection = connection
+                self._connected.set()
+                begin()
+                try:
+                    await connection.lost.wait()
+                finally:
+                    self._connection = None
+                    self._connected = trio.Event()
+            nursery.cancel_scope.cancel()
+        return unfit

@@ -12,7 +12,6 @@ from typing import Any
 
 import trio
 
-from flowstream._errors import FencedError
 from flowstream.abc import (
     Appended,
     Head,
@@ -31,12 +30,21 @@ from flowstream.limits import Replay, check_positive
 from flowstream.logs._append_arguments import (
     PAGE_BYTES,
     PAGE_NAMES,
+    batches,
     check_append,
     check_limit,
     check_topic,
     check_topics,
 )
-from flowstream.logs._lease_rules import check_beat, check_claim, check_seconds, check_token
+from flowstream.logs._epochs import can_be_stored
+from flowstream.logs._lease_rules import (
+    check_beat,
+    check_claim,
+    check_fence,
+    check_seconds,
+    check_token,
+    fenced,
+)
 from flowstream.logs._log_run import LogRun, not_open
 from flowstream.logs.postgres import _binary_values as binary
 from flowstream.logs.postgres import _statements as sql
@@ -50,9 +58,6 @@ from flowstream.logs.postgres._postgres_pages import (
     read_leases,
 )
 from flowstream.logs.postgres._postgres_writer import AppendJob
-
-# Topics in one call.
-_BATCH = 512
 
 
 class PostgresLog(Log):
@@ -138,9 +143,7 @@ class PostgresLog(Log):
             check_token("fence", fence)
         if not entries:
             if fence is not None:
-                lease = (await self.leases([topic]))[topic]
-                if lease is None or lease.token != fence or lease.ended:
-                    raise _fenced(topic)
+                check_fence(topic, (await self.leases([topic]))[topic], fence)
             await trio.lowlevel.checkpoint()
             return []
         return await opened.writer.append(AppendJob(topic, entries, keep, token, fence, size))
@@ -153,8 +156,8 @@ class PostgresLog(Log):
         check_topic(topic)
         check_limit(limit)
         epoch, number = after
-        if "\0" in epoch or not epoch.isascii():
-            epoch, mine = "-", False  # no epoch of ours, and maybe nothing that can be sent
+        if not can_be_stored(epoch):
+            epoch, mine = "-", False  # no epoch of ours
         position = binary.text(topic), binary.text(epoch), binary.int8(number)
         ends = binary.int4(min(limit, (1 << 31) - 1)), binary.int8(PAGE_BYTES)
         page = PageOfTopic(await opened.read(sql.READ, *position, *ends), (epoch, number))
@@ -174,7 +177,7 @@ class PostgresLog(Log):
         """Return each topic's head: see `flowstream.abc.Log.heads`."""
         opened = self._opened()
         heads: dict[str, Head] = {}
-        for some in _batches(check_topics(topics)):
+        for some in batches(check_topics(topics)):
             rows = await opened.read(sql.HEADS, binary.text_array(some))
             if passed := [name for name, *_, current in rows if not current]:
                 await opened.touch(passed)
@@ -257,7 +260,7 @@ class PostgresLog(Log):
         opened = self._opened()
         check_beat(owner, tokens, seconds)
         leases: dict[str, Lease | None] = {}
-        for some in _batches(list(tokens)):
+        for some in batches(list(tokens)):
             rows = await opened.write(
                 sql.BEAT,
                 binary.text(owner),
@@ -301,9 +304,9 @@ class PostgresLog(Log):
         )
         if not rows:
             return None
-        *_, number, epochs, first, added, fenced = rows[0]
-        if fenced:
-            raise _fenced(topic)
+        *_, number, epochs, first, added, is_fenced = rows[0]
+        if is_fenced:
+            raise fenced(topic)
         if added:
             opened.tell(number, epochs, first + added - 1)
         return read_leases(rows, [topic])[topic]
@@ -312,7 +315,7 @@ class PostgresLog(Log):
         """Return each topic's lease: see `flowstream.abc.Log.leases`."""
         opened = self._opened()
         leases: dict[str, Lease | None] = {}
-        for some in _batches(check_topics(topics)):
+        for some in batches(check_topics(topics)):
             leases |= read_leases(await opened.read(sql.LEASES, binary.text_array(some)), some)
         await trio.lowlevel.checkpoint()
         return leases
@@ -351,13 +354,3 @@ class PostgresLog(Log):
 
 def _bounds(keep: Replay) -> tuple[bytes, bytes, bytes]:
     return binary.int8(keep.items), binary.float8(keep.seconds), binary.int8(keep.bytes)
-
-
-def _fenced(topic: str) -> FencedError:
-    return FencedError(
-        f"nothing was appended to the topic {topic!r}: it has another lease by now, or none"
-    )
-
-
-def _batches(names: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))

@@ -76,9 +76,8 @@ class PostgresNews:
         """Hear of these topics no more."""
         for name in topics:
             self._watched.discard(name)
-            number = self._numbers.pop(name, None)
-            if number is not None:
-                self._lose(number)
+            if name in self._numbers:
+                self._lose(self._numbers[name])
 
     def hear(self, payload: str) -> None:
         """Hear a notification. Anybody may have sent it."""
@@ -93,12 +92,9 @@ class PostgresNews:
             if self._told.get(topic, -1) < newest:
                 self._look_at(topic)
         elif len(words) == 1:
-            name = self._names.get(numbers[0])
-            if name is not None:
+            if numbers[0] in self._names:
                 # It may be another topic by now, with another number.
-                del self._numbers[name]
-                self._lose(numbers[0])
-                self._stale(name)
+                self._stale(self._lose(numbers[0]))
             self._look_at(numbers[0])
 
     def add(
@@ -167,10 +163,12 @@ class PostgresNews:
         self._names[number] = name
         self._told[number] = told
 
-    def _lose(self, number: int) -> None:
-        self._names.pop(number, None)
-        self._told.pop(number, None)
+    def _lose(self, number: int) -> str:
+        """Forget the number of a watched topic; return the topic's name."""
+        name = self._names.pop(number)
+        del self._numbers[name], self._told[number]
         self._due.pop(number, None)
+        return name
 
     async def _follow(self, topics: Sequence[int]) -> None:
         if not topics:
@@ -205,12 +203,10 @@ class PostgresNews:
         found: Sequence[tuple[int, float, bytes]],
     ) -> None:
         """Make a hint of what was read of a topic."""
-        name, told = self._names[topic], self._told[topic]
         if epochs is None:
-            del self._numbers[name]
-            self._lose(topic)
-            self._stale(name)
+            self._stale(self._lose(topic))
             return
+        name, told = self._names[topic], self._told[topic]
         stretches = epochs_from_text(epochs)
         records = [
             Record(epoch_at(stretches, number), number, data, age)
@@ -222,10 +218,7 @@ class PostgresNews:
             self._hint(name, records[0].number - 1, records)
             if records[-1].number < head:
                 self._look_at(topic)
-        elif head > told and not found:
-            # They did not fit, or are not kept any more.
-            self._told[topic] = head
-            self._stale(name)
-        elif head < told:
+        elif head < told or (head > told and not found):
+            # The log was set back; or they did not fit, or are not kept any more.
             self._told[topic] = head
             self._stale(name)

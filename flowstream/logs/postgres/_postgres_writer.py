@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from flowstream._errors import FencedError, LogUnavailableError, copied_error
+from flowstream._errors import LogUnavailableError, copied_error
 from flowstream.abc import Appended, LogEntry
 from flowstream.limits import Replay
 from flowstream.logs._append_arguments import APPEND_BYTES
 from flowstream.logs._append_results import results_from_text
+from flowstream.logs._lease_rules import fenced
 from flowstream.logs.postgres import _binary_values as binary
 from flowstream.logs.postgres import _statements as sql
 from flowstream.logs.postgres._lineage import Lineage
@@ -119,12 +120,9 @@ class PostgresWriter:
         if job.row is None:
             failure = self._link.failure or self._link.unavailable("it is slow")
             raise LogUnavailableError(*failure.args, maybe=job.taken)
-        *_, results, fenced, _ = job.row
-        if fenced:
-            raise FencedError(
-                f"nothing was appended to the topic {job.topic!r}: it has another lease by now, "
-                "or none"
-            )
+        *_, results, is_fenced, _ = job.row
+        if is_fenced:
+            raise fenced(job.topic)
         return results_from_text(results)
 
     async def work(self) -> None:

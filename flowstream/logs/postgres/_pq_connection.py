@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import outcome
@@ -222,21 +222,16 @@ class PostgresConnection:
             _give(call, outcome.Value(rows))
 
     async def _answer(self, patience: float) -> list[Row]:
-        """Send what libpq has, and wait for the answer to one statement."""
-        pg = self._pg
-        try:
-            while pg.flush():
-                with trio.fail_after(patience):
-                    await trio.lowlevel.wait_writable(pg.socket)
-            while pg.is_busy():
-                with trio.fail_after(patience):
-                    await trio.lowlevel.wait_readable(pg.socket)
-                self._read()
-        except trio.TooSlowError:
-            raise PostgresLostError(f"it did not answer within {patience:g} s") from None
+        """Send what libpq has, and wait for the answer to one statement.
+
+        libpq is asked whether it is busy before each result, also before the one that says that
+        there is no other: the server may take its time between a row and the end of a transaction,
+        and `get_result` would block the whole process until then.
+        """
         rows: list[Row] = []
         refused: PostgresRefusedError | None = None
-        while (result := pg.get_result()) is not None:
+        await self._flush(patience)
+        while (result := await self._result(patience)) is not None:
             if result.status in _ANSWERED:
                 try:
                     rows = _rows(result)
@@ -254,6 +249,26 @@ class PostgresConnection:
         if refused is not None:
             raise refused
         return rows
+
+    async def _flush(self, patience: float) -> None:
+        while self._pg.flush():
+            with self._in_time(patience):
+                await trio.lowlevel.wait_writable(self._pg.socket)
+
+    async def _result(self, patience: float) -> pq.abc.PGresult | None:
+        while self._pg.is_busy():
+            with self._in_time(patience):
+                await trio.lowlevel.wait_readable(self._pg.socket)
+            self._read()
+        return self._pg.get_result()
+
+    @contextmanager
+    def _in_time(self, patience: float) -> Iterator[None]:
+        try:
+            with trio.fail_after(patience):
+                yield
+        except trio.TooSlowError:
+            raise PostgresLostError(f"it did not answer within {patience:g} s") from None
 
     def _read(self) -> None:
         self._pg.consume_input()

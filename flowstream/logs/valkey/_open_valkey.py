@@ -15,6 +15,7 @@ import trio
 
 from flowstream._errors import LogUnavailableError
 from flowstream.abc import Hint, Stale
+from flowstream.logs._append_arguments import batches
 from flowstream.logs.valkey._conversation import Reply, Word
 from flowstream.logs.valkey._script_caller import ScriptCaller
 from flowstream.logs.valkey._valkey_connection import ValkeyConnection, ValkeyTimeouts
@@ -25,9 +26,6 @@ from flowstream.logs.valkey._valkey_values import read_hint
 # that was a replica for a moment keeps its connections.
 _SWEEP_SECONDS = 1.0
 _SWEEP_TOPICS = 64
-
-# Channels in one command.
-_CHANNELS = 512
 
 
 class OpenValkey:
@@ -128,8 +126,7 @@ class OpenValkey:
     async def _name(
         self, connection: ValkeyConnection, command: str, topics: Sequence[str]
     ) -> None:
-        for start in range(0, len(topics), _CHANNELS):
-            some = topics[start : start + _CHANNELS]
+        for some in batches(topics):
             await connection.call(command, *(self._channel + name.encode() for name in some))
 
     def _hear(self, push: list[Any]) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 import trio
 
-from flowstream._errors import FencedError
 from flowstream.abc import (
     Appended,
     Head,
@@ -35,22 +34,28 @@ from flowstream.abc import (
 from flowstream.limits import Replay, check_positive
 from flowstream.logs._append_arguments import (
     PAGE_NAMES,
+    batches,
     check_append,
     check_limit,
     check_topic,
     check_topics,
 )
 from flowstream.logs._append_results import results_from_text
-from flowstream.logs._lease_rules import check_beat, check_claim, check_seconds, check_token
+from flowstream.logs._epochs import can_be_stored
+from flowstream.logs._lease_rules import (
+    check_beat,
+    check_claim,
+    check_fence,
+    check_seconds,
+    check_token,
+    fenced,
+)
 from flowstream.logs._log_run import LogRun, not_open
 from flowstream.logs.valkey import _valkey_values as values
 from flowstream.logs.valkey._open_valkey import OpenValkey
 from flowstream.logs.valkey._valkey_connection import ValkeyTimeouts
 from flowstream.logs.valkey._valkey_inspection import InspectedTopic, read_inspection
 from flowstream.logs.valkey._valkey_settings import ValkeySettings, written
-
-# Topics in one call: others wait for the server meanwhile.
-_BATCH = 512
 
 _OPTIONS = ("never_rolls_back", "wait_replicas")
 
@@ -158,9 +163,7 @@ class ValkeyLog(Log):
             check_token("fence", fence)
         if not entries:
             if fence is not None:
-                lease = (await self.leases([topic]))[topic]
-                if lease is None or lease.token != fence or lease.ended:
-                    raise _fenced(topic)
+                check_fence(topic, (await self.leases([topic]))[topic], fence)
             await trio.lowlevel.checkpoint()
             return []
         reply = await opened.write(
@@ -172,7 +175,7 @@ class ValkeyLog(Log):
             *values.entry_words(entries),
         )
         if reply[0] == b"FENCED":
-            raise _fenced(topic)
+            raise fenced(topic)
         return results_from_text(reply[0].decode())
 
     async def read(
@@ -183,8 +186,8 @@ class ValkeyLog(Log):
         check_topic(topic)
         check_limit(limit)
         epoch, number = after
-        if "\0" in epoch or not epoch.isascii():
-            epoch, mine = "-", False  # no epoch of ours, and maybe nothing that can be sent
+        if not can_be_stored(epoch):
+            epoch, mine = "-", False  # no epoch of ours
         number = max(-1, min(number, values.MOST))
         words = (topic, epoch, number, limit, "1" if mine else "0")
         return values.read_page(await opened.read("read", *words))
@@ -194,7 +197,7 @@ class ValkeyLog(Log):
         opened = self._opened()
         names = check_topics(topics)
         heads: dict[str, Head] = {}
-        for some in _batches(names):
+        for some in batches(names):
             reply = await opened.read("heads", *some)
             heads.update(zip(some, (values.read_head(*one) for one in reply), strict=True))
         await trio.lowlevel.checkpoint()
@@ -268,7 +271,7 @@ class ValkeyLog(Log):
         opened = self._opened()
         check_beat(owner, tokens, seconds)
         leases: dict[str, Lease | None] = {}
-        for some in _batches(list(tokens)):
+        for some in batches(list(tokens)):
             words = [word for name in some for word in (name, tokens[name])]
             reply = await opened.write("beat", owner, values.microseconds(seconds), *words)
             leases.update(zip(some, map(values.read_lease, reply), strict=True))
@@ -302,14 +305,14 @@ class ValkeyLog(Log):
             *values.entry_words([entry]),
         )
         if reply == b"FENCED":
-            raise _fenced(topic)
+            raise fenced(topic)
         return values.read_lease(reply)
 
     async def leases(self, topics: Iterable[str]) -> dict[str, Lease | None]:
         """Return each topic's lease: see `flowstream.abc.Log.leases`."""
         opened = self._opened()
         leases: dict[str, Lease | None] = {}
-        for some in _batches(check_topics(topics)):
+        for some in batches(check_topics(topics)):
             reply = await opened.read("leases", *some)
             leases.update(zip(some, map(values.read_lease, reply), strict=True))
         await trio.lowlevel.checkpoint()
@@ -345,16 +348,6 @@ class ValkeyLog(Log):
         if self._open is None:
             raise not_open()
         return self._open
-
-
-def _fenced(topic: str) -> FencedError:
-    return FencedError(
-        f"nothing was appended to the topic {topic!r}: it has another lease by now, or none"
-    )
-
-
-def _batches(names: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))
 
 
 def _replicas(given: int | None, text: str | None) -> int:

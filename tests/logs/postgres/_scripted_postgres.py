@@ -38,6 +38,8 @@ class Peer:
         asked: the statements, of all sessions.
         sessions: those that were let in.
         admits: whether it lets anybody in; if not it is silent from the start.
+        commit: waited for between the answer to a statement and the end of its transaction, if
+            given; the answer has been sent by then.
     """
 
     script: Script
@@ -47,6 +49,7 @@ class Peer:
     sessions: list[Session] = field(default_factory=list)
     connections: int = 0
     admits: bool = True
+    commit: Callable[[], Awaitable[None]] | None = None
 
     @property
     def dsn(self) -> str:
@@ -114,6 +117,10 @@ class Session:
                         await self._send(out)
                         return
             elif kind == b"S":
+                if self.peer.commit is not None:
+                    await self._send(out)
+                    out = b""
+                    await self.peer.commit()
                 await self._send(out + _READY)
                 out = b""
             elif kind == b"X":

@@ -200,6 +200,52 @@ async def test_a_server_that_does_not_answer_is_lost() -> None:
         assert peer.asked[-1] == "select 1"
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_others_run_while_a_transaction_ends(refused: bool) -> None:
+    """A server that takes its time between an answer and the end of its transaction holds up
+    nobody else in the process."""
+    gate = trio.Event()
+
+    async def script(session: Session, sql: str, params: Any) -> list[tuple[Any, ...]]:
+        if refused:
+            raise RefuseError("40001")
+        return [(1,)]
+
+    async with (
+        scripted_postgres(script, commit=gate.wait) as peer,
+        connected(peer.dsn) as one,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def ask() -> None:
+            if refused:
+                with pytest.raises(PostgresRefusedError):
+                    await one.do(PostgresCall(ECHO, [int8(1)]))
+            else:
+                assert await one.do(PostgresCall(ECHO, [int8(1)])) == [(1,)]
+            assert gate.is_set()
+
+        nursery.start_soon(ask)
+        while not peer.asked:
+            await trio.testing.wait_all_tasks_blocked()
+        for _ in range(10):  # the answer is read by now
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        gate.set()
+
+
+async def test_a_transaction_that_does_not_end_is_lost() -> None:
+    """The deadline holds for what comes behind the rows, too."""
+    async with (
+        scripted_postgres(echo, commit=trio.sleep_forever) as peer,
+        connected(peer.dsn, 0.2) as connection,
+    ):
+        with (
+            trio.fail_after(30),
+            pytest.raises(PostgresLostError, match=r"did not answer within 0\.2 s"),
+        ):
+            await connection.do(PostgresCall(ECHO, [int8(1)]))
+
+
 async def test_a_call_may_bring_more_patience() -> None:
     """What takes the server long is not taken for its death."""
 
