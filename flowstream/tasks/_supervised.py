@@ -150,11 +150,14 @@ def supervised_nursery() -> SupervisedNursery:
 
 
 def nursery_of_context() -> SupervisedNursery | None:
-    """Return what `supervised_nursery` does, or None if there is none; inside a Trio run."""
+    """Return what `supervised_nursery` does, or None if there is none.
+
+    In a thread it is that of the task which started the thread.
+    """
     own = _own.get()
     if own is not None:
         return own
-    nurseries = _open.get()
+    nurseries = _open.get() if trio.lowlevel.in_trio_run() else ()
     return nurseries[-1] if nurseries else None
 
 

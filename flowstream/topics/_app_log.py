@@ -163,29 +163,48 @@ class AppLog:
         async with self.open() as opened, SupervisedNursery(opened) as nursery:
             yield nursery
 
+    def log(self) -> Log | None:
+        """Return the log that it wants, in its namespace; None if it wants none.
+
+        Raises:
+            LogUnavailableError: a variable of the environment is wrong.
+        """
+        log = self._choose()
+        return None if log is None else self._in_namespace(log)
+
+    def wants(self, log: Log) -> bool:
+        """Return whether it was given this log."""
+        return self._log is log
+
     def _choose(self) -> Log | None:
         if isinstance(self._log, Log):
             return self._log
-        if self._log is not None:
-            return from_url(self._log)
-        url = os.environ.get(URL_VARIABLE)
-        if not url:
-            return None
-        try:
-            return from_url(url)
-        except ValueError as error:
-            raise LogUnavailableError(f"{URL_VARIABLE}: {error}") from None
+        return _log_of_environment() if self._log is None else from_url(self._log)
 
     def _in_namespace(self, log: Log) -> Log:
         if self._namespace is not None:
             return NamespacedLog(log, self._namespace)
-        namespace = os.environ.get(NAMESPACE_VARIABLE)
-        if not namespace:
-            return log
-        try:
-            return NamespacedLog(log, namespace)
-        except ValueError as error:
-            raise LogUnavailableError(f"{NAMESPACE_VARIABLE}: {error}") from None
+        return _in_namespace_of_environment(log)
+
+
+def _log_of_environment() -> Log | None:
+    url = os.environ.get(URL_VARIABLE)
+    if not url:
+        return None
+    try:
+        return from_url(url)
+    except ValueError as error:
+        raise LogUnavailableError(f"{URL_VARIABLE}: {error}") from None
+
+
+def _in_namespace_of_environment(log: Log) -> Log:
+    namespace = os.environ.get(NAMESPACE_VARIABLE)
+    if not namespace:
+        return log
+    try:
+        return NamespacedLog(log, namespace)
+    except ValueError as error:
+        raise LogUnavailableError(f"{NAMESPACE_VARIABLE}: {error}") from None
 
 
 def make_engine(log: Log) -> Engine:
@@ -223,8 +242,7 @@ def find_log(topic: str, log: Log | None, *, was_in_log: bool) -> OpenLog | None
             if found.log is log:
                 return found
         raise _not_open(topic, "its log is not open")
-    nursery = nursery_of_context()
-    opened = nursery.owner if nursery is not None and isinstance(nursery.owner, OpenLog) else None
+    opened = _opened_by_app()
     if opened is not None and opened.engine is not None:
         if opened.closed:
             raise _not_open(topic, "the log of its app is closed")
@@ -236,11 +254,59 @@ def find_log(topic: str, log: Log | None, *, was_in_log: bool) -> OpenLog | None
     return None
 
 
+def log_of_transactions(topic: str, log: Log | None) -> Log:
+    """Return the log that a transaction of the app publishes in; it need not be open.
+
+    It is the one that `find_log` would find if the app were served. This works in threads, too,
+    and in programs that serve nothing.
+
+    Args:
+        topic: its name, for the error.
+        log: the log that it was given.
+
+    Raises:
+        RuntimeError: it is in memory, or it can't be told which of several logs it is in.
+        LogUnavailableError: a variable of the environment is wrong.
+    """
+    wishes = [wish for wish in list(_wishes) if wish.is_durable]
+    if log is not None:
+        wishes = [wish for wish in wishes if wish.wants(log)]
+    elif (opened := _opened_by_app()) is not None and opened.engine is not None:
+        return opened.engine.log
+    if len(wishes) > 1:
+        raise RuntimeError(
+            f"the topic {topic!r} can be in the log of each of {len(wishes)} apps: write "
+            "Topic(..., log=...)"
+        )
+    if wishes:
+        found = wishes[0].log()
+    else:
+        found = _log_of_environment() if log is None else log
+        found = None if found is None else _in_namespace_of_environment(found)
+    if found is None or is_memory(found):
+        raise no_transaction(topic)
+    return found
+
+
+def no_transaction(topic: str) -> RuntimeError:
+    """Return the error for a statement of a topic that is in memory."""
+    return RuntimeError(
+        f"the topic {topic!r} is in memory, and no transaction can publish in it: give it "
+        f"log=PostgresLog(...) or set {URL_VARIABLE}; or write `await topic.publish(...)` behind "
+        "the commit"
+    )
+
+
 def has_log() -> bool:
     """Return whether the app of this context has a log that outlives the process."""
+    opened = _opened_by_app()
+    return opened is not None and opened.engine is not None
+
+
+def _opened_by_app() -> OpenLog | None:
+    """Return what the app of this context has open; in a thread, if it was started by the app."""
     nursery = nursery_of_context()
-    opened = nursery.owner if nursery is not None else None
-    return isinstance(opened, OpenLog) and opened.engine is not None
+    return nursery.owner if nursery is not None and isinstance(nursery.owner, OpenLog) else None
 
 
 def log_statistics() -> LogStatistics | None:
@@ -249,10 +315,7 @@ def log_statistics() -> LogStatistics | None:
     The app is that of the context, else the one that was opened last. None if its topics are in
     memory, or no log is open. Call it in the event loop.
     """
-    nursery = nursery_of_context()
-    opened = nursery.owner if nursery is not None else None
-    if not isinstance(opened, OpenLog):
-        opened = next(reversed(_open.get()), None)
+    opened = _opened_by_app() or next(reversed(_open.get()), None)
     if opened is None or opened.closed or opened.engine is None:
         return None
     return opened.engine.statistics()

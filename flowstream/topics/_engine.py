@@ -24,6 +24,7 @@ from flowstream.limits import Replay, check_positive
 from flowstream.sources._feed import Feed
 from flowstream.tasks._retry import Backoff
 from flowstream.topics._control import Control
+from flowstream.topics._envelope import name_in_log
 from flowstream.topics._follower import Follower
 from flowstream.topics._log_pages import LogPages
 from flowstream.topics._log_publisher import LogPublisher
@@ -217,7 +218,7 @@ class Engine:
         """Return a publisher whose events are in the log: see `Publisher`."""
         publisher = LogPublisher(
             self,
-            f"{kind}:{key}",
+            name_in_log(kind, key),
             kind,
             key,
             replay,

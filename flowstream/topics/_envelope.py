@@ -28,6 +28,7 @@ import msgspec
 
 from flowstream._errors import unencodable
 from flowstream._event import Event
+from flowstream.abc import LogEntry
 from flowstream.encoders._json import to_json
 from flowstream.llm import ModelEvent
 
@@ -103,6 +104,32 @@ def unwrap(data: bytes, id: str) -> Event:
         raise
     except (msgspec.MsgspecError, TypeError, ValueError, KeyError, RecursionError) as error:
         raise UnknownEnvelopeError(f"no event: {error}") from error
+
+
+def name_in_log(kind: str, key: object) -> str:
+    """Return what a topic or a run is called in the log."""
+    return f"{kind}:{key}"
+
+
+def log_entry(
+    event: Event, keyed: bool, idempotency_key: str | None, idempotency_seconds: float
+) -> LogEntry:
+    """Return what an append of `event` has.
+
+    Args:
+        event: what to publish.
+        keyed: whether the log keeps the newest event of each key.
+        idempotency_key: see `Topic.publish`.
+        idempotency_seconds: see `Topic.publish`.
+
+    Raises:
+        EncodingError: the log can't carry its data.
+        ValueError: its key is too large.
+        TypeError: its key is neither a `str` nor an `int`, or its data is an `Event`.
+    """
+    check_key(event.key)
+    key = key_text(event.key) if keyed else None
+    return LogEntry(wrap(event), key, idempotency_key, idempotency_seconds)
 
 
 def check_key(key: object) -> None:

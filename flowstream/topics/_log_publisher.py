@@ -27,7 +27,6 @@ from flowstream.abc import (
     Head,
     Log,
     LogEntry,
-    OutboxStatement,
     Policy,
     Position,
     Record,
@@ -38,7 +37,7 @@ from flowstream.logs._append_arguments import check_idempotency, check_topic
 from flowstream.sources._feed import Feed, Subscriber, Terms
 from flowstream.tasks._failure import passes
 from flowstream.topics._control import Control
-from flowstream.topics._envelope import check_key, key_text, wrap
+from flowstream.topics._envelope import log_entry
 from flowstream.topics._follower import Follower
 from flowstream.topics._log_cursor import LogCursor
 from flowstream.topics._log_pages import LogPages
@@ -202,11 +201,6 @@ class LogPublisher(Publisher):
         appended = await self._send_all(entries)
         return [event_id(one.epoch, one.number) for one in appended]
 
-    def outbox(self, event: Event, once: tuple[str | None, float], **how: Any) -> OutboxStatement:
-        """Return the statement that publishes `event` in a transaction of the app."""
-        entry = self._entry(event, *once)
-        return self._shared.log.outbox_statement(self._topic, entry, keep=self._keep, **how)
-
     def publish_nowait(self, event: Event) -> str:
         """Raise RuntimeError: an event in a log has an id only when the log has it."""
         raise RuntimeError(
@@ -321,9 +315,7 @@ class LogPublisher(Publisher):
                 f"{self.name} gets its ids from a log, so leave `id` out; to publish something "
                 "once, write idempotency_key=...; to resume a source of your own ids, use resumable"
             )
-        check_key(event.key)
-        key = key_text(event.key) if self._keyed else None
-        return LogEntry(wrap(event), key, idempotency_key, idempotency_seconds)
+        return log_entry(event, self._keyed, idempotency_key, idempotency_seconds)
 
     async def _send_all(self, entries: list[LogEntry]) -> list[Appended]:
         """Append entries, and **wait** until the subscribers here were handed them."""

@@ -22,7 +22,7 @@ from flowstream._closing import CloseReason
 from flowstream._errors import outside_event_loop, unencodable
 from flowstream._event import Event
 from flowstream._live_stream import BufferStatistics
-from flowstream.abc import Encoder, OutboxStatement, Policy
+from flowstream.abc import Encoder, Policy
 from flowstream.encoders import SSE
 from flowstream.ids._event_id import event_id
 from flowstream.ids._joined_id import Place, name_tag
@@ -180,13 +180,6 @@ class Publisher(SingleProcess, SingleFeed):
             history.delivered = history.head
             await trio.lowlevel.checkpoint()
         return [published.id for published in made]
-
-    def outbox(self, event: Event, once: tuple[str | None, float], **how: Any) -> OutboxStatement:
-        """Raise RuntimeError: no transaction reaches what is in memory."""
-        raise RuntimeError(
-            f"{self.name} is in memory, and can't be published to in a transaction: put it in a "
-            "PostgresLog, or write `await topic.publish(...)` behind the commit"
-        )
 
     def publish_nowait(self, event: Event) -> str:
         """Publish `event` without waiting, and return its id.

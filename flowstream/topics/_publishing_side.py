@@ -24,9 +24,12 @@ from typing import Any
 import trio
 
 from flowstream._event import Event
-from flowstream.abc import OutboxStatement, ParameterStyle
+from flowstream.abc import Log, OutboxStatement, ParameterStyle
+from flowstream.limits import Replay
+from flowstream.logs._append_arguments import check_idempotency
 from flowstream.sources._as_source import SourceMaker
 from flowstream.tasks._retry import Retry
+from flowstream.topics._envelope import log_entry, name_in_log
 from flowstream.topics._feeder import Feeder, Feeders
 from flowstream.topics._publish_arguments import fed
 from flowstream.topics._publisher import Publisher
@@ -44,6 +47,16 @@ class PublishingSide(abc.ABC):
     _publisher: Publisher
     _feeders: Feeders
     _is_bound: bool
+    _replay: Replay
+
+    @property
+    @abc.abstractmethod
+    def _is_keyed(self) -> bool:
+        """Whether a log keeps the newest event of each key."""
+
+    @abc.abstractmethod
+    def _log_of_transactions(self) -> Log:
+        """Return the log that transactions of the app publish in; it need not be open."""
 
     @abc.abstractmethod
     def _bind(self) -> Publisher:
@@ -255,6 +268,10 @@ class PublishingSide(abc.ABC):
         A rollback publishes nothing. The events of one transaction keep their order. Their ids
         are not known before the commit, so there are none here.
 
+        It is a value: making one needs no event loop, no app that is served and no open log. So
+        a view that runs in a thread and a program without flowstream's server can make one. There
+        the topic needs ``log=PostgresLog(...)``, or ``FLOWSTREAM_LOG_URL``.
+
         Args:
             data: the item.
             type: the event's name.
@@ -269,13 +286,19 @@ class PublishingSide(abc.ABC):
 
         Raises:
             NotImplementedError, RuntimeError: the topic is in no `PostgresLog`.
+            trio.ClosedResourceError: it takes no more events.
             TypeError, ValueError: an argument can't be stored.
             EncodingError: `data` has no form in JSON.
         """
+        if self._publisher.ending is not None:
+            raise trio.ClosedResourceError(f"{self._publisher.name} takes no more events")
         event = Event(data, type=type, key=key, essential=essential)
-        publisher = self._publisher if self._is_bound else self._bind()
-        once = idempotency_key, idempotency_seconds
-        return publisher.outbox(event, once, notify=notify, style=style)
+        if idempotency_key is not None:
+            check_idempotency(idempotency_key, idempotency_seconds)
+        entry = log_entry(event, self._is_keyed, idempotency_key, idempotency_seconds)
+        return self._log_of_transactions().outbox_statement(
+            name_in_log("topic", self.name), entry, keep=self._replay, notify=notify, style=style
+        )
 
     def publish_from(
         self,

@@ -25,7 +25,12 @@ from flowstream.limits import Buffer, Replay, check_positive
 from flowstream.sources._feed import HasFeed, SingleFeed
 from flowstream.tasks._failure import passes
 from flowstream.tasks._retry import Retry
-from flowstream.topics._app_log import OpenLog, find_log
+from flowstream.topics._app_log import (
+    OpenLog,
+    find_log,
+    log_of_transactions,
+    no_transaction,
+)
 from flowstream.topics._feeder import Feeder, Feeders, FeederStatistics
 from flowstream.topics._log_statistics import LogStatistics
 from flowstream.topics._publisher import Publisher
@@ -189,6 +194,17 @@ class Topic(PublishingSide, HasFeed):
             self._publisher = self._in_memory()
             self._is_bound = False
             self._opened = None
+
+    @property
+    def _is_keyed(self) -> bool:
+        return isinstance(self._snapshot, LatestByKey)
+
+    def _log_of_transactions(self) -> Log:
+        if not self._is_bound:
+            return log_of_transactions(self.name, self._log)
+        if self._opened is None or self._opened.engine is None:
+            raise no_transaction(self.name)
+        return self._opened.engine.log
 
     def _in_memory(self) -> Publisher:
         publisher = Publisher("topic", self.name, self._replay, self._count_changed)
