@@ -4,6 +4,8 @@
 
     .venv/bin/python tests/mutants/run.py --seed 1 --count 200 --jobs 2
     .venv/bin/python tests/mutants/run.py --part logs --seed 1 --count 200 --jobs 2
+    .venv/bin/python tests/mutants/run.py --part valkey --seed 1 --count 110 --jobs 1
+    .venv/bin/python tests/mutants/run.py --part postgres --seed 1 --count 110 --jobs 1
 
 It copies the package and the tests into temporary folders and runs the tests once to learn which
 test reaches which line. Then it makes one mistake at a time (see mutations.py) and runs the tests
@@ -34,11 +36,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from emptied_postgres import EmptiedPostgres
 from mutations import Mutation, chosen, mutated, mutations
+from text_mutations import text_mutations
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
@@ -55,11 +60,19 @@ class Part:
             in processes of their own.
         left_out: of these, files with many conversations drawn at random: what they see is seen in
             the end, but a minute later.
+        text_tests: files of tests that reach the targets that are not Python, whose lines nobody
+            counts: in the order in which they run.
+        chaos: whether tests of faults, which CI runs apart from the others, may see mistakes, too.
+        postgres: whether the tests need a Postgres: one is started for all runs. A Valkey starts
+            faster than an old one is emptied, so each run has its own, which is killed with it.
     """
 
     targets: tuple[str, ...]
     tests: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    text_tests: tuple[str, ...] = ()
+    chaos: bool = False
+    postgres: bool = False
 
 
 PARTS = {
@@ -95,6 +108,41 @@ PARTS = {
         tests=("tests/logs/test_*.py", "tests/commands/test_log_commands.py"),
         left_out=("tests/logs/test_chaos.py",),
     ),
+    "valkey": Part(
+        targets=("logs/valkey/*.py", "logs/valkey/lua/*.lua"),
+        tests=(
+            "tests/logs/valkey/test_*.py",
+            "tests/logs/test_url_secrets.py",
+            "tests/commands/test_valkey_log_commands.py",
+        ),
+        text_tests=(
+            "tests/logs/valkey/test_valkey_scripts.py",
+            "tests/logs/valkey/test_valkey_contracts.py",
+            "tests/logs/valkey/test_valkey_faults.py",
+            "tests/commands/test_valkey_log_commands.py",
+        ),
+        chaos=True,
+    ),
+    "postgres": Part(
+        targets=("logs/postgres/*.py", "logs/postgres/sql/*.sql"),
+        tests=(
+            "tests/logs/postgres/test_*.py",
+            "tests/logs/test_url_secrets.py",
+            "tests/commands/test_postgres_log_commands.py",
+        ),
+        text_tests=(
+            "tests/logs/postgres/test_postgres_append.py",
+            "tests/logs/postgres/test_postgres_leases.py",
+            "tests/logs/postgres/test_postgres_epochs.py",
+            "tests/logs/postgres/test_postgres_retention.py",
+            "tests/logs/postgres/test_postgres_outbox.py",
+            "tests/logs/postgres/test_postgres_*.py",
+            "tests/logs/postgres/test_topic_outbox.py",
+            "tests/commands/test_postgres_log_commands.py",
+        ),
+        chaos=True,
+        postgres=True,
+    ),
 }
 COPIED = ["flowstream", "tests", "docs", "examples", "benchmarks", "pyproject.toml", "README.md"]
 
@@ -106,6 +154,8 @@ PYTEST = [
     *("-q", "-x", "-n", "0", "--tb", "no", "--assert", "plain"),
     *("-p", "no:cacheprovider", "--hypothesis-seed", "1"),
 ]
+
+_WITH_CHAOS = ["-m", "not upstream and not soak and not llm"]
 
 _OURS = re.compile("PYTEST_|COV")  # meant for the pytest that may have started us
 
@@ -123,10 +173,26 @@ class Outcome:
 
 
 class Sandbox:
-    """A copy of the project in which one mistake at a time is made."""
+    """A copy of the project in which one mistake at a time is made.
 
-    def __init__(self, folder: Path, project: Path = PROJECT) -> None:
+    Args:
+        folder: for the copy.
+        project: what is copied.
+        chaos: whether tests of faults run, too.
+        postgres: whether its tests have a Postgres that was started before.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        project: Path = PROJECT,
+        *,
+        chaos: bool = False,
+        postgres: bool = False,
+    ) -> None:
         self.folder = folder
+        self._marks = _WITH_CHAOS if chaos else []
+        self._postgres = EmptiedPostgres() if postgres else None
         ignored = shutil.ignore_patterns("__pycache__", "node_modules", ".hypothesis")
         for name in COPIED:
             if (project / name).is_dir():
@@ -150,15 +216,19 @@ class Sandbox:
     def __exit__(self, *exc: object) -> None:
         with self._warm:  # closes its stdin, which ends it
             pass
+        if self._postgres is not None:
+            self._postgres.__exit__(*exc)
 
     def pytest(
         self, arguments: Iterable[str], seconds: float, **environment: str
     ) -> tuple[int | None, str]:
         """Run pytest; return its exit status, None if it ran too long, and what it printed."""
         shutil.rmtree(self.folder / ".hypothesis", ignore_errors=True)
+        if self._postgres is not None:
+            environment |= self._postgres.emptied()
         output = self.folder / "output.txt"
         order = {
-            "arguments": [*PYTEST, *arguments],
+            "arguments": [*PYTEST, *self._marks, *arguments],
             "seconds": seconds,
             "environment": environment,
             "output": str(output),
@@ -244,16 +314,33 @@ def candidates(targets: Iterable[str], project: Path = PROJECT) -> list[Mutation
     return [
         one
         for path in paths
-        for one in mutations(path.relative_to(package).as_posix(), path.read_bytes())
+        for one in _mutations(path.relative_to(package).as_posix(), path.read_bytes())
     ]
 
 
-def reaching(mutation: Mutation, reach: Reach, budget: float = BUDGET) -> list[str]:
+def _mutations(file: str, source: bytes) -> list[Mutation]:
+    return mutations(file, source) if file.endswith(".py") else text_mutations(file, source)
+
+
+def reaching(
+    mutation: Mutation, reach: Reach, budget: float = BUDGET, text_tests: Iterable[str] = ()
+) -> list[str]:
     """Return the tests that reach a mistake: those first that reach most of its file per second.
 
     They take up to `budget` seconds. A line that runs when the module is imported is reached by
-    all that use the module.
+    all that use the module. What is not Python is reached by `text_tests`.
     """
+    if not mutation.file.endswith(".py"):
+        return _within(
+            [
+                test
+                for pattern in dict.fromkeys(text_tests)
+                for test in sorted(reach, key=lambda test: (reach[test]["seconds"], test))
+                if fnmatch(test.split("::")[0], pattern)
+            ],
+            reach,
+            budget,
+        )
     in_module = {
         test: lines
         for test, found in reach.items()
@@ -277,8 +364,18 @@ def reaching(mutation: Mutation, reach: Reach, budget: float = BUDGET) -> list[s
         for tests in ordered
         for test in sorted(tests, key=lambda test: (reach[test]["seconds"], test))
     ]
-    spent = list(accumulate(reach[test]["seconds"] for test in tests))
+    return _within(tests, reach, budget)
+
+
+def _within(tests: list[str], reach: Reach, budget: float) -> list[str]:
+    """Return the first tests, each once, that take so many seconds together."""
+    tests = list(dict.fromkeys(tests))
+    spent = accumulate(reach[test]["seconds"] for test in tests)
     return [test for test, seconds in zip(tests, spent, strict=True) if seconds <= budget]
+
+
+def _sandbox(part: Part, folder: Path) -> Sandbox:
+    return Sandbox(folder, chaos=part.chaos, postgres=part.postgres)
 
 
 def learned(part: Part, jobs: int) -> Reach:
@@ -292,7 +389,7 @@ def learned(part: Part, jobs: int) -> Reach:
             Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")))
             for _ in range(jobs)
         ]
-        boxes = [stack.enter_context(Sandbox(folder)) for folder in folders]
+        boxes = [stack.enter_context(_sandbox(part, folder)) for folder in folders]
         with ThreadPoolExecutor(jobs) as pool:
             parts = [files[number::jobs] for number in range(jobs)]
             for found in pool.map(Sandbox.learn, boxes, parts):
@@ -333,17 +430,17 @@ def diff(mutation: Mutation, project: Path = PROJECT) -> str:
 
 
 def attempt_all(
-    mistakes: list[Mutation], reach: Reach, jobs: int, budget: float
+    part: Part, mistakes: list[Mutation], reach: Reach, jobs: int, budget: float
 ) -> Iterator[tuple[Mutation, Outcome]]:
     """Try the mistakes, `jobs` at a time; yield what became of each, in their order."""
     with ExitStack() as stack:
         free: queue.Queue[Sandbox] = queue.Queue()
         for _ in range(jobs):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-"))
-            free.put(stack.enter_context(Sandbox(Path(folder))))
+            free.put(stack.enter_context(_sandbox(part, Path(folder))))
 
         def attempt(mutation: Mutation) -> Outcome:
-            tests = reaching(mutation, reach, budget)
+            tests = reaching(mutation, reach, budget, part.text_tests)
             sandbox = free.get()
             try:
                 return sandbox.attempt(mutation, tests, reach)
@@ -424,12 +521,15 @@ def main(arguments: list[str] | None = None) -> int:
     for test in sorted(reach.keys() - usable(reach).keys()):
         print(f"left out, slow or failing without a mistake: {test}")
     reach = usable(reach)
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, Sandbox(Path(folder)) as sandbox:
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as folder,
+        Sandbox(Path(folder), chaos=part.chaos) as sandbox,
+    ):
         sandbox.check([test for test in reach if test])
     print(f"{len(mistakes)} of {len(every)} possible mistakes, {len(reach) - 1} tests", flush=True)
 
     outcomes = []
-    for mutation, outcome in attempt_all(mistakes, reach, options.jobs, options.budget):
+    for mutation, outcome in attempt_all(part, mistakes, reach, options.jobs, options.budget):
         outcomes.append((mutation, outcome))
         known = " (harmless)" if mutation.name in reasons else ""
         what = "seen" if outcome.seen else f"SURVIVED{known}"

@@ -1,10 +1,17 @@
 """Mistakes that are made mechanically, and what becomes of them: on a project of two files."""
 
 import ast
+import re
+from pathlib import Path
 
+import psycopg
 import pytest
 from mutations import chosen, mutated, mutations
 from run import PARTS, PROJECT, Sandbox, candidates, harmless, reaching, report, usable
+from text_mutations import text_mutations
+
+from flowstream.logs.postgres._schema import schema_sql
+from flowstream.logs.valkey._valkey_scripts import PARTS as VALKEY_SCRIPTS
 
 PACKAGE = b'''
 """Not changed: 1 < 2."""
@@ -116,6 +123,113 @@ def test_a_seed_always_chooses_the_same_and_an_edit_elsewhere_changes_nothing():
     assert first == [one.name for one in chosen(longer, 1, 6)]
 
 
+LUA = b"""
+-- Not changed: 1 < 2.
+local most = 2  -- not changed: 1
+local function clamp(topic, value)
+  if value > most and not topic.free then
+    call('HSET', topic.key, 'value', most)
+    value = most
+  end
+  return value
+end
+return clamp(ARGV[1],
+  -1)
+"""
+
+SQL = b"""
+create table if not exists t(a int not null default 1);
+create or replace function flowstream.clamp(p_value int default 0) returns int
+language plpgsql as $$
+declare v_most int := 2;
+begin
+  if p_value > v_most or p_value is not null and p_value = 7 then
+    perform flowstream.note(p_value);
+    update t set a = p_value where a between 1 and 3;
+  end if;
+  return v_most - extract(epoch from now() - now());
+exception when others or no_data then
+  raise exception 'not changed: 1' using errcode = 'x';
+end $$;
+"""
+
+
+def test_lua_and_sql_are_changed_by_rules_about_text():
+    """Conditions, numbers and statements; texts, comments, tables and times are left alone."""
+    names = [one.name.removeprefix("x.lua ") for one in text_mutations("x.lua", LUA)]
+    assert sorted(names) == [
+        "clamp: call('HSET', topic.key, 'value', most) => do end",
+        "clamp: if value > most and not topic.free then "
+        "=> if value <= most and not topic.free then",
+        "clamp: if value > most and not topic.free then => if value > most and topic.free then",
+        "clamp: if value > most and not topic.free then => if value > most or not topic.free then",
+        "clamp: if value > most and not topic.free then "
+        "=> if value >= most and not topic.free then",
+        "clamp: value = most => do end",
+        "module: -1) => -0)",
+        "module: -1) => -2)",
+        "module: local most = 2 => local most = 1",
+        "module: local most = 2 => local most = 3",
+        "module: return clamp(ARGV[1], => return clamp(ARGV[0],",
+        "module: return clamp(ARGV[1], => return clamp(ARGV[2],",
+    ]
+    names = [one.name.removeprefix("x.sql clamp: ") for one in text_mutations("x.sql", SQL)]
+    condition = "if p_value > v_most or p_value is not null and p_value = 7 then"
+    assert sorted(names) == [
+        "declare v_most int := 2; => declare v_most int := 1;",
+        "declare v_most int := 2; => declare v_most int := 3;",
+        *sorted(
+            f"{condition} => {condition.replace(before, after, 1)}"
+            for before, after in [
+                (">", "<="),
+                (">", ">="),
+                (" or ", " and "),
+                ("not ", ""),
+                (" and ", " or "),
+                ("= 7", "<> 7"),
+                ("7", "6"),
+                ("7", "8"),
+            ]
+        ),
+        "perform flowstream.note(p_value); => null;",
+        "update t set a = p_value where a between 1 and 3; => null;",
+        "update t set a = p_value where a between 1 and 3; "
+        "=> update t set a = p_value where a between 0 and 3;",
+        "update t set a = p_value where a between 1 and 3; "
+        "=> update t set a = p_value where a between 1 and 2;",
+        "update t set a = p_value where a between 1 and 3; "
+        "=> update t set a = p_value where a between 1 and 4;",
+        "update t set a = p_value where a between 1 and 3; "
+        "=> update t set a = p_value where a between 2 and 3;",
+    ]
+
+
+def test_changed_lua_is_still_lua(own_server):
+    """A script with a mistake is one that the server takes."""
+    folder = PROJECT / "flowstream/logs/valkey/lua"
+    texts = {path.stem: path.read_bytes() for path in folder.glob("*.lua")}
+    users = {part: name for name, parts in VALKEY_SCRIPTS.items() for part in (*parts, name)}
+    server = own_server("redis", appendonly="no")
+    for one in chosen(candidates(["logs/valkey/lua/*.lua"]), 7, 40):
+        part = Path(one.file).stem
+        changed = {**texts, part: mutated(texts[part], one)}
+        name = users[part]
+        whole = b"\n".join(changed[piece] for piece in (*VALKEY_SCRIPTS[name], name))
+        assert server.call("SCRIPT", "LOAD", re.sub(rb"@[A-Z_]+@", b"1", whole)), one.name
+
+
+def test_changed_sql_is_still_sql(postgres_database):
+    """A schema with a mistake is one that can be made."""
+    folder = PROJECT / "flowstream/logs/postgres/sql"
+    with psycopg.connect(postgres_database) as connection:
+        connection.execute(schema_sql())
+        connection.commit()
+        for one in chosen(candidates(["logs/postgres/sql/[!o]*.sql"]), 7, 40):
+            text = mutated((folder / Path(one.file).name).read_bytes(), one)
+            connection.execute(b"set local search_path = pg_catalog, flowstream, pg_temp;" + text)
+            connection.rollback()
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_every_mistake_that_can_be_made_in_the_targets_changes_the_code(part):
     """Each has a name of its own; those of a seed are still Python, and not what they were."""
@@ -123,6 +237,9 @@ def test_every_mistake_that_can_be_made_in_the_targets_changes_the_code(part):
     assert len({one.name for one in every}) == len(every) > 1000
     for one in chosen(every, 7, 50):
         source = (PROJECT / "flowstream" / one.file).read_bytes()
+        assert mutated(source, one) != source
+        if not one.file.endswith(".py"):
+            continue
         was, is_now = ast.parse(source), ast.parse(mutated(source, one))
         assert ast.dump(is_now) != ast.dump(was), one.name
 

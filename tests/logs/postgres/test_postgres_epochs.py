@@ -111,10 +111,45 @@ def test_a_read_only_server_says_so(log, schema_dsn):
     assert row == (1, None, None, None, True)
 
 
-def test_a_commit_is_flushed_whatever_the_session_says(log):
-    """Where commits are not flushed, an append has its own commit flushed, and no other."""
+@pytest.mark.parametrize(
+    "write",
+    [
+        "select * from flowstream.append('', 0, '{a}', '{1}', '{t}', '{9}', '{9}', '{9}',"
+        " array[null]::int8[], '{x}', null, null, null)",
+        "select flowstream.trim('a', 0, null, null)",
+        "select * from flowstream.delete('a')",
+        "select flowstream.touch('a', '', 0)",
+        "select flowstream.new_epoch()",
+        "select * from flowstream.claim('a', 'me', 10)",
+        "select * from flowstream.beat('me', '{a}', '{1}', 10)",
+        "select * from flowstream.finish('a', 1, 't', 9, 60, 999, 'end', null, 60, false)",
+    ],
+)
+def test_a_commit_is_flushed_whatever_the_session_says(log, write):
+    """Where commits are not flushed, what writes has its own commit flushed, and no other."""
+    log.append("a", b"1")
     log.ask("select set_config('synchronous_commit', 'off', false)")
     with log.connection.transaction():
-        log.append("a", b"1")
+        log.ask(write)
         assert log.one("show synchronous_commit") == "on"
     assert log.one("show synchronous_commit") == "off"
+
+
+def test_topics_begin_a_new_epoch_one_at_a_time(log):
+    """The last eight epochs are kept in their order, the first one stays until there are more."""
+    log.append("a", b"0")
+    epochs = [log.epoch("a")]
+    for number in range(1, 12):
+        log.ask("select flowstream.new_epoch()")
+        row = log.append("a", b"%d" % number)
+        kept = [one.split(":") for one in row[1].split(",")]
+        epochs.append(kept[-1][0])
+        assert [epoch for epoch, _ in kept] == epochs[-8:]
+        first = max(0, number - 7)
+        assert [int(begin) for _, begin in kept] == list(range(first + 1, number + 2))
+        assert epochs == sorted(set(epochs))
+        before, newest = (number, b"%d" % (number - 1)), (number + 1, b"%d" % number)
+        assert log.read("a", epochs[-2], number - 1)[1] == [before, newest]
+        # A position beyond the end of its epoch is the end of it.
+        assert log.read("a", epochs[-2], number + 5)[1] == [newest]
+        assert log.read("a", epochs[-1], number + 5)[1] == []

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
+import psycopg
+from logs.postgres._sql_log import SQLLog
 from logs.postgres.test_postgres_retention import age
 
 _FINISH = "select * from flowstream.finish('r', %s, %s, 9, 60, 999, 'end', null, 60, %s)"
@@ -125,3 +130,54 @@ def test_what_is_left_over_is_deleted(log):
     token = claim(log, "me")[2]
     assert log.events("r") == []
     assert log.append("r", b"new", fence=token)[1].split(":")[0] > epoch
+
+
+def test_leases_are_locked_in_one_order(log, schema_dsn):
+    """Beats that cross never wait for each other in a circle: topics are taken by their names."""
+    tokens = {}
+    for topic in ("r1", "r2", "r3"):
+        ((_, _, tokens[topic], _, _),) = log.ask(
+            "select * from flowstream.claim(%s, 'me', 10)", topic
+        )
+    wanted = list(reversed(tokens))
+    beats = []
+
+    def beat():
+        other = SQLLog(schema_dsn)
+        values = wanted, [tokens[topic] for topic in wanted]
+        beats.extend(other.ask("select * from flowstream.beat('me', %s, %s::int8[], 10)", *values))
+        other.close()
+
+    with psycopg.connect(schema_dsn) as holder:
+        holder.execute("select 1 from flowstream.lease where topic = 'r1' for update")
+        thread = threading.Thread(target=beat)
+        thread.start()
+        waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        while not log.one(
+            f"{waits} and query like '%flowstream.beat%' and pid <> pg_backend_pid()"
+        ):
+            time.sleep(0.005)
+        free = "select topic from flowstream.lease order by topic for update skip locked"
+        assert log.ask(free) == [("r2",), ("r3",)]
+    thread.join(60)
+    assert sorted(row[0] for row in beats) == ["r1", "r2", "r3"]
+
+
+def test_only_leases_that_were_asked_for_are_there(log):
+    """Each topic has its own: a claim, a beat and an end of one leave the others alone."""
+    tokens = {
+        topic: log.ask("select * from flowstream.claim(%s, %s, 10)", topic, owner)[0][2]
+        for topic, owner in (("a", "me"), ("b", "you"), ("r", "me"))
+    }
+    assert [row[:3] for row in log.ask("select * from flowstream.leases('{b,x}')")] == [
+        ("b", "you", tokens["b"])
+    ]
+    assert claim(log, "third")[1:3] == ("me", tokens["r"])
+    assert claim(log, "third", tokens["r"])[1:3] == ("me", tokens["r"])  # it has not lapsed
+    age(log, 11)
+    assert claim(log, "third")[1:3] == ("me", tokens["r"])
+    assert claim(log, "third", tokens["a"])[1:3] == ("me", tokens["r"])
+    assert claim(log, "third", tokens["r"])[1] == "third"
+    rows = log.ask("select * from flowstream.leases('{a,b,r}') order by 1")
+    assert [row[1] for row in rows] == ["me", "you", "third"]
+    assert [row[3] > 0 for row in rows] == [False, False, True]

@@ -183,6 +183,33 @@ async def test_who_waits_when_it_is_lost_is_told(how: str) -> None:
             await connection.do(PostgresCall(ECHO, [int8(1)]))
 
 
+async def test_the_first_reason_for_a_loss_is_kept() -> None:
+    """Who gives a connection up says why; it is what all hear who call it then or waited."""
+    gate = trio.Event()
+
+    async def script(session: Session, sql: str, params: Any) -> list[tuple[Any, ...]]:
+        await gate.wait()
+        return [(1,)]
+
+    async with scripted_postgres(script) as peer, connected(peer.dsn) as connection:
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(PostgresLostError, match=r"^a standby$"):
+                    await connection.do(PostgresCall(ECHO, [int8(1)]))
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+            connection.lose("a standby")
+            connection.lose("something else")
+        await wait()
+        assert connection.why == "a standby"
+    async with scripted_postgres(script) as peer:
+        async with connected(peer.dsn) as connection:
+            pass
+        assert connection.why == "the log was closed"
+
+
 async def test_a_server_that_does_not_answer_is_lost() -> None:
     """The deadline counts from the last word: also a connection that nobody uses is asked."""
 
