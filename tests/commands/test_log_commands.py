@@ -108,8 +108,10 @@ def test_the_variable_names_the_log(run: Run, path: Path, monkeypatch: pytest.Mo
     assert "news" in run("inspect").stdout
     monkeypatch.setenv("FLOWSTREAM_LOG_URL", "postgres://me:secret@host/db")
     result = run("inspect")
-    assert (result.exit_code, "secret" in result.output) == (2, False)
-    assert "nothing that this command could look after" in result.stderr
+    assert (result.exit_code, "secret" in result.output) == (1, False)
+    assert "can't be reached" in result.stderr
+    monkeypatch.setenv("FLOWSTREAM_LOG_URL", "memory:")
+    assert "nothing that this command could look after" in run("inspect").stderr
     for url in ("kafka://me:secret@host/db", "sqlite://me:secret@host", "memory:secret"):
         monkeypatch.setenv("FLOWSTREAM_LOG_URL", url)
         result = run("inspect")

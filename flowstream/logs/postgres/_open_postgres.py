@@ -46,6 +46,8 @@ _ANSWER_SECONDS = 3.0
 _MAINTAIN_SECONDS = 5.0
 _RELAY_SECONDS = 1.0
 _RELAY_EVENTS = 500
+# Seconds that the server may take to read all of a topic, or all tables, for an operator.
+_INSPECTION_SECONDS = 600.0
 # Seconds to say what was appended, when the log is closed.
 _LAST_SECONDS = 1.0
 
@@ -150,6 +152,14 @@ class OpenPostgres:
             LogUnavailableError: it was not done in time.
         """
         return await self._read.call(statement, params, patience=self._patience)
+
+    async def inspect(self, statement: Statement, *params: bytes | None) -> list[Row]:
+        """Do a statement that reads much, for an operator, and **wait** for its rows.
+
+        Raises:
+            LogUnavailableError: it was not done in ten minutes.
+        """
+        return await self._read.call(statement, params, patience=_INSPECTION_SECONDS, slow=True)
 
     async def touch(self, topics: Sequence[str]) -> None:
         """Have topics of an earlier lineage begin a new epoch."""

@@ -16,7 +16,17 @@ VERSION = 1
 """The version that `flowstream.version()` returns of a schema that this release works with."""
 
 # In this order: what is used by a table or the body of an SQL function comes first.
-_FILES = ("tables", "epochs", "leases", "retention", "append", "read", "outbox", "publish")
+_FILES = (
+    "tables",
+    "epochs",
+    "leases",
+    "retention",
+    "append",
+    "read",
+    "outbox",
+    "publish",
+    "inspect",
+)
 
 # What roles of an app may call. All else is called by these, as the schema's owner.
 ENTRIES = (
@@ -43,6 +53,8 @@ ENTRIES = (
     "relay",
     "publish",
     "empty_relay",
+    "inspect",
+    "strays",
 )
 
 # Two who run it at once would make the same table: the second waits. And nobody else's schema is
