@@ -142,10 +142,7 @@ def written(address: Address) -> str:
 
 def _parameters(query: str, sentinel: bool, options: Collection[str]) -> dict[str, str]:
     """Return the parameters behind the question mark by name. Their values may be secrets."""
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
-    except ValueError:
-        raise ValueError(f"what follows ? in the URL can't be read: {_ENCODE}") from None
+    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
     found = dict(pairs)
     known = {"db", *_TLS_FILES, *options}
     if sentinel:

@@ -153,3 +153,24 @@ def test_topics_begin_a_new_epoch_one_at_a_time(log):
         # A position beyond the end of its epoch is the end of it.
         assert log.read("a", epochs[-2], number + 5)[1] == [newest]
         assert log.read("a", epochs[-1], number + 5)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("epoch", "number", "behind"),
+    [
+        ("b", 4, None),
+        ("b", 5, 5),
+        ("b", 9, 9),
+        ("b", 10, 9),  # beyond the end of its epoch: what came next is read
+        ("c", 8, None),
+        ("c", 9, 9),
+        ("c", 12, 12),
+        ("c", 13, None),  # nobody can have it
+        ("a", 5, None),
+        ("d", 9, None),
+    ],
+)
+def test_a_position_is_in_an_epoch_that_is_known(log, epoch, number, behind):
+    """Of a topic with the events 6 to 9 in one epoch and 10 to 12 in the next."""
+    found = log.one("select flowstream.locate('b:6,c:10', 12, %s, %s)", epoch, number)
+    assert found == behind

@@ -9,10 +9,11 @@ import trio
 import trio.testing
 from _odd_server import INFO, bulk, fails_to_open, hello, odd_server, opened, polite
 
-from flowstream.logs import LogUnavailableError
+from flowstream.logs import LogUnavailableError, open_log
 from flowstream.logs.valkey import _conversation
 from flowstream.logs.valkey._server_error import ServerError
 from flowstream.logs.valkey._valkey_connection import ValkeyConnection, ValkeyTimeouts
+from flowstream.logs.valkey._valkey_log import ValkeyLog
 
 
 @pytest.mark.parametrize(
@@ -509,3 +510,34 @@ async def test_what_the_kernel_does_not_take_of_a_lone_call_follows(autojump_clo
                     nursery.start_soon(put, connection, number, size)
                     await trio.lowlevel.checkpoint()
         assert sorted(seen) == sorted([b"0", b"1", b"2", b"3", b"4"] * 3)
+
+
+async def test_reads_go_to_the_server_that_is_written_to() -> None:
+    """Behind one address two servers may answer, as in a failover: a read over the connection to
+    the other one is asked again over a new connection."""
+    seen: dict[int, list[bytes]] = {}
+    names = [b"1", b"2", b"2", b"1"]  # of the servers that take one connection after the other
+
+    async def answer(command, stream):
+        number = list(seen).index(id(stream)) if id(stream) in seen else len(seen)
+        seen.setdefault(id(stream), []).append(command[0])
+        match command[0]:
+            case b"INFO":
+                return bulk(INFO.replace(b"run_id:1", b"run_id:" + names[number]))
+            case b"SCRIPT":
+                return bulk(b"0" * 40)
+            case b"SUBSCRIBE":
+                return b">3\r\n" + bulk(b"subscribe") + bulk(command[1]) + b":1\r\n"
+            case b"EVALSHA":
+                reads = number > 0 and len(command) > 9
+                return b"*1\r\n" + bulk(b"server " + names[number]) if reads else bulk(b"e")
+        return polite(command)
+
+    async with (
+        odd_server(answer) as server,
+        open_log(ValkeyLog(f"valkey://127.0.0.1:{server.port}", patience=10)) as log,
+    ):
+        assert await log.topics() == (["server 1"], None)
+        assert server.accepted == 4
+        assert await log.topics() == (["server 1"], None)
+        assert server.accepted == 4

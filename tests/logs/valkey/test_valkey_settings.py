@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ssl
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowstream.logs.valkey._valkey_connection import ValkeyTimeouts
+from flowstream.logs.valkey._valkey_log import ValkeyLog
 from flowstream.logs.valkey._valkey_settings import ValkeySettings, written
 
 
@@ -66,6 +69,62 @@ def test_several_hosts(hosts: str, addresses: list[tuple[str, int]]) -> None:
     assert list(ValkeySettings.from_url(f"valkey://u:p@{hosts}/2").addresses) == addresses
     again = ",".join(map(written, addresses))
     assert list(ValkeySettings.from_url(f"valkey://{again}").addresses) == addresses
+
+
+@pytest.mark.parametrize("number", ["0", "00", "7", "123456789"])
+def test_a_database_is_a_number_of_up_to_nine_digits(number: str) -> None:
+    """Behind the host, or as ``db``; a longer one is refused."""
+    for url in (f"valkey://host/{number}", f"valkey://host?db={number}"):
+        assert ValkeySettings.from_url(url).database == int(number)
+    with pytest.raises(ValueError, match="by its number"):
+        ValkeySettings.from_url("valkey://host/1234567890")
+
+
+@pytest.mark.parametrize("query", ["%", "%zz=", "&&=", "=;=&", "ü=%FF%00", "a=b;c=d", "=" * 5000])
+def test_any_query_is_read_or_one_sentence(query: str) -> None:
+    """What follows the question mark has no form that can't be read."""
+    with suppress(ValueError):
+        ValkeySettings.from_url(f"valkey://host?{query}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "why"),
+    [
+        ({"timeouts": 3}, TypeError, r"ValkeyTimeouts\(\), not int"),
+        ({"timeouts": ValkeyTimeouts}, TypeError, "ValkeyTimeouts"),
+        ({"patience": 0}, ValueError, "patience"),
+        ({"wait_replicas": True}, TypeError, "wait_replicas must be an int, not bool"),
+        ({"wait_replicas": "1"}, TypeError, "wait_replicas must be an int, not str"),
+        ({"wait_replicas": -1}, ValueError, "at least 0, not -1"),
+        ({"url": "valkey://host?wait_replicas=x"}, ValueError, "number of replicas"),
+        ({"url": "valkey://host?wait_replicas=-1"}, ValueError, "number of replicas"),
+        ({"url": "valkey://host?wait_replicas=٣"}, ValueError, "number of replicas"),
+        ({"never_rolls_back": 1}, TypeError, "never_rolls_back must be a bool"),
+        ({"url": "valkey://host?never_rolls_back=1"}, ValueError, "true or false"),
+    ],
+)
+def test_a_log_says_which_argument_is_wrong(
+    arguments: dict[str, Any], error: type[Exception], why: str
+) -> None:
+    """At once, and what it should be."""
+    url = arguments.pop("url", "valkey://host")
+    with pytest.raises(error, match=why):
+        ValkeyLog(url, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"timeouts": ValkeyTimeouts()},
+        {"timeouts": None, "wait_replicas": 0},
+        {"wait_replicas": 2, "never_rolls_back": False, "patience": 0.1},
+        {"url": "valkey://host/3?wait_replicas=2&never_rolls_back=true"},
+    ],
+)
+def test_a_log_takes_what_is_right(arguments: dict[str, Any]) -> None:
+    """And says where its server is."""
+    url = arguments.pop("url", "valkey://host/3")
+    assert ValkeyLog(url, **arguments).where == "host:6379 (database 3)"
 
 
 def test_sentinels_have_a_login_of_their_own() -> None:
