@@ -8,6 +8,8 @@ fixture                    what it gives
 `broker`                   both, one after the other: the test runs twice
 `postgres_server`          the DSN of a superuser of a Postgres (the machine's, else the wheel's)
 `postgres_database`        the URL of an empty database there, of this test's own
+`postgres_log`             the URL of a database there with the schema of a log, one for all tests
+`postgres_18_log`          the same on the wheel's Postgres, the newest one
 `own_server`               starts a Valkey or Redis of the test's own (`KeyValueServer`)
 `own_postgres`             starts a Postgres of the test's own (`OwnPostgres`)
 `certificates`             of servers and clients (`Certificates`)
@@ -104,6 +106,39 @@ def postgres_database(postgres_server: str) -> Iterator[str]:
             yield url_of(make_conninfo(postgres_server, dbname=name))
         finally:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _with_schema(server: str) -> Iterator[str]:
+    """Give the URL of a database that was made a log of, on a server."""
+    from flowstream.logs.postgres._schema import schema_sql
+
+    name = f"log_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        try:
+            dsn = make_conninfo(server, dbname=name)
+            with psycopg.connect(dsn) as inside:
+                inside.execute(schema_sql())
+            yield url_of(dsn)
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def postgres_log(postgres_server: str) -> Iterator[str]:
+    """Give the URL of a database with the schema of a log, one for all tests."""
+    yield from _with_schema(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def postgres_18_log() -> Iterator[str]:
+    """Give the URL of such a database on the wheel's Postgres, one for all tests."""
+    try:
+        server = OwnPostgres("wheel")
+    except MissingProgramError as error:
+        missing(str(error))
+    with server:
+        yield from _with_schema(server.dsn)
 
 
 def url_of(dsn: str) -> str:

@@ -128,21 +128,26 @@ class PostgresLink:
             LogFullError: the server has no room.
         """
         call = PostgresCall(statement, params, patience if slow else None)
-        failure: LogUnavailableError | None = None
+        return await self.do(call, patience=patience, writes=writes)
+
+    async def do(self, call: PostgresCall, *, patience: float, writes: bool) -> list[Row]:
+        """Do a call: see `call`. Meanwhile its ``failure`` is why the last try failed."""
         with trio.move_on_after(patience):
             while True:
                 connection = await self.connection()
+                sent_before = call.sent
                 try:
                     return await connection.do(call)
                 except PostgresLostError as error:
-                    failure = self.unavailable(error.text)
+                    call.failure = self.unavailable(error.text)
                 except PostgresRefusedError as error:
-                    failure = self.refused(error, connection)
-                    call.sent = False  # it did nothing
+                    call.failure = self.refused(error, connection)
+                    call.sent = sent_before  # this time it did nothing
                     if refusal(error.state).remedy not in (Remedy.RETRY, Remedy.RECONNECT):
-                        raise failure from None
+                        break
                     await trio.sleep(chance.uniform(RETRY_SECONDS / 2, RETRY_SECONDS))
-        failure = failure or self.failure or self.unavailable(f"no answer within {patience:g} s")
+        slow = f"no answer within {patience:g} s"
+        failure = call.failure or self.failure or self.unavailable(slow)
         raise type(failure)(*failure.args, maybe=writes and call.sent) from None
 
     def refused(

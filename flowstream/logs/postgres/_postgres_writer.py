@@ -7,11 +7,13 @@ are locked in the order of their names, so that transactions never wait for each
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
 import trio
 
+from flowstream._clock import clock
 from flowstream._errors import LogUnavailableError, copied_error
 from flowstream.abc import Appended, LogEntry
 from flowstream.limits import Replay
@@ -22,7 +24,7 @@ from flowstream.logs.postgres import _binary_values as binary
 from flowstream.logs.postgres import _statements as sql
 from flowstream.logs.postgres._lineage import Lineage
 from flowstream.logs.postgres._postgres_link import PostgresLink
-from flowstream.logs.postgres._pq_connection import Row
+from flowstream.logs.postgres._pq_connection import PostgresCall, Row
 
 # Appends in one transaction.
 _BATCH_APPENDS = 1024
@@ -33,13 +35,15 @@ class AppendJob:
 
     Attributes:
         size: its bytes.
-        taken: whether it is in a transaction.
+        call: the transaction that has it; None as long as it waits for one.
+        waiting: ends when its time is up.
         row: what the server returned.
         error: why it failed.
         done: set when there is a row or an error.
     """
 
     __slots__ = (
+        "call",
         "done",
         "entries",
         "error",
@@ -48,9 +52,9 @@ class AppendJob:
         "name",
         "row",
         "size",
-        "taken",
         "token",
         "topic",
+        "waiting",
     )
 
     def __init__(
@@ -69,7 +73,8 @@ class AppendJob:
         self.token = token
         self.fence = fence
         self.size = size
-        self.taken = False
+        self.call: PostgresCall | None = None
+        self.waiting = trio.CancelScope()
         self.row: Row | None = None
         self.error: Exception | None = None
         self.done = trio.Event()
@@ -107,19 +112,22 @@ class PostgresWriter:
             LogUnavailableError: it was not committed in time, or nobody knows.
             LogFullError: the server has no room.
         """
+        job.waiting.deadline = clock.current_time() + self._patience
         self._waiting.append(job)
         self._news.set()
         try:
-            with trio.move_on_after(self._patience):
+            with job.waiting:
                 await job.done.wait()
         finally:
-            if not job.done.is_set() and not job.taken:
+            if not job.done.is_set() and job.call is None:
                 self._waiting.remove(job)
         if job.error is not None:
             raise copied_error(job.error)
         if job.row is None:
-            failure = self._link.failure or self._link.unavailable("it is slow")
-            raise LogUnavailableError(*failure.args, maybe=job.taken)
+            failure = None if job.call is None else job.call.failure
+            failure = failure or self._link.failure or self._link.unavailable("it is slow")
+            # The transaction goes on, for others whose time is not up.
+            raise LogUnavailableError(*failure.args, maybe=job.call is not None)
         *_, results, is_fenced, _ = job.row
         if is_fenced:
             raise fenced(job.topic)
@@ -139,7 +147,8 @@ class PostgresWriter:
         finally:
             for job in (*batch, *self._waiting):
                 if not job.done.is_set():
-                    job.error = LogUnavailableError("the log was closed", maybe=job.taken)
+                    sent = job.call is not None and job.call.sent
+                    job.error = LogUnavailableError("the log was closed", maybe=sent)
                     job.done.set()
             self._waiting.clear()
 
@@ -150,19 +159,18 @@ class PostgresWriter:
             size += self._waiting[0].size
             if batch and size > APPEND_BYTES:
                 break
-            job = self._waiting.popleft()
-            job.taken = True
-            batch.append(job)
+            batch.append(self._waiting.popleft())
         return sorted(batch, key=lambda job: job.name)
 
     async def _commit(self, batch: Sequence[AppendJob]) -> None:
+        call = PostgresCall(sql.APPEND, _parameters(self._lineage, batch))
+        until = max(job.waiting.deadline for job in batch)
+        for job in batch:
+            job.call = call
+            if job.waiting.deadline == until:  # then its time is that of the transaction
+                job.waiting.deadline = math.inf
         try:
-            rows = await self._link.call(
-                sql.APPEND,
-                _parameters(self._lineage, batch),
-                patience=self._patience,
-                writes=True,
-            )
+            rows = await self._link.do(call, patience=until - clock.current_time(), writes=True)
         except LogUnavailableError as error:
             for job in batch:
                 job.error = error

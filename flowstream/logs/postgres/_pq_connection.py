@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import outcome
 import trio
 
-from flowstream._errors import missing_extra
+from flowstream._errors import LogUnavailableError, missing_extra
 from flowstream.logs.postgres._binary_values import decoder
 
 try:
@@ -90,9 +90,10 @@ class PostgresCall:
 
     Attributes:
         sent: whether it was sent, so that it may have been done.
+        failure: why the last try failed; None if none has.
     """
 
-    __slots__ = ("params", "patience", "sent", "statement", "task")
+    __slots__ = ("failure", "params", "patience", "sent", "statement", "task")
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class PostgresCall:
         self.params = params
         self.patience = patience
         self.sent = False
+        self.failure: LogUnavailableError | None = None
         self.task: trio.lowlevel.Task | None = None
 
 
@@ -251,9 +253,11 @@ class PostgresConnection:
         return rows
 
     async def _flush(self, patience: float) -> None:
+        """Send what libpq has. Meanwhile it reads: the server may wait until we do."""
         while self._pg.flush():
             with self._in_time(patience):
-                await trio.lowlevel.wait_writable(self._pg.socket)
+                await _readable_or_writable(self._pg.socket)
+            self._read()
 
     async def _result(self, patience: float) -> pq.abc.PGresult | None:
         while self._pg.is_busy():
@@ -278,6 +282,18 @@ class PostgresConnection:
         while (notification := self._pg.notifies()) is not None:
             if self._notified is not None:
                 self._notified(notification.extra.decode("utf-8", "replace"))
+
+
+async def _readable_or_writable(socket: int) -> None:
+    """**Wait** until one can read from a socket, or write to it."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(ready: Callable[[int], Awaitable[None]]) -> None:
+            await ready(socket)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait, trio.lowlevel.wait_readable)
+        nursery.start_soon(wait, trio.lowlevel.wait_writable)
 
 
 def _give(call: PostgresCall, result: outcome.Outcome[list[Row]]) -> None:

@@ -38,6 +38,7 @@ class Peer:
         asked: the statements, of all sessions.
         sessions: those that were let in.
         admits: whether it lets anybody in; if not it is silent from the start.
+        turns_away: the error that everybody gets who connects, if given.
         commit: waited for between the answer to a statement and the end of its transaction, if
             given; the answer has been sent by then.
     """
@@ -49,6 +50,7 @@ class Peer:
     sessions: list[Session] = field(default_factory=list)
     connections: int = 0
     admits: bool = True
+    turns_away: RefuseError | None = None
     commit: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -77,9 +79,17 @@ class Session:
         """Send a notification."""
         await self._send(_message(b"A", struct.pack("!i", 1) + _text("c") + _text(payload)))
 
+    async def end(self, refusal: RefuseError) -> None:
+        """Say why the session is over, without having been asked, and hang up."""
+        await self._send(_error(refusal))
+        await self.stream.aclose()
+
     async def serve(self) -> None:
         """Greet the client, and answer what it asks."""
         await self._take_startup()
+        if self.peer.turns_away is not None:
+            await self._send(_error(self.peer.turns_away))
+            return
         hello = _message(b"R", struct.pack("!i", 0))
         for name, value in (("server_version", "17.0"), ("client_encoding", "UTF8")):
             hello += _message(b"S", _text(name) + _text(value))
@@ -101,18 +111,7 @@ class Session:
                 try:
                     out += _rows(await self.peer.script(self, sql, params))
                 except RefuseError as refusal:
-                    out += _message(
-                        b"E",
-                        b"S"
-                        + _text(refusal.severity)
-                        + b"V"
-                        + _text(refusal.severity)
-                        + b"C"
-                        + _text(refusal.state)
-                        + b"M"
-                        + _text(refusal.text)
-                        + b"\0",
-                    )
+                    out += _error(refusal)
                     if refusal.severity == "FATAL":
                         await self._send(out)
                         return
@@ -194,6 +193,12 @@ def _message(kind: bytes, body: bytes) -> bytes:
 
 def _text(value: str) -> bytes:
     return value.encode() + b"\0"
+
+
+def _error(refusal: RefuseError) -> bytes:
+    fields = [("S", refusal.severity), ("V", refusal.severity)]
+    fields += [("C", refusal.state), ("M", refusal.text)]
+    return _message(b"E", b"".join(kind.encode() + _text(value) for kind, value in fields) + b"\0")
 
 
 _READY = _message(b"Z", b"I")

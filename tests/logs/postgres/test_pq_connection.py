@@ -308,6 +308,47 @@ async def test_notifications_are_heard() -> None:
         assert heard == ["with the answer", "ä", "later"]
 
 
+async def test_a_server_that_writes_while_it_is_written_to() -> None:
+    """A server that reads on only when all that it has to say is read: notifications, say. Then a
+    large statement goes through, since we read while we write."""
+    begins, said = trio.Event(), trio.Event()
+    heard = 0
+
+    def hear(payload: str) -> None:
+        nonlocal heard
+        heard += 1
+
+    async def script(session: Session, sql: str, params: Any) -> list[tuple[Any, ...]]:
+        if not begins.is_set():
+            take = session._take
+
+            async def take_later(count: int) -> bytes:
+                if begins.is_set():
+                    await said.wait()
+                return await take(count)
+
+            session._take = take_later  # type: ignore[method-assign]
+        return [(len(params[0] or b""),)]
+
+    async def say(session: Session) -> None:
+        await trio.testing.wait_all_tasks_blocked()  # it has written as much as it can
+        for _ in range(100):
+            await session.notify("x" * 60_000)
+        said.set()
+
+    size = Statement("size", "select octet_length($1::bytea)::bigint")
+    async with (
+        scripted_postgres(script) as peer,
+        connected(peer.dsn, notified=hear) as connection,
+        trio.open_nursery() as nursery,
+    ):
+        await connection.do(PostgresCall(size, [b""]))
+        begins.set()
+        nursery.start_soon(say, peer.sessions[0])
+        assert await connection.do(PostgresCall(size, [bytes(6 << 20)])) == [(6 << 20,)]
+        assert heard == 100
+
+
 async def test_a_server_that_lets_nobody_in_is_left() -> None:
     """A server that accepts and says nothing costs the deadline, not the loop."""
     async with scripted_postgres(echo, admits=False) as peer:
