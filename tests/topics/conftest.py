@@ -30,16 +30,18 @@ def shared_store(request: pytest.FixtureRequest, tmp_path: Any) -> Store:
     return Store.of(request.param, request, tmp_path)
 
 
-@pytest.fixture
-def _store_around(request: pytest.FixtureRequest, tmp_path: Any) -> Store:
-    """Give the log that a test of before runs in."""
-    return Store.of(request.param, request, tmp_path)
+# For every test: pytest drops what a test takes no part in, also if it is parametrized.
+@pytest.fixture(autouse=True)
+def _store_around(request: pytest.FixtureRequest) -> Store | None:
+    """Give the log that a marked test runs in; None for other tests."""
+    if not hasattr(request, "param"):
+        return None
+    return Store.of(request.param, request, request.getfixturevalue("tmp_path"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Have a marked test run on each log."""
     if metafunc.definition.get_closest_marker("on_each_log"):
-        metafunc.fixturenames.append("_store_around")
         metafunc.parametrize("_store_around", ALL, indirect=True)
 
 
@@ -64,12 +66,10 @@ def _in_an_app(test: Any, store: Store) -> Any:
 
 
 @pytest.fixture
-def autojump_clock(request: pytest.FixtureRequest) -> Any:
+def autojump_clock(request: pytest.FixtureRequest, _store_around: Store | None) -> Any:
     """Give the clock that jumps; or the real one, if the test is in a log outside this process."""
-    if "_store_around" in request.fixturenames:
-        store = request.getfixturevalue("_store_around")
-        if store.kind != MEMORY:
-            return None
+    if _store_around is not None and _store_around.kind != MEMORY:
+        return None
     return request.getfixturevalue("_jumping_clock")
 
 

@@ -160,7 +160,6 @@ async def test_other_formats_and_subscribers_are_given_the_values(autojump_clock
     assert event.data == [{"key": "a", "data": Price(3)}]
 
 
-@pytest.mark.on_each_log
 async def test_bytes_are_bounded(autojump_clock, caplog):
     """The oldest go, with one word in the log; one that is larger is kept alone."""
     topic = Topic("t", snapshot=LatestByKey(bytes=10_000))

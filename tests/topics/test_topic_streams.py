@@ -93,7 +93,6 @@ async def test_falling_off_the_ring(autojump_clock):
         assert (await client.next_event()).data == "live"
 
 
-@pytest.mark.on_each_log
 async def test_what_a_gap_is_after_when_nothing_came_yet(autojump_clock):
     """A client that came back and lost events before its first is told of the id it came with."""
     topic = Topic("t")
