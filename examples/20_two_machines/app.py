@@ -2,7 +2,6 @@
 
 A message has a key, and is sent until it is answered. So it is published once, whoever was killed
 meanwhile. A page that loses its machine goes on at the other, behind the last event that it has.
-
 The buttons that kill are for you to see that. No app should have them.
 """
 
@@ -50,9 +49,7 @@ def running():
     return json.loads(PROCESSES.read_text() or "{}")
 
 
-@app.get("/processes")
-async def processes():
-    return running()
+app.add_url_rule("/processes", view_func=running)
 
 
 @app.post("/kill/<name>/<int:pid>")

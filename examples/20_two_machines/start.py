@@ -35,7 +35,7 @@ async def main(port, folder):
     conf = (HERE / "nginx.conf").read_text()
     conf = re.sub(r"127\.0\.0\.1:800(\d)", lambda found: address(int(found[1])), conf)
     (folder / "nginx.conf").write_text(conf)
-    alone = ["-e", "error.log", "-g", "daemon off; master_process off;"]
+    alone = ["-e", "stderr", "-g", "daemon off; master_process off; error_log stderr crit;"]
     shared = {"PROCESSES": str(keeper.file), "FLOWSTREAM_LOG_URL": log}
 
     async with trio.open_nursery() as nursery:
