@@ -33,7 +33,6 @@ end
 local function keep_within(topic, length)
   if topic.items == 0 then
     call('UNLINK', topic.events)
-    topic.size = 0
     call('HSET', topic.key, 'size', 0)
   elseif topic.size > topic.bytes * 1.125
     or length > topic.items + math.max(math.floor(topic.items / 8), 64) then
