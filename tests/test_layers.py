@@ -81,7 +81,6 @@ PURE = [
     "logs._memory_topic",
     "logs.postgres._binary_values",
     "logs.postgres._lineage",
-    "logs.postgres._postgres_inspection",
     "logs.postgres._postgres_pages",
     "logs.postgres._sqlstates",
     "logs.postgres._statements",

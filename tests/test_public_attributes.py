@@ -163,7 +163,7 @@ PUBLIC = {
     "logs.LogFullError": "maybe",
     "logs.LogUnavailableError": "maybe",
     "logs.MemoryLog": LOG,
-    "logs.PostgresLog": f"{LOG} new_epoch outbox where",
+    "logs.PostgresLog": f"{LOG} new_epoch outbox",
     "logs.SQLiteLog": f"{LOG} new_epoch path",
     "logs.ValkeyLog": f"{LOG} new_epoch where",
     "logs.ValkeyTimeouts": "answer connect reply silence start",

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 import trio
@@ -31,7 +31,8 @@ from flowstream.logs.postgres._installation import SCHEMES, install
 from flowstream.logs.postgres._schema import schema_sql
 
 if TYPE_CHECKING:
-    from flowstream.commands._server_operations import ServedLog
+    from flowstream.logs.postgres._postgres_dsn import PostgresDSN
+    from flowstream.logs.valkey._valkey_log import ValkeyLog
 
 VARIABLE = "FLOWSTREAM_LOG_URL"
 _HEADINGS = ("topic", "epochs", "head", "first", "kept", "bytes", "newest")
@@ -98,7 +99,7 @@ def init(
     log = _found(url, given)
     with _errors():
         if not isinstance(log, SQLiteLog):
-            _operations().try_to_open(log)
+            _operations(log).try_to_open(log)
             click.echo(f"a log can be used in {log.where}")
             return
         trio.run(_open_and_close, log)
@@ -119,7 +120,7 @@ def inspect(url: str | None, url_file: str | None, topic: str | None, as_json: b
                 rows = topic_rows(db, topic)
                 found = [summary(db, row) for row in rows if topic is not None or not row.deleted]
         else:
-            found = _operations().summaries(log, topic)
+            found = _operations(log).summaries(log, topic)
     if topic is not None and not found:
         raise _no_topic(log, topic)
     if as_json:
@@ -146,7 +147,7 @@ def verify_command(url: str | None, url_file: str | None) -> None:
                 with progress(f"verifying {topics:,} topics", topics + 2) as shown:
                     findings += verify(db, lambda done, _: shown(done))
         else:
-            topics, findings = _operations().verify_log(log)
+            topics, findings = _operations(log).verify_log(log)
     for finding in findings:
         click.echo(finding)
     if findings:
@@ -185,7 +186,7 @@ def trim(
                 keep = dataclasses.replace(rows[0].keep, **changes)
                 count = trio.run(_trim, log, topic, keep)
         else:
-            count = _operations().trim_topic(log, topic, changes)
+            count = _operations(log).trim_topic(log, topic, changes)
     if count is None:
         raise _no_topic(log, topic)
     click.echo(f"forgotten of {topic!r}: {count:,}")
@@ -207,23 +208,27 @@ def new_epoch(url: str | None, url_file: str | None) -> None:
                 pass  # it is there: nothing is made
             trio.run(_begin_epochs, log)
         else:
-            _operations().begin_epochs(log)
+            _operations(log).begin_epochs(log)
     click.echo(f"every topic of {_where(log)} begins a new epoch with its next event")
 
 
-def _operations() -> Any:
-    """Return what is done to a log in a server. It needs the extra of that server."""
-    from flowstream.commands import _server_operations
+def _operations(log: ValkeyLog | PostgresDSN) -> Any:
+    """Return what is done to a log on a server. It needs the server's extra."""
+    if type(log).__name__ == "PostgresDSN":
+        from flowstream.commands import _postgres_operations
 
-    return _server_operations
+        return _postgres_operations
+    from flowstream.commands import _valkey_operations
+
+    return _valkey_operations
 
 
-def _where(log: Any) -> str:
+def _where(log: SQLiteLog | ValkeyLog | PostgresDSN) -> str:
     """Return the path or the address of a log."""
     return str(log.path if isinstance(log, SQLiteLog) else log.where)
 
 
-def _no_topic(log: Any, topic: str) -> click.ClickException:
+def _no_topic(log: SQLiteLog | ValkeyLog | PostgresDSN, topic: str) -> click.ClickException:
     return click.ClickException(f"{_where(log)} has no topic {topic!r}")
 
 
@@ -283,7 +288,7 @@ def _from_file(path: str) -> str:
     return text
 
 
-def _found(url: str | None, named: str | None = None) -> SQLiteLog | ServedLog:
+def _found(url: str | None, named: str | None = None) -> SQLiteLog | ValkeyLog | PostgresDSN:
     """Return the log that a command is about; it is not open.
 
     Args:
@@ -311,8 +316,15 @@ def _found(url: str | None, named: str | None = None) -> SQLiteLog | ServedLog:
         raise click.UsageError(f"{VARIABLE if not url else 'URL'}: {why}") from None
     if isinstance(log, SQLiteLog):
         return log
+    if given.partition(":")[0].lower() in SCHEMES:
+        from flowstream.logs.postgres._postgres_dsn import PostgresDSN
+
+        return PostgresDSN(given)
     if not given.startswith("memory"):
-        return cast("ServedLog", log)
+        from flowstream.logs.valkey._valkey_log import ValkeyLog
+
+        if isinstance(log, ValkeyLog):
+            return log
     raise click.UsageError(
         f"a {type(log).__name__} has nothing that this command could look after: name a file, "
         "sqlite:///events.db"

@@ -27,14 +27,6 @@ class TopicSummary:
     deleted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class InspectedTopic:
-    """A topic, and what is wrong with it."""
-
-    summary: TopicSummary
-    findings: tuple[str, ...]
-
-
 def check_epochs(epochs: Epochs, number: int) -> Iterator[str]:
     """Yield what is wrong with the epochs of a topic, as sentences.
 

@@ -1,22 +1,16 @@
-"""``flowstream log`` for a log on Postgres: it makes the schema, shows and checks, and tells no
-password."""
+"""``flowstream log init`` for a log on Postgres: it makes the schema, and tells no password."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlencode
 
 import psycopg
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
-from flowstream import Replay
-from flowstream.abc import LogEntry
 from flowstream.cli import main
-from flowstream.logs import open_log
+from flowstream.logs.postgres._schema import VERSION
 
 Run = Callable[..., Result]
 
@@ -66,7 +60,7 @@ def test_the_url_may_be_in_a_file(run: Run, postgres_database: str, tmp_path: Pa
     (tmp_path / "url").write_text(postgres_database + "\n")
     result = run("init", "--url-file", "url")
     assert result.exit_code == 0, result.output
-    assert ask(postgres_database, "select flowstream.version()") == [(1,)]
+    assert ask(postgres_database, "select flowstream.version()") == [(VERSION,)]
 
 
 def test_the_sql_can_be_run_by_hand(run: Run, postgres_database: str, role: str) -> None:
@@ -75,7 +69,7 @@ def test_the_sql_can_be_run_by_hand(run: Run, postgres_database: str, role: str)
     assert printed.exit_code == 0
     with psycopg.connect(postgres_database, autocommit=True) as owner:
         owner.execute(printed.output.encode())
-    assert ask(postgres_database, "select flowstream.version()") == [(1,)]
+    assert ask(postgres_database, "select flowstream.version()") == [(VERSION,)]
 
 
 @pytest.mark.parametrize(
@@ -134,109 +128,10 @@ def test_who_may_not_make_it_is_told(
             assert run("init").exit_code == 0
             owner.execute(
                 "create or replace function flowstream.version() returns int language sql as"
-                " 'select 2'"
+                " 'select 99'"
             )
             result = run("init")
             assert result.exit_code == 1
             assert "install that release" in result.output
         finally:
             owner.execute("drop role fs_other")
-
-
-@pytest.fixture
-def filled(
-    run: Run, postgres_database: str, monkeypatch: pytest.MonkeyPatch, role: str
-) -> Callable[[str], object]:
-    """A log with two topics, which is in the environment; gives what runs SQL as its owner."""
-    monkeypatch.setenv("FLOWSTREAM_LOG_URL", postgres_database)
-    assert run("init", "--grant", role).exit_code == 0
-
-    async def publish() -> None:
-        async with open_log(postgres_database) as log:
-            for topic, number in (("news", 5), ("prices", 2)):
-                entries = [LogEntry(b"abc", key=f"k{place}") for place in range(number)]
-                await log.append(topic, entries, keep=Replay(seconds=3600), token=topic)
-
-    trio.run(publish)
-    return lambda query: execute(postgres_database, query)
-
-
-def execute(url: str, query: str) -> None:
-    with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute(query.encode())
-
-
-def test_it_shows_what_topics_have(run: Run, filled: Callable[[str], object]) -> None:
-    """As a table, one topic with more, and as JSON."""
-    table = run("inspect")
-    assert table.exit_code == 0, table.output
-    assert [line.split()[:6] for line in table.output.splitlines()[1:]] == [
-        ["news", "1", "5", "1", "5", "15"],
-        ["prices", "1", "2", "1", "2", "6"],
-    ]
-    assert "3600 s" in run("inspect", "--topic", "news").output
-    (line,) = run("inspect", "--topic", "news", "--json").output.splitlines()
-    assert json.loads(line)["keep"] == {"items": 1000, "seconds": 3600.0, "bytes": 8 << 20}
-    missing = run("inspect", "--topic", "other")
-    assert (missing.exit_code, "no topic 'other'" in missing.output) == (1, True)
-
-
-def test_it_trims_and_begins_epochs(run: Run, filled: Callable[[str], object]) -> None:
-    """Other bounds stay; a new epoch begins for every topic; all is in order still."""
-    assert "'news': 3" in run("trim", "--topic", "news", "--items", "2").output
-    assert run("trim", "--topic", "other").exit_code == 1
-    result = run("new-epoch")
-    assert result.exit_code == 0, result.output
-    assert "in order: 2 topics" in run("verify").output
-
-
-@pytest.mark.parametrize(
-    ("query", "says"),
-    [
-        ("delete from flowstream.event where number = 3", "left out (1 times)"),
-        ("delete from flowstream.event where number = 3", "keeps 4 events from 1 to 5, not 5"),
-        ("delete from flowstream.event where number > 1", "have 3 bytes, not 15"),
-        ("update flowstream.topic set head = 1 where name = 'news'", "an event 5, behind its"),
-        ("update flowstream.topic set head = 1 where name = 'news'", "a token or a key is of"),
-        ("update flowstream.topic set epochs = 'b:1,a:2' where name = 'news'", "not in order"),
-        ("update flowstream.event set at = at - interval '1 hour' where number = 2", "is older"),
-        ("update flowstream.event set data = 'x' where number = 2", "is not the event of its"),
-        ("delete from flowstream.latest where number = 2", "has 4 keys with 12 bytes, not 5"),
-        ("insert into flowstream.lease values ('news', 'ada', 9, 'infinity')", "never given"),
-        ("delete from flowstream.topic where name = 'news'", "is not there (5 times)"),
-    ],
-)
-def test_it_finds_what_somebody_else_has_done(
-    run: Run, filled: Callable[[str], object], query: str, says: str
-) -> None:
-    """What the log itself wrote is in order; each change is a sentence, and status 1."""
-    assert "in order: 2 topics" in run("verify").output
-    filled(query)
-    found = run("verify")
-    assert (found.exit_code, says in found.output) == (1, True), found.output
-
-
-def test_a_role_of_the_app_may_look_after_the_log(
-    run: Run,
-    filled: Callable[[str], object],
-    postgres_database: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What init granted is enough; a role without it is told what is missing."""
-    filled("alter role fs_app login password 'secret'")
-    monkeypatch.setenv("FLOWSTREAM_LOG_URL", make_conninfo_url(postgres_database, "fs_app"))
-    for command in (["inspect"], ["verify"], ["trim", "--topic", "news"], ["new-epoch"]):
-        result = run(*command)
-        assert result.exit_code == 0, result.output
-    filled("revoke all on schema flowstream from fs_app")
-    result = run("inspect")
-    assert (result.exit_code, "--grant" in result.output) == (1, True), result.output
-
-
-def make_conninfo_url(url: str, user: str) -> str:
-    """Return the URL of the same database for another user."""
-    given = psycopg.conninfo.conninfo_to_dict(url)
-    place = {key: str(value) for key, value in given.items() if key in ("host", "port")}
-    return (
-        f"postgresql:///{given['dbname']}?{urlencode(place | {'user': user, 'password': 'secret'})}"
-    )

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from flowstream._errors import LogUnavailableError
-from flowstream.logs.postgres._schema import VERSION, schema_sql
+from flowstream.logs.postgres._schema import schema_sql
 
 SCHEMES = ("postgres", "postgresql")
 # Seconds to connect, and for which a lock on a table is waited for: readers hold them shortly.
@@ -44,7 +44,6 @@ def install(url: str, roles: Sequence[str] = (), *, failover_loses: bool | None 
     try:
         with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:
             connection.execute(f"set local lock_timeout = '{_LOCK_SECONDS}s'")
-            _check_version(connection)
             connection.execute(sql)
             if failover_loses is not None:
                 connection.execute(
@@ -55,18 +54,6 @@ def install(url: str, roles: Sequence[str] = (), *, failover_loses: bool | None 
         said = error.diag.message_primary or str(error).strip()
         hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
         raise LogUnavailableError(f"the log can't be made: {said}{hint}") from error
-
-
-def _check_version(connection: Any) -> None:
-    (there,) = connection.execute("select to_regprocedure('flowstream.version()')").fetchone()
-    if there is None:
-        return
-    (version,) = connection.execute("select flowstream.version()").fetchone()
-    if version > VERSION:
-        raise LogUnavailableError(
-            f"the log was made by a later release of flowstream (version {version} of the schema, "
-            f"this one makes {VERSION}): install that release"
-        )
 
 
 def _psycopg() -> Any:

@@ -36,7 +36,7 @@ from flowstream.logs.postgres._pq_connection import (
     Row,
     Statement,
 )
-from flowstream.logs.postgres._schema import VERSION
+from flowstream.logs.postgres._schema import version_advice
 
 # Seconds that the log waits for its first connections, when it is opened.
 _START_SECONDS = 5.0
@@ -46,8 +46,6 @@ _ANSWER_SECONDS = 3.0
 _MAINTAIN_SECONDS = 5.0
 _RELAY_SECONDS = 1.0
 _RELAY_EVENTS = 500
-# Seconds that the server may take to read all of a topic, or all tables, for an operator.
-_INSPECTION_SECONDS = 600.0
 # Seconds to say what was appended, when the log is closed.
 _LAST_SECONDS = 1.0
 
@@ -153,14 +151,6 @@ class OpenPostgres:
         """
         return await self._read.call(statement, params, patience=self._patience)
 
-    async def inspect(self, statement: Statement, *params: bytes | None) -> list[Row]:
-        """Do a statement that reads much, for an operator, and **wait** for its rows.
-
-        Raises:
-            LogUnavailableError: it was not done in ten minutes.
-        """
-        return await self._read.call(statement, params, patience=_INSPECTION_SECONDS, slow=True)
-
     async def touch(self, topics: Sequence[str]) -> None:
         """Have topics of an earlier lineage begin a new epoch."""
         for topic in topics:
@@ -186,11 +176,8 @@ class OpenPostgres:
         connection.prepares = process == connection.process
         params = binary.text(self.lineage.name), binary.int8(self.lineage.wal)
         [hello] = await connection.do(PostgresCall(sql.HELLO, params))
-        if hello[0] != VERSION:
-            raise LogUnavailableError(
-                f"{self._write.where} has a log of version {hello[0]} in this database, and this "
-                f"release works with {VERSION}: run `flowstream log init` of the newer release"
-            )
+        if advice := version_advice(hello[0]):
+            raise LogUnavailableError(f"{self._write.where} {advice}")
         if hello[-1]:
             raise PostgresRefusedError("25006", "the server is read-only")
         self._hear_hello(hello)

@@ -66,6 +66,10 @@ class PostgresDSN:
     def __repr__(self) -> str:
         return f"<PostgresDSN {self.where}>"
 
+    def conninfo(self) -> str:
+        """Return it as libpq takes it, with its secrets."""
+        return make_conninfo(**{key: value for key, value in self._options.items() if value})
+
     async def attempts(self) -> list[bytes]:
         """**Look up** the hosts, and return what to connect with: one for each address, in order.
 

@@ -1,88 +1,68 @@
-"""What is in a log on Postgres, for somebody who operates it, and what is wrong with it.
+"""What is in a log on Postgres, for somebody who operates it, and what is done to it.
 
-One topic is looked at in one snapshot. What is wrong is said in sentences: somebody else has
-written to the tables, or the server has lost something.
+Each function calls functions of the schema, so any role that may use the log may do this. What is
+read of up to 512 topics is of one moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from flowstream.limits import Replay
 from flowstream.logs._epochs import epochs_from_text
-from flowstream.logs._topic_summary import InspectedTopic, TopicSummary, check_epochs
-from flowstream.logs.postgres._pq_connection import Row
+from flowstream.logs._topic_summary import TopicSummary
+from flowstream.logs.postgres._operator_session import OperatorSession, names_of_topics
 
-# What belongs to a topic, by table.
-_PARTS = {
-    "event": "an event",
-    "token": "a token",
-    "key": "an idempotency key",
-    "latest": "the newest event of a key",
-}
+# Topics that are looked at with one statement.
+_BATCH_TOPICS = 512
+_INSPECT = "select * from flowstream.inspect(%s::text[])"
+_KNOWN = "select from flowstream.ids(array[%s::text])"
+_TRIM = "select flowstream.trim(%s::text, %s::int8, %s::float8, %s::int8)"
 
 
-def read_inspection(name: str, rows: Sequence[Row]) -> InspectedTopic | None:
-    """Return what the function `inspect` returned; None if there is no such topic."""
-    if not rows:
+def summaries(session: OperatorSession, topic: str | None) -> list[TopicSummary]:
+    """Return what each topic has, those deleted left out; or the one of this name."""
+    if topic is not None:
+        return [_summary(*row) for row in session.ask(_INSPECT, [topic])]
+    found: list[TopicSummary] = []
+    for names in names_of_topics(session, _BATCH_TOPICS):
+        found += [_summary(*row) for row in session.ask(_INSPECT, names)]
+    return found
+
+
+def trim(session: OperatorSession, topic: str, changes: Mapping[str, Any]) -> int | None:
+    """Have a topic keep no more than this; return how many events went; None if it is not there.
+
+    Args:
+        session: with the log.
+        topic: its name.
+        changes: other bounds than those of its `Replay`.
+    """
+    if not session.ask(_KNOWN, topic):
         return None
-    epochs, number, first, kept, size, age, items, seconds, bytes_, deleted, *counted = rows[0]
-    summary = TopicSummary(
-        name,
-        epochs_from_text(epochs),
-        number,
-        first,
-        kept,
-        size,
-        None if age is None else max(0.0, age),
-        Replay(items, seconds, bytes_),
-        deleted,
-    )
-    return InspectedTopic(summary, tuple(_findings(summary, *counted)))
+    bounds = [changes.get(name) for name in ("items", "seconds", "bytes")]
+    [(count,)] = session.ask(_TRIM, topic, *bounds)
+    return int(count)
 
 
-def read_strays(rows: Sequence[Row]) -> list[str]:
-    """Return what the function `strays` returned, as sentences."""
-    return [f"{_PARTS[table]} is of a topic that is not there ({n:,} times)" for table, n in rows]
+def begin_epochs(session: OperatorSession) -> None:
+    """Have every topic begin a new epoch."""
+    session.ask("select flowstream.new_epoch()")
 
 
-def _findings(
-    topic: TopicSummary,
-    floor: int,
+def _summary(
+    name: str,
+    epochs: str,
+    head: int,
+    first: int,
+    kept: int,
     size: int,
-    stored: int,
-    stored_size: int,
-    newest: int,
-    holes: int,
-    back: int,
-    ahead: int,
-    differ: int,
-    keys: int,
-    keys_size: int,
-    keys_stored: int,
-    keys_stored_size: int,
-    given: bool,
-) -> Iterator[str]:
-    yield from check_epochs(topic.epochs, topic.number)
-    expected = topic.number - floor + 1
-    if stored != expected:
-        yield f"it keeps {stored:,} events from {floor} to {topic.number}, not {expected:,}"
-    if newest > topic.number:
-        yield f"it has an event {newest}, behind its newest one, which is {topic.number}"
-    if holes:
-        yield f"numbers are left out ({holes:,} times)"
-    if back:
-        yield f"an event is older than the one before it ({back:,} times)"
-    if stored_size != size:
-        yield f"its events have {stored_size:,} bytes, not {size:,}"
-    if ahead:
-        yield f"a token or a key is of an event behind its newest one ({ahead:,} times)"
-    if differ:
-        yield f"the newest event of a key is not the event of its number ({differ:,} times)"
-    if (keys_stored, keys_stored_size) != (keys, keys_size):
-        yield (
-            f"it has {keys_stored:,} keys with {keys_stored_size:,} bytes, not {keys:,} with "
-            f"{keys_size:,}"
-        )
-    if not given:
-        yield "its lease has a token that was never given"
+    age: float | None,
+    items: int,
+    seconds: float,
+    most_bytes: int,
+    deleted: bool,
+) -> TopicSummary:
+    keep = Replay(items, seconds, max(1, most_bytes))
+    return TopicSummary(name, epochs_from_text(epochs), head, first, kept, size, age, keep, deleted)

@@ -112,7 +112,6 @@ class PostgresLink:
         *,
         patience: float,
         writes: bool = False,
-        slow: bool = False,
     ) -> list[Row]:
         """Do a statement, and **wait** for its rows: `patience` seconds at the most.
 
@@ -121,13 +120,12 @@ class PostgresLink:
             params: its parameters, in binary; None for null.
             patience: seconds.
             writes: whether it may have been done if no answer comes.
-            slow: whether the server may say nothing for as long, and live.
 
         Raises:
             LogUnavailableError: it was not done in time; or the server refuses.
             LogFullError: the server has no room.
         """
-        call = PostgresCall(statement, params, patience if slow else None)
+        call = PostgresCall(statement, params)
         return await self.do(call, patience=patience, writes=writes)
 
     async def do(self, call: PostgresCall, *, patience: float, writes: bool) -> list[Row]:

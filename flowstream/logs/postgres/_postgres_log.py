@@ -46,13 +46,11 @@ from flowstream.logs._lease_rules import (
     fenced,
 )
 from flowstream.logs._log_run import LogRun, not_open
-from flowstream.logs._topic_summary import InspectedTopic
 from flowstream.logs.postgres import _binary_values as binary
 from flowstream.logs.postgres import _statements as sql
 from flowstream.logs.postgres._open_postgres import OpenPostgres
 from flowstream.logs.postgres._outbox_statement import OutboxTable, outbox_statement
 from flowstream.logs.postgres._postgres_dsn import PostgresDSN
-from flowstream.logs.postgres._postgres_inspection import read_inspection, read_strays
 from flowstream.logs.postgres._postgres_pages import (
     PageOfTopic,
     read_head,
@@ -79,7 +77,6 @@ class PostgresLog(Log):
 
     Attributes:
         outbox: see above.
-        where: the servers' addresses and the database, for messages.
 
     Raises:
         TypeError, ValueError: an argument is none of these; the message has no secret in it.
@@ -98,7 +95,6 @@ class PostgresLog(Log):
             raise ValueError(f"outbox must be 'trigger' or 'relay', not {outbox!r}")
         check_positive("patience", patience, unit="seconds")
         self._dsn = PostgresDSN(dsn)
-        self.where: str = f"Postgres at {self._dsn.where}"
         self._listen_dsn = self._dsn if listen_dsn is None else PostgresDSN(listen_dsn)
         self._patience = patience
         self.outbox: OutboxTable = outbox
@@ -345,22 +341,6 @@ class PostgresLog(Log):
             LogUnavailableError: the server is away.
         """
         await self._opened().write(sql.NEW_EPOCH)
-
-    async def _inspect(self, topic: str) -> InspectedTopic | None:
-        """Return what a topic has, and what is wrong with it; None if there is none.
-
-        This is for operators: the server reads the whole topic.
-
-        Raises:
-            LogUnavailableError: the server is away.
-        """
-        opened = self._opened()
-        check_topic(topic)
-        return read_inspection(topic, await opened.inspect(sql.INSPECT, binary.text(topic)))
-
-    async def _inspect_the_rest(self) -> list[str]:
-        """Return what is wrong beside the topics, as sentences."""
-        return read_strays(await self._opened().inspect(sql.STRAYS))
 
     async def aclose(self) -> None:
         """End `run`, and wait until it has returned."""

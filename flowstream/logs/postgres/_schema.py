@@ -1,10 +1,13 @@
 """The schema of the log on Postgres: what makes it, and who may use it.
 
 The SQL lies in files beside this module, one noun each. All of it can be run again: tables are made
-if they are not there, functions are replaced. So making and upgrading are one thing. It runs in
-one transaction; who looks meanwhile sees the schema as it was.
+if they are not there, functions are replaced, those of an earlier version dropped before. So making
+and upgrading are one thing. It runs in one transaction; who looks meanwhile sees the schema as it
+was.
 
-`flowstream log init` runs it. Workers never do: they have no right to.
+`flowstream log init` runs it. Workers never do: they have no right to. They compare `VERSION` when
+they connect. It is raised by each change that a worker of the release before can't live with, or
+that this release needs. `hello(text, int8)` stays, and its first column: each release asks by it.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.resources import files
 
-VERSION = 1
+VERSION = 2
 """The version that `flowstream.version()` returns of a schema that this release works with."""
 
 # In this order: what is used by a table or the body of an SQL function comes first.
 _FILES = (
+    "upgrade",
     "tables",
     "epochs",
     "leases",
@@ -26,6 +30,7 @@ _FILES = (
     "outbox",
     "publish",
     "inspect",
+    "version",
 )
 
 # What roles of an app may call. All else is called by these, as the schema's owner.
@@ -54,7 +59,6 @@ ENTRIES = (
     "publish",
     "empty_relay",
     "inspect",
-    "strays",
 )
 
 # Two who run it at once would make the same table: the second waits. And nobody else's schema is
@@ -86,10 +90,22 @@ set local search_path = pg_catalog, flowstream, pg_temp;
 create schema if not exists flowstream;
 """
 
+# What the files `upgrade` and `grants` have to know.
+_SETTINGS = f"""
+set local flowstream.makes = '{VERSION}';
+set local flowstream.entries = '{" ".join(ENTRIES)}';
+"""
+
 _DATA = """
 insert into flowstream.log(epoch) values ('') on conflict do nothing;
 select flowstream.current_log();
-select flowstream.keep_partitions();
+do $$
+declare v_timeout text := current_setting('lock_timeout');
+begin
+  perform set_config('lock_timeout', '200ms', true);  -- a worker makes them, too
+  perform flowstream.keep_partitions();
+  perform set_config('lock_timeout', v_timeout, true);
+end $$;
 """
 
 _REVOKE = """
@@ -110,14 +126,33 @@ def schema_sql(roles: Iterable[str] = ()) -> str:
         ValueError: a role's name can't be one.
     """
     folder = files("flowstream.logs.postgres") / "sql"
-    parts = [_BEGIN]
-    parts += [(folder / f"{name}.sql").read_text("utf-8") for name in (*_FILES, "version")]
-    parts += [_DATA, _REVOKE]
+    parts = [_BEGIN, _SETTINGS]
+    parts += [(folder / f"{name}.sql").read_text("utf-8") for name in _FILES]
+    parts += [_DATA, _REVOKE, (folder / "grants.sql").read_text("utf-8")]
     for role in roles:
         name = quoted(role)
         parts.append(f"grant usage on schema flowstream to {name};\n")
         parts += [f"grant execute on function flowstream.{one} to {name};\n" for one in ENTRIES]
     return "".join(parts)
+
+
+def version_advice(version: int) -> str | None:
+    """Return what is wrong with a schema of this version, and what to do; None if nothing is.
+
+    It follows on "Postgres at …".
+    """
+    if version < VERSION:
+        return (
+            f"has a log that an earlier release of flowstream made (version {version} of the "
+            f"schema, and this release works with {VERSION}): run `flowstream log init` of this "
+            "release, as the role that owns the schema"
+        )
+    if version > VERSION:
+        return (
+            f"has a log that a later release of flowstream made (version {version} of the schema, "
+            f"and this release works with {VERSION}): install that release"
+        )
+    return None
 
 
 def quoted(name: str) -> str:

@@ -51,6 +51,8 @@ _CODES: dict[str, Refusal] = {
         Remedy.RETRY,
         "took longer than statement_timeout allows: raise it for the role of the log",
     ),
+    # A function that this was about to call was made anew by an upgrade. Or the server is broken.
+    "XX000": Refusal(Remedy.RETRY, "has a fault of its own: see its log"),
     # The server is not there, or not the one to write to.
     "25006": Refusal(
         Remedy.RECONNECT,

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from flowstream.limits import Replay
 from flowstream.logs._epochs import epochs_from_text
-from flowstream.logs._topic_summary import InspectedTopic, TopicSummary, check_epochs
+from flowstream.logs._topic_summary import TopicSummary, check_epochs
 from flowstream.logs.valkey._valkey_values import MICROSECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedTopic:
+    """A topic, and what is wrong with it."""
+
+    summary: TopicSummary
+    findings: tuple[str, ...]
 
 
 def read_inspection(name: str, reply: Any) -> InspectedTopic | None:

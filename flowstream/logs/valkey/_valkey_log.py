@@ -51,11 +51,10 @@ from flowstream.logs._lease_rules import (
     fenced,
 )
 from flowstream.logs._log_run import LogRun, not_open
-from flowstream.logs._topic_summary import InspectedTopic
 from flowstream.logs.valkey import _valkey_values as values
 from flowstream.logs.valkey._open_valkey import OpenValkey
 from flowstream.logs.valkey._valkey_connection import ValkeyTimeouts
-from flowstream.logs.valkey._valkey_inspection import read_inspection
+from flowstream.logs.valkey._valkey_inspection import InspectedTopic, read_inspection
 from flowstream.logs.valkey._valkey_settings import ValkeySettings, written
 
 _OPTIONS = ("never_rolls_back", "wait_replicas")
@@ -340,11 +339,6 @@ class ValkeyLog(Log):
         opened = self._opened()
         check_topic(topic)
         return read_inspection(topic, await opened.read("inspect", topic))
-
-    async def _inspect_the_rest(self) -> list[str]:
-        """Return what is wrong beside the topics: nothing here is of no topic."""
-        await trio.lowlevel.checkpoint()
-        return []
 
     async def aclose(self) -> None:
         """End `run`, and wait until it has returned."""

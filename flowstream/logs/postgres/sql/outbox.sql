@@ -22,7 +22,14 @@ create unlogged table if not exists flowstream.outbox(
   bytes bigint check (bytes > 0),
   notify boolean not null default true
 );
-create index if not exists outbox_tx on flowstream.outbox(tx);
+
+-- Asked for first: "if not exists" would wait for all who write to the table, and hold them up.
+do $$
+begin
+  if to_regclass('flowstream.outbox_tx') is null then
+    create index outbox_tx on flowstream.outbox(tx);
+  end if;
+end $$;
 
 -- One row for each transaction that has rows in `outbox`: the trigger runs once.
 create unlogged table if not exists flowstream.committing(

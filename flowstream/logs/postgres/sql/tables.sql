@@ -34,7 +34,6 @@ create table if not exists flowstream.topic(
   deleted boolean not null default false,
   due timestamptz not null default clock_timestamp() + interval '7 days'  -- when to look at it
 ) with (fillfactor = 40);
-create index if not exists topic_due on flowstream.topic(due);
 
 -- One partition a day. `kept` has what is still kept of days whose partition was dropped, under
 -- the day -infinity. `rest` has days for which nobody has made a partition: publishing goes on.
@@ -62,14 +61,12 @@ create table if not exists flowstream.key(
   epoch text not null, number bigint not null, until timestamptz not null,
   primary key (topic, key)
 );
-create index if not exists key_until on flowstream.key(until);
 
 create table if not exists flowstream.latest(
   topic bigint not null, key text collate "C" not null,
   epoch text not null, number bigint not null, at timestamptz not null, data bytea not null,
   primary key (topic, key)
 );
-create index if not exists latest_number on flowstream.latest(topic, number);
 
 create table if not exists flowstream.lease(
   topic text collate "C" primary key check (length(topic) between 1 and 1024),
@@ -78,4 +75,20 @@ create table if not exists flowstream.lease(
   until timestamptz not null,              -- when it lapses; when it is forgotten, if it has ended
   ended boolean not null default false
 );
-create index if not exists lease_until on flowstream.lease(until);
+
+-- Asked for first: "if not exists" would wait for all who write to the table, and hold them up.
+do $$
+begin
+  if to_regclass('flowstream.topic_due') is null then
+    create index topic_due on flowstream.topic(due);
+  end if;
+  if to_regclass('flowstream.key_until') is null then
+    create index key_until on flowstream.key(until);
+  end if;
+  if to_regclass('flowstream.latest_number') is null then
+    create index latest_number on flowstream.latest(topic, number);
+  end if;
+  if to_regclass('flowstream.lease_until') is null then
+    create index lease_until on flowstream.lease(until);
+  end if;
+end $$;

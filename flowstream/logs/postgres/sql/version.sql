@@ -2,4 +2,4 @@
 -- that is not whole has none.
 
 create or replace function flowstream.version() returns int
-language sql immutable set search_path = pg_catalog, pg_temp as $$ select 1 $$;
+language sql immutable set search_path = pg_catalog, pg_temp as $$ select 2 $$;

@@ -1,4 +1,4 @@
-"""What ``flowstream log`` does to a log in a server: it opens the log, as an app does.
+"""What ``flowstream log`` does to a log in Valkey or Redis: it opens the log, as an app does.
 
 Each function opens the log for itself, and **returns** when it is closed again.
 """
@@ -7,40 +7,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import trio
 
 from flowstream.logs import open_log
-from flowstream.logs._topic_summary import InspectedTopic, TopicSummary
-
-if TYPE_CHECKING:
-    from flowstream.logs.postgres._postgres_log import PostgresLog
-    from flowstream.logs.valkey._valkey_log import ValkeyLog
-
-    ServedLog: TypeAlias = ValkeyLog | PostgresLog
+from flowstream.logs._topic_summary import TopicSummary
+from flowstream.logs.valkey._valkey_inspection import InspectedTopic
+from flowstream.logs.valkey._valkey_log import ValkeyLog
 
 
-def try_to_open(log: ServedLog) -> None:
+def try_to_open(log: ValkeyLog) -> None:
     """Open it; raise if it can't be used."""
     trio.run(_open, log)
 
 
-def summaries(log: ServedLog, topic: str | None) -> list[TopicSummary]:
+def summaries(log: ValkeyLog, topic: str | None) -> list[TopicSummary]:
     """Return what each topic has, those deleted left out; or the one of this name."""
     return [one.summary for one in trio.run(_inspect, log, topic)]
 
 
-def verify_log(log: ServedLog) -> tuple[int, list[str]]:
+def verify_log(log: ValkeyLog) -> tuple[int, list[str]]:
     """Return how many topics there are, and what is wrong, as sentences."""
     topics = trio.run(_inspect, log, None)
-    findings = trio.run(_inspect_the_rest, log)
-    for one in topics:
-        findings += (f"the topic {one.summary.name!r}: {finding}" for finding in one.findings)
+    findings = [
+        f"the topic {one.summary.name!r}: {finding}" for one in topics for finding in one.findings
+    ]
     return len(topics), findings
 
 
-def trim_topic(log: ServedLog, topic: str, changes: Mapping[str, Any]) -> int | None:
+def trim_topic(log: ValkeyLog, topic: str, changes: Mapping[str, Any]) -> int | None:
     """Have a topic keep no more than this; return how many events went; None if it is not there.
 
     Args:
@@ -51,29 +47,24 @@ def trim_topic(log: ServedLog, topic: str, changes: Mapping[str, Any]) -> int | 
     return trio.run(_trim, log, topic, changes)
 
 
-def begin_epochs(log: ServedLog) -> None:
+def begin_epochs(log: ValkeyLog) -> None:
     """Have every topic begin a new epoch."""
     trio.run(_begin_epochs, log)
 
 
-async def _open(log: ServedLog) -> None:
+async def _open(log: ValkeyLog) -> None:
     async with open_log(log):
         pass
 
 
-async def _inspect(log: ServedLog, topic: str | None) -> list[InspectedTopic]:
+async def _inspect(log: ValkeyLog, topic: str | None) -> list[InspectedTopic]:
     async with open_log(log):
         names = [topic] if topic is not None else await _all_names(log)
         found = [await log._inspect(name) for name in names]
         return [one for one in found if one is not None]
 
 
-async def _inspect_the_rest(log: ServedLog) -> list[str]:
-    async with open_log(log):
-        return await log._inspect_the_rest()
-
-
-async def _all_names(log: ServedLog) -> list[str]:
+async def _all_names(log: ValkeyLog) -> list[str]:
     names, cursor = await log.topics()
     while cursor is not None:
         more, cursor = await log.topics("", cursor)
@@ -81,7 +72,7 @@ async def _all_names(log: ServedLog) -> list[str]:
     return names
 
 
-async def _trim(log: ServedLog, topic: str, changes: Mapping[str, Any]) -> int | None:
+async def _trim(log: ValkeyLog, topic: str, changes: Mapping[str, Any]) -> int | None:
     async with open_log(log):
         found = await log._inspect(topic)
         if found is None:
@@ -89,6 +80,6 @@ async def _trim(log: ServedLog, topic: str, changes: Mapping[str, Any]) -> int |
         return await log.trim(topic, dataclasses.replace(found.summary.keep, **changes))
 
 
-async def _begin_epochs(log: ServedLog) -> None:
+async def _begin_epochs(log: ValkeyLog) -> None:
     async with open_log(log):
         await log.new_epoch()
