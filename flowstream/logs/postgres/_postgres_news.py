@@ -52,7 +52,7 @@ class PostgresNews:
         self._names: dict[int, str] = {}  # {number of a topic: its name}, of watched ones
         self._numbers: dict[str, int] = {}  # the other way round
         self._told: dict[int, int] = {}  # {number of a topic: the newest event in a hint}
-        self._strangers: OrderedDict[int, None] = OrderedDict()
+        self._strangers: OrderedDict[int, str] = OrderedDict()  # {number: name}, not watched
         self._due: OrderedDict[int, None] = OrderedDict()  # topics that have news
         self._news = trio.Event()
 
@@ -64,6 +64,8 @@ class PostgresNews:
         """
         names = [name for name in topics if name not in self._numbers]
         self._watched.update(names)
+        for number in [one for one, name in self._strangers.items() if name in self._watched]:
+            del self._strangers[number]
         if names:
             rows = await self._link.call(
                 sql.IDS, [binary.text_array(names)], patience=self._patience
@@ -145,7 +147,10 @@ class PostgresNews:
         rows = await self._link.call(
             sql.NAMES, [binary.int8_array(topics)], patience=self._patience
         )
-        self._strangers.update(dict.fromkeys(topics))
+        # One that is gone is no stranger: it may come again, with the same number.
+        self._strangers.update(
+            (number, name) for number, name, *_ in rows if name not in self._watched
+        )
         self._learn(rows, from_before=True)
         while len(self._strangers) > _STRANGERS:
             self._strangers.popitem(last=False)
