@@ -13,7 +13,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from each_log import ALL, MEMORY, SHARED, Store
+from each_log import ALL, BEFORE, MEMORY, SHARED, Store
 
 from flowstream.quart import Flowstream
 
@@ -42,7 +42,7 @@ def _store_around(request: pytest.FixtureRequest) -> Store | None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Have a marked test run on each log."""
     if metafunc.definition.get_closest_marker("on_each_log"):
-        metafunc.parametrize("_store_around", ALL, indirect=True)
+        metafunc.parametrize("_store_around", BEFORE, indirect=True)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -15,19 +15,32 @@ import pytest
 MEMORY = "memory"
 
 # {kind: the fixture that gives its URL}
-_SERVERS = {"valkey": "valkey_server", "redis": "redis_server"}
+_SERVERS = {
+    "valkey": "valkey_server",
+    "redis": "redis_server",
+    "postgres": "postgres_log",
+    "postgres 18": "postgres_18_log",
+}
 
-# Those that are in the short suite; the others run with -m chaos.
 _SHORT = ("sqlite", "valkey")
 
-SHARED: list[Any] = [
-    pytest.param(kind, marks=() if kind in _SHORT else pytest.mark.chaos)
-    for kind in ("sqlite", *_SERVERS)
-]
+
+def _shared(*short: str) -> list[Any]:
+    """Return the logs that several processes can share; with -m chaos those not in `short`."""
+    return [
+        pytest.param(kind, marks=() if kind in short else pytest.mark.chaos)
+        for kind in ("sqlite", *_SERVERS)
+    ]
+
+
+SHARED: list[Any] = _shared(*_SHORT)
 """The logs that several processes can share, as parameters of a fixture."""
 
 ALL: list[Any] = [MEMORY, *SHARED]
 """All logs."""
+
+BEFORE: list[Any] = [MEMORY, *_shared(*_SHORT, "postgres")]
+"""The same for tests that were written for topics in memory, which take no time."""
 
 
 @dataclass

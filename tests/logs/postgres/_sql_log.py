@@ -12,6 +12,15 @@ from flowstream.logs.postgres._schema import schema_sql
 _APPEND = """select * from flowstream.append(%s::text, %s::int8, %s::text[], %s::int4[],
     %s::text[], %s::int8[], %s::float8[], %s::int8[], %s::int8[], %s::bytea[], %s::text[],
     %s::text[], %s::float8[])"""
+EMPTY = """
+truncate flowstream.topic, flowstream.event, flowstream.token, flowstream.key, flowstream.latest,
+    flowstream.lease, flowstream.relay, flowstream.outbox, flowstream.committing restart identity;
+delete from flowstream.log;
+insert into flowstream.log(epoch) values ('');
+select flowstream.current_log(), flowstream.keep_partitions();
+"""
+"""Removes all that is in the log."""
+
 _tokens = count(1)
 
 

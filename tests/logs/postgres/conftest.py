@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from logs.postgres._sql_log import SQLLog, make_schema
+from logs.postgres._sql_log import EMPTY, SQLLog, make_schema
 from psycopg.conninfo import make_conninfo
-
-_EMPTY = """
-truncate flowstream.topic, flowstream.event, flowstream.token, flowstream.key, flowstream.latest,
-    flowstream.lease, flowstream.relay, flowstream.outbox, flowstream.committing restart identity;
-delete from flowstream.log;
-insert into flowstream.log(epoch) values ('');
-select flowstream.current_log(), flowstream.keep_partitions();
-"""
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +23,6 @@ def schema_dsn(postgres_server):
 def log(schema_dsn):
     """Give the functions of the schema, called by its owner."""
     log = SQLLog(schema_dsn)
-    log.connection.execute(_EMPTY)
+    log.connection.execute(EMPTY)
     yield log
     log.close()
