@@ -143,7 +143,8 @@ class PostgresWriter:
                     await self._news.wait()
                 await self._link.connection()
                 batch = self._take()
-                await self._commit(batch)
+                if batch:  # else the time of all that waited was up
+                    await self._commit(batch)
         finally:
             for job in (*batch, *self._waiting):
                 if not job.done.is_set():

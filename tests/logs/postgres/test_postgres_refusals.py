@@ -114,7 +114,7 @@ async def test_a_stall_is_an_error_within_patience(
 async def test_a_server_that_is_gone_is_an_error_within_patience(
     call: str, clock: trio.testing.MockClock
 ) -> None:
-    """Nothing was sent, so no write may have been done."""
+    """Nothing was sent, so no write may have been done. When the server is back, so is the log."""
     async with scripted_log() as server, opened(server, clock) as one:
         server.peer.admits = False
         await server.hang_up()
@@ -122,6 +122,10 @@ async def test_a_server_that_is_gone_is_an_error_within_patience(
         seconds, error = await took(CALLS[call](one))
         assert seconds <= PATIENCE + 0.1
         assert not error.maybe
+        server.peer.admits = True
+        await server.hang_up()
+        await trio.sleep(10)  # it is back before anybody calls
+        assert numbers(await one.append("news", b"y")) == [1]
 
 
 async def test_an_app_is_told_of_a_stall_within_patience(clock: trio.testing.MockClock) -> None:
