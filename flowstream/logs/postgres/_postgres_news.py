@@ -52,7 +52,7 @@ class PostgresNews:
         self._names: dict[int, str] = {}  # {number of a topic: its name}, of watched ones
         self._numbers: dict[str, int] = {}  # the other way round
         self._told: dict[int, int] = {}  # {number of a topic: the newest event in a hint}
-        self._strangers: OrderedDict[int, str] = OrderedDict()  # {number: name}, not watched
+        self._strangers: OrderedDict[int, str] = OrderedDict()  # {number: name or ""}
         self._due: OrderedDict[int, None] = OrderedDict()  # topics that have news
         self._news = trio.Event()
 
@@ -64,9 +64,8 @@ class PostgresNews:
         """
         names = [name for name in topics if name not in self._numbers]
         self._watched.update(names)
-        for number in [one for one, name in self._strangers.items() if name in self._watched]:
-            del self._strangers[number]
         if names:
+            self._welcome()
             rows = await self._link.call(
                 sql.IDS, [binary.text_array(names)], patience=self._patience
             )
@@ -147,13 +146,21 @@ class PostgresNews:
         rows = await self._link.call(
             sql.NAMES, [binary.int8_array(topics)], patience=self._patience
         )
-        # One that is gone is no stranger: it may come again, with the same number.
-        self._strangers.update(
-            (number, name) for number, name, *_ in rows if name not in self._watched
-        )
+        self._strangers.update(dict.fromkeys(topics, ""))
+        self._strangers.update((number, name) for number, name, *_ in rows)
+        for number, name, *_ in rows:
+            if name in self._watched:
+                del self._strangers[number]
         self._learn(rows, from_before=True)
         while len(self._strangers) > _STRANGERS:
             self._strangers.popitem(last=False)
+
+    def _welcome(self) -> None:
+        """Take those that are watched, or may be, for strangers no longer."""
+        for number in [
+            one for one, name in self._strangers.items() if not name or name in self._watched
+        ]:
+            del self._strangers[number]
 
     def _learn(self, rows: Sequence[Row], *, from_before: bool = False) -> None:
         """Note the numbers of topics; those that are new here have news from their beginning."""

@@ -14,6 +14,7 @@ from flowstream import Replay
 from flowstream.abc import LogEntry
 from flowstream.logs import LogUnavailableError, PostgresLog, open_log
 from flowstream.logs.postgres._postgres_dsn import PostgresDSN
+from flowstream.logs.postgres._schema import VERSION
 
 ENTRY = LogEntry(b"x", key="k")
 
@@ -113,7 +114,7 @@ class Script:
         if "pg_backend_pid" in sql:
             return [(session.peer.process,)]
         if ".hello(" in sql:
-            return [(1, "lineage", 0, "e", False)]
+            return [(VERSION, "lineage", 0, "e", False)]
         if ".maintain(" in sql:
             return [(0,)]
         if sql == "select 1":
