@@ -12,7 +12,6 @@ from typing import Any
 
 _INT8 = struct.Struct("!q")
 _INT4 = struct.Struct("!i")
-_INT2 = struct.Struct("!h")
 _FLOAT8 = struct.Struct("!d")
 _ARRAY = struct.Struct("!iiiii")  # dimensions, whether there are nulls, type; length, first index
 _NULL = _INT4.pack(-1)
@@ -105,11 +104,6 @@ def _decode_int4(value: bytes) -> int:
     return number
 
 
-def _decode_int2(value: bytes) -> int:
-    number: int = _INT2.unpack(value)[0]
-    return number
-
-
 def _decode_float8(value: bytes) -> float:
     number: float = _FLOAT8.unpack(value)[0]
     return number
@@ -118,12 +112,9 @@ def _decode_float8(value: bytes) -> float:
 _DECODERS: dict[int, Callable[[bytes], Any]] = {
     _BOOL: lambda value: value == b"\1",
     _BYTEA: bytes,
-    19: bytes.decode,  # name
     _INT8_TYPE: _decode_int8,
-    21: _decode_int2,
     _INT4_TYPE: _decode_int4,
     _TEXT: bytes.decode,
     _FLOAT8_TYPE: _decode_float8,
-    1043: bytes.decode,  # varchar
     2278: lambda value: None,  # void
 }

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from flowstream.ids._event_id import event_id, new_epoch, parse_event_id
+from flowstream.logs.postgres._schema import VERSION
 
 
 def test_an_epoch_is_one_of_python_s(log):
@@ -108,7 +109,7 @@ def test_a_read_only_server_says_so(log, schema_dsn):
     with psycopg.connect(schema_dsn) as connection:
         connection.read_only = True
         row = connection.execute("select * from flowstream.hello('', 0)").fetchone()
-    assert row == (1, None, None, None, True)
+    assert row == (VERSION, None, None, None, True)
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,26 @@ async def test_rubbish_loses_the_connection() -> None:
             await connection.do(PostgresCall(ECHO, [int8(1)]))
 
 
+@pytest.mark.parametrize(
+    ("type", "data", "value"),
+    [
+        (16, b"\1", True),
+        (16, b"\0", False),
+        (17, b"\0\xff", b"\0\xff"),
+        (20, b"\xff" * 7 + b"\xfe", -2),
+        (23, b"\0\0\1\0", 256),
+        (25, "ä".encode(), "ä"),
+        (701, b"\x3f\xf8" + b"\0" * 6, 1.5),
+        (2278, b"", None),
+    ],
+)
+def test_a_value_of_each_type_is_read(type: int, data: bytes, value: Any) -> None:
+    """The types by their numbers, as Postgres sends them in binary."""
+    found = decoder(type)(data)
+    assert found == value
+    assert found.__class__ is value.__class__
+
+
 def test_a_value_of_an_unknown_type_stays_as_it_is() -> None:
     """What the schema of a later release may have is no reason to stop."""
     assert decoder(600)(b"\0\1") == b"\0\1"
