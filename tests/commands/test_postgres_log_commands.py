@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flowstream.cli import main
-from flowstream.logs.postgres._schema import VERSION
+from flowstream.logs.postgres._schema import VERSION, schema_sql
 
 Run = Callable[..., Result]
 
@@ -135,3 +136,18 @@ def test_who_may_not_make_it_is_told(
             assert "install that release" in result.output
         finally:
             owner.execute("drop role fs_other")
+
+
+def test_the_sql_of_the_how_to_runs(run: Run, postgres_database: str) -> None:
+    """Each block of the page: as a superuser first, then over the log; nothing is written."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "postgres.md").read_text()
+    roles, *blocks = re.findall(r"^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    with psycopg.connect(postgres_database) as owner:
+        for statement in roles.split(";\n")[:-2]:  # a database can't be made in a transaction
+            owner.execute(statement.encode())
+        owner.execute("create role reporting")
+        owner.execute(schema_sql(["app"]).encode())
+        for block in blocks:
+            owner.execute(block.encode())
+        owner.rollback()
