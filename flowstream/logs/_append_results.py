@@ -31,5 +31,8 @@ def results_from_text(text: str) -> list[Appended]:
     for run in text.split():
         epoch, number, duplicate, count = run.split(":")
         first, known = int(number), duplicate == "1"
-        found += [Appended(epoch, first + place, known) for place in range(int(count))]
+        if count == "1":
+            found.append(Appended(epoch, first, known))
+        else:
+            found += [Appended(epoch, first + place, known) for place in range(int(count))]
     return found

@@ -41,10 +41,11 @@ class PendingCall:
         owed: the number of replies that are still owed.
         begin: how many bytes were put before it, since the beginning.
         size: its own bytes.
-        waiter: what the caller left here to be woken by; None if it has left, or has yet to come.
+        answered: called when it has all its replies, or can't get them any more; None if nobody
+            wants to know.
     """
 
-    __slots__ = ("begin", "owed", "results", "size", "subscriptions", "waiter")
+    __slots__ = ("answered", "begin", "owed", "results", "size", "subscriptions")
 
     def __init__(self, owed: int, begin: int, size: int) -> None:
         self.results: list[Reply | ServerError] = []
@@ -52,7 +53,7 @@ class PendingCall:
         self.begin = begin
         self.size = size
         self.subscriptions: dict[int, tuple[bytes, list[bytes]]] = {}
-        self.waiter: Any = None
+        self.answered: Callable[[PendingCall], object] | None = None
 
     def answer(self, result: Reply | ServerError) -> None:
         """Note the reply to the next command."""

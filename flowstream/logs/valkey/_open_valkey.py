@@ -21,6 +21,7 @@ from flowstream.logs.valkey._script_caller import ScriptCaller
 from flowstream.logs.valkey._valkey_connection import ValkeyConnection, ValkeyTimeouts
 from flowstream.logs.valkey._valkey_settings import ValkeySettings
 from flowstream.logs.valkey._valkey_values import read_hint
+from flowstream.logs.valkey._valkey_writer import ValkeyWriter
 
 # Seconds between two looks for what is over its time, and whether the server is what it was: one
 # that was a replica for a moment keeps its connections.
@@ -39,6 +40,9 @@ class OpenValkey:
         timeouts: see `ValkeyClient`.
         hint: see `flowstream.abc.Log.run`.
         stale: see `flowstream.abc.Log.run`.
+
+    Attributes:
+        appends: what appends.
     """
 
     def __init__(
@@ -62,8 +66,14 @@ class OpenValkey:
                 **callbacks,
             )
 
-        self._writer = caller(ready=self._subscribe, pushed=self._hear)
+        self._writer = caller(
+            ready=self._subscribe,
+            pushed=self._hear,
+            look=self._sweep,
+            look_seconds=_SWEEP_SECONDS,
+        )
         self._reader = caller(ready=_be_ready, pushed=_ignore)
+        self.appends = ValkeyWriter(self._writer)
         self._channel = self._writer.channel.encode()
         self._watched: set[str] = set()
         self._hint = hint
@@ -80,7 +90,7 @@ class OpenValkey:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._writer.client.run)
             await nursery.start(self._reader.client.run)
-            nursery.start_soon(self._sweep)
+            nursery.start_soon(self.appends.run)
             task_status.started()
 
     async def write(self, name: str, *words: Word, again: bool = True) -> Reply:
@@ -157,15 +167,11 @@ class OpenValkey:
         await trio.lowlevel.checkpoint()
         return False
 
-    async def _sweep(self) -> None:
-        while True:
-            await trio.sleep(_SWEEP_SECONDS)
-            try:
-                swept = _SWEEP_TOPICS
-                while swept == _SWEEP_TOPICS:
-                    swept = await self._writer.call("sweep", _SWEEP_TOPICS, ask=True)
-            except LogUnavailableError:
-                pass  # the next one will do it
+    async def _sweep(self, connection: ValkeyConnection) -> None:
+        """Delete what is over its time. The script sees whether the server is what it was."""
+        swept: Any = _SWEEP_TOPICS
+        while swept == _SWEEP_TOPICS:
+            swept = await self._writer.ask(connection, "sweep", _SWEEP_TOPICS)
 
 
 async def _be_ready(connection: ValkeyConnection) -> None:

@@ -7,7 +7,8 @@ patience is an error that says whether the call may have been made.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -24,9 +25,41 @@ from flowstream.logs.valkey._valkey_settings import ValkeySettings
 # What all keys begin with. In braces, because a Cluster would then keep all in one place.
 PREFIX = "{flowstream}:"
 # Seconds before a command is asked again that the server was too busy for.
-_PAUSE = 0.02
+PAUSE = 0.02
 # Seconds that the server waits for its replicas in one call: it says nothing meanwhile.
 _WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that failed, and what is to be done about it.
+
+    Attributes:
+        error: what the caller is told, if this is the end of it.
+        final: whether it will not work soon, either.
+        pause: whether to wait a moment before it is tried again.
+    """
+
+    error: LogUnavailableError
+    final: bool
+    pause: bool
+
+    @classmethod
+    def of(cls, error: ServerError | LogUnavailableError, where: str) -> Failure:
+        """Sort what a connection raised.
+
+        Args:
+            error: what it raised.
+            where: the server's address.
+        """
+        if isinstance(error, ServerError):
+            cause, told = error, error.unavailable(where)
+            told.__cause__ = error
+        elif isinstance(error.__cause__, ServerError):  # WAIT failed
+            cause, told = error.__cause__, error
+        else:
+            return cls(error, False, error.maybe)
+        return cls(told, cause.meaning not in (Meaning.ELSEWHERE, Meaning.LATER), True)
 
 
 class ScriptCaller:
@@ -40,11 +73,13 @@ class ScriptCaller:
         ready: awaited with each new connection, when scripts can be called over it.
         pushed: see `ValkeyClient`.
         timeouts: see `ValkeyClient`.
+        client: more arguments of it.
 
     Attributes:
         client: the connection.
         channel: what the names of the channels begin with.
         patience: see above.
+        replicas: see above.
     """
 
     def __init__(
@@ -57,22 +92,27 @@ class ScriptCaller:
         ready: Callable[[ValkeyConnection], Awaitable[None]],
         pushed: Callable[[list[Any]], None],
         timeouts: ValkeyTimeouts | None,
+        **client: Any,
     ) -> None:
         self.patience = patience
         # Channels are not of a database.
         self.channel = f"{PREFIX}{settings.database}:"
         self.client = ValkeyClient(
-            settings, ready=self._prepare, pushed=pushed, lost=_do_nothing, timeouts=timeouts
+            settings,
+            ready=self._prepare,
+            pushed=pushed,
+            lost=_do_nothing,
+            timeouts=timeouts,
+            **client,
         )
         self._ready = ready
         self._trusted = "1" if never_rolls_back else "0"
-        self._replicas = replicas
+        self.replicas = replicas
 
     async def call(
         self,
         name: str,
         *words: Word,
-        ask: bool = False,
         writes: bool = False,
         again: bool = True,
         fits: Callable[[ValkeyConnection], Awaitable[bool]] | None = None,
@@ -82,7 +122,6 @@ class ScriptCaller:
         Args:
             name: of the script.
             words: its arguments.
-            ask: whether it asks the server who it is.
             writes: whether the replicas must have what it writes.
             again: whether it may be called again if it may have been called.
             fits: tells whether the call may go over this connection; else it waits for another.
@@ -92,6 +131,7 @@ class ScriptCaller:
             LogFullError: the server has no room.
         """
         maybe = underway = False
+        reason = "the server does not answer"
         with trio.move_on_after(self.patience):
             while True:
                 connection = await self.client.connection()
@@ -99,56 +139,60 @@ class ScriptCaller:
                     continue
                 underway = True
                 try:
-                    return await self._ask(connection, name, words, ask, writes)
-                except ServerError as error:
+                    return await self._ask(connection, name, words, writes=writes)
+                except (ServerError, LogUnavailableError) as error:
                     underway = False
-                    if error.meaning not in (Meaning.ELSEWHERE, Meaning.LATER):
-                        raise error.unavailable(connection.where) from error
-                    maybe = maybe or error.code == "UNBLOCKED"
-                    await trio.sleep(_PAUSE)
-                except LogUnavailableError as error:
-                    underway = False
-                    maybe = maybe or error.maybe
-                    if maybe and not again:
-                        raise
-                    await trio.sleep(_PAUSE if error.maybe else 0)
-        away = self.client.away or "the server does not answer"
-        raise LogUnavailableError(
-            f"the log has not answered for {self.patience:g} s: {away}", maybe=maybe or underway
-        )
+                    failure = Failure.of(error, connection.where)
+                    maybe = maybe or failure.error.maybe
+                    if failure.final or (maybe and not again):
+                        raise failure.error  # noqa: B904  # it has its cause
+                    reason = str(failure.error)
+                    await trio.sleep(PAUSE if failure.pause else 0)
+        raise self.unanswered(reason, maybe=maybe or underway)
 
     async def ask(self, connection: ValkeyConnection, name: str, *words: Word) -> Reply:
-        """Call a script over a connection that is being prepared; it asks the server who it is."""
-        return await self._ask(connection, name, words, True, False)
+        """Call a script over this connection, once; it asks the server who it is.
+
+        Raises:
+            ServerError, LogUnavailableError: see `ValkeyConnection.call`.
+        """
+        return await self._ask(connection, name, words, ask=True)
+
+    def commands(
+        self, name: str, words: Sequence[Word], *, ask: bool = False, writes: bool = False
+    ) -> list[Sequence[Word]]:
+        """Return the commands that call a script, for `ValkeyConnection`; see `call`."""
+        epoch = new_epoch()
+        head = ("1" if ask else "0", epoch, epoch, self._trusted, self.channel)
+        one = ("EVALSHA", script(name).sha, 1, f"{PREFIX}log", *head, *words)
+        if writes and self.replicas:
+            return [one, ("WAIT", self.replicas, int(_WAIT_SECONDS * 1000))]
+        return [one]
+
+    def unanswered(self, reason: str, *, maybe: bool) -> LogUnavailableError:
+        """Return the error at the end of the patience.
+
+        Args:
+            reason: why the last try failed.
+            maybe: whether the call may have been made.
+        """
+        why = self.client.away or reason
+        return LogUnavailableError(
+            f"the log has not answered for {self.patience:g} s: {why}", maybe=maybe
+        )
 
     async def _ask(
         self,
         connection: ValkeyConnection,
         name: str,
         words: tuple[Word, ...],
-        ask: bool,
-        writes: bool,
+        *,
+        ask: bool = False,
+        writes: bool = False,
     ) -> Reply:
-        epoch = new_epoch()
-        head: tuple[Word, ...] = ("1" if ask else "0", epoch, epoch, self._trusted, self.channel)
-        command = ("EVALSHA", script(name).sha, 1, f"{PREFIX}log", *head, *words)
-        if not (writes and self._replicas):
-            return await connection.call(*command)
-        wait = ("WAIT", self._replicas, int(_WAIT_SECONDS * 1000))
-        results = await connection.call_many([command, wait])
-        for one in results:
-            if isinstance(one, ServerError):
-                raise one
-        reply: Any
-        copies: Any
-        reply, copies = results
-        if copies < self._replicas:
-            raise LogUnavailableError(
-                f"{connection.where}: {copies} replicas have it in time, and wait_replicas asks "
-                f"for {self._replicas}",
-                maybe=True,
-            )
-        return reply
+        commands = self.commands(name, words, ask=ask, writes=writes)
+        results = await connection.call_many(commands)
+        return connection.confirmed(results, self.replicas if writes else 0)
 
     async def _prepare(self, connection: ValkeyConnection) -> None:
         loaded = await connection.call_many([("SCRIPT", "LOAD", one.text) for one in scripts()])

@@ -46,6 +46,11 @@ class ValkeyClient:
             up.
         pushed: called in the event loop with each push; it must not raise.
         lost: called when a connection that was ready is lost.
+        look: awaited with the connection again and again. It must find out whether the server has
+            become a replica: nothing else tells a worker that only reads, and a replica may have
+            lost its primary. If it raises one of the errors above, nothing comes of it. Without it
+            the server is asked for its role.
+        look_seconds: between two looks.
         timeouts: how long to wait for servers.
 
     Attributes:
@@ -60,6 +65,8 @@ class ValkeyClient:
         ready: Callable[[ValkeyConnection], Awaitable[None]],
         pushed: Callable[[list[Any]], None],
         lost: Callable[[], None],
+        look: Callable[[ValkeyConnection], Awaitable[None]] | None = None,
+        look_seconds: float = _LOOK_SECONDS,
         timeouts: ValkeyTimeouts | None = None,
     ) -> None:
         self.away: str | None = "the log is not open"
@@ -69,10 +76,18 @@ class ValkeyClient:
         self._pushed = pushed
         self._ready = ready
         self._lost = lost
+        self._look = look or _ask_role
+        self._look_seconds = look_seconds
         self._connection: ValkeyConnection | None = None
         self._available = trio.Event()
         self._since = math.inf  # when the connection was ready
         self._told: set[str] = set()
+
+    @property
+    def at_hand(self) -> ValkeyConnection | None:
+        """The connection; None while there is none."""
+        connection = self._connection
+        return None if connection is None or connection.lost is not None else connection
 
     async def connection(self) -> ValkeyConnection:
         """Return the connection; **wait** until there is one. Bring your own deadline.
@@ -80,8 +95,7 @@ class ValkeyClient:
         It may be lost at once: its calls then raise.
         """
         while True:
-            connection = self._connection
-            if connection is not None and connection.lost is None:
+            if (connection := self.at_hand) is not None:
                 return connection
             await self._available.wait()
             await trio.lowlevel.checkpoint()
@@ -148,25 +162,15 @@ class ValkeyClient:
                 task_status.started()
                 try:
                     while connection.lost is None:
-                        with trio.move_on_after(_LOOK_SECONDS):
+                        with trio.move_on_after(self._look_seconds):
                             await connection.wait_lost()
-                        await self._look(connection)
+                        with suppress(LogUnavailableError, ServerError):
+                            await self._look(connection)
                 finally:
                     self._connection = None
                     self.away = connection.lost or "the log is closed"
                     self._available = trio.Event()
                     self._lost()
-
-    @staticmethod
-    async def _look(connection: ValkeyConnection) -> None:
-        """Give the connection up if its server is a replica now.
-
-        Nothing else tells a worker that only reads, and a replica may have lost its primary.
-        """
-        with suppress(LogUnavailableError, ServerError):
-            reply = await connection.call(b"INFO", b"replication")
-            if facts.read_info(reply).get("role") == "slave":
-                connection.give_up("the server has become a replica")
 
     def _check(self, connection: ValkeyConnection) -> None:
         """Refuse a server whose settings lose events, at the start; later, warn.
@@ -196,3 +200,10 @@ class ValkeyClient:
         if sentence not in self._told and len(self._told) < _SENTENCES:
             self._told.add(sentence)
             logger.log(level, "%s", sentence)
+
+
+async def _ask_role(connection: ValkeyConnection) -> None:
+    """Give the connection up if its server is a replica now."""
+    reply = await connection.call(b"INFO", b"replication")
+    if facts.read_info(reply).get("role") == "slave":
+        connection.give_up("the server has become a replica")

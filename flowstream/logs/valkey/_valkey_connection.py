@@ -125,7 +125,7 @@ class ValkeyConnection:
             await trio.lowlevel.checkpoint()
             return []
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._conversation.full or self._entrance.locked():
+        if self.full:
             async with self._entrance:
                 while self._conversation.full and self.lost is None:
                     await self._room.wait()
@@ -148,19 +148,77 @@ class ValkeyConnection:
 
         Raises:
             ServerError: see `call`.
-            LogUnavailableError: see `call`; or fewer replicas confirmed, then ``maybe`` is true.
+            LogUnavailableError: see `call`; or too few replicas confirmed: see `confirmed`.
         """
-        reply, confirmed = await self.call_many([command, (b"WAIT", replicas, milliseconds)])
+        results = await self.call_many([command, (b"WAIT", replicas, milliseconds)])
+        return self.confirmed(results, replicas)
+
+    def confirmed(self, results: Sequence[Reply | ServerError], replicas: int) -> Reply:
+        """Return the reply to a command that writes, if the WAIT behind it found the replicas.
+
+        Args:
+            results: of the command, and of WAIT if `replicas` is more than 0.
+            replicas: how many replicas must confirm.
+
+        Raises:
+            ServerError: the command failed.
+            LogUnavailableError: fewer replicas confirmed, or WAIT failed: then its `ServerError` is
+                the cause. ``maybe`` is true.
+        """
+        reply = results[0]
         if isinstance(reply, ServerError):
             raise reply
-        if isinstance(confirmed, ServerError):
-            raise LogUnavailableError(f"{self.where}: {confirmed.sentence}", maybe=True)
-        if confirmed < replicas:
+        if not replicas:
+            return reply
+        count = results[1]
+        if isinstance(count, ServerError):
+            raise LogUnavailableError(f"{self.where}: {count.sentence}", maybe=True) from count
+        if count < replicas:
             raise LogUnavailableError(
-                f"{self.where}: {confirmed} of {replicas} replicas have confirmed in time",
-                maybe=True,
+                f"{self.where}: {count} of {replicas} replicas have confirmed in time", maybe=True
             )
         return reply
+
+    @property
+    def full(self) -> bool:
+        """Whether a caller has to wait for room: see `call`."""
+        return self._conversation.full or self._entrance.locked()
+
+    async def wait_for_room(self) -> None:
+        """**Wait** until there is room for another call, or the connection is lost."""
+        async with self._entrance:
+            while self._conversation.full and self.lost is None:
+                await self._room.wait()
+
+    def post(
+        self, commands: Sequence[Sequence[Word]], answered: Callable[[PendingCall], object]
+    ) -> None:
+        """Ask commands without waiting, though there may be no room; see `call_many`.
+
+        Args:
+            commands: at least one.
+            answered: called in the event loop, once, when `results_of` knows; perhaps before this
+                returns. It must not raise.
+
+        Raises:
+            LogUnavailableError: the connection is lost; nothing was asked.
+        """
+        call = self._put(commands)
+        if self.lost is None:
+            call.answered = answered
+        else:
+            answered(call)
+
+    def results_of(self, call: PendingCall) -> list[Reply | ServerError]:
+        """Return what a call has got.
+
+        Raises:
+            LogUnavailableError: the connection was lost before it got all.
+        """
+        if call.owed:
+            assert self.lost is not None
+            raise LogUnavailableError(self.lost, maybe=self._conversation.was_sent(call))
+        return call.results
 
     async def run(  # noqa: ASYNC114  # `ValkeyClient` starts it
         self, *, task_status: Any = trio.TASK_STATUS_IGNORED
@@ -225,23 +283,21 @@ class ValkeyConnection:
     async def _results(self, call: PendingCall) -> list[Reply | ServerError]:
         """**Wait** until the call has all its replies, or can't get them any more."""
         if call.owed and self.lost is None:
-            call.waiter = trio.lowlevel.current_task()
+            task = trio.lowlevel.current_task()
+            call.answered = lambda _: trio.lowlevel.reschedule(task)
 
             def leave(_: object) -> trio.lowlevel.Abort:
-                call.waiter = None
+                call.answered = None
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(leave)
-        if call.owed:
-            assert self.lost is not None
-            raise LogUnavailableError(self.lost, maybe=self._conversation.was_sent(call))
-        return call.results
+        return self.results_of(call)
 
     @staticmethod
     def _wake(call: PendingCall) -> None:
-        task, call.waiter = call.waiter, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
+        answered, call.answered = call.answered, None
+        if answered is not None:
+            answered(call)
 
     async def _write(self) -> None:
         conversation = self._conversation

@@ -56,6 +56,7 @@ from flowstream.logs.valkey._open_valkey import OpenValkey
 from flowstream.logs.valkey._valkey_connection import ValkeyTimeouts
 from flowstream.logs.valkey._valkey_inspection import InspectedTopic, read_inspection
 from flowstream.logs.valkey._valkey_settings import ValkeySettings, written
+from flowstream.logs.valkey._valkey_writer import WaitingAppend
 
 _OPTIONS = ("never_rolls_back", "wait_replicas")
 
@@ -158,7 +159,7 @@ class ValkeyLog(Log):
     ) -> list[Appended]:
         """Append all entries or none: see `flowstream.abc.Log.append`."""
         opened = self._opened()
-        check_append(topic, entries, keep, token)
+        size = check_append(topic, entries, keep, token)
         if fence is not None:
             check_token("fence", fence)
         if not entries:
@@ -166,17 +167,17 @@ class ValkeyLog(Log):
                 check_fence(topic, (await self.leases([topic]))[topic], fence)
             await trio.lowlevel.checkpoint()
             return []
-        reply = await opened.write(
-            "append",
+        words = [
             topic,
             token,
             values.keep_to_text(keep),
             "" if fence is None else fence,
             *values.entry_words(entries),
-        )
-        if reply[0] == b"FENCED":
+        ]
+        places = await opened.appends.append(WaitingAppend(words, len(entries), size))
+        if places == b"FENCED":
             raise fenced(topic)
-        return results_from_text(reply[0].decode())
+        return results_from_text(places.decode())
 
     async def read(
         self, topic: str, after: Position, limit: int, *, mine: bool = False

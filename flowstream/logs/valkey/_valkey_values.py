@@ -32,12 +32,13 @@ def microseconds(seconds: float) -> int:
 
 
 def entry_words(entries: Sequence[LogEntry]) -> list[Word]:
-    """Return the entries as the last words of a script's call."""
-    words: list[Word] = [len(entries), *(entry.data for entry in entries)]
+    """Return the entries as words of a script's call: see ``lua/entries.lua``."""
+    words: list[Word] = [len(entries), 0, *[entry.data for entry in entries]]
     for place, entry in enumerate(entries, start=1):
         if entry.key is not None or entry.idempotency_key is not None:
             milliseconds = max(1, math.ceil(entry.idempotency_seconds * 1000))
             words += place, entry.key or "", entry.idempotency_key or "", milliseconds
+    words[1] = (len(words) - 2 - len(entries)) // 4
     return words
 
 
@@ -50,10 +51,15 @@ def read_page(reply: Sequence[Any]) -> tuple[Head, bool, list[Record]]:
     """Return what `read` returned."""
     now, epochs, number, first, known, rows = reply
     head = read_head(epochs, number, first)
+    newest, begins = head.epochs[-1]
+    at, seen, age = int(now), b"", 0.0
     records: list[Record] = []
     for place, (_, stamp, _, data) in rows:
         one = int(place.partition(b"-")[0])
-        records.append(Record(epoch_at(head.epochs, one), one, data, _age(int(now), stamp)))
+        if stamp != seen:  # events of one call have one time
+            seen, age = stamp, _age(at, stamp)
+        epoch = newest if one >= begins else epoch_at(head.epochs, one)
+        records.append(Record(epoch, one, data, age))
     return head, bool(known), records
 
 

@@ -7,7 +7,9 @@ if topic.fence ~= ARGV[9] then return 'FENCED' end
 if topic.ended then
   call('HSET', topic.key, 'number', topic.number)  -- for WAIT
 elseif ARGV[11] ~= '1' or topic.lapses <= now then
+  open(topic)
   append(topic, ARGV[7], ARGV[8], 12)
+  settle(topic)
   topic.ended, topic.lapses = '1', now + tonumber(ARGV[10])
   call('HSET', topic.key, 'ended', '1', 'until', whole(topic.lapses))
   topic.due = nil

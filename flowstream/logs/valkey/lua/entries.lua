@@ -1,5 +1,7 @@
--- Append entries to a topic. From ARGV[at] on: how many there are, the data of each, and for each that
--- has more: its place, its key, its idempotency key and for how many milliseconds that is known.
+-- Append entries to a topic: `open` it, `append` as often as there is something, and `settle`. From
+-- ARGV[at] on: how many entries there are, how many of them have more than data, the data of each, and
+-- for each that has more: its place, its key, its idempotency key and for how many milliseconds that is
+-- known.
 
 -- Bytes of the data that go with a hint; a server ends a connection that lets 32 MiB wait.
 local HINT_BYTES = @HINT_BYTES@
@@ -21,41 +23,57 @@ local function put_latest(topic, key, value)
   end
 end
 
--- What an earlier append with this token returned; false if there is none.
-local function result_of(topic, token)
-  return call('HGET', prefix .. 'tokens:' .. topic.name, token)
-    or call('HGET', prefix .. 'tokens-before:' .. topic.name, token)
+-- What earlier appends with these tokens returned, by token.
+local function results_of(topic, tokens)
+  local known = {}
+  for _, key in ipairs(topic.turned > 0 and {'tokens:', 'tokens-before:'} or {'tokens:'}) do
+    for place, result in ipairs(call('HMGET', prefix .. key .. topic.name, unpack(tokens))) do
+      if result then known[tokens[place]] = result end
+    end
+  end
+  return known
 end
 
--- Remember what an append returned. Of the last 1,024 events and more the tokens are known: when the
+-- Remember what appends returned. Of the last 1,024 events and more the tokens are known: when the
 -- hash has those of so many, it takes the place of the one before it.
-local function remember(topic, token, result)
+local function remember(topic)
   local tokens = prefix .. 'tokens:' .. topic.name
   if topic.number - topic.turned >= @TOKEN_EVENTS@ and call('EXISTS', tokens) == 1 then
     call('RENAME', tokens, prefix .. 'tokens-before:' .. topic.name)
     topic.turned = topic.number
     call('HSET', topic.key, 'turned', topic.turned)
   end
-  call('HSET', tokens, token, result)
+  call('HSET', tokens, unpack(topic.results))
+end
+
+-- Have a topic ready to be appended to.
+local function open(topic)
+  topic.length = call('XLEN', topic.events)
+  if topic.length == 0 then topic.size = 0 end
+  topic.before, topic.body_size = topic.number, 0
+  topic.sizes, topic.bodies, topic.results = {}, {}, {}
 end
 
 -- Append the entries; return each one's place, neighbours together: epoch:first:duplicate:count.
 local function append(topic, token, keep, at)
-  local count = tonumber(ARGV[at])
-  local more = {}
-  for place = at + count + 1, #ARGV, 4 do more[tonumber(ARGV[place])] = place end
-  local length = call('XLEN', topic.events)
-  if length == 0 then topic.size = 0 end
+  local count, extras = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local first = at + 1  -- the place before the first data
+  local more
+  if extras > 0 then
+    more = {}
+    for place = first + count + 1, first + count + extras * 4, 4 do
+      more[tonumber(ARGV[place])] = place
+    end
+  end
   if keep ~= topic.keep then
-    set_keep(topic, keep)
     call('HSET', topic.key, 'keep', keep)
+    set_keep(topic, keep)
   end
   local epoch, stamp = last_epoch(topic.epochs), whole(topic.now)
-  local runs, sizes, bodies, before = {}, {}, {}, topic.number
+  local runs, sizes, bodies = {}, topic.sizes, topic.bodies
   local run  -- {epoch, first, duplicate, count}
-  local body_size = 0
   for place = 1, count do
-    local data, extra = ARGV[at + place], more[place]
+    local data, extra = ARGV[first + place], more and more[place]
     local key, once = extra and ARGV[extra + 1] or '', extra and ARGV[extra + 2] or ''
     local of, number, duplicate = epoch, nil, '0'
     local once_key = once ~= '' and prefix .. 'once:' .. topic.name .. '\0' .. once
@@ -71,7 +89,7 @@ local function append(topic, token, keep, at)
       number = topic.number
       if topic.items > 0 then call('XADD', topic.events, number, 't', stamp, 'd', data) end
       topic.size = topic.size + #data
-      body_size = body_size + #data
+      topic.body_size = topic.body_size + #data
       sizes[#sizes + 1] = #data
       bodies[#bodies + 1] = data
       if once_key then
@@ -90,21 +108,30 @@ local function append(topic, token, keep, at)
   end
   for place, one in ipairs(runs) do runs[place] = table.concat(one, ':') end
   local result = table.concat(runs, ' ')
-  remember(topic, token, result)
-  if topic.deleted or before == 0 then
+  local results = topic.results
+  results[#results + 1] = token
+  results[#results + 1] = result
+  return result
+end
+
+-- Write down how far the topic has come, forget what it does not keep, and tell of what is new.
+local function settle(topic)
+  remember(topic)
+  if topic.deleted or topic.before == 0 then
     call('HDEL', topic.key, 'deleted')
     call('ZADD', prefix .. 'names', 0, topic.name)
   end
+  local stamp = whole(topic.now)
   call('HSET', topic.key, 'number', topic.number, 'size', topic.size, 'touched', stamp,
     'latest', topic.latest)
-  keep_within(topic, length + topic.number - before)
-  if topic.number > before then
-    if body_size > HINT_BYTES then
+  keep_within(topic, topic.length + topic.number - topic.before)
+  if topic.number > topic.before then
+    if topic.body_size > HINT_BYTES then
       notice(topic.name)
     else
-      call('PUBLISH', channel .. topic.name, 'A ' .. epoch .. ' ' .. before + 1 .. ' ' .. stamp .. ' '
-        .. table.concat(sizes, ' ') .. '\n' .. table.concat(bodies))
+      call('PUBLISH', channel .. topic.name, 'A ' .. last_epoch(topic.epochs) .. ' '
+        .. topic.before + 1 .. ' ' .. stamp .. ' ' .. table.concat(topic.sizes, ' ') .. '\n'
+        .. table.concat(topic.bodies))
     end
   end
-  return result
 end

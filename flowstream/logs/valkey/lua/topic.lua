@@ -100,6 +100,7 @@ local function find(name)
   set_keep(topic, got[5])
   topic.now = math.max(now, topic.touched)  -- ages never go back
   if got[1] ~= life then begin_epoch(topic) end
+  topic.life = life
   return topic
 end
 
@@ -108,7 +109,7 @@ local function make(name, epoch, deleted)
   local topic = {
     name = name, key = prefix .. 'topic:' .. name, events = prefix .. 'events:' .. name,
     epochs = epoch .. ':1', number = 0, size = 0, touched = now, deleted = deleted, turned = 0,
-    expires = 0, latest = 0, birth = epoch, now = now,
+    expires = 0, latest = 0, birth = epoch, now = now, life = life,
   }
   set_keep(topic, '0 0 0')
   -- The first write is one that a full server refuses; behind it, it refuses nothing more.
