@@ -20,7 +20,7 @@ from flowstream.logs.valkey._open_valkey import OpenValkey
 from flowstream.logs.valkey._plain_stream import PlainStream
 from flowstream.logs.valkey._valkey_log import ValkeyLog
 from flowstream.logs.valkey._valkey_scripts import script
-from flowstream.logs.valkey._valkey_writer import WaitingAppend, ValkeyWriter
+from flowstream.logs.valkey._valkey_writer import ValkeyWriter, WaitingAppend
 
 Own = Callable[..., KeyValueServer]
 Call = Callable[[Log], Awaitable[Appended]]
