@@ -26,6 +26,7 @@ _FILES = (
     "leases",
     "retention",
     "append",
+    "batch",
     "read",
     "outbox",
     "publish",

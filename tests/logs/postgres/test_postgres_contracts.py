@@ -113,3 +113,31 @@ async def test_a_log_that_is_cancelled_as_it_opens_ends(
         async with open_log(PostgresLog(url)):
             raise AssertionError("it is open")
     assert scope.cancelled_caught
+
+
+async def test_appends_that_wait_are_one_transaction(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 tasks that publish to one topic at the same time make one statement, and one NOTIFY."""
+    asked: list[str] = []
+    call = PostgresLink.call
+
+    async def counted(link: PostgresLink, statement: Any, *args: Any, **options: Any) -> Any:
+        asked.append(statement.name)
+        return await call(link, statement, *args, **options)
+
+    keep = Replay(items=1000, seconds=60)
+    async with open_log(PostgresLog(url)) as log:
+        monkeypatch.setattr(PostgresLink, "call", counted)
+        found: list[int] = []
+
+        async def append(place: int) -> None:
+            [done] = await log.append("a", [LogEntry(b"%d" % place)], keep=keep, token=f"t{place}")
+            found.append(done.number)
+
+        async with trio.open_nursery() as nursery:
+            for place in range(64):
+                nursery.start_soon(append, place)
+    assert sorted(found) == [*range(1, 65)]
+    assert asked.count("append") == 1
+    assert asked.count("notify") == 1

@@ -1,13 +1,11 @@
--- Append: many topics in one transaction, each with its entries.
+-- Append entries to one topic, whatever is to be looked at: keys, a fence, a new epoch.
 --
 -- The topic's row is updated first, as if all entries were new. That takes its lock, and later
 -- statements see what the one before has committed. What turns out to be there already is taken
 -- back. Topics are taken in the order of their names, so that transactions that cross wait for
 -- each other in one direction.
 --
--- Functions that a client calls say how their statements are planned: once a session, and by
--- indexes. To plan one for all partitions takes longer than to run it, and the statistics of a
--- table that was empty a moment ago would have it read from end to end.
+-- `append` in batch.sql is what clients call.
 
 -- These two are stable, as their operators are: then they cost no call.
 create or replace function flowstream.after(p_at timestamptz, p_seconds float8) returns timestamptz
@@ -22,6 +20,47 @@ language sql stable as $$
   select case when p_seconds < 3e9 then p_at - p_seconds * interval '1 second'
     else '-infinity' end
 $$;
+
+-- Whether `keep_bounds` has something to do, after so many entries more.
+create or replace function flowstream.is_due(t flowstream.topic, n int) returns boolean
+language sql stable as $$
+  select t.head - t.floor + 1 - t.items > greatest(t.items >> 3, 64)
+    or t.size - t.bytes > t.bytes >> 3
+    or t.head >> 6 <> (t.head - n) >> 6
+    or t.due > least(flowstream.after(t.touched, t.seconds),
+      case when t.head - t.floor >= t.items then t.touched + interval '60 seconds' end)
+$$;
+
+-- Move the floor of a topic if it is an eighth over a bound, and forget all but so many tokens. Have
+-- it looked at when its oldest event is over its time, and soon if it is over a bound.
+create or replace function flowstream.keep_bounds(p_topic bigint, n int) returns void
+language plpgsql volatile as $$
+declare t flowstream.topic; v_due timestamptz;
+begin
+  select * into strict t from flowstream.topic where id = p_topic;
+  v_due := least(t.due, flowstream.after(t.touched, t.seconds),
+    case when t.head - t.floor >= t.items then t.touched + interval '60 seconds' end);
+  if v_due < t.due then update flowstream.topic set due = v_due where id = t.id; end if;
+  t.due := v_due;
+  if t.head - t.floor + 1 - t.items > greatest(t.items >> 3, 64)
+      or t.size - t.bytes > t.bytes >> 3 then
+    perform flowstream.raise_floor(t, t.head - t.items + 1, t.bytes);
+  end if;
+  if t.head >> 6 <> (t.head - n) >> 6 then
+    delete from flowstream.token where topic = t.id and number <= t.head - 1024;
+  end if;
+end $$;
+
+-- Count a topic's row down again, behind `p_number`: its lock is held since it was counted up.
+create or replace function flowstream.take_back(p_topic bigint, p_number bigint, p_data bytea[])
+returns void
+language plpgsql volatile as $$
+begin
+  update flowstream.topic set head = p_number,
+      size = size - (select sum(octet_length(d)) from unnest(p_data) d)
+    where id = p_topic;
+  delete from flowstream.token where topic = p_topic and number > p_number;
+end $$;
 
 create or replace function flowstream.append_one(
   l flowstream.log, p_topic text, p_data bytea[], p_keys text[],
@@ -71,6 +110,10 @@ begin
           then clock_timestamp() + interval '60 seconds' end)
       where x.name = p_topic returning x.* into t;
     exit when found;
+    -- no constraint of the table: that would be read again with each update of the counter
+    if length(p_topic) not between 1 and 1024 then
+      raise exception 'the name of a topic has 1 to 1024 characters' using errcode = 'check_violation';
+    end if;
     insert into flowstream.topic(name, epochs, lineage) values (p_topic, l.epoch || ':1', l.lineage)
       on conflict (name) do nothing;
   end loop;
@@ -212,46 +255,4 @@ begin
     delete from flowstream.latest where topic = p_topic and number <= v_last;
   end if;
   update flowstream.topic set latest_keys = p_keys, latest_bytes = p_bytes where id = p_topic;
-end $$;
-
--- One row a job, in the order of the jobs. The entries of all jobs stand behind each other.
-create or replace function flowstream.append(
-  p_lineage text, p_wal bigint, p_topics text[], p_counts int[], p_tokens text[],
-  p_items bigint[], p_seconds float8[], p_bytes bigint[], p_fences bigint[],
-  p_data bytea[], p_keys text[], p_idempotency text[], p_idempotency_seconds float8[])
-returns table(o_topic bigint, o_epochs text, o_first bigint, o_added int, o_results text,
-  o_fenced boolean, o_wal bigint)
-language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
-set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
-declare
-  l flowstream.log := flowstream.seen_log(p_lineage, p_wal);
-  a record;
-  v_at int := 1;
-  v_to int;
-  v_before text;
-  v_any boolean := cardinality(array_remove(p_keys, null)) > 0
-    or cardinality(array_remove(p_idempotency, null)) > 0;
-begin
-  perform flowstream.flush_commit();
-  for i in 1 .. cardinality(p_topics) loop
-    if p_topics[i] collate "C" < v_before then
-      raise exception 'topics must be sorted by the bytes of their names'
-        using errcode = 'invalid_parameter_value';
-    end if;
-    v_before := p_topics[i];
-    v_to := v_at + p_counts[i] - 1;
-    -- a slice walks through all that is before it; one element does not
-    a := flowstream.append_one(l, p_topics[i],
-      case when v_at = v_to then array[p_data[v_at]] else p_data[v_at : v_to] end,
-      case when v_any then p_keys[v_at : v_to] end,
-      case when v_any then p_idempotency[v_at : v_to] end,
-      case when v_any then p_idempotency_seconds[v_at : v_to] end,
-      p_tokens[i], p_fences[i], p_items[i], p_seconds[i], p_bytes[i]);
-    v_at := v_to + 1;
-    o_topic := a.o_topic; o_epochs := a.o_epochs; o_first := a.o_first; o_added := a.o_added;
-    o_results := a.o_results; o_fenced := a.o_fenced;
-    o_wal := case when a.o_added > 0 then (pg_current_wal_insert_lsn() - '0/0')::bigint
-      else flowstream.flushed() end;
-    return next;
-  end loop;
 end $$;

@@ -18,7 +18,7 @@ create table if not exists flowstream.log(
 
 create table if not exists flowstream.topic(
   id bigint generated always as identity primary key,
-  name text collate "C" not null unique check (length(name) between 1 and 1024),
+  name text collate "C" not null unique,
   head bigint not null default 0,          -- number of the newest event
   floor bigint not null default 1,         -- number of the oldest that items and bytes keep
   size bigint not null default 0,          -- bytes of the events from floor on
