@@ -172,7 +172,7 @@ def test_a_known_token_among_others_is_appended_once(log, known):
 
 
 def test_fences_that_hold_are_appended_together(log):
-    """The jobs of a run's owner update the topic's row one time; one of another owner is refused."""
+    """A run's owner has its jobs appended together; one of another owner is refused."""
     ((_, _, fence, _, _),) = log.ask("select * from flowstream.claim('a', 'me', 10)")
     log.append("a", b"0", fence=fence)
     with _changes(log, "topic") as topics:
@@ -186,7 +186,7 @@ def test_fences_that_hold_are_appended_together(log):
 
 
 def test_a_plain_append_has_its_topic_looked_at_in_time(log):
-    """A topic that was appended to is due when its oldest event is over its time, or soon if full."""
+    """A topic is due when its oldest event is over its time, and soon if it is full."""
     due = "select extract(epoch from due - touched)::float8 from flowstream.topic"
     for _ in range(2):
         log.append("a", b"1", seconds=100.0, items=2)
