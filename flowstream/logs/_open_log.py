@@ -118,5 +118,6 @@ def from_url(url: str) -> Log:
 
         return SQLiteLog(unquote(parts.path[1:]), **options)
     # Of a URL of another kind no more than the scheme is repeated: it may have a password.
-    said = parts.scheme if "@" in url else parts.scheme or url
+    is_name = url.isprintable() and not any(one in url for one in "@:=? ")
+    said = parts.scheme or (url if is_name else "of this kind")
     raise ValueError(f"there is no log {said!r}: {_KNOWN}")

@@ -28,6 +28,11 @@ _DEFAULTS = {
 }
 _PORT = "5432"
 
+_UNREADABLE = (
+    "the DSN of the database can't be read: it is postgresql://user@host/database, with special "
+    'characters as %XX, or "host=... dbname=...", and a port is a number'
+)
+
 
 class PostgresDSN:
     """A DSN. Its repr names the server, never a secret.
@@ -51,14 +56,15 @@ class PostgresDSN:
             given = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
         except (psycopg.Error, UnicodeError):
             given = None
-        if given is None:  # outside of the handler: the error that is left behind quotes the DSN
-            raise ValueError(
-                "the DSN of the database can't be read: it is postgresql://user@host/database, "
-                'with special characters as %XX, or "host=... dbname=..."'
-            )
+        if given is None or not _is_clear(dsn):
+            # Outside of the handler: the error that is left behind quotes the DSN.
+            raise ValueError(_UNREADABLE)
         given.pop("client_encoding", None)
         self._options: dict[str, str] = {**_DEFAULTS, **given, "client_encoding": "UTF8"}
-        servers = ", ".join(_server(one) for one in self._servers())
+        found = list(self._servers())
+        if not all(map(_is_server, found)) or "://" in self._option("dbname"):
+            raise ValueError(_UNREADABLE)
+        servers = ", ".join(map(_server, found))
         if "," in servers:  # after a failover the other one is the one to write to
             self._options.setdefault("target_session_attrs", "read-write")
         self.where: str = f"{servers}/{self._option('dbname') or self._option('user')}"
@@ -115,6 +121,25 @@ class PostgresDSN:
             if option.keyword == key.encode() and option.val is not None:
                 return option.val.decode()
         return ""
+
+
+def _is_clear(dsn: str) -> bool:
+    """Return whether no part of a URL's password can be taken for its host or its database.
+
+    libpq ends the password at the first "@", and a URL's host at the first "/".
+    """
+    scheme, _, rest = dsn.partition("://")
+    if scheme not in ("postgres", "postgresql"):
+        return True
+    authority, _, path = rest.partition("?")[0].partition("/")
+    return authority.count("@") <= 1 and "@" not in path
+
+
+def _is_server(server: Mapping[str, str]) -> bool:
+    """Return whether a host and a port can be some: a mistaken DSN may have a password there."""
+    host, port = server["host"], server["port"]
+    is_host = host.startswith(("/", "@")) or not any(one in host for one in "@/ ")
+    return is_host and port.isascii() and port.isdecimal()
 
 
 def _server(server: Mapping[str, str]) -> str:
