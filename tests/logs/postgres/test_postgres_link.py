@@ -13,6 +13,7 @@ import trio.testing
 from _scripted_postgres import HangUpError, Peer, RefuseError, Session, scripted_postgres
 
 from flowstream._errors import LogFullError, LogUnavailableError
+from flowstream.logs.postgres._lineage import Lineage
 from flowstream.logs.postgres._postgres_dsn import PostgresDSN
 from flowstream.logs.postgres._postgres_link import PostgresLink
 from flowstream.logs.postgres._pq_connection import (
@@ -271,3 +272,34 @@ async def test_the_first_server_that_is_fit_is_taken() -> None:
             assert ready_at == [1, 2]
             assert (await link.connection()).process == 2
             assert first.connections == second.connections == 1
+
+
+async def test_a_server_that_is_away_at_the_start_is_waited_for() -> None:
+    """It lets nobody in, and does so later: the link begins then."""
+    async with scripted_postgres(one, admits=False) as peer:
+        link = PostgresLink(PostgresDSN(peer.dsn), "a test", 0.2, fit)
+        async with trio.open_nursery() as nursery:
+
+            async def admit() -> None:
+                await until(lambda: peer.connections >= 2)
+                peer.admits = True
+
+            nursery.start_soon(admit)
+            with trio.fail_after(60):
+                await nursery.start(link.run)
+                assert await link.call(ASK, patience=60) == [(1,)]
+            assert peer.connections > 2
+            nursery.cancel_scope.cancel()
+
+
+def test_what_is_known_of_a_server_is_of_its_lineage() -> None:
+    """The highest position that was seen counts, until the server is of another lineage."""
+    known = Lineage()
+    assert (known.name, known.wal) == ("", 0)
+    known.hear("a", 5)
+    known.see(9)
+    known.see(7)
+    known.hear("a", 3)
+    assert (known.name, known.wal) == ("a", 9)
+    known.hear("b", 1)
+    assert (known.name, known.wal) == ("b", 1)

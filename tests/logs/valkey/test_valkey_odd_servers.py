@@ -9,6 +9,8 @@ import trio
 import trio.testing
 from _odd_server import INFO, bulk, fails_to_open, hello, odd_server, opened, polite
 
+from flowstream.abc import LogEntry
+from flowstream.limits import Replay
 from flowstream.logs import LogUnavailableError, open_log
 from flowstream.logs.valkey import _conversation
 from flowstream.logs.valkey._server_error import ServerError
@@ -541,3 +543,34 @@ async def test_reads_go_to_the_server_that_is_written_to() -> None:
         assert server.accepted == 4
         assert await log.topics() == (["server 1"], None)
         assert server.accepted == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "confirmed", "maybe"),
+    [
+        (b"-LOADING Redis is loading the dataset in memory\r\n", b":1\r\n", False),
+        (b"-BUSY Redis is busy running a script\r\n", b":1\r\n", False),
+        (bulk(b"e"), b"-UNBLOCKED force unblock from blocking operation\r\n", True),
+    ],
+)
+async def test_an_append_that_was_refused_to_the_end_was_not_made(said, confirmed, maybe) -> None:
+    """A server that is too busy has done nothing; one that became a replica may have."""
+
+    async def answer(command, stream):
+        match command[0]:
+            case b"SCRIPT":
+                return bulk(b"0" * 40)
+            case b"SUBSCRIBE":
+                return b">3\r\n" + bulk(b"subscribe") + bulk(command[1]) + b":1\r\n"
+            case b"WAIT":
+                return confirmed
+            case b"EVALSHA":
+                return said if len(command) > 10 else bulk(b"e")
+        return polite(command)
+
+    async with odd_server(answer) as server:
+        url = f"valkey://127.0.0.1:{server.port}"
+        async with open_log(ValkeyLog(url, patience=0.2, wait_replicas=1)) as log:
+            with pytest.raises(LogUnavailableError, match=r"not answered for 0\.2 s") as caught:
+                await log.append("a", [LogEntry(b"x")], keep=Replay(), token="t")
+    assert caught.value.maybe is maybe
