@@ -553,7 +553,9 @@ async def test_reads_go_to_the_server_that_is_written_to() -> None:
         (bulk(b"e"), b"-UNBLOCKED force unblock from blocking operation\r\n", True),
     ],
 )
-async def test_an_append_that_was_refused_to_the_end_was_not_made(said, confirmed, maybe) -> None:
+async def test_an_append_that_was_refused_to_the_end_was_not_made(
+    said, confirmed, maybe, mock_clock
+) -> None:
     """A server that is too busy has done nothing; one that became a replica may have."""
 
     async def answer(command, stream):
@@ -564,13 +566,28 @@ async def test_an_append_that_was_refused_to_the_end_was_not_made(said, confirme
                 return b">3\r\n" + bulk(b"subscribe") + bulk(command[1]) + b":1\r\n"
             case b"WAIT":
                 return confirmed
+            case b"EVALSHA" if len(command) > 10:
+                refused.set()
+                return said
             case b"EVALSHA":
-                return said if len(command) > 10 else bulk(b"e")
+                return bulk(b"e")
         return polite(command)
 
-    async with odd_server(answer) as server:
-        url = f"valkey://127.0.0.1:{server.port}"
-        async with open_log(ValkeyLog(url, patience=0.2, wait_replicas=1)) as log:
-            with pytest.raises(LogUnavailableError, match=r"not answered for 0\.2 s") as caught:
-                await log.append("a", [LogEntry(b"x")], keep=Replay(), token="t")
-    assert caught.value.maybe is maybe
+    refused, ended = trio.Event(), trio.Event()
+
+    async def append(log):
+        with pytest.raises(LogUnavailableError, match=r"not answered for 0\.01 s") as caught:
+            await log.append("a", [LogEntry(b"x")], keep=Replay(), token="t")
+        assert caught.value.maybe is maybe
+        ended.set()
+
+    async with odd_server(answer) as server, trio.open_nursery() as nursery:
+        log = ValkeyLog(f"valkey://127.0.0.1:{server.port}", patience=0.01, wait_replicas=1)
+        async with open_log(log):
+            nursery.start_soon(append, log)
+            await refused.wait()
+            # The clock stands still: once the refusal has come, the append waits to ask again.
+            for _ in range(20):
+                await trio.testing.wait_all_tasks_blocked(0.002)
+            mock_clock.jump(0.015)
+            await ended.wait()
