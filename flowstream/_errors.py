@@ -59,6 +59,13 @@ def unencodable(data: object, error: BaseException) -> EncodingError:
     return EncodingError(f"an item of type {type(data).__qualname__} cannot be encoded: {error}")
 
 
+def event_in_event() -> TypeError:
+    """Return the error for an `Event` that is given as data."""
+    return TypeError(
+        "an Event is not data: write publish(event.data, type=event.type, key=event.key)"
+    )
+
+
 class StreamUsedError(FlowstreamError, RuntimeError):
     """A `StreamResponse` was called a second time; its source can be read only once."""
 

@@ -26,7 +26,7 @@ from typing import get_args
 
 import msgspec
 
-from flowstream._errors import unencodable
+from flowstream._errors import event_in_event, unencodable
 from flowstream._event import Event
 from flowstream.abc import LogEntry
 from flowstream.encoders._json import to_json
@@ -68,6 +68,8 @@ def wrap(event: Event) -> bytes:
         try:
             content = to_json(data)
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            if isinstance(data, Event):
+                raise event_in_event() from None
             raise unencodable(data, error) from error
         number = _MODEL if kind in _MODEL_EVENTS else _JSON
     try:

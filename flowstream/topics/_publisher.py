@@ -19,7 +19,7 @@ import trio
 
 from flowstream._clock import clock
 from flowstream._closing import CloseReason
-from flowstream._errors import outside_event_loop, unencodable
+from flowstream._errors import event_in_event, outside_event_loop, unencodable
 from flowstream._event import Event
 from flowstream._live_stream import BufferStatistics
 from flowstream.abc import Encoder, Policy
@@ -45,7 +45,6 @@ _BURST_EVENTS = 64
 
 _DEFAULT_ENCODER = SSE()
 
-_EVENT_IN_EVENT = "an Event is not data: write publish(event.data, type=event.type, key=event.key)"
 
 # The most bytes that a new id adds to an event's encoding.
 _ID_BYTES = 64
@@ -245,7 +244,7 @@ class Publisher(SingleProcess, SingleFeed):
             if passes(error):
                 raise
             if isinstance(event.data, Event):
-                raise TypeError(_EVENT_IN_EVENT) from None  # noqa: ASYNC104  # see `passes`
+                raise event_in_event() from None  # noqa: ASYNC104  # see `passes`
             if not self._is_carried_elsewhere(published, encoder):
                 raise unencodable(event.data, error) from error  # noqa: ASYNC104  # see `passes`
         return published

@@ -155,7 +155,8 @@ class Topic(PublishingSide, HasFeed):
         """What the ids that it makes begin with; drawn when it is made.
 
         Those of topics made later in this process sort behind it. In another process one may be
-        equal, so don't take it for the topic's name.
+        equal, so don't take it for the topic's name. In a log the ids get theirs from the log:
+        until somebody reads the topic in this process, this one may be another.
         """
         return self._publisher.history.epoch
 

@@ -3,6 +3,18 @@
 A test that is marked ``on_each_log`` was written for topics in memory, and holds for all: it runs
 in memory, and then once inside an app with each log. There the clock is the real one, since a file
 and a server do not jump.
+
+Those that are not marked have one of these reasons:
+
+* They give events ids of their own, or call `publish_nowait`. A log refuses both with a sentence.
+* They say at which second something happens, which needs the clock that jumps.
+* They say who is handed an event before `publish` returns, or how much is dropped for a slow client
+  by then. From a log events come in batches, a moment later, to clients that have found their
+  place.
+* They look inside: at the history, at what is encoded how often, at the parts of a fan-out.
+* They open an app of their own (`publish_from`), or play a log (`test_sender.py`, `test_log_*.py`).
+* Two topics of one name are two topics; in a log they are one.
+* It does not matter to them where events are kept: arguments, HEAD, authorization, formats.
 """
 
 from __future__ import annotations

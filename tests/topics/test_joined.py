@@ -157,6 +157,7 @@ async def test_a_topic_that_was_restarted():
     assert ("snapshot", '[{"key":1,"data":"state"}]') in got
 
 
+@pytest.mark.on_each_log
 async def test_a_topic_that_was_added():
     """A client that never had it starts in it as a new one does: no gap is invented."""
     a, b, c = Topic("a"), Topic("b"), Topic("c", snapshot=LatestByKey())

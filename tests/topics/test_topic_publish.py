@@ -510,12 +510,23 @@ async def test_a_reader_may_be_lost_again_and_again(autojump_clock):
                     pass
 
 
+@pytest.mark.on_each_log
 async def test_an_event_is_not_data():
     """Who publishes an `Event` reads how its parts are given, and nothing is published."""
     topic = Topic("t")
-    for publish in (topic.publish, wrapped(topic.publish_nowait)):
+    for publish in (topic.publish, wrapped(topic.publish_soon)):
         with pytest.raises(TypeError, match=r"publish\(event\.data, type=event\.type"):
             await publish(Event({"price": 1}, key="a"))
+    with pytest.raises(TypeError, match=r"publish\(event\.data, type=event\.type"):
+        await topic.publish_many(["one", Event(Event("two"))])
+    assert topic.statistics().published == 0
+
+
+async def test_an_event_is_not_data_for_publish_nowait():
+    """It says the same."""
+    topic = Topic("t")
+    with pytest.raises(TypeError, match=r"publish\(event\.data, type=event\.type"):
+        topic.publish_nowait(Event({"price": 1}, key="a"))
     assert topic.statistics().published == 0
 
 

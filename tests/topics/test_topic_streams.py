@@ -350,6 +350,7 @@ async def test_both_paths_count_alike(format, server, client, aeventually, count
     assert counted.direct >= (5 if format == "sse" else 4)
 
 
+@pytest.mark.on_each_log
 async def test_csv_has_its_header_though_events_come_one_by_one(server, client, aeventually):
     """A format that puts something in front of its first item is not written past."""
     topic, reports = Topic("t"), []

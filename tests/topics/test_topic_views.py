@@ -225,6 +225,7 @@ async def test_a_subscription_that_is_too_slow(autojump_clock):
     assert [report.reason for report in reports] == ["slow_consumer"]
 
 
+@pytest.mark.on_each_log
 async def test_where_makes_no_gaps():
     """What is filtered out is no gap, live and in replay."""
     topic = Topic("a")
