@@ -62,6 +62,8 @@ class KeptInLog(KeptByKey):
         records += page.records.values()
         while page.cursor is not None:
             page = await self._log.latest(topic, page.cursor)
+            if page.head.epochs[-1][0] != start[0]:
+                return  # events were lost meanwhile: once more, from the first page
             records += page.records.values()
         number = await self._follower.until(start)
         if number is None or not window.has(number):

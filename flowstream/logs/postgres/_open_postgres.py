@@ -8,13 +8,17 @@
 
 NOTIFY is a transaction of its own behind the append. Inside it, all commits of the database that
 notify would wait for each other.
+
+All three are to one server: what was appended to one can't be read from another. While a failover
+is under way, two servers may take writes. Then the newest connection says which one is used, and
+the other two are made anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -38,6 +42,8 @@ from flowstream.logs.postgres._pq_connection import (
 )
 from flowstream.logs.postgres._schema import version_advice
 
+T = TypeVar("T")
+
 # Seconds that the log waits for its first connections, when it is opened.
 _START_SECONDS = 5.0
 # Seconds that the server may take for a part of an answer, and to let us in.
@@ -46,6 +52,8 @@ _ANSWER_SECONDS = 3.0
 _MAINTAIN_SECONDS = 5.0
 _RELAY_SECONDS = 1.0
 _RELAY_EVENTS = 500
+# Lives of the log that may begin while a reader asks for one thing.
+_LIVES = 8
 # Seconds to say what was appended, when the log is closed.
 _LAST_SECONDS = 1.0
 
@@ -63,6 +71,7 @@ class OpenPostgres:
 
     Attributes:
         lineage: what is known of the server.
+        server: which one is used; "" before there is one.
         writer: appends.
         news: the topics that are watched.
     """
@@ -77,6 +86,7 @@ class OpenPostgres:
         stale: Stale,
     ) -> None:
         self.lineage = Lineage()
+        self.server = ""
         self._patience = patience
         self._relays = relays
         self._stale = stale
@@ -85,8 +95,9 @@ class OpenPostgres:
         self._relay_news = trio.Event()
         self._untold: dict[int, str] = {}  # {number of a topic: what to notify}
         self._unsaid = trio.Event()
+        self._new_life = trio.Event()
         self._write = PostgresLink(dsn, "appends", _ANSWER_SECONDS, self._greet)
-        self._read = PostgresLink(dsn, "reads", _ANSWER_SECONDS, self._greet)
+        self._read = PostgresLink(dsn, "reads", _ANSWER_SECONDS, self._greet_to_read)
         self._listen = PostgresLink(
             listen_dsn, "news", _ANSWER_SECONDS, self._begin_listening, self._hear
         )
@@ -109,6 +120,7 @@ class OpenPostgres:
                     work.start_soon(self.news.work)
                     work.start_soon(self._notify)
                     work.start_soon(self._maintain)
+                    work.start_soon(self._learn_lives)
                     if self._relays:
                         work.start_soon(self._empty_relay)
                     task_status.started()
@@ -152,14 +164,38 @@ class OpenPostgres:
         return await self._read.call(statement, params, patience=self._patience)
 
     async def touch(self, topics: Sequence[str]) -> None:
-        """Have topics of an earlier lineage begin a new epoch."""
+        """Have topics of an earlier lineage begin a new epoch, and learn the lineage."""
         for topic in topics:
             await self.write(sql.TOUCH, binary.text(topic), binary.text(""), binary.int8(0))
+        await self.look_back()
+
+    async def of_this_life(
+        self, ask: Callable[[], Awaitable[T]], passed: Callable[[T], list[str]]
+    ) -> T:
+        """Ask again while topics in the answer are of an earlier life: have them be touched.
+
+        Args:
+            ask: reads.
+            passed: names those topics.
+
+        Raises:
+            LogUnavailableError: one life follows on the other, or two servers answer in turn.
+        """
+        for _ in range(_LIVES):
+            answer = await ask()
+            if not (topics := passed(answer)):
+                return answer
+            await self.touch(topics)
+        raise LogUnavailableError(f"{self._write.where} begins one life of the log after the other")
 
     async def look_back(self) -> None:
         """Have the server begin a new life if it has less than was seen of it."""
-        rows = await self.write(
-            sql.HELLO, binary.text(self.lineage.name), binary.int8(self.lineage.wal)
+        rows = await self._write.call(
+            sql.HELLO,
+            self._known(),
+            patience=self._patience,
+            writes=True,
+            anew=self._known,
         )
         self._hear_hello(rows[0])
 
@@ -171,29 +207,50 @@ class OpenPostgres:
 
     async def _greet(self, connection: PostgresConnection) -> None:
         """Make a connection to write or read over fit for use."""
-        [(process,)] = await connection.do(PostgresCall(sql.PROCESS))
+        process = await self._ask_process(connection)
         # A pooler says a number of its own, and gives each statement another session.
         connection.prepares = process == connection.process
-        params = binary.text(self.lineage.name), binary.int8(self.lineage.wal)
-        [hello] = await connection.do(PostgresCall(sql.HELLO, params))
+        [hello] = await connection.do(PostgresCall(sql.HELLO, self._known()))
         if advice := version_advice(hello[0]):
             raise LogUnavailableError(f"{self._write.where} {advice}")
         if hello[-1]:
             raise PostgresRefusedError("25006", "the server is read-only")
         self._hear_hello(hello)
+        self._use_only(connection.server)
+
+    async def _greet_to_read(self, connection: PostgresConnection) -> None:
+        await self._greet(connection)
+        self.news.learn_anew()
+
+    async def _ask_process(self, connection: PostgresConnection) -> int:
+        """Find out which server a connection is to; return the number of its process."""
+        [(process, *server)] = await connection.do(PostgresCall(sql.PROCESS))
+        connection.server = "".join(map(str, server))
+        return int(process)
+
+    def _use_only(self, server: str) -> None:
+        """Have all connections be to this server."""
+        self.server = server
+        for link in (self._write, self._read, self._listen):
+            link.leave_others(server)
+
+    def _known(self) -> tuple[bytes, bytes]:
+        """Return what is known of the server, as parameters."""
+        return binary.text(self.lineage.name), binary.int8(self.lineage.wal)
 
     def _hear_hello(self, hello: Row) -> None:
         _, name, wal, _, _ = hello
         self.lineage.hear(name, wal)
 
     async def _begin_listening(self, connection: PostgresConnection) -> None:
-        [(process,)] = await connection.do(PostgresCall(sql.PROCESS))
+        process = await self._ask_process(connection)
         if process != connection.process:
             raise LogUnavailableError(
                 f"{self._listen.where} is a pooler, which can't be listened through: give the "
                 "server's own address as listen_dsn"
             )
         await connection.do(PostgresCall(sql.LISTEN))
+        self._use_only(connection.server)
         if self._was_heard:
             self._stale(None)
         self._was_heard = True
@@ -202,6 +259,8 @@ class OpenPostgres:
         if payload == "relay":
             self._relay_news.set()
         else:
+            if payload == "0":
+                self._new_life.set()
             self.news.hear(payload)
 
     def _committed(self, job: AppendJob, row: Row) -> None:
@@ -239,6 +298,14 @@ class OpenPostgres:
                 while (await self.write(sql.MAINTAIN))[0][0]:
                     pass
             await trio.sleep(_MAINTAIN_SECONDS)
+
+    async def _learn_lives(self) -> None:
+        """Learn the lineage when the log has begun a new life."""
+        while True:
+            await self._new_life.wait()
+            self._new_life = trio.Event()
+            with suppress(LogUnavailableError):  # the next connection will
+                await self.look_back()
 
     async def _empty_relay(self) -> None:
         while True:

@@ -8,12 +8,13 @@ was lost, or that was in another transaction's way, is done again until its time
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
 
-from flowstream._clock import chance
+from flowstream._clock import chance, clock
 from flowstream._errors import LogFullError, LogUnavailableError
 from flowstream.logs.postgres._postgres_dsn import PostgresDSN
 from flowstream.logs.postgres._pq_connection import (
@@ -78,10 +79,11 @@ class PostgresLink:
         """
         pause = FIRST_PAUSE_SECONDS
         started = False
+        since = math.inf  # when the last connection was ready
 
         def begin() -> None:
-            nonlocal pause, started
-            pause = FIRST_PAUSE_SECONDS
+            nonlocal since, started
+            since = clock.current_time()
             if not started:
                 started = True
                 task_status.started()
@@ -96,8 +98,17 @@ class PostgresLink:
             if started and self.failure is None:
                 logger.warning("the connection for %s is lost: %s", self._purpose, error)
             self.failure = error
+            if clock.current_time() - since >= LONGEST_PAUSE_SECONDS:  # it was of use
+                pause = FIRST_PAUSE_SECONDS
+            since = math.inf
             await trio.sleep(chance.uniform(pause / 2, pause))
             pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
+
+    def leave_others(self, server: str) -> None:
+        """Connect again, unless the connection is to this server."""
+        connection = self._connection
+        if connection is not None and connection.server != server:
+            self._leave(connection, "another server is used by now")
 
     async def connection(self) -> PostgresConnection:
         """Return the connection; **wait** for one as long as it takes."""
@@ -112,6 +123,7 @@ class PostgresLink:
         *,
         patience: float,
         writes: bool = False,
+        anew: Callable[[], Sequence[bytes | None]] | None = None,
     ) -> list[Row]:
         """Do a statement, and **wait** for its rows: `patience` seconds at the most.
 
@@ -120,22 +132,33 @@ class PostgresLink:
             params: its parameters, in binary; None for null.
             patience: seconds.
             writes: whether it may have been done if no answer comes.
+            anew: makes the parameters for another try, if they say what is known of the server.
 
         Raises:
             LogUnavailableError: it was not done in time; or the server refuses.
             LogFullError: the server has no room.
         """
         call = PostgresCall(statement, params)
-        return await self.do(call, patience=patience, writes=writes)
+        return await self.do(call, patience=patience, writes=writes, anew=anew)
 
-    async def do(self, call: PostgresCall, *, patience: float, writes: bool) -> list[Row]:
+    async def do(
+        self,
+        call: PostgresCall,
+        *,
+        patience: float,
+        writes: bool,
+        anew: Callable[[], Sequence[bytes | None]] | None = None,
+    ) -> list[Row]:
         """Do a call: see `call`. Meanwhile its ``failure`` is why the last try failed."""
         with trio.move_on_after(patience):
             while True:
                 connection = await self.connection()
                 sent_before = call.sent
                 try:
-                    return await connection.do(call)
+                    rows = await connection.do(call)
+                    if writes or not connection.why:
+                        return rows
+                    call.failure = self.unavailable(connection.why)  # another server is used by now
                 except PostgresLostError as error:
                     call.failure = self.unavailable(error.text)
                 except PostgresRefusedError as error:
@@ -144,6 +167,9 @@ class PostgresLink:
                     if refusal(error.state).remedy not in (Remedy.RETRY, Remedy.RECONNECT):
                         break
                     await trio.sleep(chance.uniform(RETRY_SECONDS / 2, RETRY_SECONDS))
+                if anew is not None:
+                    await self.connection()
+                    call.params = anew()
         slow = f"no answer within {patience:g} s"
         failure = call.failure or self.failure or self.unavailable(slow)
         raise type(failure)(*failure.args, maybe=writes and call.sent) from None
@@ -156,13 +182,23 @@ class PostgresLink:
         kind = LogFullError if found.remedy is Remedy.FULL else LogUnavailableError
         failure = kind(f"{self.where} {found.advice} ({error.text}, SQLSTATE {error.state})")
         if found.remedy is Remedy.RECONNECT:
-            connection.lose(error.text)
+            self._leave(connection, error.text)
             self.failure = self.failure or failure
         return failure
 
     def unavailable(self, text: str) -> LogUnavailableError:
         """Return the error for a server that can't be reached, or does not answer."""
         return LogUnavailableError(f"{self.where} can't be reached: {text}")
+
+    def _leave(self, connection: PostgresConnection, why: str) -> None:
+        connection.lose(why)
+        self._take_back(connection)
+
+    def _take_back(self, connection: PostgresConnection) -> None:
+        """Lend a connection out no more."""
+        if self._connection is connection:
+            self._connection = None
+            self._connected = trio.Event()
 
     async def _hold(self, begin: Callable[[], None]) -> tuple[LogUnavailableError, bool]:
         """Connect to the first server that is fit, and stay; return why it ended.
@@ -211,7 +247,6 @@ class PostgresLink:
                 try:
                     await connection.lost.wait()
                 finally:
-                    self._connection = None
-                    self._connected = trio.Event()
+                    self._take_back(connection)
             nursery.cancel_scope.cancel()
         return unfit

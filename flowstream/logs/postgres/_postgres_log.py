@@ -8,6 +8,7 @@ on order, numbers and epochs. A topic is a row with a counter, whose lock orders
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -160,16 +161,20 @@ class PostgresLog(Log):
             epoch, mine = "-", False  # no epoch of ours
         position = binary.text(topic), binary.text(epoch), binary.int8(number)
         ends = binary.int4(min(limit, (1 << 31) - 1)), binary.int8(PAGE_BYTES)
-        page = PageOfTopic(await opened.read(sql.READ, *position, *ends), (epoch, number))
-        if mine and (page.evidence or page.wal < opened.lineage.wal):
-            await opened.look_back()
-            await opened.write(sql.TOUCH, *position)
-        elif not page.current:
-            await opened.touch([topic])
-        else:
-            opened.lineage.see(page.wal)
-            return page.head, page.known, page.records
-        page = PageOfTopic(await opened.read(sql.READ, *position, *ends), (epoch, number))
+        told = None  # the server that was told what this process has
+
+        async def ask() -> PageOfTopic:
+            nonlocal told
+            while True:
+                page = PageOfTopic(await opened.read(sql.READ, *position, *ends), (epoch, number))
+                has_less = page.evidence or page.wal < opened.lineage.wal
+                if not (mine and has_less) or told == opened.server:
+                    return page
+                told = opened.server
+                await opened.look_back()
+                await opened.write(sql.TOUCH, *position)
+
+        page = await opened.of_this_life(ask, lambda page: [] if page.current else [topic])
         opened.lineage.see(page.wal)
         return page.head, page.known, page.records
 
@@ -178,10 +183,10 @@ class PostgresLog(Log):
         opened = self._opened()
         heads: dict[str, Head] = {}
         for some in batches(check_topics(topics)):
-            rows = await opened.read(sql.HEADS, binary.text_array(some))
-            if passed := [name for name, *_, current in rows if not current]:
-                await opened.touch(passed)
-                rows = await opened.read(sql.HEADS, binary.text_array(some))
+            rows = await opened.of_this_life(
+                partial(opened.read, sql.HEADS, binary.text_array(some)),
+                lambda rows: [name for name, *_, current in rows if not current],
+            )
             found = {name: read_head(*head) for name, *head, _ in rows}
             unknown = found.pop(None)
             heads.update((name, found.get(name, unknown)) for name in some)
@@ -202,10 +207,10 @@ class PostgresLog(Log):
         opened = self._opened()
         check_topic(topic)
         words = binary.text(topic), binary.text(cursor or ""), binary.int8(PAGE_BYTES)
-        rows = await opened.read(sql.LATEST, *words)
-        if not rows[0][-1]:
-            await opened.touch([topic])
-            rows = await opened.read(sql.LATEST, *words)
+        rows = await opened.of_this_life(
+            partial(opened.read, sql.LATEST, *words),
+            lambda rows: [] if rows[0][-1] else [topic],
+        )
         return read_latest(rows)
 
     async def topics(

@@ -8,12 +8,16 @@
 A notification says a topic's number, its epoch and the number of its newest event, and not the
 event: any role of the database may send one, and so can cause no more than a read too many. What
 comes while a read is under way is read by the next one, for many topics at once.
+
+The number of a topic is the server's. Another server, or the same one from an older copy, may have
+given it to another topic. So behind each new connection the numbers are learned anew.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -54,6 +58,7 @@ class PostgresNews:
         self._told: dict[int, int] = {}  # {number of a topic: the newest event in a hint}
         self._strangers: OrderedDict[int, str] = OrderedDict()  # {number: name or ""}
         self._due: OrderedDict[int, None] = OrderedDict()  # topics that have news
+        self._learns = False  # whether numbers have to be learned anew
         self._news = trio.Event()
 
     async def watch(self, topics: Iterable[str]) -> None:
@@ -66,10 +71,7 @@ class PostgresNews:
         self._watched.update(names)
         if names:
             self._welcome()
-            rows = await self._link.call(
-                sql.IDS, [binary.text_array(names)], patience=self._patience
-            )
-            self._learn(rows)
+            await self._ask_numbers(names)
         else:
             await trio.lowlevel.checkpoint()
 
@@ -79,6 +81,16 @@ class PostgresNews:
             self._watched.discard(name)
             if name in self._numbers:
                 self._lose(self._numbers[name])
+
+    def learn_anew(self) -> None:
+        """Forget the numbers of all topics, and have `work` ask for them."""
+        self._learns = True
+        self._names.clear()
+        self._numbers.clear()
+        self._told.clear()
+        self._strangers.clear()
+        self._due.clear()
+        self._news.set()
 
     def hear(self, payload: str) -> None:
         """Hear a notification. Anybody may have sent it."""
@@ -102,10 +114,12 @@ class PostgresNews:
         self, topic: str, number: int, first: int, epoch: str, entries: Sequence[LogEntry]
     ) -> None:
         """Tell what this process has appended itself: all of `entries`, and nothing else."""
-        if topic not in self._watched:
+        if topic not in self._watched or self._learns:
             return
         if topic not in self._numbers:
             self._name(number, topic, first - 1)
+            if first > 1:
+                self._stale(topic)  # others were faster, and it was not heard of
         if self._numbers[topic] == number and self._told[number] == first - 1:
             self._told[number] = first - 1 + len(entries)
             records = [Record(epoch, first + at, one.data) for at, one in enumerate(entries)]
@@ -118,9 +132,30 @@ class PostgresNews:
         while True:
             await self._news.wait()
             self._news = trio.Event()
-            while self._due:
+            while self._learns or self._due:
+                if self._learns:
+                    await self._learn_numbers()
                 count = min(len(self._due), _BATCH_TOPICS)
                 await self._read([self._due.popitem(last=False)[0] for _ in range(count)])
+
+    async def _learn_numbers(self) -> None:
+        """Ask for the numbers of all topics, and say that there may be news of each.
+
+        What was appended meanwhile is not heard of. So it is said again of what is behind it.
+        """
+        self._learns = False
+        names = sorted(self._watched)
+        for at in range(0, len(names), _BATCH_TOPICS):
+            with suppress(LogUnavailableError):  # they are learned with their next notification
+                await self._ask_numbers(names[at : at + _BATCH_TOPICS])
+            if self._learns:
+                return
+        if names:
+            self._stale(None)
+
+    async def _ask_numbers(self, names: Sequence[str]) -> None:
+        rows = await self._link.call(sql.IDS, [binary.text_array(names)], patience=self._patience)
+        self._learn(rows)
 
     async def _read(self, topics: Sequence[int]) -> None:
         try:
@@ -146,6 +181,8 @@ class PostgresNews:
         rows = await self._link.call(
             sql.NAMES, [binary.int8_array(topics)], patience=self._patience
         )
+        if self._learns:
+            return  # they may be from another server
         self._strangers.update(dict.fromkeys(topics, ""))
         self._strangers.update((number, name) for number, name, *_ in rows)
         for number, name, *_ in rows:
@@ -195,6 +232,8 @@ class PostgresNews:
             ],
             patience=self._patience,
         )
+        if self._learns:
+            return  # they may be from another server, where these are other topics
         heads: dict[int, tuple[str | None, int]] = {}
         found: dict[int, list[tuple[int, float, bytes]]] = {}
         for topic, epochs, head, number, age, data in rows:

@@ -164,14 +164,22 @@ class PostgresWriter:
         return sorted(batch, key=lambda job: job.name)
 
     async def _commit(self, batch: Sequence[AppendJob]) -> None:
-        call = PostgresCall(sql.APPEND, _parameters(self._lineage, batch))
+        name = ""
+
+        def parameters() -> list[bytes | None]:
+            nonlocal name
+            name = self._lineage.name
+            return _parameters(self._lineage, batch)
+
+        call = PostgresCall(sql.APPEND, parameters())
         until = max(job.waiting.deadline for job in batch)
         for job in batch:
             job.call = call
             if job.waiting.deadline == until:  # then its time is that of the transaction
                 job.waiting.deadline = math.inf
         try:
-            rows = await self._link.do(call, patience=until - clock.current_time(), writes=True)
+            patience = until - clock.current_time()
+            rows = await self._link.do(call, patience=patience, writes=True, anew=parameters)
         except LogUnavailableError as error:
             for job in batch:
                 job.error = error
@@ -179,8 +187,9 @@ class PostgresWriter:
             return
         for job, row in zip(batch, rows, strict=True):
             job.row = row
-            self._lineage.see(row[-1])
-            self._committed(job, row)
+            if name == self._lineage.name:  # else another server is used by now
+                self._lineage.see(row[-1])
+                self._committed(job, row)
             job.done.set()
 
 

@@ -121,8 +121,9 @@ class PostgresConnection:
         prepares: whether statements are prepared. A pooler may not know them again.
         process: the number of the server's process, as the server said when it connected. A pooler
             says another one.
+        server: which server it leads to, as whoever made it has found out.
         lost: set when the connection is lost.
-        why: why it is lost.
+        why: why it is lost, or about to be; "" while it is not.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class PostgresConnection:
         self._prepared: set[str] = set()
         self.prepares = False
         self.process: int = pg.backend_pid
+        self.server = ""
         self.lost = trio.Event()
         self.why = ""
 
@@ -149,7 +151,7 @@ class PostgresConnection:
             PostgresLostError: the connection is lost; see the call's ``sent``.
         """
         async with self._room:
-            if self.lost.is_set():
+            if self.why:
                 raise PostgresLostError(self.why)
             call.task = trio.lowlevel.current_task()
             self._queue.append(call)

@@ -71,6 +71,7 @@ _CODES: dict[str, Refusal] = {
         Remedy.RECONNECT, "has lost a prepared statement: is there a pooler in front of it?"
     ),
     "08P01": Refusal(Remedy.RECONNECT, "or a pooler in front of it broke the connection off"),
+    "LG001": Refusal(Remedy.RECONNECT, "has begun a new life of the log, or is another server"),
     # No room.
     "53100": Refusal(
         Remedy.FULL,

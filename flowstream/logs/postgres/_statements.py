@@ -67,4 +67,10 @@ LISTEN = Statement("listen", "listen flowstream")
 NOTIFY = Statement(
     "notify", "select pg_catalog.pg_notify('flowstream', one) from unnest($1::text[]) one"
 )
-PROCESS = Statement("process", "select pg_catalog.pg_backend_pid()")
+# Which process of which server it is. Servers that are copies of each other were started at
+# different times.
+PROCESS = Statement(
+    "process",
+    "select pg_catalog.pg_backend_pid(), (pg_catalog.pg_control_system()).system_identifier::text"
+    " || ' ' || extract(epoch from pg_catalog.pg_postmaster_start_time())::text",
+)

@@ -138,7 +138,7 @@ class Account:
 
     def _follow_on(self, place: Place) -> None:
         """Check that `place` is what comes next."""
-        self._go_back(place)
+        went_back = self._go_back(place)
         last, pending = self.last, self._pending
         if self._anew or last is None:
             # It said that it has lost its place, and takes what it is given.
@@ -150,7 +150,8 @@ class Account:
             raise LedgerError(f"{self} got {place} twice, or out of order")
         if pending != "":
             self.gaps.append((last, place, None if pending is None else int(pending)))
-        if self.keeps_up and pending is None and place.epoch == last.epoch:
+        in_epoch = place.epoch == last.epoch and not went_back
+        if self.keeps_up and pending is None and in_epoch:
             raise LedgerError(f"{self} keeps up, and was told of a gap before {place}")
         if not self.filtered:
             missed = 0 if pending == "" else pending
@@ -161,17 +162,19 @@ class Account:
                 raise LedgerError(f"{self} was told of {missed} missed, and got {place}")
         self._arrive(place)
 
-    def _go_back(self, place: Place) -> None:
-        """Take a place of an earlier epoch, if a split brain excuses that.
+    def _go_back(self, place: Place) -> bool:
+        """Take a place of an earlier epoch, if a split brain excuses that; return whether it did.
 
         The server that a worker still has does not know the newer epoch of the other one. So the
         client is told that it has lost its place.
         """
         last = self.last
         told = self.topic.splits and self._pending is None
-        if told and last is not None and place < last and place.epoch != last.epoch:
-            self.counts["went back"] += 1
-            self.last = Place(place.epoch, place.number - 1)
+        if not (told and last is not None and place < last and place.epoch != last.epoch):
+            return False
+        self.counts["went back"] += 1
+        self.last = Place(place.epoch, place.number - 1)
+        return True
 
     def _arrive(self, place: Place) -> None:
         if self.first is None:

@@ -26,7 +26,7 @@ returns table(o_topic bigint, o_epochs text, o_first bigint, o_added int, o_resu
 language plpgsql volatile security definer set search_path = pg_catalog, flowstream, pg_temp
 set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
-  l flowstream.log := flowstream.seen_log(p_lineage, p_wal);
+  l flowstream.log := flowstream.known_log(p_lineage, p_wal);
   v_jobs int := cardinality(p_topics);
   v_from int := 1;        -- the topic's first job
   v_to int;               -- and its last

@@ -6,7 +6,8 @@
 -- each at every publish.
 --
 -- A new life begins on evidence: somebody had more from this log than it has. That is compared and
--- set, so that many who find the same out begin one.
+-- set, so that many who find the same out begin one. What a process has of the log is the lineage
+-- that it knows, and how far the WAL was in it. So who appends must know the lineage that is.
 --
 -- Locks are taken in this order: the row of `log`, topics by name, leases.
 
@@ -42,13 +43,16 @@ language sql immutable as $$ select substring(p_epochs from '([^,:]+):[^,]*$') $
 create or replace function flowstream.first_of_epochs(p_epochs text) returns bigint
 language sql immutable as $$ select split_part(split_part(p_epochs, ',', 1), ':', 2)::bigint $$;
 
--- The epochs with a new one, which begins behind `p_number`; the last 8 are kept.
-create or replace function flowstream.begin_epoch(p_epochs text, p_number bigint) returns text
+-- The epochs with a new one, which begins behind `p_number`, and sorts behind all of them and
+-- `p_epoch`; the last 8 are kept.
+create or replace function flowstream.begin_epoch(
+  p_epochs text, p_number bigint, p_epoch text default '') returns text
 language plpgsql volatile as $$
-declare v_all text[] := string_to_array(p_epochs, ',');
+declare
+  v_all text[] := string_to_array(p_epochs, ',');
+  v_last text := greatest(flowstream.last_epoch(p_epochs) collate "C", p_epoch collate "C");
 begin
-  v_all := v_all || (flowstream.new_epoch_behind(flowstream.last_epoch(p_epochs))
-    || ':' || p_number + 1);
+  v_all := v_all || (flowstream.new_epoch_behind(v_last) || ':' || p_number + 1);
   return array_to_string(v_all[greatest(1, cardinality(v_all) - 7):], ',');
 end $$;
 
@@ -101,17 +105,19 @@ create or replace function flowstream.flushed() returns bigint
 language sql volatile as $$ select (pg_catalog.pg_current_wal_flush_lsn() - '0/0')::bigint $$;
 
 -- Have the log begin a life: the next one if its life is `p_life`, and in any case if the server
--- is of another lineage. Returns the log as it is now.
-create or replace function flowstream.begin_life(p_life bigint) returns flowstream.log
+-- is of another lineage. Its number is above `p_seen`, and its epochs sort behind `p_epoch`: those
+-- that somebody has seen may be forgotten here. Returns the log as it is now.
+create or replace function flowstream.begin_life(
+  p_life bigint, p_seen bigint default 0, p_epoch text default '') returns flowstream.log
 language plpgsql volatile as $$
 declare l flowstream.log; v_lineage text;
 begin
   select * into strict l from flowstream.log for update;
-  if l.life = p_life then l.life := l.life + 1; end if;
+  if l.life = p_life then l.life := greatest(l.life, p_seen) + 1; end if;
   v_lineage := flowstream.lineage(l);
   if l.lineage <> v_lineage then
     l.lineage := v_lineage;
-    l.epoch := flowstream.new_epoch_behind(l.epoch);
+    l.epoch := flowstream.new_epoch_behind(greatest(l.epoch collate "C", p_epoch collate "C"));
     update flowstream.log set life = l.life, lineage = l.lineage, epoch = l.epoch;
     perform pg_notify('flowstream', '0');
   end if;
@@ -137,17 +143,40 @@ begin
   end if;
 end $$;
 
--- The log as a process that knew this lineage, and WAL up to there, must see it. If the server has
--- less WAL than that, it was rolled back, whatever it is called.
+-- Whether a process that knew this lineage, and WAL up to there, shows that the server was rolled
+-- back: it has counted fewer lives than that, or has less WAL in the same one. Who knows an earlier
+-- life had less than the WAL with which the next one began; and that one is here.
+create or replace function flowstream.is_rolled_back(
+  l flowstream.log, p_lineage text, p_wal bigint) returns boolean
+language plpgsql volatile as $$
+begin
+  if l.lineage = p_lineage then return p_wal > flowstream.flushed(); end if;
+  return split_part(l.lineage, ':', 1) = split_part(p_lineage, ':', 1)
+    and split_part(l.lineage, ':', 2) = split_part(p_lineage, ':', 2)
+    and l.life < split_part(p_lineage, ':', 3)::bigint;
+end $$;
+
+-- The log as a process must see it that knew this lineage, and WAL up to there.
 create or replace function flowstream.seen_log(p_lineage text, p_wal bigint) returns flowstream.log
 language plpgsql volatile as $$
 declare l flowstream.log := flowstream.current_log();
 begin
-  if l.lineage = p_lineage and p_wal > flowstream.flushed() then
+  if flowstream.is_rolled_back(l, p_lineage, p_wal) then
     perform flowstream.flush_commit();
-    return flowstream.begin_life(l.life);
+    return flowstream.begin_life(l.life, split_part(p_lineage, ':', 3)::bigint);
   end if;
   return l;
+end $$;
+
+-- The log, for a process that appends. It must know the lineage that is, or it would go on to say
+-- of a life what it has of another one. It asks again with `hello`. '' knows none.
+create or replace function flowstream.known_log(p_lineage text, p_wal bigint)
+returns flowstream.log
+language plpgsql volatile as $$
+declare l flowstream.log := flowstream.current_log();
+begin
+  if p_lineage = '' or l.lineage = p_lineage and p_wal <= flowstream.flushed() then return l; end if;
+  raise exception 'the log is of another lineage' using errcode = 'LG001';
 end $$;
 
 create or replace function flowstream.hello(p_lineage text, p_wal bigint)
@@ -180,20 +209,23 @@ begin
   if t.gone <= clock_timestamp() then return; end if;
   if flowstream.is_evidence(
       coalesce(t.epochs, l.epoch || ':1'), coalesce(t.head, 0), p_epoch, p_number) then
-    l := flowstream.begin_life(l.life);
-    perform flowstream.touched_topic(l, p_topic);
+    if p_epoch !~ '^[0-9a-v]{11}0{0,5}$' then p_epoch := ''; end if;
+    l := flowstream.begin_life(l.life, 0, p_epoch);
+    perform flowstream.touched_topic(l, p_topic, p_epoch);
   end if;
 end $$;
 
--- The topic with its row locked, in the log's lineage; a row of nulls if there is none.
-create or replace function flowstream.touched_topic(l flowstream.log, p_topic text)
+-- The topic with its row locked, in the log's lineage; a row of nulls if there is none. An epoch
+-- that it begins sorts behind `p_epoch`.
+create or replace function flowstream.touched_topic(
+  l flowstream.log, p_topic text, p_epoch text default '')
 returns flowstream.topic
 language plpgsql volatile as $$
 declare t flowstream.topic;
 begin
   select * into t from flowstream.topic where name = p_topic for update;
   if t.lineage <> l.lineage then
-    t.epochs := flowstream.begin_epoch(t.epochs, t.head);
+    t.epochs := flowstream.begin_epoch(t.epochs, t.head, p_epoch);
     t.lineage := l.lineage;
     update flowstream.topic set epochs = t.epochs, lineage = t.lineage where id = t.id;
     perform pg_notify('flowstream', t.id::text);
