@@ -51,11 +51,23 @@ async def freeze(run: Run, dice: random.Random) -> None:
 
 
 async def lose_tail(run: Run, dice: random.Random) -> None:
-    """Kill -9 it, and start it without the end of what it had. Workers live through it."""
+    """Kill -9 it, and start it without the end of what it had. Workers live through it.
+
+    All who publish have seen some of that end. Who comes new, or was frozen meanwhile, has seen
+    nothing of it, can't tell that it is gone, and may be the first to publish.
+    """
+    seconds = dice.uniform(0.5, 2.0)
+
+    async def wait() -> None:
+        await trio.sleep(seconds)
+        with trio.move_on_after(20):
+            await run.until_each_has_published()
+
     async with _breaking(run, "lost tails") as broker, run.no_new_lives():
         epochs = run.truth.count_epochs()
-        await trio.to_thread.run_sync(broker.lose_tail, dice, _wait(dice, 0.5, 2.0))
-        # Who comes new has seen nothing, and can't tell that it is gone.
+        await trio.to_thread.run_sync(
+            broker.lose_tail, dice, partial(trio.from_thread.run, wait)
+        )
         enough = run.truth.settled + 500  # a log that trusts its broker begins no epoch
         with trio.move_on_after(20):
             while run.truth.count_epochs() == epochs and run.truth.settled < enough:  # noqa: ASYNC110

@@ -52,28 +52,30 @@ async def kill_a_publisher(run: Run, dice: random.Random) -> None:
 
 
 async def freeze_a_worker(run: Run, dice: random.Random) -> None:
-    await _freeze(run, _running(run.workers, dice), dice.uniform(0.3, 2.0))
+    await _freeze(run, run.workers, dice)
 
 
 async def freeze_a_publisher(run: Run, dice: random.Random) -> None:
     """Freeze a publisher, wherever it is: it may have the write lock."""
-    await _freeze(run, _running(run.publishers, dice), dice.uniform(0.3, 2.0))
+    await _freeze(run, run.publishers, dice)
 
 
-async def _freeze(run: Run, seat: Seat | None, seconds: float) -> None:
-    if seat is None or seat.process is None:
-        return
-    process = seat.process
-    pids = process.children if seat.supervised else [process.pid]
-    run.count("freezes")
-    try:
-        for pid in pids:
-            _signal(pid, signal.SIGSTOP)
-        await trio.sleep(seconds)
-    finally:
-        if not process.over.is_set():
+async def _freeze(run: Run, seats: list[Seat], dice: random.Random) -> None:
+    async with run.busy():
+        seat = _running(seats, dice)
+        if seat is None or seat.process is None:
+            return
+        process = seat.process
+        pids = process.children if seat.supervised else [process.pid]
+        run.count("freezes")
+        try:
             for pid in pids:
-                _signal(pid, signal.SIGCONT)
+                _signal(pid, signal.SIGSTOP)
+            await trio.sleep(dice.uniform(0.3, 2.0))
+        finally:
+            if not process.over.is_set():
+                for pid in pids:
+                    _signal(pid, signal.SIGCONT)
 
 
 async def trim(run: Run, dice: random.Random) -> None:

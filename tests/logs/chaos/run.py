@@ -113,7 +113,7 @@ class Run:
         self._powered = trio.Event()  # whether processes may start
         self._powered.set()
         self._holds = 0
-        self._hands = 0
+        self._busy = 0
         self._troubles = 0
         self._troubled_until = 0.0
         self._clean: set[str] = set()
@@ -360,12 +360,22 @@ class Run:
             await process.over.wait()
 
     async def _hold_back(self) -> None:
-        """Let no process start, and wait until none does one thing to the log."""
+        """Let no process start, and wait until nobody is `busy`."""
         if not self._holds:
             self._powered = trio.Event()
         self._holds += 1
-        while self._hands:  # noqa: ASYNC110  # there is no event
+        while self._busy:  # noqa: ASYNC110  # there is no event
             await trio.sleep(0.01)
+
+    @asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """Do something that must not happen while processes are held back; **wait** for that."""
+        await self._powered.wait()
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
 
     def restore_power(self) -> None:
         """Let processes start again, if nothing else holds them back."""
@@ -375,12 +385,20 @@ class Run:
 
     @asynccontextmanager
     async def no_new_lives(self) -> AsyncIterator[None]:
-        """Let no process start in the meantime."""
+        """Let no process start in the meantime, and none be frozen."""
         await self._hold_back()
         try:
             yield
         finally:
             self.restore_power()
+
+    async def until_each_has_published(self) -> None:
+        """**Wait** until each publisher that is there has published something from now on."""
+        for seat, life, settled in [(one, one.life, one.life.settled) for one in self.publishers]:
+            while life is seat.life and life.settled <= settled and not seat.done:
+                if seat.process is None or seat.process.over.is_set():
+                    break
+                await trio.sleep(0.01)
 
     @asynccontextmanager
     async def trouble(self) -> AsyncIterator[None]:
@@ -403,8 +421,6 @@ class Run:
         """Do one thing to the log, in a process of its own; return what it printed."""
         lines: list[str] = []
         while True:
-            await self._powered.wait()
-            self._hands += 1
             role = Role(
                 "hand",
                 self._url,
@@ -412,12 +428,10 @@ class Run:
                 str(self.plan.seed),
                 batch=self.plan.batch,
             )
-            process = processes.hand(role, arguments, lines.append)
-            self._started.append(process)
-            try:
+            async with self.busy():
+                process = processes.hand(role, arguments, lines.append)
+                self._started.append(process)
                 await process.read()
-            finally:
-                self._hands -= 1
             if process.code == 0:
                 return json.loads("".join(lines))
             self._check_end(process)
