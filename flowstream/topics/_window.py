@@ -120,7 +120,7 @@ class Window(History):
 
     def crosses(self, seen: int, number: int) -> bool:
         """Return whether an unknown number of events was lost between two of its numbers."""
-        return any(seen < stretch.start <= number for stretch in self._stretches)
+        return any(seen < stretch.start <= number for stretch in self._stretches[1:])
 
     def id_of(self, number: int) -> str:
         """Return the id with which a client comes back that has event `number`, kept or not."""

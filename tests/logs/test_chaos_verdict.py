@@ -122,3 +122,36 @@ def test_an_epoch_begins_at_one_number() -> None:
     """Two servers that both began it would not agree."""
     with pytest.raises(LedgerError, match="begins at 8 and at 9"):
         make_truth().note_epochs([Place(B, 9)])
+
+
+def test_a_client_that_goes_back_in_a_split_brain_keeps_up() -> None:
+    """It was told that its place is unknown to the other server, and goes on in its older epoch."""
+    truth = make_truth()
+    truth.splits = True
+    account = make_account(truth)
+    read(account, PLACES[:7])
+    tell(account, None)
+    read(account, PLACES[10:12])
+    tell(account, None)
+    read(account, PLACES[8:10])
+    tell(account, None)
+    read(account, PLACES[12:])
+    assert account.counts["went back"] == 1
+    assert verify(account) == 1  # PLACES[7]
+
+
+def test_a_client_that_goes_back_is_told_of_it() -> None:
+    """Two servers or not: an older epoch needs a gap in front, and within one no number is skipped."""
+    truth = make_truth()
+    truth.splits = True
+    account = make_account(truth)
+    read(account, PLACES[:7])
+    tell(account, None)
+    read(account, PLACES[10:12])
+    with pytest.raises(LedgerError, match="twice, or out of order"):
+        read(account, PLACES[8:9])
+    account = make_account(truth)
+    read(account, PLACES[:8])
+    tell(account, None)
+    with pytest.raises(LedgerError, match="keeps up"):
+        read(account, PLACES[9:10])

@@ -87,6 +87,31 @@ class TestByKey:
                     ("snapshot", latest(a=3, b=4, c=5)),
                 ]
 
+    async def test_pages_of_two_epochs_are_no_snapshot(self, autojump_clock):
+        """The log loses its end between two pages: what was lost never stands beside what came."""
+        kept, lost, new = ("x" * 700_000, "lost" * 180_000, "new" * 240_000)
+        async with open_workers(2, snapshot=LatestByKey()) as (broker, one, other):
+            await one.publish(kept, key="a")
+            await one.publish(kept, key="b")
+            picture = broker.photograph()
+            await one.publish(lost, key="a")
+            asked, is_lost = other.view.latest, False
+
+            async def lose_behind_the_first_page(topic, cursor=None):
+                nonlocal is_lost
+                if cursor is not None and not is_lost:
+                    is_lost = True
+                    other.view.weather = Weather(lost=1.0)  # it is not there yet
+                    broker.restore(picture)
+                    await one.publish(new, key="b")
+                return await asked(topic, cursor)
+
+            other.view.latest = lose_behind_the_first_page
+            got = await resumed(other, None)
+            assert is_lost
+            assert ("snapshot", latest(a=lost, b=new)) not in got
+            assert got[-1] == ("snapshot", latest(a=kept, b=new))
+
     async def test_a_log_that_is_away_makes_a_client_wait(self, autojump_clock):
         """And those that come meanwhile wait for the same reading."""
         async with open_workers(2, snapshot=LatestByKey()) as (_, one, other):

@@ -73,9 +73,49 @@ def test_less_wal_than_was_seen_is_a_new_life(log):
     assert later[3] > epoch
     # Another process with the same evidence finds the new life, and begins none.
     assert log.ask("select * from flowstream.hello(%s, %s)", lineage, wal + 10**9)[0][1] == later[1]
-    rows = log.append_many([("a", [b"1"], {})], later[1], wal + 10**9)
-    assert log.ask("select * from flowstream.hello('', 0)")[0][1] != later[1]
-    assert rows[0][3] == 1
+
+
+def test_who_appends_must_know_the_lineage_that_is(log):
+    """Else it would say of a life what it has of another one. It greets the log, and is let in."""
+    _, lineage, wal, _, _ = log.ask("select * from flowstream.hello('', 0)")[0]
+    jobs = [("a", [b"1"], {})]
+    assert log.append_many(jobs, lineage, wal)[0][3] == 1
+    for known in ((lineage, wal + 10**9), ("other", 0)):
+        with pytest.raises(psycopg.Error) as refused:
+            log.append_many(jobs, *known)
+        assert refused.value.sqlstate == "LG001"
+    assert log.events("a") == [(1, b"1")]
+    later = log.ask("select * from flowstream.hello(%s, %s)", lineage, wal + 10**9)[0]
+    assert log.append_many([("a", [b"2"], {})], later[1], later[2])[0][3] == 1
+
+
+def test_fewer_lives_than_were_seen_are_a_new_life(log):
+    """A process that knew life 5 of a log in life 1 begins life 6; of an earlier one it does not.
+
+    The WAL does not matter: the log may have more of it by now.
+    """
+    _, lineage, _, _, _ = log.ask("select * from flowstream.hello('', 0)")[0]
+    server = lineage.rpartition(":")[0]
+    assert lineage == f"{server}:1"
+    assert log.ask("select * from flowstream.hello(%s, 0)", f"{server}:0")[0][1] == lineage
+    for _ in range(2):  # a second one with the same evidence finds the new life
+        assert log.ask("select * from flowstream.hello(%s, 0)", f"{server}:5")[0][1] == f"{server}:6"
+    elsewhere = log.ask("select * from flowstream.hello('7:00000002:9', 0)")[0][1]
+    assert elsewhere == f"{server}:6"
+
+
+@pytest.mark.parametrize("topic", ["a", "unknown"])
+def test_a_new_epoch_sorts_behind_what_somebody_has_seen(log, topic):
+    """Of another server, whose clock was ahead: a reader's place never goes back."""
+    log.append("a", b"1")
+    log.ask("select flowstream.touch(%s, 'vvvvvvvvvv0', 7)", topic)
+    epoch = log.epoch(topic)
+    assert epoch > "vvvvvvvvvv0"
+    assert parse_event_id(event_id(epoch, 1)) == (epoch, 1)
+    log.ask("select flowstream.touch(%s, 'vvvvvvvvvv0', 7)", topic)
+    assert log.epoch(topic) == epoch
+    log.ask("select flowstream.touch(%s, 'zzz, no epoch', 7)", topic)
+    assert parse_event_id(event_id(log.epoch(topic), 1)) is not None
 
 
 def test_eight_epochs_are_kept(log):
