@@ -172,7 +172,11 @@ class LogCursor(Cursor):
             await super().prepare()
 
     async def _fetch(self, position: Position) -> LogPage:
-        """Return what follows `position`, as soon as there is something, or the window has it."""
+        """Return what follows `position`, as soon as there is something, or the window has it.
+
+        The window is then as far as the page. If events are missing behind a place in the page, the
+        client goes on in the window, which counts from that place and has a snapshot behind it.
+        """
         follower = self._follower
 
         def read() -> Awaitable[LogPage]:
@@ -183,6 +187,7 @@ class LogCursor(Cursor):
         while True:
             page = await insist(read)
             if page.known and (page.events or page.end != position):
+                await follower.until(page.events[-1].position if page.events else position)
                 return page
             # It goes on in the window, when that has come as far.
             if await follower.until(page.end) is not None or not page.known:

@@ -6,9 +6,11 @@ Events 0 to 9 were acknowledged in epoch ``A``. The log then lost the last three
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from chaos.account import Account
-from chaos.texts import make_text
+from chaos.texts import key_of, make_text
 from chaos.truth import LedgerError, Place, TopicTruth, name_of
 
 A, B = "0000000000a", "0000000000b"
@@ -155,3 +157,31 @@ def test_a_client_that_goes_back_is_told_of_it() -> None:
     tell(account, None)
     with pytest.raises(LedgerError, match="keeps up"):
         read(account, PLACES[9:10])
+
+
+def snapshot(account: Account, place: Place) -> None:
+    """Have it get the state as of a place; all events here have keys of their own."""
+    names = [name_of(TEXTS[number]) for number, one in enumerate(PLACES) if one <= place]
+    entries = [{"key": key_of(name), "data": TEXTS[at]} for at, name in enumerate(names)]
+    account.snapshot(f"{place.epoch}.a{place.number}", entries)
+
+
+def test_a_client_may_be_set_back_to_what_the_log_still_has() -> None:
+    """Its worker came new to the log. It must be told, and what it had must be lost."""
+    for told, seen, fault in (
+        (None, 10, ""),
+        (0, 10, "snapshot of the past"),
+        (None, 7, "is there, and a client was set back"),
+    ):
+        account = make_account(make_truth("keyed"), keeps_up=False)
+        read(account, PLACES[:seen])
+        with pytest.raises(LedgerError, match=fault) if fault else nullcontext():
+            if told is None:
+                tell(account, told)
+            snapshot(account, PLACES[5])
+            if seen == 10:
+                read_on = PLACES[6:7]
+                read(account, read_on)
+                tell(account, None)
+                read(account, PLACES[10:])
+            verify(account)

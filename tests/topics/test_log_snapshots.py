@@ -87,6 +87,22 @@ class TestByKey:
                     ("snapshot", latest(a=3, b=4, c=5)),
                 ]
 
+    async def test_a_client_that_is_ahead_of_its_worker_is_not_set_back(self, autojump_clock):
+        """It comes from a faster one, and what follows is trimmed: the gap is counted from there,
+        and the snapshot is no older than what the client has."""
+        async with open_workers(2, snapshot=LatestByKey()) as (broker, one, other):
+            async with reading(other.topic) as client:
+                await settle(1)
+                await one.publish(0, key="a")
+                await settle(1)
+                other.view.weather = Weather(lost=1.0)
+                ids = [await one.publish(n, key="abc"[n % 3]) for n in range(1, 10)]
+                await broker.trim(one.name, 2)
+                other.view.weather = FINE
+                assert client.got == [("snapshot", []), 0]
+                expected = [("gap", 5), ("snapshot", latest(b=7, c=8, a=9))]
+                assert await resumed(other, ids[3]) == expected
+
     async def test_pages_of_two_epochs_are_no_snapshot(self, autojump_clock):
         """The log loses its end between two pages: what was lost never stands beside what came."""
         kept, lost, new = ("x" * 700_000, "lost" * 180_000, "new" * 240_000)

@@ -119,7 +119,12 @@ class Account:
 
     def _check_snapshot(self, last: Place, place: Place) -> None:
         if place < last:
-            raise LedgerError(f"{self} got a snapshot of the past, {place}")
+            if place.epoch != last.epoch or self._pending is not None or not self.topic.rolls_back:
+                raise LedgerError(f"{self} got a snapshot of the past, {place}")
+            # It was told. Its worker came new to a log that had lost its end, and can't know more.
+            self.topic.set_back.append(last)
+            self.last = place
+            return
         if self._pending == "":
             if place != last:
                 raise LedgerError(f"{self} got a snapshot that nothing called for, {place}")

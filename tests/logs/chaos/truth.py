@@ -47,12 +47,14 @@ class TopicTruth:
 
     Attributes:
         splits: whether the log has been in two servers at once.
+        set_back: places behind which a client was told that the log has less.
     """
 
     def __init__(self, name: str, *, rolls_back: bool) -> None:
         self.name = name
         self.rolls_back = rolls_back
         self.splits = False  # two servers may take writes at once
+        self.set_back: list[Place] = []
         self.epochs: set[str] = set()  # all that were seen
         self._known: dict[str, int] = {}  # the first number of each epoch, as the log says
         self.sent: set[str] = set()
@@ -115,6 +117,9 @@ class TopicTruth:
         for name, low, high in self._earlier:
             if not self.is_lost(low, high.epoch):
                 raise LedgerError(f"two ids for one event in {self.name}: {name} {low} {high}")
+        for place in self.set_back:
+            if not self.is_lost(place, max(self.epochs)):
+                raise LedgerError(f"{place} of {self.name} is there, and a client was set back")
         self._verify_order()
         self._verify_snapshots()
 
