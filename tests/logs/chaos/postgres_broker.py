@@ -117,7 +117,7 @@ class PostgresBroker(Broker):
         wait()
         kill_all()
         self._restore(copy)
-        self._primary.sql("SELECT flowstream.new_epoch()")
+        self._log("new-epoch")
 
     def _restore(self, copy: Path) -> None:
         self._standby.crash()
