@@ -143,7 +143,7 @@ def test_a_client_that_goes_back_in_a_split_brain_keeps_up() -> None:
 
 
 def test_a_client_that_goes_back_is_told_of_it() -> None:
-    """Two servers or not: an older epoch needs a gap in front, and within one no number is skipped."""
+    """Two servers or not: an older epoch needs a gap in front, and in one no number is skipped."""
     truth = make_truth()
     truth.splits = True
     account = make_account(truth)

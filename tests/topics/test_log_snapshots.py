@@ -90,7 +90,7 @@ class TestByKey:
     async def test_a_client_that_is_ahead_of_its_worker_is_not_set_back(self, autojump_clock):
         """It comes from a faster one, and what follows is trimmed: the gap is counted from there,
         and the snapshot is no older than what the client has."""
-        async with open_workers(2, snapshot=LatestByKey()) as (broker, one, other):
+        async with open_workers(2, snapshot=LatestByKey()) as (broker, one, other):  # noqa: SIM117
             async with reading(other.topic) as client:
                 await settle(1)
                 await one.publish(0, key="a")

@@ -65,9 +65,7 @@ async def lose_tail(run: Run, dice: random.Random) -> None:
 
     async with _breaking(run, "lost tails") as broker, run.no_new_lives():
         epochs = run.truth.count_epochs()
-        await trio.to_thread.run_sync(
-            broker.lose_tail, dice, partial(trio.from_thread.run, wait)
-        )
+        await trio.to_thread.run_sync(broker.lose_tail, dice, partial(trio.from_thread.run, wait))
         enough = run.truth.settled + 500  # a log that trusts its broker begins no epoch
         with trio.move_on_after(20):
             while run.truth.count_epochs() == epochs and run.truth.settled < enough:  # noqa: ASYNC110

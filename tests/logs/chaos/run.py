@@ -293,6 +293,8 @@ class Run:
             await process.read()
             self._say(f"{role.name} ended")
             self._counts["tracebacks"] += process.faults
+            if process.faults:
+                self._say("\n".join(process.log))
             if publishes:
                 seat.events -= seat.life.settled
                 self._started.remove(process)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,7 +39,7 @@ class Address:
 @pytest.fixture
 def split(
     own_postgres: Callable[..., OwnPostgres], tmp_path: Path
-) -> Iterator[tuple[Address, OwnPostgres, Callable[[], OwnPostgres]]]:
+) -> tuple[Address, OwnPostgres, Callable[[], OwnPostgres]]:
     """Give an address, the server behind it, and what makes a second one that takes writes, too."""
     first = own_postgres()
     make_schema(first.dsn)
@@ -53,7 +53,7 @@ def split(
         address.lead_to(second)
         return second
 
-    yield address, first, promote
+    return address, first, promote
 
 
 def cut(log: PostgresLog, server: OwnPostgres, link: str) -> None:
@@ -73,7 +73,7 @@ def count_sessions(server: OwnPostgres) -> int:
 async def until(condition: Callable[[], Any]) -> None:
     """**Wait** until something is so; asked of a server, which has no event for it."""
     with trio.fail_after(30):
-        while not await trio.to_thread.run_sync(condition):
+        while not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110
             await trio.sleep(0.02)
 
 
