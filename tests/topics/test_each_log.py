@@ -15,6 +15,8 @@ import trio
 from each_log import Store
 from each_log_app import FRAMEWORKS, POLICIES, Worker, open_workers
 
+from flowstream import Topic
+
 
 async def take(client: Any, count: int) -> list[Any]:
     """Return the next events of a client."""
@@ -307,3 +309,14 @@ async def test_two_namespaces_do_not_meet(shared_store: Store) -> None:
         await other.publish("news", "staging")
         event = await client.next_event()
         assert (event.data, event.id[-3:]) == ("staging", ".a1")
+
+
+@pytest.mark.on_each_log
+async def test_a_marked_test_is_in_its_log(request: pytest.FixtureRequest) -> None:
+    """A test that is marked for each log runs in the one that its name says."""
+    store: Store = request.getfixturevalue("_store_around")
+    news = Topic("news")
+    await news.publish("x")
+    counted = news.statistics().log
+    assert (counted is None) == (store.kind == "memory")
+    assert counted is None or counted.appended == 1

@@ -302,8 +302,7 @@ async def test_a_thousand_cancelled_calls_leave_nothing_owed(server: OwnPostgres
 
 
 async def test_what_clients_and_statistics_say(server: OwnPostgres) -> None:
-    """A restart is no gap. What a restored copy lacks is one, and a lost seam; what was trimmed
-    before it was read is a gap with its number, and a trimmed seam."""
+    """A restart is no gap; what a restored copy lacks is one, and a lost seam."""
     async with Flowstream(log=PostgresLog(server.dsn)):
         news = Topic("news", replay=Replay(items=1000))
         async with news.subscribe() as events:
