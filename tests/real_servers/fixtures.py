@@ -65,7 +65,7 @@ def redis_server() -> Iterator[str]:
     yield from _shared("redis")
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=["valkey", pytest.param("redis", marks=pytest.mark.chaos)])
 def broker(request: pytest.FixtureRequest) -> str:
     """Give the URL of a Valkey, then of a Redis, each one for all tests."""
     found: str = request.getfixturevalue(f"{request.param}_server")

@@ -22,8 +22,6 @@ _SERVERS = {
     "postgres 18": "postgres_18_log",
 }
 
-_SHORT = ("sqlite", "valkey")
-
 
 def _shared(*short: str) -> list[Any]:
     """Return the logs that several processes can share; with -m chaos those not in `short`."""
@@ -33,13 +31,13 @@ def _shared(*short: str) -> list[Any]:
     ]
 
 
-SHARED: list[Any] = _shared(*_SHORT)
+SHARED: list[Any] = _shared("sqlite", "valkey")
 """The logs that several processes can share, as parameters of a fixture."""
 
 ALL: list[Any] = [MEMORY, *SHARED]
 """All logs."""
 
-BEFORE: list[Any] = [one for one in ALL if one is MEMORY or one.values != ("postgres 18",)]
+BEFORE: list[Any] = [MEMORY, *(one for one in _shared("sqlite") if one.values != ("postgres 18",))]
 """The same for tests that were written for topics in memory: of Postgres one is enough."""
 
 

@@ -89,6 +89,7 @@ def test_a_topic_is_deleted(workers: tuple[WorkerProcess, WorkerProcess]) -> Non
     one.until("published")
 
 
+@pytest.mark.chaos  # it kills, and waits for what is due only then
 def test_a_worker_is_killed(workers: tuple[WorkerProcess, WorkerProcess]) -> None:
     """Its clients are no longer counted when its share has expired."""
     one, other = workers

@@ -60,13 +60,14 @@ class LuaLog:
             keep: what the topic keeps.
             options: `token`, `fence`, and lists of `keys` and of idempotency keys (`asked`).
         """
-        words: list[Any] = [len(data), *data]
         keys, asked = options.get("keys", []), options.get("asked", [])
+        with_keys: list[Any] = []
         for place in range(len(data)):
             key = keys[place] if keys else ""
             once = asked[place] if asked else ""
             if key or once:
-                words += [place + 1, key or "", once or "", 300_000]
+                with_keys += [place + 1, key or "", once or "", 300_000]
+        words = [len(data), len(with_keys) // 4, *data, *with_keys]
         token = options.get("token", f"t{next(_tokens)}")
         found = self.call("append", topic, token, keep, options.get("fence", ""), *words)
         return found[0].decode()

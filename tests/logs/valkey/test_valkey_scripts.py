@@ -429,7 +429,7 @@ def claim(log: LuaLog, owner: str, instead: str = "", seconds: float = 10) -> tu
 
 def end(log: LuaLog, token: str, seconds: float = 60, *, lapsed: bool = False) -> object:
     words = f"end {token} {seconds}", "9 999 0", token, max(1, int(seconds * 1e6))
-    return log.call("end", "r", *words, "1" if lapsed else "0", 1, b"end")
+    return log.call("end", "r", *words, "1" if lapsed else "0", 1, 0, b"end")
 
 
 def test_a_claim_is_one_owner_s(log: LuaLog) -> None:
@@ -493,7 +493,7 @@ def test_the_end_is_one_step(log: LuaLog) -> None:
         assert lease(found)[2] > 50  # type: ignore[arg-type]
     assert [data for _, data in log.events("r")] == [b"1", b"end"]
     assert log.append("r", b"2", fence=token) == "FENCED"
-    assert log.call("end", "none", "t", "9 9 0", "1", 1, "0", 1, b"end") is None
+    assert log.call("end", "none", "t", "9 9 0", "1", 1, "0", 1, 0, b"end") is None
 
 
 def test_a_lapsed_lease_is_reaped(log: LuaLog) -> None:
