@@ -62,18 +62,25 @@ def cut(log: PostgresLog, server: OwnPostgres, link: str) -> None:
     server.sql("SELECT pg_terminate_backend(%s)", process)
 
 
-def count_sessions(server: OwnPostgres) -> int:
-    ((count,),) = server.sql(
-        """SELECT count(*) FROM pg_stat_activity
-           WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
-    )
-    return int(count)
+async def until_at(log: PostgresLog, server: OwnPostgres) -> None:
+    """**Wait** until all connections of a log are to this server, and fit for use."""
+    with trio.fail_after(60):
+        while True:
+            found = [getattr(log._open, link)._connection for link in LINKS]
+            sessions = await trio.to_thread.run_sync(_sessions, server)
+            if all(one is not None and one.process in sessions for one in found):
+                return
+            await trio.sleep(0.02)
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """**Wait** until something is so; asked of a server, which has no event for it."""
-    with trio.fail_after(30):
-        while not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110
+def _sessions(server: OwnPostgres) -> set[int]:
+    return {pid for (pid,) in server.sql("SELECT pid FROM pg_stat_activity")}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """**Wait** until something is so."""
+    with trio.fail_after(60):
+        while not condition():  # noqa: ASYNC110  # there is no event
             await trio.sleep(0.02)
 
 
@@ -98,7 +105,7 @@ async def test_all_connections_are_to_one_server(split: Any, link: str) -> None:
         second = await trio.to_thread.run_sync(promote)
         assert await append(log, "a", b"4", b"5") == (old, 5)
         await trio.to_thread.run_sync(cut, log, first, link)
-        await until(lambda: count_sessions(first) == 0 and count_sessions(second) == 3)
+        await until_at(log, second)
         head, known, records = await log.read("a", (old, 5), 10, mine=True)
         assert (known, records) == (True, [])
         (_, first_number), (new, second_number) = head.epochs
@@ -116,12 +123,12 @@ async def test_a_server_that_was_left_is_taken_for_rolled_back(split: Any) -> No
         old, _ = await append(log, "a", b"1")
         second = await trio.to_thread.run_sync(promote)
         await trio.to_thread.run_sync(cut, log, first, "_write")
-        await until(lambda: count_sessions(second) == 3)
+        await until_at(log, second)
         new, number = await append(log, "a", b"2", b"3")
         assert (new > old, number) == (True, 3)
         address.lead_to(first)
         await trio.to_thread.run_sync(cut, log, second, "_read")
-        await until(lambda: count_sessions(first) == 3)
+        await until_at(log, first)
         head, known, records = await log.read("a", (new, 3), 10, mine=True)
         assert (known, records) == (False, [])
         assert [epoch for epoch, _ in head.epochs[:-1]] == [old]
@@ -165,7 +172,8 @@ async def test_topics_that_have_another_number_on_the_other_server(split: Any) -
             await log.watch(["x", "y"])
             heard.stale = trio.Event()
             await trio.to_thread.run_sync(cut, log, first, "_read")
-            await until(lambda: count_sessions(second) == 6)
+            await until_at(log, second)
+            await until_at(other, second)
             with trio.fail_after(30):
                 await heard.stale.wait()
             heard.bodies = {"x": [], "y": []}
@@ -189,7 +197,7 @@ async def test_a_copy_of_an_earlier_life_is_a_new_one(own_postgres: Any) -> None
         had[await append(log, "a", b"2")] = b"2"
         await log.new_epoch()
         await trio.to_thread.run_sync(cut, log, server, "_read")  # it greets the new life
-        await until(lambda: count_sessions(server) == 3)
+        await until_at(log, server)
         had[await append(log, "a", b"3")] = b"3"
         await trio.to_thread.run_sync(server.restore, copy)
         for data in (b"4", b"5"):
