@@ -51,7 +51,7 @@ class Statement(NamedTuple):
     sql: str
 
 
-_BEAT = Statement("beat", "select 1")
+_LIFE_SIGN = Statement("life_sign", "select 1")
 
 
 class PostgresRefusedError(Exception):
@@ -202,7 +202,7 @@ class PostgresConnection:
             silent = self._idle.cancelled_caught and not self._queue
             self._idle = None
             if silent:
-                return PostgresCall(_BEAT)
+                return PostgresCall(_LIFE_SIGN)
         return self._queue.popleft()
 
     async def _perform(self, call: PostgresCall) -> None:

@@ -294,7 +294,7 @@ async def test_a_thousand_cancelled_calls_leave_nothing_owed(server: OwnPostgres
         await one.append("news", b"last")
         assert (await one.everything("news"))[-1].data == b"last"
         assert (await log.beat("me", {"held": token}, seconds=60))["held"] is not None
-        assert [link._connection for link in links] == before
+        assert [link._connection for link in links] == before, [c.why for c in before]
         for link in links:
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert not link._connection._queue

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from _scripted_postgres import HangUpError, RefuseError, Session, scripted_postgres
 
+from flowstream.logs.postgres import _pq_connection, _statements
 from flowstream.logs.postgres._binary_values import (
     boolean,
     bytea_array,
@@ -471,3 +472,11 @@ async def test_a_real_server(postgres_server: str) -> None:
                     PostgresCall(Statement("many", "select i from generate_series(1, 5000) i"))
                 )
         assert await connection.do(PostgresCall(ECHO, [int8(3)])) == [(3,)]
+
+
+def test_each_statement_is_prepared_under_a_name_of_its_own() -> None:
+    """A session knows one statement of a name; the other one's parameters would not fit."""
+    modules = (_pq_connection, _statements)
+    found = {one for module in modules for one in vars(module).values() if type(one) is Statement}
+    assert len(found) > 15
+    assert len({one.name for one in found}) == len(found)
