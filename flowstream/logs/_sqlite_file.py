@@ -140,6 +140,12 @@ class SQLiteFile:
                 f"{self.path} is on a network file system ({kind}), where SQLite's locks don't "
                 "hold: put it on a disk of this machine"
             )
+        # SQLite would find out now or at the first append: that depends on which files lie there.
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise LogUnavailableError(
+                f"{self.path} can't be written: its disk is read-only. Mount it for writing; if it "
+                "was, the kernel's log says why it is not any more"
+            )
         if about := warning(magic):
             logger.warning("the log %s is on %s", self.path, about)
         try:
