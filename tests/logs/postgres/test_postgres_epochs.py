@@ -26,10 +26,21 @@ def test_an_epoch_is_one_of_python_s(log):
     ],
 )
 def test_an_epoch_sorts_behind_the_last(log, last, behind):
-    """If the clock was set back, it is the last one with a 0, up to five of them."""
+    """Behind the last ones of all it is the last one with a 0, up to five of them."""
     made = log.one("select flowstream.new_epoch_behind(%s)", last)
     assert made > last
     assert behind in (None, made)
+
+
+@pytest.mark.parametrize("last", ["vvvvvv00000", "vvvvvv00000000", "vvvvvv0vvvv"])
+def test_a_server_and_its_copy_do_not_come_to_the_same_epoch(log, last):
+    """If the clock is behind, as within a second, chance tells their epochs apart."""
+    made = {log.one("select flowstream.new_epoch_behind(%s)", last) for _ in range(20)}
+    assert len(made) > 15
+    for one in made:
+        assert one > last
+        assert parse_event_id(event_id(one, 1)) == (one, 1)
+        assert int(one, 32) - int(last[:11], 32) <= 1 << 19
 
 
 def test_a_position_that_the_log_lost_begins_a_new_epoch(log):

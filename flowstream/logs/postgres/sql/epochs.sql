@@ -25,16 +25,22 @@ language sql immutable as $$
   from generate_series(1, length(p_text)) place
 $$;
 
--- A new epoch, which sorts behind `p_last`: 7 characters of seconds, 4 of chance.
+-- A new epoch, which sorts behind `p_last`: 7 characters of seconds, 4 of chance. If that one is of
+-- this second or of a clock that was ahead, the new one is ahead of it by half a second at the most,
+-- by chance: a server and a copy of it must not come to the same one.
 create or replace function flowstream.new_epoch_behind(p_last text) returns text
 language plpgsql volatile as $$
-declare v_epoch text;
+declare v_epoch text; v_next bigint;
 begin
   v_epoch := flowstream.base32(floor(extract(epoch from clock_timestamp()))::bigint, 7)
     || flowstream.base32(floor(random() * 1048576)::bigint, 4);
   if v_epoch collate "C" > p_last then return v_epoch; end if;
-  if length(p_last) < 16 then return p_last || '0'; end if;
-  return flowstream.base32(flowstream.unbase32(left(p_last, 11)) + 1, 11);
+  v_next := flowstream.unbase32(left(p_last, 11)) + 1;
+  if v_next + 524288 < 1::bigint << 55 then
+    return flowstream.base32(v_next + floor(random() * 524288)::bigint, 11);
+  end if;
+  if length(p_last) < 16 then return p_last || '0'; end if;  -- in the year 3058
+  return flowstream.base32(v_next, 11);
 end $$;
 
 create or replace function flowstream.last_epoch(p_epochs text) returns text
