@@ -11,15 +11,7 @@ from collections.abc import Callable, Iterator
 
 from flowstream.logs._sqlite_inspection import topic_rows
 from flowstream.logs._sqlite_transaction import TopicRow, last_pos
-from flowstream.logs._topic_summary import check_epochs
-
-# What belongs to a topic, and the number in it.
-_PARTS = {
-    "event": "an event",
-    "token": "a token",
-    "key": "an idempotency key",
-    "latest": "the newest event of a key",
-}
+from flowstream.logs._topic_summary import PARTS, check_epochs
 
 _EVENTS = """
 select count(*), coalesce(min(number), 0), coalesce(max(number), 0),
@@ -62,7 +54,7 @@ def _file(db: sqlite3.Connection) -> Iterator[str]:
     (newest,) = db.execute("select coalesce(max(pos), 0) from event").fetchone()
     if newest > last_pos(db):
         yield f"the counter of events is at {last_pos(db)}, and there is an event {newest}"
-    for table, what in _PARTS.items():
+    for table, what in PARTS.items():
         # An event without a number says that a topic has changed, and may outlive the topic.
         number = " and number is not null" if table == "event" else ""
         (lost,) = db.execute(
@@ -117,7 +109,7 @@ def _beside(db: sqlite3.Connection, topic: TopicRow) -> Iterator[str]:
             f"select count(*) from {table} where topic = ? and number > ?", (topic.id, topic.head)
         ).fetchone()
         if ahead:
-            yield f"{_PARTS[table]} is of an event behind its newest one ({ahead:,} times)"
+            yield f"{PARTS[table]} is of an event behind its newest one ({ahead:,} times)"
     (differ,) = db.execute(
         "select count(*) from latest join event using (topic, number)"
         " where topic = ? and latest.data <> event.data",

@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from flowstream.limits import Replay
 from flowstream.logs._epochs import EPOCHS_KEPT, Epochs
 
+# What belongs to a topic, by its table in SQLite and in Postgres.
+PARTS = {
+    "event": "an event",
+    "token": "a token",
+    "key": "an idempotency key",
+    "latest": "the newest event of a key",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TopicSummary:

@@ -199,9 +199,8 @@ class OpenPostgres:
         )
         self._hear_hello(rows[0])
 
-    def tell(self, topic: int, epochs: str, newest: int) -> None:
+    def tell(self, topic: int, epoch: str, newest: int) -> None:
         """Have other processes hear that a topic has news."""
-        epoch = epochs_from_text(epochs)[-1][0]
         self._untold[topic] = f"{topic} {epoch} {newest}"
         self._unsaid.set()
 
@@ -267,9 +266,9 @@ class OpenPostgres:
         topic, epochs, first, added, *_ = row
         if not added:
             return
-        self.tell(topic, epochs, first + added - 1)
+        epoch = epochs_from_text(epochs)[-1][0]
+        self.tell(topic, epoch, first + added - 1)
         if added == len(job.entries):
-            epoch = epochs_from_text(epochs)[-1][0]
             self.news.add(job.topic, topic, first, epoch, job.entries)
 
     async def _notify(self) -> None:

@@ -37,7 +37,7 @@ from flowstream.logs._append_arguments import (
     check_topic,
     check_topics,
 )
-from flowstream.logs._epochs import can_be_stored
+from flowstream.logs._epochs import can_be_stored, epochs_from_text
 from flowstream.logs._lease_rules import (
     check_beat,
     check_claim,
@@ -313,7 +313,7 @@ class PostgresLog(Log):
         if is_fenced:
             raise fenced(topic)
         if added:
-            opened.tell(number, epochs, first + added - 1)
+            opened.tell(number, epochs_from_text(epochs)[-1][0], first + added - 1)
         return read_leases(rows, [topic])[topic]
 
     async def leases(self, topics: Iterable[str]) -> dict[str, Lease | None]:

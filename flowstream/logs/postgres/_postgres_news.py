@@ -23,7 +23,7 @@ import trio
 
 from flowstream._errors import LogUnavailableError
 from flowstream.abc import Hint, LogEntry, Record, Stale
-from flowstream.logs._append_arguments import PAGE_BYTES
+from flowstream.logs._append_arguments import PAGE_BYTES, batches
 from flowstream.logs._epochs import epoch_at, epochs_from_text
 from flowstream.logs.postgres import _binary_values as binary
 from flowstream.logs.postgres import _statements as sql
@@ -145,9 +145,9 @@ class PostgresNews:
         """
         self._learns = False
         names = sorted(self._watched)
-        for at in range(0, len(names), _BATCH_TOPICS):
+        for some in batches(names):
             with suppress(LogUnavailableError):  # they are learned with their next notification
-                await self._ask_numbers(names[at : at + _BATCH_TOPICS])
+                await self._ask_numbers(some)
             if self._learns:
                 return
         if names:

@@ -14,19 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from flowstream.logs._epochs import epochs_from_text
-from flowstream.logs._topic_summary import check_epochs
+from flowstream.logs._topic_summary import PARTS, check_epochs
 from flowstream.logs.postgres._operator_session import OperatorSession
 
 # Topics that are looked at in one snapshot.
 _BATCH_TOPICS = 512
-
-# What belongs to a topic, and how it is named.
-_PARTS = {
-    "event": "an event",
-    "token": "a token",
-    "key": "an idempotency key",
-    "latest": "the newest event of a key",
-}
 
 
 class StoredTopic(NamedTuple):
@@ -137,7 +129,7 @@ def verify(session: OperatorSession, step: Callable[[int], None]) -> Iterator[st
         if lineage and lineage.rpartition(":")[2] != str(life):
             yield f"the log is in its life {life}, and its lineage is {lineage}"
         yield from _leases(session, fence)
-    for table, what in _PARTS.items():
+    for table, what in PARTS.items():
         with session.snapshot():
             [(lost,)] = session.ask(_LOST.format(table=table))
         if lost:
@@ -195,7 +187,7 @@ def _findings(
         found[topic.id] += _epochs(topic, life)
         found[topic.id] += _events(topic, *events.get(topic.id, no_event))
         found[topic.id] += _latest(topic, *latest.get(topic.id, (0, 0, 0)))
-    for table, what in _PARTS.items():
+    for table, what in PARTS.items():
         if table != "event":
             for number, ahead in session.ask(_AHEAD.format(table=table), ids):
                 found[number].append(
